@@ -1,0 +1,164 @@
+//! A batch's records in one buffer: no allocation per record, and its size in bytes is exact.
+//!
+//! Which records make a batch is decided in `batcher`; how many bytes may be held, in `budget`.
+
+use crate::offset::{Offset, OffsetRange};
+
+/// One record, borrowed from wherever it lies: a client's buffer or a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record<'a> {
+    pub offset: Offset,
+    /// Milliseconds since 1970, UTC; `None` where the log or the client has none.
+    pub timestamp: Option<i64>,
+    pub key: Option<&'a [u8]>,
+    /// `None` is Kafka's null value (a tombstone), which is not an empty value.
+    pub value: Option<&'a [u8]>,
+}
+
+impl Record<'_> {
+    /// Bytes of key and value together.
+    pub fn payload_bytes(&self) -> usize {
+        self.key.map_or(0, <[u8]>::len) + self.value.map_or(0, <[u8]>::len)
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    offset: Offset,
+    /// `i64::MIN` stands for none: an index entry stays at 32 bytes.
+    timestamp: i64,
+    start: u32,
+    /// `NONE` stands for no key, no value.
+    key_len: u32,
+    value_len: u32,
+}
+
+const NONE: u32 = u32::MAX;
+const NO_TIMESTAMP: i64 = i64::MIN;
+
+/// Records of one partition in offset order.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    bytes: Vec<u8>,
+    index: Vec<Entry>,
+}
+
+impl Batch {
+    /// Bytes that one record's index entry takes.
+    pub const ENTRY_BYTES: usize = size_of::<Entry>();
+
+    /// The largest payload, in bytes, that a batch holds (its buffer is addressed by 32 bits).
+    pub const MAX_PAYLOAD_BYTES: usize = (u32::MAX / 2) as usize;
+
+    pub fn with_capacity(payload_bytes: usize, records: usize) -> Batch {
+        Batch { bytes: Vec::with_capacity(payload_bytes), index: Vec::with_capacity(records) }
+    }
+
+    /// Adds a record behind the others.
+    ///
+    /// # Panics
+    /// Where its offset is not above the last one's, or the payload outgrows
+    /// `MAX_PAYLOAD_BYTES`: both are the caller's to prevent.
+    pub fn push(&mut self, record: Record<'_>) {
+        assert!(
+            self.index.last().is_none_or(|last| last.offset < record.offset),
+            "records of a batch come in offset order"
+        );
+        assert!(self.bytes.len() + record.payload_bytes() <= Batch::MAX_PAYLOAD_BYTES);
+        let start = self.bytes.len() as u32;
+        self.bytes.extend_from_slice(record.key.unwrap_or_default());
+        self.bytes.extend_from_slice(record.value.unwrap_or_default());
+        self.index.push(Entry {
+            offset: record.offset,
+            timestamp: record.timestamp.unwrap_or(NO_TIMESTAMP),
+            start,
+            key_len: record.key.map_or(NONE, |key| key.len() as u32),
+            value_len: record.value.map_or(NONE, |value| value.len() as u32),
+        });
+    }
+
+    /// How many records it holds.
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.index.is_empty()
+    }
+
+    /// Bytes of keys and values.
+    pub fn payload_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Bytes of memory that the batch takes on the heap, room to grow included.
+    pub fn heap_bytes(&self) -> usize {
+        self.bytes.capacity() + self.index.capacity() * Batch::ENTRY_BYTES
+    }
+
+    /// Offsets of the first and the last record; `None` for an empty batch.
+    pub fn range(&self) -> Option<OffsetRange> {
+        Some(OffsetRange::new(self.index.first()?.offset, self.index.last()?.offset))
+    }
+
+    pub fn records(&self) -> impl ExactSizeIterator<Item = Record<'_>> {
+        self.index.iter().map(|entry| {
+            let key_end = entry.start as usize + length(entry.key_len);
+            let value_end = key_end + length(entry.value_len);
+            Record {
+                offset: entry.offset,
+                timestamp: (entry.timestamp != NO_TIMESTAMP).then_some(entry.timestamp),
+                key: (entry.key_len != NONE).then(|| &self.bytes[entry.start as usize..key_end]),
+                value: (entry.value_len != NONE).then(|| &self.bytes[key_end..value_end]),
+            }
+        })
+    }
+}
+
+fn length(len: u32) -> usize {
+    if len == NONE { 0 } else { len as usize }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record<'a>(offset: i64, key: Option<&'a [u8]>, value: Option<&'a [u8]>) -> Record<'a> {
+        Record { offset: Offset::new(offset), timestamp: Some(offset * 10), key, value }
+    }
+
+    #[test]
+    fn records_come_back_as_they_went_in() {
+        let records = [
+            record(3, None, Some(b"plain")),
+            record(4, Some(b"key"), None),
+            Record { timestamp: None, ..record(9, Some(b""), Some(b"")) },
+            record(10, Some(b"\xff\x00"), Some(b"\n")),
+        ];
+        let mut batch = Batch::default();
+        for record in records {
+            batch.push(record);
+        }
+        assert_eq!(batch.records().collect::<Vec<_>>(), records);
+        assert_eq!(batch.range(), Some(OffsetRange::new(Offset::new(3), Offset::new(10))));
+        assert_eq!(batch.payload_bytes(), 5 + 3 + 2 + 1);
+        assert_eq!(batch.len(), 4);
+    }
+
+    #[test]
+    fn a_null_value_is_not_an_empty_one() {
+        let mut batch = Batch::default();
+        batch.push(record(0, None, None));
+        batch.push(record(1, None, Some(b"")));
+        let values: Vec<_> = batch.records().map(|record| record.value).collect();
+        assert_eq!(values, [None, Some(&b""[..])]);
+    }
+
+    #[test]
+    #[should_panic(expected = "offset order")]
+    fn a_record_out_of_order_is_refused() {
+        let mut batch = Batch::default();
+        batch.push(record(5, None, None));
+        batch.push(record(5, None, None));
+    }
+}

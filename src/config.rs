@@ -1,0 +1,278 @@
+//! The settings of a pipeline, checked: what the command line or a Rust user's builder made of
+//! them. Flag syntax lives in `cli`; the rules of what fits together live here.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::limits;
+
+/// Which client speaks to the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Client {
+    /// rdkafka where it is built in, else crate kafka; the embedded topic where there is no Kafka.
+    #[default]
+    Auto,
+    Rdkafka,
+    Kafka,
+    Embedded,
+}
+
+/// Where the topic is and where mb keeps its own files.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// `HOST:PORT[,HOST:PORT…]`; `None`: localhost:9092 if it answers, else the embedded topic
+    /// where that makes sense.
+    pub bootstrap_server: Option<String>,
+    pub topic: String,
+    pub group: String,
+    pub client: Client,
+    pub data_dir: PathBuf,
+    /// Partitions of topics that mb creates.
+    pub partitions: u32,
+    /// Bytes of records that the embedded topic keeps; unread ones are never removed.
+    pub embedded_retention_bytes: u64,
+}
+
+impl Default for Connection {
+    fn default() -> Connection {
+        Connection {
+            bootstrap_server: None,
+            topic: "First_Topic".to_owned(),
+            group: "mb".to_owned(),
+            client: Client::Auto,
+            data_dir: PathBuf::from("mb-data"),
+            partitions: 4,
+            embedded_retention_bytes: 256 << 20,
+        }
+    }
+}
+
+/// Where a group without offsets starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StartFrom {
+    #[default]
+    Earliest,
+    Latest,
+    /// Only where offsets were committed; else an error.
+    Committed,
+}
+
+/// What becomes of a run whose last attempt failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnFailure {
+    /// Its records are kept as dead letters and the offsets go on.
+    #[default]
+    DeadLetter,
+    /// mb stops with exit 65 and nothing is committed past the run.
+    Halt,
+}
+
+/// The producer that `--rate` starts, and `mb produce`.
+#[derive(Clone, Debug)]
+pub struct Produce {
+    /// Messages per second; 0 is as fast as it goes.
+    pub rate: f64,
+    /// Messages in all; `None` goes on until the stop.
+    pub count: Option<u64>,
+    /// Bytes of a message's value at least.
+    pub message_bytes: usize,
+    /// Keys to choose from, the partition following the key; 0 sends without keys, round-robin.
+    pub keys: u64,
+}
+
+/// A pipeline's settings; `Default` is the command line's.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub connection: Connection,
+    pub produce: Option<Produce>,
+
+    /// Records of a batch at most.
+    pub max_batch: usize,
+    /// Bytes (keys and values) of a batch at most; a larger record is a batch of its own.
+    pub max_batch_bytes: usize,
+    /// How long a batch may take to fill.
+    pub max_wait: Duration,
+    pub tick_runtime: Duration,
+    pub tick_interval: Duration,
+    pub fetch_min_bytes: usize,
+    /// Sensor threads; partitions are split among them.
+    pub sensors: usize,
+    pub from: StartFrom,
+
+    /// Runs that the run queue holds.
+    pub queue: usize,
+    /// Bytes of batches being filled, queued and running, together.
+    pub queue_bytes: usize,
+    /// Worker threads: the concurrent-run limit.
+    pub max_concurrent_runs: usize,
+
+    pub max_attempts: u32,
+    /// The pause before the second attempt; doubled for each further one, with jitter.
+    pub retry_backoff: Duration,
+    pub on_failure: OnFailure,
+    /// Time limit of one attempt; `None` has none.
+    pub step_timeout: Option<Duration>,
+
+    /// Runs that the history keeps.
+    pub history_keep: u64,
+    /// What running runs get to finish in at the stop.
+    pub drain_timeout: Duration,
+    /// Retry the first contact with the broker for as long as it takes.
+    pub wait_for_broker: bool,
+    /// End, with exit 0, when all that was in the topic at the start (and all that this
+    /// process' own producer posted) is done.
+    pub until_caught_up: bool,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            connection: Connection::default(),
+            produce: None,
+            max_batch: 50,
+            max_batch_bytes: 1 << 20,
+            max_wait: Duration::from_millis(100),
+            tick_runtime: Duration::from_secs(10),
+            tick_interval: Duration::from_secs(1),
+            fetch_min_bytes: 1,
+            sensors: 1,
+            from: StartFrom::Earliest,
+            queue: 100,
+            queue_bytes: 32 << 20,
+            max_concurrent_runs: 5,
+            max_attempts: 3,
+            retry_backoff: Duration::from_secs(1),
+            on_failure: OnFailure::DeadLetter,
+            step_timeout: None,
+            history_keep: 100_000,
+            drain_timeout: Duration::from_secs(25),
+            wait_for_broker: false,
+            until_caught_up: false,
+        }
+    }
+}
+
+impl Config {
+    /// Checks what single values cannot show.
+    ///
+    /// # Errors
+    /// `Config`, with both settings named where two do not fit together.
+    pub fn check(&self) -> Result<()> {
+        self.connection.check()?;
+        let least = self.max_batch_bytes + limits::RUN_OVERHEAD_BYTES;
+        if self.queue_bytes < least {
+            return Err(Error::Config(format!(
+                "--queue-bytes: got {}, expected at least --max-batch-bytes ({}) and {} more for \
+                 a run's own bookkeeping: a larger --queue-bytes or a smaller --max-batch-bytes",
+                self.queue_bytes,
+                self.max_batch_bytes,
+                limits::RUN_OVERHEAD_BYTES
+            )));
+        }
+        if self.tick_runtime.is_zero() {
+            return Err(Error::Config(
+                "--tick-runtime: got 0, expected more than 0: a tick must have time to read".into(),
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Connection {
+    /// # Errors
+    /// `Config` for a topic or group that Kafka would not take, or a malformed server list.
+    pub fn check(&self) -> Result<()> {
+        check_topic(&self.topic)?;
+        if self.group.is_empty() {
+            return Err(Error::Config(
+                "--group: got an empty name, expected one character or more".into(),
+            ));
+        }
+        if let Some(servers) = &self.bootstrap_server {
+            check_servers(servers)?;
+        }
+        if self.client == Client::Embedded && self.bootstrap_server.is_some() {
+            return Err(Error::Config(
+                "--client embedded: got a --bootstrap-server too, expected one of the two: the \
+                 embedded topic is in the data directory"
+                    .into(),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Kafka's rule for topic names (org.apache.kafka.common.internals.Topic): 1 to 249 characters of
+/// `a-z A-Z 0-9 . _ -`, and neither `.` nor `..`.
+fn check_topic(topic: &str) -> Result<()> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let fits = (1..=limits::TOPIC_NAME_CHARS).contains(&topic.len())
+        && topic.chars().all(legal)
+        && topic != "."
+        && topic != "..";
+    if fits {
+        return Ok(());
+    }
+    let shown: String = topic.chars().take(60).collect();
+    Err(Error::Config(format!(
+        "--topic: got {shown:?} ({} characters), expected 1 to {} of a-z A-Z 0-9 . _ - and neither \
+         \".\" nor \"..\"",
+        topic.chars().count(),
+        limits::TOPIC_NAME_CHARS
+    )))
+}
+
+fn check_servers(servers: &str) -> Result<()> {
+    for server in servers.split(',') {
+        let fits = server.rsplit_once(':').is_some_and(|(host, port)| {
+            !host.is_empty()
+                && !host.contains("//")
+                && port.parse::<u16>().is_ok_and(|port| port > 0)
+        });
+        if !fits {
+            return Err(Error::Config(format!(
+                "--bootstrap-server: got {server:?}, expected HOST:PORT[,HOST:PORT…], as in \
+                 localhost:9092"
+            )));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_fit_together() {
+        assert_eq!(Config::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn a_queue_smaller_than_one_batch_names_both_settings() {
+        let config = Config { queue_bytes: 1 << 20, ..Config::default() };
+        let text = config.check().unwrap_err().to_string();
+        assert!(text.contains("--queue-bytes") && text.contains("--max-batch-bytes"), "{text}");
+    }
+
+    #[test]
+    fn topic_names_follow_kafkas_rule() {
+        for legal in ["a", "First_Topic", "a.b-c_9", &"x".repeat(249)] {
+            assert_eq!(check_topic(legal), Ok(()), "{legal}");
+        }
+        for illegal in ["", ".", "..", "a b", "ü", "a/b", "a\0", &"x".repeat(250)] {
+            assert!(check_topic(illegal).is_err(), "{illegal}");
+        }
+    }
+
+    #[test]
+    fn servers_are_host_and_port() {
+        for good in ["localhost:9092", "a:1,b:2", "[::1]:9092"] {
+            assert_eq!(check_servers(good), Ok(()), "{good}");
+        }
+        for bad in ["", "localhost", "a:0", "a:70000", "http://a:9092", "a:1,", ":9092"] {
+            assert!(check_servers(bad).is_err(), "{bad}");
+        }
+    }
+}

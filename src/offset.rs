@@ -1,0 +1,146 @@
+//! Offsets, offset ranges and run keys: the coordinates of everything that mb does.
+//!
+//! Only numbers and their text forms live here; what is done, committed or stored is known by
+//! `ledger` and `history`.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// A partition's number, as Kafka counts them: from 0.
+pub type Partition = i32;
+
+/// The place of a record in its partition. Kafka counts from 0; gaps are normal.
+///
+/// As a *position* or a *committed offset* it is Kafka's: the next record to read, so everything
+/// below it is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Offset(i64);
+
+impl Offset {
+    pub const ZERO: Offset = Offset(0);
+
+    /// # Panics
+    /// Where `offset` is negative: Kafka's logical offsets (-1, -2) never reach this type.
+    pub fn new(offset: i64) -> Offset {
+        assert!(offset >= 0, "a negative offset ({offset}) is no place in a log");
+        Offset(offset)
+    }
+
+    /// The offset where the number is one, `None` for Kafka's logical (negative) offsets.
+    pub fn checked(offset: i64) -> Option<Offset> {
+        (offset >= 0).then_some(Offset(offset))
+    }
+
+    pub fn get(self) -> i64 {
+        self.0
+    }
+
+    /// The position after this record. The only "+1" on offsets in mb.
+    pub fn next(self) -> Offset {
+        Offset(self.0.checked_add(1).expect("an offset below i64::MAX"))
+    }
+
+    /// How many offsets lie from `lower` (included) to this one (excluded); 0 where `lower` is
+    /// the higher one.
+    pub fn distance_from(self, lower: Offset) -> u64 {
+        u64::try_from(self.0 - lower.0).unwrap_or(0)
+    }
+}
+
+impl fmt::Display for Offset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Consecutive offsets of one partition, both ends included, never empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OffsetRange {
+    pub first: Offset,
+    pub last: Offset,
+}
+
+impl OffsetRange {
+    /// # Panics
+    /// Where `last` is below `first`.
+    pub fn new(first: Offset, last: Offset) -> OffsetRange {
+        assert!(first <= last, "offset range {first}-{last} is turned round");
+        OffsetRange { first, last }
+    }
+
+    pub fn contains(self, offset: Offset) -> bool {
+        self.first <= offset && offset <= self.last
+    }
+
+    /// The position after the range.
+    pub fn end(self) -> Offset {
+        self.last.next()
+    }
+}
+
+impl fmt::Display for OffsetRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+/// Which part of a batch a run has: lane `index` of `count`. A batch that is not split by key is
+/// lane 0 of 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Lane {
+    pub index: u32,
+    pub count: u32,
+}
+
+impl Lane {
+    pub const WHOLE: Lane = Lane { index: 0, count: 1 };
+}
+
+/// A run's identity: `TOPIC/PARTITION/FIRST-LAST`, and `.lane-K-of-L` behind it for a lane run.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RunKey {
+    pub topic: Arc<str>,
+    pub partition: Partition,
+    pub range: OffsetRange,
+    pub lane: Lane,
+}
+
+impl fmt::Display for RunKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.topic, self.partition, self.range)?;
+        if self.lane != Lane::WHOLE {
+            write!(f, ".lane-{}-of-{}", self.lane.index, self.lane.count)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_key_reads_topic_partition_first_last() {
+        let mut key = RunKey {
+            topic: "First_Topic".into(),
+            partition: 3,
+            range: OffsetRange::new(Offset::new(100), Offset::new(149)),
+            lane: Lane::WHOLE,
+        };
+        assert_eq!(key.to_string(), "First_Topic/3/100-149");
+        key.lane = Lane { index: 2, count: 5 };
+        assert_eq!(key.to_string(), "First_Topic/3/100-149.lane-2-of-5");
+    }
+
+    #[test]
+    fn logical_offsets_are_no_offsets() {
+        assert_eq!(Offset::checked(-1), None);
+        assert_eq!(Offset::checked(0), Some(Offset::ZERO));
+    }
+
+    #[test]
+    fn a_distance_is_never_negative() {
+        assert_eq!(Offset::new(10).distance_from(Offset::new(3)), 7);
+        assert_eq!(Offset::new(3).distance_from(Offset::new(10)), 0);
+    }
+}
