@@ -1,8 +1,14 @@
 pub mod batch;
+pub mod batcher;
 pub mod broker;
+pub mod budget;
 pub mod config;
 pub mod error;
+pub mod ledger;
 pub mod limits;
 pub mod offset;
+pub mod retry;
+pub mod run;
+pub mod run_queue;
 pub mod step;
 pub mod thread;
