@@ -43,15 +43,18 @@ pub enum RunState {
     Failed,
     /// Failed, and mb halted rather than pass it; it is tried again at the next start.
     Halted,
+    /// Somebody moved the group's offsets while it was unfinished: its range means nothing now.
+    Voided,
 }
 
 impl RunState {
-    pub const ALL: [RunState; 5] = [
+    pub const ALL: [RunState; 6] = [
         RunState::Queued,
         RunState::Running,
         RunState::Succeeded,
         RunState::Failed,
         RunState::Halted,
+        RunState::Voided,
     ];
 
     pub fn name(self) -> &'static str {
@@ -61,6 +64,7 @@ impl RunState {
             RunState::Succeeded => "succeeded",
             RunState::Failed => "failed",
             RunState::Halted => "halted",
+            RunState::Voided => "voided",
         }
     }
 
@@ -76,6 +80,7 @@ impl RunState {
             RunState::Succeeded => 2,
             RunState::Failed => 3,
             RunState::Halted => 4,
+            RunState::Voided => 5,
         }
     }
 
