@@ -43,6 +43,7 @@ pub struct Batch {
     index: Vec<Entry>,
     /// Payload bytes and records that the first growth makes room for.
     expected: (usize, usize),
+    tight: bool,
 }
 
 impl Batch {
@@ -55,6 +56,11 @@ impl Batch {
     /// What the batch will likely hold: the first growth makes room for it at once.
     pub fn expect(&mut self, payload_bytes: usize, records: usize) {
         self.expected = (payload_bytes, records);
+    }
+
+    /// Growth takes little more than is needed, at the price of more copying.
+    pub fn grow_tightly(&mut self) {
+        self.tight = true;
     }
 
     /// Bytes by which `heap_bytes` grows when room is made for this record.
@@ -74,7 +80,8 @@ impl Batch {
     fn grown(&self, record: &Record<'_>) -> (usize, usize) {
         let (expected_bytes, expected_records) = self.expected;
         let grow = |capacity: usize, needed: usize, expected: usize| {
-            if needed <= capacity { capacity } else { needed.max(2 * capacity).max(expected) }
+            let generous = if self.tight { 0 } else { (2 * capacity).max(expected) };
+            if needed <= capacity { capacity } else { needed.max(generous) }
         };
         (
             grow(self.bytes.capacity(), self.bytes.len() + record.payload_bytes(), expected_bytes),

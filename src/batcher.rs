@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::batch::{Batch, Record};
 use crate::budget::Permit;
+use crate::limits;
 use crate::offset::{Offset, OffsetRange};
 use crate::run::RunId;
 
@@ -148,13 +149,26 @@ impl Batcher {
     pub fn needs(&self, record: &Record<'_>) -> usize {
         match &self.fill {
             Some(fill) => fill.batch.growth_for(record),
-            None => self.new_batch().growth_for(record),
+            None => limits::RUN_OVERHEAD_BYTES + self.new_batch().growth_for(record),
         }
     }
 
-    /// Bytes of payload that are being filled.
-    pub fn filling(&self) -> usize {
-        self.fill.as_ref().map_or(0, |fill| fill.batch.payload_bytes())
+    /// Bytes of memory that the batch being filled holds.
+    pub fn held(&self) -> usize {
+        self.fill.as_ref().map_or(0, |fill| fill.permit.bytes())
+    }
+
+    /// Memory is short: what is being filled, or begun next, takes no more than it needs.
+    pub fn grow_tightly(&mut self) {
+        self.usual = (0, 0);
+        if let Some(fill) = &mut self.fill {
+            fill.batch.grow_tightly();
+        }
+    }
+
+    /// Forgets what is being filled; it is read again later. True where there was something.
+    pub fn drop_fill(&mut self) -> bool {
+        self.fill.take().is_some()
     }
 
     /// Takes a record that it wants; `permit` covers what `needs` said.

@@ -2,7 +2,7 @@
 //!
 //! Bytes are had before they are used (`Permit`) and come back when the permit is dropped.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -11,6 +11,7 @@ use std::time::Instant;
 pub struct Budget {
     limit: usize,
     used: AtomicUsize,
+    closed: AtomicBool,
     /// Waiters sleep here; the lock guards nothing but their falling asleep.
     released: (Mutex<()>, Condvar),
 }
@@ -20,6 +21,7 @@ impl Budget {
         Arc::new(Budget {
             limit,
             used: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
             released: (Mutex::new(()), Condvar::new()),
         })
     }
@@ -49,13 +51,26 @@ impl Budget {
                 return Some(permit);
             }
             let wait = deadline.checked_duration_since(Instant::now())?;
+            if self.closed.load(Ordering::Acquire) {
+                return None;
+            }
             (guard, _) = released.wait_timeout(guard, wait).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// mb is stopping: nobody waits any more.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.wake_all();
     }
 
     fn release(&self, bytes: usize) {
         let before = self.used.fetch_sub(bytes, Ordering::AcqRel);
         assert!(before >= bytes, "no more is given back than was had");
+        self.wake_all();
+    }
+
+    fn wake_all(&self) {
         // Taking the lock keeps a waiter from missing this between its look and its sleep.
         drop(self.released.0.lock().unwrap_or_else(PoisonError::into_inner));
         self.released.1.notify_all();
@@ -115,6 +130,14 @@ mod tests {
         drop(first);
         assert_eq!(budget.used(), 0);
         assert!(budget.try_acquire(usize::MAX).is_none());
+    }
+
+    #[test]
+    fn a_closed_budget_lets_no_one_wait() {
+        let budget = Budget::new(10);
+        let _held = budget.try_acquire(10);
+        budget.close();
+        assert!(budget.acquire_until(1, Instant::now() + Duration::from_secs(60)).is_none());
     }
 
     #[test]

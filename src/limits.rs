@@ -18,8 +18,28 @@ pub const CONSUMER_CLOSE_LIMIT: Duration = Duration::from_secs(5);
 pub const SENSOR_BACKOFF_MIN: Duration = Duration::from_millis(100);
 pub const SENSOR_BACKOFF_MAX: Duration = Duration::from_secs(5);
 
+/// A poll of the client that waits for records is ended this often, to see whether mb stops.
+pub const STOP_LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
 /// Offsets are committed this often while runs finish; the promise is once a second.
 pub const COMMIT_INTERVAL: Duration = Duration::from_millis(500);
+/// How often the watching thread looks for stalled runs.
+pub const SUPERVISE_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two first questions to a broker that is still loading.
+pub const FIRST_CONTACT_PAUSE: Duration = Duration::from_millis(300);
+/// Words from the threads to the one that watches them: more than there can be threads.
+pub const EVENTS: usize = 4096;
+/// What sensors and producer get at the stop once no run is going on; they hold nothing of value.
+pub const INTAKE_STOP_LIMIT: Duration = Duration::from_secs(4);
+/// What the history gets at the stop to write the rest.
+pub const HISTORY_STOP_LIMIT: Duration = Duration::from_secs(5);
+/// A request on the control socket, from its first byte to its answer.
+pub const CONTROL_LIMIT: Duration = Duration::from_secs(10);
+/// Connections that the control socket serves at once.
+pub const CONTROL_CONNECTIONS: usize = 16;
+/// Bytes of one request on the control socket.
+pub const CONTROL_REQUEST_BYTES: usize = 8 << 20;
+
 /// The last commit at the stop.
 pub const FINAL_COMMIT_LIMIT: Duration = Duration::from_secs(5);
 
@@ -32,6 +52,8 @@ pub const HISTORY_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Output of a command that is kept, each of stdout and stderr: the first half and the last.
 pub const CAPTURE_BYTES: usize = 64 * 1024;
+/// Characters of an error that log and history keep.
+pub const ERROR_CHARS: usize = 2000;
 /// From SIGTERM to SIGKILL for a command past its time limit.
 pub const KILL_GRACE: Duration = Duration::from_secs(2);
 
