@@ -1,8 +1,14 @@
 pub mod batch;
 pub mod broker;
+pub mod cli;
 pub mod config;
 pub mod error;
 pub mod limits;
+pub mod messages;
 pub mod offset;
+pub mod pacing;
+pub mod partitioner;
+pub mod producer;
 pub mod step;
 pub mod thread;
+pub mod units;
