@@ -125,7 +125,8 @@ impl Line {
     }
 }
 
-/// The help text of argh for `T`, with a heading in front of each flag that `headings` names.
+/// The help text of argh for `T`, its options beneath the headings that `headings` has for the
+/// first flag of each group.
 pub fn help<T: FromArgs>(command: &str, headings: &[(&str, &str)]) -> String {
     let typed: Vec<&str> = ["mb", command].into_iter().filter(|word| !word.is_empty()).collect();
     let text = match T::from_args(&typed, &["--help"]) {
@@ -134,14 +135,18 @@ pub fn help<T: FromArgs>(command: &str, headings: &[(&str, &str)]) -> String {
     };
     let mut out = String::with_capacity(text.len() + 512);
     for line in text.lines() {
-        let flag = line.split_whitespace().next().unwrap_or_default();
-        if let Some((_, heading)) = headings.iter().find(|(first, _)| *first == flag) {
-            out.push_str(&format!("\n {heading}:\n"));
+        // A flag's line is indented by two blanks, the text beneath it by more.
+        let flag = line.strip_prefix("  ").and_then(|line| line.split(' ').next());
+        if let Some((_, heading)) = headings.iter().find(|(first, _)| Some(*first) == flag) {
+            out.push_str(&format!("\n{heading}:\n"));
         }
-        out.push_str(line);
-        out.push('\n');
+        // Every option is beneath a heading of ours.
+        if line != "Options:" {
+            out.push_str(line);
+            out.push('\n');
+        }
     }
-    out
+    out.replace("\n\n\n", "\n\n")
 }
 
 /// A value as errors show it: as it is where it is one plain word, else quoted, never longer than
@@ -323,4 +328,26 @@ fn not_utf8(arg: &OsString) -> String {
 
 fn usage(text: String, spec: &Spec) -> Error {
     Error::Usage(format!("{text} (try {} --help)", spec.typed()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_in_errors_are_short_and_harmless() {
+        assert_eq!(shown("abc"), "abc");
+        assert_eq!(shown(""), "\"\"");
+        assert_eq!(shown("a b"), "\"a b\"");
+        assert_eq!(shown("\u{1b}[31m\n"), "\"\\u{1b}[31m\\n\"");
+        assert_eq!(shown(&"x".repeat(1000)).chars().count(), 61);
+    }
+
+    #[test]
+    fn the_nearest_name_is_one_that_is_near() {
+        let names = ["--max-batch", "--max-wait", "--topic"];
+        assert_eq!(nearest("--max-bacth", names.into_iter()), Some("--max-batch"));
+        assert_eq!(nearest("--tpoic", names.into_iter()), Some("--topic"));
+        assert_eq!(nearest("--zzz", names.into_iter()), None);
+    }
 }

@@ -13,7 +13,7 @@ use crate::cli::values::{self, StepName};
 use crate::config::{Client, Connection, OnFailure, StartFrom};
 
 /// Headings in the help text of every command, each with the first flag beneath it.
-pub const HEADINGS: [(&str, &str); 9] = [
+pub const HEADINGS: [(&str, &str); 10] = [
     ("--rate", "Producer"),
     ("--max-batch", "Sensor and batches"),
     ("--queue", "Run queue and workers"),
@@ -23,6 +23,7 @@ pub const HEADINGS: [(&str, &str); 9] = [
     ("--state", "Selection"),
     ("--bootstrap-server", "Connection and data"),
     ("--json", "Output"),
+    ("-V,", "Help"),
 ];
 
 /// A command's argh struct: its own flags, then those that every command has. Types are taken apart
