@@ -64,6 +64,37 @@ pub const RDKAFKA_QUEUE_KIB: usize = 32 * 1024;
 /// The producer's buffer in librdkafka.
 pub const PRODUCER_QUEUE_KIB: usize = 16 * 1024;
 
+/// The longest duration that a flag takes: a year of 365 days.
+pub const DURATION_MAX: Duration = Duration::from_secs(8760 * 3600);
+/// The lowest and the highest `--rate`, in messages per second.
+pub const RATE_MIN: f64 = 0.001;
+pub const RATE_MAX: f64 = 10_000_000.0;
+/// Above a message per such an interval, a paced producer wakes once per interval and sends what
+/// is due.
+pub const PACING_INTERVAL: Duration = Duration::from_millis(1);
+/// How long a producer waits for room in the client's buffer before it looks at the stop again.
+pub const PRODUCER_ROOM_WAIT: Duration = Duration::from_millis(50);
+/// The time between two progress reports of a producer.
+pub const PRODUCER_REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// What a failed producer gets to hand over what it still holds, before it is replaced.
+pub const PRODUCER_RETIRE_LIMIT: Duration = Duration::from_secs(1);
+/// The wait after a producer's first error, doubled with each further one up to the maximum.
+pub const PRODUCER_BACKOFF_MIN: Duration = Duration::from_millis(100);
+pub const PRODUCER_BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// Tries of a message that a fresh producer refuses before it is given up on.
+pub const PRODUCER_TRIES: u32 = 3;
+/// How long the last flush of a producer may go without progress; after a stop, how long it may
+/// take at all.
+pub const PRODUCER_FLUSH_LIMIT: Duration = Duration::from_secs(5);
+/// One line of `mb produce -`, in bytes.
+pub const STDIN_LINE_BYTES: usize = 64 << 20;
+/// Lines of stdin are handed to the producer in chunks of this many bytes (or one longer line),
+/// and so many chunks are read ahead.
+pub const STDIN_CHUNK_BYTES: usize = 64 << 10;
+pub const STDIN_CHUNKS_AHEAD: usize = 4;
+/// Until a topic that mb has just created is known to every broker.
+pub const TOPIC_CREATION_LIMIT: Duration = Duration::from_secs(10);
+
 /// Kafka's own bound on topic names.
 pub const TOPIC_NAME_CHARS: usize = 249;
 
