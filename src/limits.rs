@@ -94,6 +94,20 @@ pub const STDIN_CHUNK_BYTES: usize = 64 << 10;
 pub const STDIN_CHUNKS_AHEAD: usize = 4;
 /// Until a topic that mb has just created is known to every broker.
 pub const TOPIC_CREATION_LIMIT: Duration = Duration::from_secs(10);
+/// One chunk of the embedded topic (a row of its file) closes at this many bytes or records; a
+/// larger record is a chunk of its own.
+pub const EMBEDDED_CHUNK_BYTES: usize = 256 * 1024;
+pub const EMBEDDED_CHUNK_RECORDS: usize = 1024;
+/// What a producer for the embedded topic holds before it writes; a larger record goes alone.
+pub const EMBEDDED_OUTBOX_BYTES: usize = 1024 * 1024;
+/// The largest record of the embedded topic.
+pub const EMBEDDED_RECORD_BYTES: usize = 64 * 1024 * 1024;
+/// A message waits at most this long for others that share its write.
+pub const EMBEDDED_LINGER: Duration = Duration::from_millis(5);
+/// How long a failed write (disk full) rests before it is tried again.
+pub const EMBEDDED_RETRY_INTERVAL: Duration = Duration::from_millis(100);
+/// SQLite's wait for a lock of the embedded topic's file.
+pub const EMBEDDED_BUSY_LIMIT: Duration = Duration::from_secs(5);
 
 /// Kafka's own bound on topic names.
 pub const TOPIC_NAME_CHARS: usize = 249;
@@ -103,4 +117,7 @@ pub const RUN_OVERHEAD_BYTES: usize = 512;
 
 const _: () = assert!(COMMIT_INTERVAL.as_millis() < 1000, "commits happen at least once a second");
 const _: () = assert!(HISTORY_GROUP_WRITES <= HISTORY_QUEUE_WRITES);
+const _: () = assert!(EMBEDDED_CHUNK_RECORDS <= POLL_RECORDS, "a poll hands over whole chunks");
+const _: () = assert!(EMBEDDED_CHUNK_BYTES <= EMBEDDED_OUTBOX_BYTES);
+const _: () = assert!(EMBEDDED_BUSY_LIMIT.as_millis() < BROKER_CALL_LIMIT.as_millis());
 const _: () = assert!(PROBE_LIMIT.as_millis() < FIRST_CONTACT_LIMIT.as_millis());
