@@ -81,17 +81,16 @@ impl<'a> Reader<'a> {
     pub(super) fn string(&mut self) -> Read<Option<&'a str>> {
         match self.length(|reader| reader.i16().map(i64::from))? {
             None => Ok(None),
-            Some(length) => {
-                std::str::from_utf8(self.take(length)?).map(Some).map_err(|_| Broken)
-            }
+            Some(length) => std::str::from_utf8(self.take(length)?).map(Some).map_err(|_| Broken),
         }
     }
 
-    pub(super) fn bytes(&mut self) -> Read<&'a [u8]> {
-        match self.length(|reader| reader.i32().map(i64::from))? {
-            None => Ok(&[]),
-            Some(length) => self.take(length),
-        }
+    /// What there is of a byte string that may be cut off.
+    pub(super) fn cut_bytes(&mut self) -> Read<&'a [u8]> {
+        let length =
+            if self.flexible { i64::from(self.uvarint()?) - 1 } else { self.i32()?.into() };
+        let length = usize::try_from(length).unwrap_or(0).min(self.rest.len());
+        self.take(length)
     }
 
     /// Each element of an array; a null array has none.
@@ -148,7 +147,7 @@ mod tests {
             let _ = reader.array(|element| {
                 element.string()?;
                 element.array(|inner| inner.i32())?;
-                element.bytes()?;
+                element.cut_bytes()?;
                 element.tags()
             });
         }
