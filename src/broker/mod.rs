@@ -4,6 +4,8 @@
 //! topic in a SQLite file). Nothing outside this folder knows which is in use; each says what it
 //! can do (`Capabilities`), and refuses the rest by name.
 
+#[cfg(feature = "rdkafka")]
+pub mod librdkafka;
 pub mod select;
 pub mod wire;
 
