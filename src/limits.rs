@@ -29,6 +29,8 @@ pub const STOP_LOOK_INTERVAL: Duration = Duration::from_millis(100);
 pub const COMMIT_INTERVAL: Duration = Duration::from_millis(500);
 /// How often the watching thread looks for stalled runs.
 pub const SUPERVISE_INTERVAL: Duration = Duration::from_secs(1);
+/// From a second signal to the end of the process, whatever it does.
+pub const SECOND_SIGNAL_GRACE: Duration = Duration::from_millis(500);
 /// Between two first questions to a broker that is still loading.
 pub const FIRST_CONTACT_PAUSE: Duration = Duration::from_millis(300);
 /// Words from the threads to the one that watches them: more than there can be threads.

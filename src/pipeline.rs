@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 
 use crate::batcher::BatchLimits;
+use crate::broker::embedded::Embedded;
 use crate::broker::select::{Chosen, choose};
 use crate::broker::{Backend, Broker, FetchSettings};
 use crate::budget::Budget;
@@ -124,7 +125,10 @@ impl Pipeline {
             stopped.set(stopped.get() || came);
             !came
         };
-        let open_embedded = || crate::broker::select::open_embedded(connection, data_dir.path());
+        let open_embedded = || -> Result<Arc<dyn Broker>> {
+            let topics = Embedded::open(data_dir.path(), connection.embedded_retention_bytes)?;
+            Ok(Arc::new(topics))
+        };
         let chosen = choose(
             connection,
             wants_embedded,

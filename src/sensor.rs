@@ -4,7 +4,6 @@
 //! The cursors live in the batchers, here, in memory; what makes a batch is decided there. This
 //! file owns the tick: its consumer, its time, its errors, and how a batch becomes a run.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -445,16 +444,16 @@ impl Tick<'_> {
         let slot = self.sensor.slot(partition)?;
         slot.batcher.grow_tightly();
         let needs = slot.batcher.needs(record);
-        if slot.batcher.held() + needs > limit {
+        let whole = slot.batcher.held() + needs;
+        if whole > limit {
             self.error = Some(Error::Unreadable {
                 topic: self.sensor.settings.topic.to_string(),
                 partition,
                 offset: record.offset,
                 cause: format!(
-                    "its {} bytes and those of its batch need {} bytes, more than --queue-bytes \
+                    "its {} bytes and those of its batch need {whole} bytes, more than --queue-bytes \
                      ({limit}) has; a larger --queue-bytes lets it pass",
-                    record.payload_bytes(),
-                    slot.batcher.held() + needs
+                    record.payload_bytes()
                 ),
             });
             self.end(Ended::Error);
@@ -518,8 +517,11 @@ impl Sink for Tick<'_> {
         loop {
             let Some(slot) = self.sensor.slot(partition) else { return Flow::Continue };
             match slot.batcher.cut_before(record.offset, record.payload_bytes()) {
-                Some(cut) if self.deliver(partition, cut) == Flow::Stop => return Flow::Stop,
-                Some(_) => {}
+                Some(cut) => {
+                    if self.deliver(partition, cut) == Flow::Stop {
+                        return Flow::Stop;
+                    }
+                }
                 None if slot.batcher.wants(record.offset) => break,
                 None => return Flow::Continue,
             }

@@ -8,6 +8,8 @@ pub mod flags;
 pub mod lag;
 pub mod output;
 pub mod produce;
+pub mod run;
+pub mod runs;
 pub mod signals;
 pub mod values;
 
@@ -43,9 +45,8 @@ fn dispatch(args: &[OsString]) -> Result<ExitCode> {
         Parsed::Print(text) => output::print(&text)?,
         Parsed::Command(Command::Lag(args)) => lag::run(&args)?,
         Parsed::Command(Command::Produce(args)) => return produce::run(args),
-        Parsed::Command(Command::Run(_) | Command::Runs(_)) => {
-            return Err(Error::Other("this command is not there yet".to_owned()));
-        }
+        Parsed::Command(Command::Run(args)) => run::run(*args)?,
+        Parsed::Command(Command::Runs(args)) => runs::run(&args)?,
     }
     Ok(ExitCode::SUCCESS)
 }
