@@ -1,9 +1,9 @@
 //! The step: what a run does with its batch. A user's own step implements `Step`; mb's own are
 //! the modules below.
 
-pub mod exec;
-pub mod files;
-pub mod log;
+mod exec;
+mod files;
+mod log;
 pub mod record_json;
 
 pub use exec::ExecStep;

@@ -57,9 +57,11 @@ pub fn run<'a>(
         stdout: Output::new(group.child.stdout.take().map(OwnedFd::from))?,
         stderr: Output::new(group.child.stderr.take().map(OwnedFd::from))?,
     };
-    let timed_out = watch(&group, &mut pipes, timeout)?;
-    // The process is dead but not yet reaped, so its id still stands for this group and no other.
+    let watched = watch(&group, &mut pipes, timeout);
+    // The process is not yet reaped, so its id still stands for this group and no other. And
+    // stdin is still open: after an error nobody may take its end for the end of the batch.
     group.signal(Signal::KILL);
+    let timed_out = watched?;
     pipes.stdout.drain()?;
     pipes.stderr.drain()?;
     Ok(Ended {
