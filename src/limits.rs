@@ -56,12 +56,25 @@ pub const HISTORY_QUEUE_WRITES: usize = 8192;
 /// How long the history waits before it tries again what could not be written.
 pub const HISTORY_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Runs that the log step shows one by one in a second; above it a second gets one line.
+pub const LOGGED_RUNS_PER_SECOND: u64 = 20;
+
 /// Output of a command that is kept, each of stdout and stderr: the first half and the last.
 pub const CAPTURE_BYTES: usize = 64 * 1024;
 /// Characters of an error that log and history keep.
 pub const ERROR_CHARS: usize = 2000;
 /// From SIGTERM to SIGKILL for a command past its time limit.
 pub const KILL_GRACE: Duration = Duration::from_secs(2);
+/// JSON lines that wait for a command to read them: as much as a pipe takes at once. A single
+/// longer record is built whole.
+pub const FEED_BYTES: usize = 64 * 1024;
+/// What is still read of an ended command's pipes: the most that a pipe can hold
+/// (`/proc/sys/fs/pipe-max-size` as the kernel sets it).
+pub const PIPE_REST_BYTES: usize = 1024 * 1024;
+/// Characters of a command's last line on stderr that an error shows.
+pub const ERROR_LINE_CHARS: usize = 200;
+/// Asking the shell, at the start, whether it can make sense of a command.
+pub const SHELL_CHECK_LIMIT: Duration = Duration::from_secs(10);
 
 /// Records that one poll of the client hands over at most.
 pub const POLL_RECORDS: usize = 4096;
