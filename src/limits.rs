@@ -53,6 +53,8 @@ pub const FINAL_COMMIT_LIMIT: Duration = Duration::from_secs(5);
 pub const HISTORY_GROUP_WRITES: usize = 4096;
 /// Writes that wait for the history thread.
 pub const HISTORY_QUEUE_WRITES: usize = 8192;
+/// Output of steps, in bytes, that waits for the history thread; one run's is an eighth at most.
+pub const HISTORY_OUTPUT_BYTES: usize = 8 << 20;
 /// How long the history waits before it tries again what could not be written.
 pub const HISTORY_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 

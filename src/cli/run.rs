@@ -6,7 +6,7 @@ use crate::cli::args::{RunArgs, StepChoice};
 use crate::cli::signals;
 use crate::error::Result;
 use crate::pipeline::{Pipeline, Stopper};
-use crate::step::{Delayed, Discard, Step};
+use crate::step::{Delayed, Discard, ExecStep, FilesStep, LogStep, Step};
 use crate::{limits, thread};
 
 /// Runs until a signal, or until caught up.
@@ -38,7 +38,11 @@ pub fn run(args: RunArgs) -> Result<()> {
 fn step(args: &RunArgs) -> Arc<dyn Step> {
     let step: Box<dyn Step> = match &args.step {
         StepChoice::Discard => Box::new(Discard),
-        _ => Box::new(Discard),
+        StepChoice::Log => Box::new(LogStep::new()),
+        StepChoice::Files { dir } => Box::new(FilesStep::new(dir)),
+        StepChoice::Exec { command } => {
+            Box::new(ExecStep::new(command.clone(), args.config.step_timeout))
+        }
     };
     if args.step_delay.is_zero() {
         Arc::new(step)

@@ -12,12 +12,13 @@ mod writer;
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rusqlite::Connection;
 
 use crate::batch::Batch;
-use crate::budget::Permit;
+use crate::budget::{Budget, Permit};
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::offset::{Offset, OffsetRange, Partition, RunKey};
@@ -85,7 +86,8 @@ pub struct TickRecord {
 #[derive(Debug)]
 enum Write {
     Planned(Planned),
-    Outcome(Box<Outcome>),
+    /// With the memory of its output.
+    Outcome(Box<Outcome>, Option<Permit>),
     Tick(TickRecord),
     /// A partition's first position in this scope.
     Start(Partition, Offset),
@@ -102,6 +104,8 @@ pub struct History {
     sender: Mutex<Option<Sender<Write>>>,
     /// Held from taking a run's number to its way into the channel: numbers ascend there.
     next_id: Mutex<i64>,
+    /// Bytes of steps' output on their way into the file.
+    outputs: Arc<Budget>,
     progress: Arc<Progress>,
 }
 
@@ -147,7 +151,7 @@ impl History {
             writer.run(&receiver, settled);
         })?;
         let history =
-            History { sender: Mutex::new(Some(sender)), next_id: Mutex::new(newest + 1), progress };
+            History { sender: Mutex::new(Some(sender)), next_id: Mutex::new(newest + 1), outputs: Budget::new(limits::HISTORY_OUTPUT_BYTES), progress };
         Ok((Arc::new(history), thread))
     }
 
@@ -164,8 +168,22 @@ impl History {
         self.wait(|progress| progress.planned.load(Ordering::Acquire) >= id.0)
     }
 
-    pub fn outcome(&self, outcome: Outcome) -> bool {
-        self.send(Write::Outcome(Box::new(outcome)))
+    /// Waits where much output is on its way already.
+    pub fn outcome(&self, mut outcome: Outcome) -> bool {
+        let output = outcome.attempt.output.as_mut();
+        let permit = output.map(|output| {
+            cut(output, limits::HISTORY_OUTPUT_BYTES / 8);
+            loop {
+                let wait = Instant::now() + limits::HISTORY_RETRY_INTERVAL;
+                if let Some(permit) = self.outputs.acquire_until(output.len(), wait) {
+                    return permit;
+                }
+                if self.progress.ended.load(Ordering::Acquire) {
+                    return Permit::nothing();
+                }
+            }
+        });
+        self.send(Write::Outcome(Box::new(outcome), permit))
     }
 
     pub fn tick(&self, tick: TickRecord) -> bool {
@@ -240,6 +258,13 @@ impl Drop for Ending {
     fn drop(&mut self) {
         self.0.ended.store(true, Ordering::Release);
         self.0.announce();
+    }
+}
+
+/// Cuts a text to at most `bytes`, between two characters.
+fn cut(text: &mut String, bytes: usize) {
+    if text.len() > bytes {
+        text.truncate(text.floor_char_boundary(bytes));
     }
 }
 

@@ -100,7 +100,7 @@ impl Writer {
                     planned = Some(run.id);
                     self.since_pruned += 1;
                 }
-                Write::Outcome(outcome) if outcome.state.is_done() => ended.push(Settled {
+                Write::Outcome(outcome, _) if outcome.state.is_done() => ended.push(Settled {
                     partition: outcome.key.partition,
                     range: outcome.key.range,
                     state: outcome.state,
@@ -109,7 +109,7 @@ impl Writer {
                     // Who asked may have given up waiting.
                     let _ = done.send(());
                 }
-                Write::Outcome(_) | Write::Tick(_) | Write::Start(..) | Write::Confirm(..) => {}
+                Write::Outcome(..) | Write::Tick(_) | Write::Start(..) | Write::Confirm(..) => {}
             }
         }
         if let Some(id) = planned {
@@ -181,7 +181,7 @@ fn apply(
                     run.queued_ms
                 ])?;
         }
-        Write::Outcome(outcome) => apply_outcome(change, scope, outcome)?,
+        Write::Outcome(outcome, _) => apply_outcome(change, scope, outcome)?,
         Write::Tick(tick) => {
             change
                 .prepare_cached(
