@@ -21,9 +21,13 @@ use crate::partitioner::{RoundRobin, partition_of_key};
 /// Makes a new producer, after the one before has failed.
 pub type Reconnect = Box<dyn FnMut() -> Result<Box<dyn Producer>> + Send>;
 
-/// Told of the messages acknowledged so far, once per `limits::PRODUCER_REPORT_INTERVAL` and at
-/// the end.
-pub type Progress = Box<dyn FnMut(u64) + Send>;
+/// Who is told of the messages acknowledged so far, once per `limits::PRODUCER_REPORT_INTERVAL`.
+pub enum Progress {
+    /// "posted N messages in S seconds" in the log.
+    Log,
+    /// A function, which is told once more at the end.
+    Tell(Box<dyn FnMut(u64) + Send>),
+}
 
 /// All that the task needs; `run` does it.
 pub struct ProducerTask {
@@ -80,7 +84,7 @@ impl ProducerTask {
             producer,
             reconnect,
             stop,
-            progress: log_progress(),
+            progress: Progress::Log,
         }
     }
 
@@ -92,8 +96,11 @@ impl ProducerTask {
         let mut messages = self.messages;
         let mut link = Link::new(self.producer, self.reconnect);
         let mut target = Target { partitions: self.partitions, turn: RoundRobin::default() };
-        let mut reporter =
-            Reporter { progress: self.progress, next: start + limits::PRODUCER_REPORT_INTERVAL };
+        let mut reporter = Reporter {
+            progress: self.progress,
+            start,
+            next: start + limits::PRODUCER_REPORT_INTERVAL,
+        };
         let mut posted = 0;
         // The partition of a message that is ready but not yet taken by the client.
         let mut held: Option<Partition> = None;
@@ -145,27 +152,19 @@ impl ProducerTask {
         link.finish(&self.stop, stopped, &mut reporter);
         let delivery = link.look();
         let elapsed = start.elapsed();
-        reporter.finish(delivery.acknowledged);
         let failed = posted.saturating_sub(delivery.acknowledged);
         let cause = link.last_error.filter(|_| failed > 0).map(Error::Other);
-        Report {
+        let report = Report {
             posted,
             acknowledged: delivery.acknowledged,
             failed,
             elapsed,
             stopped,
             error: error.or(cause),
-        }
+        };
+        reporter.finish(&report);
+        report
     }
-}
-
-/// Writes "posted N messages in S seconds" to the log.
-pub fn log_progress() -> Progress {
-    let start = Instant::now();
-    Box::new(move |acknowledged| {
-        let seconds = start.elapsed().as_secs_f64();
-        info!("posted {acknowledged} messages in {seconds:.1} seconds");
-    })
 }
 
 struct Target {
@@ -184,6 +183,7 @@ impl Target {
 
 struct Reporter {
     progress: Progress,
+    start: Instant,
     next: Instant,
 }
 
@@ -193,14 +193,29 @@ impl Reporter {
     }
 
     fn report(&mut self, now: Instant, acknowledged: u64) {
-        (self.progress)(acknowledged);
+        match &mut self.progress {
+            Progress::Log => {
+                let seconds = now.duration_since(self.start).as_secs_f64();
+                info!("posted {acknowledged} messages in {seconds:.1} seconds");
+            }
+            Progress::Tell(tell) => tell(acknowledged),
+        }
         while self.next <= now {
             self.next += limits::PRODUCER_REPORT_INTERVAL;
         }
     }
 
-    fn finish(&mut self, acknowledged: u64) {
-        (self.progress)(acknowledged);
+    fn finish(&mut self, report: &Report) {
+        if let Progress::Tell(tell) = &mut self.progress {
+            tell(report.acknowledged);
+        }
+        info!(
+            "posted {} messages in {:.1} seconds ({:.0} per second){}",
+            report.acknowledged,
+            report.elapsed.as_secs_f64(),
+            report.rate(),
+            if report.stopped { ", stopped before the end" } else { "" }
+        );
     }
 }
 
