@@ -205,8 +205,9 @@ impl Reporter {
         }
     }
 
-    fn finish(&mut self, report: &Report) {
-        if let Progress::Tell(tell) = &mut self.progress {
+    /// What is told goes first, and is let go of, so that a progress bar is out of the way.
+    fn finish(self, report: &Report) {
+        if let Progress::Tell(mut tell) = self.progress {
             tell(report.acknowledged);
         }
         info!(
@@ -228,6 +229,16 @@ enum Post {
     Failed { until: Instant },
 }
 
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Trouble {
+    None,
+    /// Nothing is lost so far.
+    Delay,
+    /// Messages were given up on.
+    Loss,
+}
+
 /// The client's producer, made anew after errors; sums up what became of the messages of all.
 struct Link {
     producer: Option<Box<dyn Producer>>,
@@ -236,8 +247,8 @@ struct Link {
     past: Delivery,
     /// As last looked at: of all producers, but for the error, which is this one's.
     seen: Delivery,
-    /// What the log has said to be wrong, and not yet taken back.
-    trouble: Option<String>,
+    /// What the log has said, and not yet taken back.
+    trouble: Trouble,
     last_error: Option<String>,
     /// Errors on end, which make the waits longer.
     errors: u32,
@@ -252,7 +263,7 @@ impl Link {
             reconnect,
             past: Delivery::default(),
             seen: Delivery::default(),
-            trouble: None,
+            trouble: Trouble::None,
             last_error: None,
             errors: 0,
             refusals: 0,
@@ -278,7 +289,7 @@ impl Link {
                 // fault is the message's.
                 self.refusals += 1;
                 if error.class() == Class::Fatal || self.refusals >= limits::PRODUCER_TRIES {
-                    self.note(format!("a message is given up on: {error}"));
+                    self.note(Trouble::Loss, format!("a message is given up on: {error}"));
                     (self.errors, self.refusals) = (0, 0);
                     return Post::Done;
                 }
@@ -290,17 +301,18 @@ impl Link {
     }
 
     fn failed(&mut self, error: &Error) -> Post {
-        self.note(error.to_string());
+        self.note(Trouble::Delay, error.to_string());
         let wait = limits::PRODUCER_BACKOFF_MIN * 2_u32.pow(self.errors.min(16));
         self.errors += 1;
         Post::Failed { until: Instant::now() + wait.min(limits::PRODUCER_BACKOFF_MAX) }
     }
 
-    /// Logs trouble, once until it is over.
-    fn note(&mut self, text: String) {
-        if self.trouble.as_ref() != Some(&text) {
+    /// Logs trouble, once until it is over or grows worse: clients have many words for one broker
+    /// that is away.
+    fn note(&mut self, trouble: Trouble, text: String) {
+        if trouble > self.trouble {
             warn!("producer: {text}; going on");
-            self.trouble = Some(text.clone());
+            self.trouble = trouble;
         }
         self.last_error = Some(text);
     }
@@ -325,12 +337,14 @@ impl Link {
         let more_failed = now.failed > self.seen.failed;
         match &now.last_error {
             Some(text) if more_failed || now.last_error != self.seen.last_error => {
-                self.note(text.clone());
+                let trouble = if more_failed { Trouble::Loss } else { Trouble::Delay };
+                self.note(trouble, text.clone());
             }
             _ => {
                 let going = now.acknowledged > self.seen.acknowledged && !more_failed;
-                if going && self.trouble.take().is_some() {
+                if going && self.trouble > Trouble::None {
                     info!("producer: messages are acknowledged again");
+                    self.trouble = Trouble::None;
                 }
             }
         }
@@ -349,7 +363,7 @@ impl Link {
                 Ok(0) => return,
                 Ok(_) => {}
                 Err(error) => {
-                    self.note(error.to_string());
+                    self.note(Trouble::Delay, error.to_string());
                     return;
                 }
             }

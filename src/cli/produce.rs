@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use crossbeam_channel::{bounded, select};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 use log::info;
 
 use crate::broker::Broker;
@@ -85,14 +85,10 @@ fn progress(args: &ProduceArgs) -> Progress {
     };
     let style = "{wide_bar} {human_pos} of {human_len} posted, {per_sec}, {eta} left";
     let style = ProgressStyle::with_template(style).expect("the template is a constant");
-    let bar = ProgressBar::new(count).with_style(style);
+    // The line that sums up takes the bar's place.
+    let bar = ProgressBar::new(count).with_style(style).with_finish(ProgressFinish::AndClear);
     bar.tick();
-    Progress::Tell(Box::new(move |acknowledged| {
-        bar.set_position(acknowledged);
-        if acknowledged >= count {
-            bar.finish();
-        }
-    }))
+    Progress::Tell(Box::new(move |acknowledged| bar.set_position(acknowledged)))
 }
 
 /// Anything not acknowledged is an error, after an orderly stop too.
