@@ -21,9 +21,13 @@ use crate::partitioner::{RoundRobin, partition_of_key};
 /// Makes a new producer, after the one before has failed.
 pub type Reconnect = Box<dyn FnMut() -> Result<Box<dyn Producer>> + Send>;
 
-/// Told of the messages acknowledged so far, once per `limits::PRODUCER_REPORT_INTERVAL` and at
-/// the end.
-pub type Progress = Box<dyn FnMut(u64) + Send>;
+/// Who is told of the messages acknowledged so far, once per `limits::PRODUCER_REPORT_INTERVAL`.
+pub enum Progress {
+    /// "posted N messages in S seconds" in the log.
+    Log,
+    /// A function, which is told once more at the end.
+    Tell(Box<dyn FnMut(u64) + Send>),
+}
 
 /// All that the task needs; `run` does it.
 pub struct ProducerTask {
@@ -80,7 +84,7 @@ impl ProducerTask {
             producer,
             reconnect,
             stop,
-            progress: log_progress(),
+            progress: Progress::Log,
         }
     }
 
@@ -92,8 +96,11 @@ impl ProducerTask {
         let mut messages = self.messages;
         let mut link = Link::new(self.producer, self.reconnect);
         let mut target = Target { partitions: self.partitions, turn: RoundRobin::default() };
-        let mut reporter =
-            Reporter { progress: self.progress, next: start + limits::PRODUCER_REPORT_INTERVAL };
+        let mut reporter = Reporter {
+            progress: self.progress,
+            start,
+            next: start + limits::PRODUCER_REPORT_INTERVAL,
+        };
         let mut posted = 0;
         // The partition of a message that is ready but not yet taken by the client.
         let mut held: Option<Partition> = None;
@@ -145,27 +152,19 @@ impl ProducerTask {
         link.finish(&self.stop, stopped, &mut reporter);
         let delivery = link.look();
         let elapsed = start.elapsed();
-        reporter.finish(delivery.acknowledged);
         let failed = posted.saturating_sub(delivery.acknowledged);
         let cause = link.last_error.filter(|_| failed > 0).map(Error::Other);
-        Report {
+        let report = Report {
             posted,
             acknowledged: delivery.acknowledged,
             failed,
             elapsed,
             stopped,
             error: error.or(cause),
-        }
+        };
+        reporter.finish(&report);
+        report
     }
-}
-
-/// Writes "posted N messages in S seconds" to the log.
-pub fn log_progress() -> Progress {
-    let start = Instant::now();
-    Box::new(move |acknowledged| {
-        let seconds = start.elapsed().as_secs_f64();
-        info!("posted {acknowledged} messages in {seconds:.1} seconds");
-    })
 }
 
 struct Target {
@@ -184,6 +183,7 @@ impl Target {
 
 struct Reporter {
     progress: Progress,
+    start: Instant,
     next: Instant,
 }
 
@@ -193,14 +193,30 @@ impl Reporter {
     }
 
     fn report(&mut self, now: Instant, acknowledged: u64) {
-        (self.progress)(acknowledged);
+        match &mut self.progress {
+            Progress::Log => {
+                let seconds = now.duration_since(self.start).as_secs_f64();
+                info!("posted {acknowledged} messages in {seconds:.1} seconds");
+            }
+            Progress::Tell(tell) => tell(acknowledged),
+        }
         while self.next <= now {
             self.next += limits::PRODUCER_REPORT_INTERVAL;
         }
     }
 
-    fn finish(&mut self, acknowledged: u64) {
-        (self.progress)(acknowledged);
+    /// What is told goes first, and is let go of, so that a progress bar is out of the way.
+    fn finish(self, report: &Report) {
+        if let Progress::Tell(mut tell) = self.progress {
+            tell(report.acknowledged);
+        }
+        info!(
+            "posted {} messages in {:.1} seconds ({:.0} per second){}",
+            report.acknowledged,
+            report.elapsed.as_secs_f64(),
+            report.rate(),
+            if report.stopped { ", stopped before the end" } else { "" }
+        );
     }
 }
 
@@ -213,6 +229,16 @@ enum Post {
     Failed { until: Instant },
 }
 
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Trouble {
+    None,
+    /// Nothing is lost so far.
+    Delay,
+    /// Messages were given up on.
+    Loss,
+}
+
 /// The client's producer, made anew after errors; sums up what became of the messages of all.
 struct Link {
     producer: Option<Box<dyn Producer>>,
@@ -221,8 +247,8 @@ struct Link {
     past: Delivery,
     /// As last looked at: of all producers, but for the error, which is this one's.
     seen: Delivery,
-    /// What the log has said to be wrong, and not yet taken back.
-    trouble: Option<String>,
+    /// What the log has said, and not yet taken back.
+    trouble: Trouble,
     last_error: Option<String>,
     /// Errors on end, which make the waits longer.
     errors: u32,
@@ -237,7 +263,7 @@ impl Link {
             reconnect,
             past: Delivery::default(),
             seen: Delivery::default(),
-            trouble: None,
+            trouble: Trouble::None,
             last_error: None,
             errors: 0,
             refusals: 0,
@@ -263,7 +289,7 @@ impl Link {
                 // fault is the message's.
                 self.refusals += 1;
                 if error.class() == Class::Fatal || self.refusals >= limits::PRODUCER_TRIES {
-                    self.note(format!("a message is given up on: {error}"));
+                    self.note(Trouble::Loss, format!("a message is given up on: {error}"));
                     (self.errors, self.refusals) = (0, 0);
                     return Post::Done;
                 }
@@ -275,17 +301,18 @@ impl Link {
     }
 
     fn failed(&mut self, error: &Error) -> Post {
-        self.note(error.to_string());
+        self.note(Trouble::Delay, error.to_string());
         let wait = limits::PRODUCER_BACKOFF_MIN * 2_u32.pow(self.errors.min(16));
         self.errors += 1;
         Post::Failed { until: Instant::now() + wait.min(limits::PRODUCER_BACKOFF_MAX) }
     }
 
-    /// Logs trouble, once until it is over.
-    fn note(&mut self, text: String) {
-        if self.trouble.as_ref() != Some(&text) {
+    /// Logs trouble, once until it is over or grows worse: clients have many words for one broker
+    /// that is away.
+    fn note(&mut self, trouble: Trouble, text: String) {
+        if trouble > self.trouble {
             warn!("producer: {text}; going on");
-            self.trouble = Some(text.clone());
+            self.trouble = trouble;
         }
         self.last_error = Some(text);
     }
@@ -310,12 +337,14 @@ impl Link {
         let more_failed = now.failed > self.seen.failed;
         match &now.last_error {
             Some(text) if more_failed || now.last_error != self.seen.last_error => {
-                self.note(text.clone());
+                let trouble = if more_failed { Trouble::Loss } else { Trouble::Delay };
+                self.note(trouble, text.clone());
             }
             _ => {
                 let going = now.acknowledged > self.seen.acknowledged && !more_failed;
-                if going && self.trouble.take().is_some() {
+                if going && self.trouble > Trouble::None {
                     info!("producer: messages are acknowledged again");
+                    self.trouble = Trouble::None;
                 }
             }
         }
@@ -334,7 +363,7 @@ impl Link {
                 Ok(0) => return,
                 Ok(_) => {}
                 Err(error) => {
-                    self.note(error.to_string());
+                    self.note(Trouble::Delay, error.to_string());
                     return;
                 }
             }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use crossbeam_channel::{bounded, select};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 use log::info;
 
 use crate::broker::Broker;
@@ -14,7 +14,7 @@ use crate::cli::{connect, signals};
 use crate::config::Client;
 use crate::error::{Error, Result};
 use crate::messages::{Lines, Messages, Sequence};
-use crate::producer::{ProducerTask, Progress, Report, log_progress};
+use crate::producer::{ProducerTask, Progress, Reconnect, Report};
 use crate::thread;
 
 /// The exit code of a stop that was not waited for.
@@ -67,7 +67,7 @@ pub fn run(args: ProduceArgs) -> Result<ExitCode> {
     outcome(thread.join()?)
 }
 
-fn reconnect(broker: Arc<dyn Broker>, topic: String) -> crate::producer::Reconnect {
+fn reconnect(broker: Arc<dyn Broker>, topic: String) -> Reconnect {
     Box::new(move || broker.producer(&topic))
 }
 
@@ -81,29 +81,18 @@ fn messages(args: ProduceArgs) -> Result<Box<dyn Messages>> {
 /// A bar where a count is to be reached and somebody looks on, else lines in the log.
 fn progress(args: &ProduceArgs) -> Progress {
     let Some(count) = args.settings.count.filter(|_| std::io::stderr().is_terminal()) else {
-        return log_progress();
+        return Progress::Log;
     };
     let style = "{wide_bar} {human_pos} of {human_len} posted, {per_sec}, {eta} left";
     let style = ProgressStyle::with_template(style).expect("the template is a constant");
-    let bar = ProgressBar::new(count).with_style(style);
+    // The line that sums up takes the bar's place.
+    let bar = ProgressBar::new(count).with_style(style).with_finish(ProgressFinish::AndClear);
     bar.tick();
-    Box::new(move |acknowledged| {
-        bar.set_position(acknowledged);
-        if acknowledged >= count {
-            bar.finish();
-        }
-    })
+    Progress::Tell(Box::new(move |acknowledged| bar.set_position(acknowledged)))
 }
 
-/// Says what was posted; anything not acknowledged is an error.
+/// Anything not acknowledged is an error, after an orderly stop too.
 fn outcome(report: Report) -> Result<ExitCode> {
-    info!(
-        "posted {} messages in {:.1} seconds ({:.0} per second){}",
-        report.acknowledged,
-        report.elapsed.as_secs_f64(),
-        report.rate(),
-        if report.stopped { ", stopped before the end" } else { "" }
-    );
     if report.failed > 0 {
         let cause = report.error.map_or("no answer in time".to_owned(), |error| error.to_string());
         return Err(Error::Other(format!(
