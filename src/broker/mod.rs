@@ -4,6 +4,7 @@
 //! topic in a SQLite file). Nothing outside this folder knows which is in use; each says what it
 //! can do (`Capabilities`), and refuses the rest by name.
 
+pub mod pure;
 pub mod select;
 pub mod wire;
 
