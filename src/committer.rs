@@ -54,7 +54,8 @@ impl Committer {
         loop {
             let wait = match failures {
                 0 => limits::COMMIT_INTERVAL,
-                n => backoff(limits::COMMIT_INTERVAL, n, fastrand::f64()).min(limits::SENSOR_BACKOFF_MAX),
+                n => backoff(limits::COMMIT_INTERVAL, n, fastrand::f64())
+                    .min(limits::SENSOR_BACKOFF_MAX),
             };
             if stop_or_wait(wait) {
                 break;

@@ -16,6 +16,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::{fs, thread as std_thread};
 
+use serde::de::DeserializeOwned;
+
 use crate::broker::Broker;
 use crate::error::{Error, Result};
 use crate::limits;
@@ -49,6 +51,7 @@ impl Server {
         data_dir: &Path,
         live: Arc<Live>,
         embedded: Option<Arc<dyn Broker>>,
+        status: requests::Status,
     ) -> Result<Server> {
         let path = data_dir.join(FILE);
         let listener = listen(data_dir, &path).map_err(|cause| {
@@ -57,7 +60,7 @@ impl Server {
                 path.display()
             ))
         })?;
-        let context = Context { data_dir: data_dir.to_owned(), live, embedded };
+        let context = Context { data_dir: data_dir.to_owned(), live, embedded, status };
         let shared = Arc::new(Shared {
             context,
             stopping: AtomicBool::new(false),
@@ -224,9 +227,18 @@ impl Client {
             }
             Ok(answer)
         };
-        let answer = exchange().map_err(|cause| {
-            Error::Other(format!("the running mb did not answer: {cause}"))
-        })?;
+        let answer = exchange()
+            .map_err(|cause| Error::Other(format!("the running mb did not answer: {cause}")))?;
         requests::read_answer(&answer)
+    }
+
+    /// `ask`, with the answer as a value of the type that the request names.
+    ///
+    /// # Errors
+    /// As `ask`; `Other` where the answer is of another shape.
+    pub fn ask_for<T: DeserializeOwned>(&mut self, request: &requests::Request) -> Result<T> {
+        serde_json::from_value(self.ask(request)?).map_err(|cause| {
+            Error::Other(format!("the running mb gave an answer that cannot be read: {cause}"))
+        })
     }
 }

@@ -44,7 +44,8 @@ impl DataDir {
                 // The number is a help for people; without it the message is still right.
                 let _ = file.read_to_string(&mut holder);
                 let holder = holder.trim();
-                let who = if holder.is_empty() { String::new() } else { format!(" (pid {holder})") };
+                let who =
+                    if holder.is_empty() { String::new() } else { format!(" (pid {holder})") };
                 return Err(Error::Config(format!(
                     "--data-dir: another mb{who} runs on {}; stop it, or name another folder",
                     path.display()

@@ -12,12 +12,13 @@ use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 
 use crate::batcher::BatchLimits;
 use crate::broker::embedded::Embedded;
-use crate::broker::select::{Chosen, choose};
+use crate::broker::select::{Chosen, LOCAL_SERVER, choose};
 use crate::broker::{Backend, Broker, FetchSettings};
 use crate::budget::Budget;
 use crate::committer::{Committer, LastCommit};
 use crate::config::{Client, Config};
 use crate::control;
+use crate::control::requests::Status;
 use crate::data_dir::DataDir;
 use crate::error::{Class, Error, Result};
 use crate::history::History;
@@ -255,10 +256,16 @@ impl Running {
         let (history, history_thread) = {
             let ledgers = Arc::clone(&ledgers);
             let farewell = Farewell { name: "history".to_owned(), events: events_in.clone() };
-            History::start(db, scope, broker.backend().name(), config.history_keep, move |settled| {
-                let _ = &farewell;
-                ledgers.settle(settled);
-            })?
+            History::start(
+                db,
+                scope,
+                broker.backend().name(),
+                config.history_keep,
+                move |settled| {
+                    let _ = &farewell;
+                    ledgers.settle(settled);
+                },
+            )?
         };
         threads.add(history_thread);
 
@@ -309,13 +316,13 @@ impl Running {
             ledgers: Arc::clone(&ledgers),
             events: events_in.clone(),
         };
-        let committer =
-            watched("committer", &events_in, move || committer.run(&commits_stop))?;
+        let committer = watched("committer", &events_in, move || committer.run(&commits_stop))?;
 
         let control = control::Server::start(
             data_dir.path(),
             Arc::clone(&live),
             (broker.backend() == Backend::Embedded).then(|| Arc::clone(&broker)),
+            status(&config, broker.as_ref()),
         )?;
 
         let mut running = Running {
@@ -481,7 +488,8 @@ impl Running {
         self.history.flush();
         let last = self.last_commit();
         self.history.close();
-        let _ = self.wait_for(&["history"], Instant::now() + limits::HISTORY_STOP_LIMIT, stop, false);
+        let _ =
+            self.wait_for(&["history"], Instant::now() + limits::HISTORY_STOP_LIMIT, stop, false);
         if let Some(control) = self.control.take() {
             control.stop();
         }
@@ -612,6 +620,19 @@ fn sensor_settings(
         tick_interval: config.tick_interval,
         topic: Arc::clone(topic),
         topic_id,
+    }
+}
+
+fn status(config: &Config, broker: &dyn Broker) -> Status {
+    let connection = &config.connection;
+    let server = connection.bootstrap_server.as_deref().unwrap_or(LOCAL_SERVER);
+    Status {
+        pid: std::process::id(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        bootstrap_server: (broker.backend() != Backend::Embedded).then(|| server.to_owned()),
+        topic: connection.topic.clone(),
+        group: connection.group.clone(),
+        client: broker.backend().name().to_owned(),
     }
 }
 

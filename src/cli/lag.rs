@@ -32,8 +32,8 @@ pub struct Row {
 /// # Errors
 /// `UnknownTopic`, or whatever the broker cannot answer.
 pub fn run(args: &LagArgs) -> Result<()> {
-    let broker = connect::broker(&args.connection, false)?;
-    let rows = rows(broker.as_ref(), &args.connection)?;
+    let connected = connect::broker(&args.connection, connect::Embedded::IfPresent)?;
+    let rows = rows(connected.broker.as_ref(), &args.connection)?;
     if args.json {
         return output::print_json(&rows);
     }

@@ -11,7 +11,6 @@ use log::info;
 use crate::broker::Broker;
 use crate::cli::args::{ProduceArgs, Source};
 use crate::cli::{connect, signals};
-use crate::config::Client;
 use crate::error::{Error, Result};
 use crate::messages::{Lines, Messages, Sequence};
 use crate::producer::{ProducerTask, Progress, Reconnect, Report};
@@ -27,8 +26,10 @@ const FORCED_STOP: u8 = 2;
 pub fn run(args: ProduceArgs) -> Result<ExitCode> {
     let signals = signals::listen()?;
     let connection = &args.connection;
-    let wants_embedded = args.rate_given || connection.client == Client::Embedded;
-    let broker = connect::broker(connection, wants_embedded)?;
+    let embedded =
+        if args.rate_given { connect::Embedded::Welcome } else { connect::Embedded::IfNamed };
+    let connected = connect::broker(connection, embedded)?;
+    let broker = Arc::clone(&connected.broker);
     let topic = connect::topic_or_create(broker.as_ref(), connection)?;
     info!(
         "producing to topic {} ({} partitions): {}",

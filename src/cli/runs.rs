@@ -6,12 +6,12 @@ use serde_json::json;
 
 use crate::cli::args::RunsArgs;
 use crate::cli::output;
+use crate::clock::format_ms as format_time;
 use crate::control::Client;
 use crate::control::requests::Request;
 use crate::error::{Error, Result};
 use crate::history::query::{self, RunDetail, RunRow};
 use crate::history::{self, schema};
-use crate::clock::format_ms as format_time;
 use crate::units::format_bytes;
 
 /// # Errors
@@ -28,7 +28,7 @@ fn list(args: &RunsArgs) -> Result<()> {
     let limit = u32::try_from(args.limit).unwrap_or(u32::MAX);
     let request = Request::Runs { state: args.state.clone(), limit };
     let runs: Vec<RunRow> = match Client::connect(&args.connection.data_dir)? {
-        Some(mut client) => read(client.ask(&request)?)?,
+        Some(mut client) => client.ask_for(&request)?,
         None => {
             let db = schema::open_read_only(&args.connection.data_dir.join(history::FILE))?;
             query::runs(&db, args.state.as_deref(), limit)?
@@ -54,7 +54,7 @@ fn show(args: &RunsArgs, id: &str) -> Result<()> {
         ))
     })?;
     let detail: Option<RunDetail> = match Client::connect(&args.connection.data_dir)? {
-        Some(mut client) => read(client.ask(&Request::Run { id: number })?)?,
+        Some(mut client) => client.ask_for(&Request::Run { id: number })?,
         None => {
             let db = schema::open_read_only(&args.connection.data_dir.join(history::FILE))?;
             query::run(&db, number)?
@@ -70,11 +70,6 @@ fn show(args: &RunsArgs, id: &str) -> Result<()> {
         return output::print_json(&[json!(detail)]);
     }
     output::print(&text(&detail))
-}
-
-fn read<T: serde::de::DeserializeOwned>(value: serde_json::Value) -> Result<T> {
-    serde_json::from_value(value)
-        .map_err(|cause| Error::Other(format!("an answer that cannot be read: {cause}")))
 }
 
 fn row(run: &RunRow) -> [String; 11] {

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 
 use super::Client;
 use super::requests::{Posted, Request};
@@ -42,13 +41,8 @@ impl RemoteEmbedded {
     }
 
     fn ask<T: DeserializeOwned>(&self, request: &Request) -> Result<T> {
-        read(self.client()?.ask(request)?)
+        self.client()?.ask_for(request)
     }
-}
-
-fn read<T: DeserializeOwned>(value: Value) -> Result<T> {
-    serde_json::from_value(value)
-        .map_err(|cause| Error::Other(format!("an answer that cannot be read: {cause}")))
 }
 
 impl Broker for RemoteEmbedded {
@@ -169,7 +163,7 @@ impl RemoteProducer {
         }
         let messages = std::mem::take(&mut self.waiting);
         let request = Request::Produce { topic: self.topic.clone(), messages };
-        let answer = self.client.ask(&request).and_then(read::<Answer>)?;
+        let answer = self.client.ask_for::<Answer>(&request)?;
         let Request::Produce { mut messages, .. } = request else { unreachable!("made above") };
         self.waiting = messages.split_off(answer.accepted.min(messages.len()));
         self.bytes = self.waiting.iter().map(size).sum();
@@ -228,7 +222,7 @@ impl Producer for RemoteProducer {
             let left = deadline.saturating_duration_since(Instant::now());
             let limit_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
             let Answer { under_way, delivery } =
-                read(self.client.ask(&Request::Flush { limit_ms })?)?;
+                self.client.ask_for(&Request::Flush { limit_ms })?;
             self.delivery = delivery;
             if (all_taken && under_way == 0) || left.is_zero() {
                 return Ok(under_way + self.waiting.len() as u64);

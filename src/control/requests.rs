@@ -19,22 +19,58 @@ use crate::offset::Partition;
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case")]
 pub enum Request {
+    /// A `Status`.
+    Status,
     /// The newest runs: a list of `query::RunRow`.
-    Runs { state: Option<String>, limit: u32 },
+    Runs {
+        state: Option<String>,
+        limit: u32,
+    },
     /// One run: a `query::RunDetail` or null.
-    Run { id: i64 },
+    Run {
+        id: i64,
+    },
     /// The embedded topic's own: what `Broker::topic` answers.
-    Topic { topic: String },
-    CreateTopic { topic: String, partitions: u32 },
+    Topic {
+        topic: String,
+    },
+    CreateTopic {
+        topic: String,
+        partitions: u32,
+    },
     /// Partition, beginning and end of each.
-    Watermarks { topic: String, partitions: Vec<Partition> },
+    Watermarks {
+        topic: String,
+        partitions: Vec<Partition>,
+    },
     /// Partition and offset of each that has one.
-    Committed { group: String, topic: String, partitions: Vec<Partition> },
+    Committed {
+        group: String,
+        topic: String,
+        partitions: Vec<Partition>,
+    },
     /// Begins or goes on producing on this connection; answers how many were accepted, from the
     /// first, before the buffer was full, and the delivery so far.
-    Produce { topic: String, messages: Vec<Posted> },
+    Produce {
+        topic: String,
+        messages: Vec<Posted>,
+    },
     /// Waits for what was accepted; answers how many are still under way, and the delivery.
-    Flush { limit_ms: u64 },
+    Flush {
+        limit_ms: u64,
+    },
+}
+
+/// What a running mb says of itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    pub pid: u32,
+    pub version: String,
+    /// The Kafka that it reads; `None` for the embedded topic.
+    pub bootstrap_server: Option<String>,
+    pub topic: String,
+    pub group: String,
+    pub client: String,
 }
 
 /// A message on its way through the socket, in base64.
@@ -57,6 +93,7 @@ pub struct Context {
     pub data_dir: PathBuf,
     pub live: Arc<Live>,
     pub embedded: Option<Arc<dyn Broker>>,
+    pub status: Status,
 }
 
 /// What a connection keeps between its requests.
@@ -82,19 +119,21 @@ pub fn answer(context: &Context, session: &mut Session, line: &[u8]) -> Vec<u8> 
 /// # Errors
 /// The error in it; `Other` where it is no answer.
 pub fn read_answer(line: &[u8]) -> Result<Value> {
-    let unreadable =
-        |cause: &dyn std::fmt::Display| Error::Other(format!("an answer that cannot be read: {cause}"));
+    let unreadable = |cause: &dyn std::fmt::Display| {
+        Error::Other(format!("an answer that cannot be read: {cause}"))
+    };
     let mut answer: Value = serde_json::from_slice(line).map_err(|cause| unreadable(&cause))?;
     if let Some(ok) = answer.get_mut("ok") {
         return Ok(ok.take());
     }
-    let failure: Failure = serde_json::from_value(answer["error"].take())
-        .map_err(|cause| unreadable(&cause))?;
+    let failure: Failure =
+        serde_json::from_value(answer["error"].take()).map_err(|cause| unreadable(&cause))?;
     Err(failure.into())
 }
 
 fn handle(context: &Context, session: &mut Session, request: Request) -> Result<Value> {
     match request {
+        Request::Status => Ok(json!(context.status)),
         Request::Runs { state, limit } => {
             let mut runs = query::runs(session.history(context)?, state.as_deref(), limit)?;
             for run in context.live.running() {
@@ -115,7 +154,9 @@ fn handle(context: &Context, session: &mut Session, request: Request) -> Result<
         }
         Request::Topic { topic } => {
             let info = context.embedded()?.topic(&topic)?;
-            Ok(json!({ "id": info.id, "cluster_id": info.cluster_id, "partitions": info.partitions }))
+            Ok(
+                json!({ "id": info.id, "cluster_id": info.cluster_id, "partitions": info.partitions }),
+            )
         }
         Request::CreateTopic { topic, partitions } => {
             context.embedded()?.create_topic(&topic, partitions)?;
@@ -154,7 +195,9 @@ fn handle(context: &Context, session: &mut Session, request: Request) -> Result<
         }
         Request::Flush { limit_ms } => {
             let Some((_, producer)) = &mut session.producer else {
-                return Ok(json!({ "under_way": 0, "delivery": crate::broker::Delivery::default() }));
+                return Ok(
+                    json!({ "under_way": 0, "delivery": crate::broker::Delivery::default() }),
+                );
             };
             let limit = std::time::Duration::from_millis(limit_ms).min(limits::CONTROL_LIMIT);
             let under_way = producer.flush(limit)?;

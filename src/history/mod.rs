@@ -150,8 +150,12 @@ impl History {
             let _ending = ending;
             writer.run(&receiver, settled);
         })?;
-        let history =
-            History { sender: Mutex::new(Some(sender)), next_id: Mutex::new(newest + 1), outputs: Budget::new(limits::HISTORY_OUTPUT_BYTES), progress };
+        let history = History {
+            sender: Mutex::new(Some(sender)),
+            next_id: Mutex::new(newest + 1),
+            outputs: Budget::new(limits::HISTORY_OUTPUT_BYTES),
+            progress,
+        };
         Ok((Arc::new(history), thread))
     }
 

@@ -100,16 +100,21 @@ impl Writer {
                     planned = Some(run.id);
                     self.since_pruned += 1;
                 }
-                Write::Outcome(outcome, _) if outcome.state.is_done() => ended.push(Settled {
-                    partition: outcome.key.partition,
-                    range: outcome.key.range,
-                    state: outcome.state,
-                }),
+                Write::Outcome(outcome, output_memory) => {
+                    drop(output_memory);
+                    if outcome.state.is_done() {
+                        ended.push(Settled {
+                            partition: outcome.key.partition,
+                            range: outcome.key.range,
+                            state: outcome.state,
+                        });
+                    }
+                }
                 Write::Intend(_, done) | Write::Flush(done) => {
                     // Who asked may have given up waiting.
                     let _ = done.send(());
                 }
-                Write::Outcome(..) | Write::Tick(_) | Write::Start(..) | Write::Confirm(..) => {}
+                Write::Tick(_) | Write::Start(..) | Write::Confirm(..) => {}
             }
         }
         if let Some(id) = planned {
