@@ -10,7 +10,6 @@ pub mod output;
 pub mod produce;
 pub mod run;
 pub mod runs;
-pub mod signals;
 pub mod values;
 
 use std::ffi::OsString;

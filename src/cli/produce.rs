@@ -10,11 +10,11 @@ use log::info;
 
 use crate::broker::Broker;
 use crate::cli::args::{ProduceArgs, Source};
-use crate::cli::{connect, signals};
+use crate::cli::connect;
 use crate::error::{Error, Result};
 use crate::messages::{Lines, Messages, Sequence};
 use crate::producer::{ProducerTask, Progress, Reconnect, Report};
-use crate::thread;
+use crate::{signals, thread};
 
 /// The exit code of a stop that was not waited for.
 const FORCED_STOP: u8 = 2;

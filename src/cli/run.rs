@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use crate::cli::args::{RunArgs, StepChoice};
-use crate::cli::signals;
 use crate::error::Result;
-use crate::pipeline::{Pipeline, Stopper};
+use crate::pipeline::Pipeline;
+use crate::signals;
 use crate::step::{Delayed, Discard, ExecStep, FilesStep, LogStep, Step};
-use crate::{limits, thread};
 
 /// Runs until a signal, or until caught up.
 ///
@@ -15,22 +14,7 @@ use crate::{limits, thread};
 /// Whatever ended it, but for an orderly stop.
 pub fn run(args: RunArgs) -> Result<()> {
     let step = step(&args);
-    let signals = signals::listen()?;
-    let (stopper, stop) = Stopper::new();
-    // A second signal must end mb even where the pipeline waits for a broker.
-    thread::spawn("signals", move || {
-        for nth in 0.. {
-            if signals.recv().is_err() {
-                return;
-            }
-            stopper.stop();
-            if nth > 0 {
-                std::thread::sleep(limits::SECOND_SIGNAL_GRACE);
-                log::error!("ended at once, as asked");
-                std::process::exit(2);
-            }
-        }
-    })?;
+    let stop = signals::stop()?;
     Pipeline::new(args.config, step).run(&stop)?;
     Ok(())
 }
