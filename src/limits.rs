@@ -14,6 +14,10 @@ pub const LOCAL_PROBE_LIMIT: Duration = Duration::from_secs(1);
 /// Closing a consumer; past it the client is left to itself on its own thread.
 pub const CONSUMER_CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
+/// How long a consumer may have lost every broker before that is an error: librdkafka reconnects by
+/// itself, and a short break is none.
+pub const BROKER_DOWN_LIMIT: Duration = Duration::from_secs(1);
+
 /// The wait after a tick's first error, doubled with each further one up to the maximum.
 pub const SENSOR_BACKOFF_MIN: Duration = Duration::from_millis(100);
 pub const SENSOR_BACKOFF_MAX: Duration = Duration::from_secs(5);

@@ -5,6 +5,8 @@
 //! can do (`Capabilities`), and refuses the rest by name.
 
 pub mod embedded;
+#[cfg(feature = "rdkafka")]
+pub mod librdkafka;
 pub mod select;
 pub mod wire;
 

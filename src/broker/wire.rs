@@ -1,1 +1,154 @@
-//! x
+//! mb's own small request client: whether a broker answers and what it serves, topics and their
+//! ids, creating topics, a group's committed offsets, headers of stored batches. Plain TCP, every
+//! call under a deadline. Records are read and written by the backends, not here.
+
+mod group;
+mod metadata;
+mod reader;
+mod session;
+mod stored;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use kafka_protocol::ResponseError;
+use kafka_protocol::messages::ApiKey;
+
+use self::reader::Broken;
+use self::session::{Cause, Session, Versions};
+pub use self::stored::StoredBatch;
+use crate::error::{Error, Result};
+use crate::offset::Partition;
+
+/// What a broker said of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// The server of the list that answered, `HOST:PORT`.
+    pub address: String,
+    versions: Versions,
+}
+
+impl Probe {
+    /// The lowest and highest version of an API (by its number in the protocol) that is served.
+    pub fn versions(&self, api: i16) -> Option<(i16, i16)> {
+        self.versions.get(&api).copied()
+    }
+
+    /// Whether the broker still serves what crate kafka sends, version 0 of everything: brokers up
+    /// to 3.9 do. (4.x announces version 0 of Produce for the sake of old clients, but has it not.)
+    pub fn serves_version_0(&self) -> bool {
+        [ApiKey::Fetch, ApiKey::ListOffsets, ApiKey::Metadata, ApiKey::Produce]
+            .into_iter()
+            .all(|api| self.versions(api as i16).is_some_and(|(low, _)| low == 0))
+    }
+}
+
+type Leaders = HashMap<(String, Partition), String>;
+
+/// The client. It may be shared: each call takes a connection of its own.
+#[derive(Debug)]
+pub struct Wire {
+    servers: Vec<String>,
+    /// Connections that wait for their next use, by address.
+    idle: Mutex<HashMap<String, Session>>,
+    /// Addresses of the groups' coordinators and the partitions' leaders, until one proves wrong.
+    coordinators: Mutex<BTreeMap<String, String>>,
+    leaders: Mutex<Leaders>,
+}
+
+impl Wire {
+    /// `servers` is `HOST:PORT[,HOST:PORT…]`; nothing is connected yet.
+    pub fn new(servers: &str) -> Wire {
+        let servers = servers.split(',').map(|server| server.trim().to_owned()).collect();
+        Wire {
+            servers,
+            idle: Mutex::default(),
+            coordinators: Mutex::default(),
+            leaders: Mutex::default(),
+        }
+    }
+
+    /// The server list, as given.
+    pub fn servers(&self) -> String {
+        self.servers.join(",")
+    }
+
+    /// Asks each server in turn for its API versions until one answers, all within `limit`.
+    ///
+    /// # Errors
+    /// `Broker`, with each server's cause.
+    pub fn probe(&self, limit: Duration) -> Result<Probe> {
+        self.idle().clear();
+        let (address, versions) = self
+            .anywhere(Instant::now() + limit, |session, _| Ok(session.versions.clone()))
+            .map_err(|cause| Error::broker(format!("reach Kafka at {}", self.servers()), cause))?;
+        Ok(Probe { address, versions })
+    }
+
+    /// Asks the servers in turn until one answers; returns its address too. Each gets its share
+    /// of the time that is left.
+    fn anywhere<T>(
+        &self,
+        deadline: Instant,
+        mut ask: impl FnMut(&mut Session, Instant) -> Result<T, Cause>,
+    ) -> Result<(String, T), Cause> {
+        let mut causes = Vec::new();
+        for (index, address) in self.servers.iter().enumerate() {
+            let now = Instant::now();
+            let servers_left = u32::try_from(self.servers.len() - index).unwrap_or(u32::MAX);
+            let share = now + deadline.saturating_duration_since(now) / servers_left;
+            match self.on(address, share, |session| ask(session, share)) {
+                Ok(answer) => return Ok((address.clone(), answer)),
+                Err(cause) if self.servers.len() == 1 => return Err(cause),
+                Err(cause) => causes.push(format!("{address}: {cause}")),
+            }
+        }
+        Err(causes.join("; "))
+    }
+
+    /// Asks one broker, over an idle connection if there is one and it still works.
+    fn on<T>(
+        &self,
+        address: &str,
+        deadline: Instant,
+        mut ask: impl FnMut(&mut Session) -> Result<T, Cause>,
+    ) -> Result<T, Cause> {
+        let idle = self.idle().remove(address);
+        if let Some(mut session) = idle
+            && let Ok(answer) = ask(&mut session)
+        {
+            self.idle().insert(address.to_owned(), session);
+            return Ok(answer);
+        }
+        let mut session = Session::open(address, deadline)?;
+        let answer = ask(&mut session)?;
+        self.idle().insert(address.to_owned(), session);
+        Ok(answer)
+    }
+
+    fn idle(&self) -> MutexGuard<'_, HashMap<String, Session>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn broken(Broken: Broken) -> Cause {
+    "the answer is broken: no Kafka, or bytes were changed on the way".into()
+}
+
+/// Kafka's name for an error code, as in `NotEnoughReplicas`.
+fn error_name(code: i16) -> String {
+    match ResponseError::try_from_code(code) {
+        Some(ResponseError::Unknown(code)) => format!("error {code}"),
+        Some(error) => error.to_string(),
+        None => "no error".to_owned(),
+    }
+}
+
+/// Whether the error passes by itself; Kafka counts an unknown topic among those, mb does not: a
+/// deleted topic does not come back.
+fn retriable(code: i16) -> bool {
+    ResponseError::try_from_code(code).is_some_and(|error| {
+        error.is_retriable() && error != ResponseError::UnknownTopicOrPartition
+    })
+}

@@ -1,0 +1,174 @@
+//! Backend `rdkafka`: Kafka through librdkafka. This file has the broker's side of the seam;
+//! reading, writing and offsets are in the files below it. Topics (their ids above all, which
+//! librdkafka does not tell) are asked of mb's own `wire`.
+
+mod consumer;
+mod context;
+mod native;
+mod offsets;
+mod producer;
+mod settings;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rdkafka::ClientConfig;
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::BaseConsumer;
+use rdkafka::producer::BaseProducer;
+use rdkafka::util::get_rdkafka_version;
+
+use self::consumer::LibrdkafkaConsumer;
+use self::context::Context;
+use self::native::Client;
+use self::offsets::Offsets;
+use self::producer::LibrdkafkaProducer;
+use super::wire::Wire;
+use super::{
+    Backend, Broker, Capabilities, Consumer, FetchSettings, Producer, TopicInfo, Watermarks,
+};
+use crate::error::{Error, Result};
+use crate::limits;
+use crate::offset::{Offset, Partition};
+use crate::thread;
+
+/// Kafka through librdkafka.
+pub struct Librdkafka {
+    servers: String,
+    wire: Arc<Wire>,
+    offsets: Offsets,
+}
+
+impl Librdkafka {
+    /// `servers` is `HOST:PORT[,HOST:PORT…]`, and `wire` speaks to the same ones. Nothing is asked
+    /// of them yet.
+    ///
+    /// # Errors
+    /// `Broker` where librdkafka refuses the settings.
+    pub fn connect(servers: &str, wire: Arc<Wire>) -> Result<Librdkafka> {
+        settings::offsets(servers)
+            .create_native_config()
+            .map_err(|error| Error::broker("set up librdkafka", error))?;
+        Ok(Librdkafka { servers: servers.to_owned(), wire, offsets: Offsets::new(servers) })
+    }
+}
+
+impl Broker for Librdkafka {
+    fn backend(&self) -> Backend {
+        Backend::Rdkafka
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            null_values: true,
+            timestamps: true,
+            headers: true,
+            read_committed: true,
+            codecs: &["none", "gzip", "snappy", "lz4", "zstd"],
+            membership: false,
+        }
+    }
+
+    fn describe(&self) -> String {
+        let (_, version) = get_rdkafka_version();
+        format!("Kafka at {}, client rdkafka (librdkafka {version})", self.servers)
+    }
+
+    fn topic(&self, topic: &str) -> Result<TopicInfo> {
+        self.wire.topic(topic)
+    }
+
+    fn create_topic(&self, topic: &str, partitions: u32) -> Result<()> {
+        self.wire.create_topic(topic, partitions)
+    }
+
+    fn watermarks(
+        &self,
+        topic: &str,
+        partitions: &[Partition],
+    ) -> Result<BTreeMap<Partition, Watermarks>> {
+        self.offsets.watermarks(topic, partitions)
+    }
+
+    fn committed(
+        &self,
+        group: &str,
+        topic: &str,
+        partitions: &[Partition],
+    ) -> Result<BTreeMap<Partition, Offset>> {
+        self.offsets.committed(group, topic, partitions)
+    }
+
+    fn commit(&self, group: &str, topic: &str, offsets: &[(Partition, Offset)]) -> Result<()> {
+        self.offsets.commit(group, topic, offsets)
+    }
+
+    fn consumer(
+        &self,
+        topic: &str,
+        from: &[(Partition, Offset)],
+        settings: &FetchSettings,
+    ) -> Result<Box<dyn Consumer>> {
+        let client = new_client(&settings::consumer(&self.servers, settings))?;
+        Ok(Box::new(LibrdkafkaConsumer::start(client, topic, from, settings)?))
+    }
+
+    fn producer(&self, topic: &str) -> Result<Box<dyn Producer>> {
+        let config = settings::producer(&self.servers);
+        let native = BaseProducer::from_config_and_context(&config, Context::default())
+            .map_err(|error| Error::broker("start a producer of librdkafka", error))?;
+        Ok(Box::new(LibrdkafkaProducer::new(native, topic)))
+    }
+}
+
+fn new_client(config: &ClientConfig) -> Result<Client> {
+    BaseConsumer::from_config_and_context(config, Context::default())
+        .map_err(|error| Error::broker("start a client of librdkafka", error))
+}
+
+/// Drops what owns a client of librdkafka, on a thread of its own: that joins librdkafka's threads,
+/// which has no time limit.
+fn let_go<T: Send + 'static>(what: &str, owner: T) {
+    let name = format!("close-{what}");
+    match thread::call_with_limit(&name, limits::CONSUMER_CLOSE_LIMIT, move || drop(owner)) {
+        Ok(Some(())) => {}
+        Ok(None) => log::warn!(
+            "librdkafka's {what} did not close within {} s and is left to itself",
+            limits::CONSUMER_CLOSE_LIMIT.as_secs()
+        ),
+        Err(error) => log::warn!("librdkafka's {what} was not closed cleanly: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_codec_named_is_built_in() {
+        let features =
+            ClientConfig::new().create_native_config().unwrap().get("builtin.features").unwrap();
+        let built_in: Vec<_> = features.split(',').collect();
+        let broker =
+            Librdkafka::connect("localhost:1", Arc::new(Wire::new("localhost:1"))).unwrap();
+        for codec in broker.capabilities().codecs.iter().filter(|codec| **codec != "none") {
+            assert!(built_in.contains(codec), "{codec} is missing from {features}");
+        }
+    }
+
+    #[test]
+    fn librdkafka_takes_the_settings() {
+        let fetch = FetchSettings { min_bytes: 0, max_record_bytes: usize::MAX };
+        let configs = [
+            settings::consumer("localhost:1", &fetch),
+            settings::offsets("localhost:1"),
+            settings::producer("localhost:1"),
+        ];
+        for config in &configs {
+            assert!(new_client(config).is_ok() || config.get("acks").is_some());
+        }
+        let producer: Result<BaseProducer<Context>, _> =
+            BaseProducer::from_config_and_context(&configs[2], Context::default());
+        assert!(producer.is_ok());
+    }
+}

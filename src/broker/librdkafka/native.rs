@@ -1,0 +1,362 @@
+//! What librdkafka's C interface has and crate rdkafka does not wrap: reading records by the array,
+//! and committing a group's offsets through the admin interface. All of this backend's unsafe code is here;
+//! what records and errors mean is decided by its callers.
+
+use std::ffi::{CStr, CString, c_char, c_int};
+use std::ptr::NonNull;
+use std::slice;
+use std::time::Duration;
+use std::vec::Drain;
+
+use rdkafka::TopicPartitionList;
+use rdkafka::bindings as ffi;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::RDKafkaErrorCode;
+
+use super::context::Context;
+use crate::batch::Record;
+use crate::limits;
+use crate::offset::{Offset, Partition};
+
+/// A client that never joins a group, commits or chooses an offset by itself, and whose own queue
+/// carries nothing but log lines and errors of the client as a whole.
+pub(super) type Client = BaseConsumer<Context>;
+
+/// An error of librdkafka's: its code, and its own words.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub code: RDKafkaErrorCode,
+    pub reason: String,
+}
+
+/// A C object that is this value's alone and destroyed with it.
+struct Owned<T> {
+    object: NonNull<T>,
+    destroy: unsafe extern "C" fn(*mut T),
+}
+
+impl<T> Owned<T> {
+    /// `None` for null.
+    ///
+    /// # Safety
+    /// `object` is null or nobody else's to destroy, and `destroy` is what destroys it. What it
+    /// depends on (its client, above all) must outlive the value.
+    unsafe fn new(object: *mut T, destroy: unsafe extern "C" fn(*mut T)) -> Option<Owned<T>> {
+        Some(Owned { object: NonNull::new(object)?, destroy })
+    }
+
+    fn get(&self) -> *mut T {
+        self.object.as_ptr()
+    }
+}
+
+impl<T> Drop for Owned<T> {
+    fn drop(&mut self) {
+        // SAFETY: `new` was promised that the object is ours and that this destroys it.
+        unsafe { (self.destroy)(self.object.as_ptr()) }
+    }
+}
+
+/// Partitions being read: their records, ends and errors come out of one queue, in the order of
+/// each partition.
+pub(super) struct Records {
+    // Fields are dropped in this order: what was taken, then the handles, the client last.
+    taken: Vec<Message>,
+    queue: Owned<ffi::rd_kafka_queue_t>,
+    _topic: Owned<ffi::rd_kafka_topic_t>,
+    client: Client,
+}
+
+// SAFETY: librdkafka's handles may be used and destroyed on any thread (rdkafka.h: "the API is
+// completely thread-safe"); a `Message` is reachable through this value only.
+unsafe impl Send for Records {}
+
+impl Records {
+    /// Starts to fetch each partition at its offset.
+    pub(super) fn start(
+        client: Client,
+        topic: &str,
+        from: &[(Partition, Offset)],
+    ) -> Result<Records, Failure> {
+        let native = client.client().native_ptr();
+        let name = c_string(topic)?;
+        // SAFETY: `native` lives as long as `client`, which the value keeps longer than the two
+        // handles; a null configuration means the client's own.
+        let (queue, handle) = unsafe {
+            (
+                Owned::new(ffi::rd_kafka_queue_new(native), ffi::rd_kafka_queue_destroy),
+                Owned::new(
+                    ffi::rd_kafka_topic_new(native, name.as_ptr(), std::ptr::null_mut()),
+                    ffi::rd_kafka_topic_destroy,
+                ),
+            )
+        };
+        let (Some(queue), Some(handle)) = (queue, handle) else { return Err(last_failure()) };
+        for (partition, offset) in from {
+            // SAFETY: both handles are alive. No partition is started twice: the caller's list has
+            // each once, and a second start would be refused.
+            let started = unsafe {
+                ffi::rd_kafka_consume_start_queue(
+                    handle.get(),
+                    *partition,
+                    offset.get(),
+                    queue.get(),
+                )
+            };
+            if started != 0 {
+                return Err(last_failure());
+            }
+        }
+        let taken = Vec::with_capacity(limits::POLL_RECORDS);
+        Ok(Records { taken, queue, _topic: handle, client })
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// What is there, up to `limits::POLL_RECORDS` messages; waits at most `wait` for the first.
+    pub(super) fn take(&mut self, wait: Duration) -> Drain<'_, Message> {
+        debug_assert!(self.taken.is_empty(), "a drain empties it, however it ends");
+        self.fill(Duration::ZERO, limits::POLL_RECORDS);
+        if self.taken.is_empty() && !wait.is_zero() {
+            // librdkafka waits until an array is full, so the wait is for an array of one.
+            self.fill(wait, 1);
+            if !self.taken.is_empty() {
+                self.fill(Duration::ZERO, limits::POLL_RECORDS - 1);
+            }
+        }
+        self.taken.drain(..)
+    }
+
+    fn fill(&mut self, wait: Duration, count: usize) {
+        let count = count.min(self.taken.capacity() - self.taken.len());
+        // SAFETY: the array is the vector's spare room, which holds `count` messages, and a
+        // `Message` has the layout of a non-null `rd_kafka_message_t *`. librdkafka writes as many
+        // as it says, each non-null and ours from then on; -1 stands for an error, where it wrote
+        // none.
+        unsafe {
+            let written = ffi::rd_kafka_consume_batch_queue(
+                self.queue.get(),
+                milliseconds(wait),
+                self.taken.as_mut_ptr().add(self.taken.len()).cast(),
+                count,
+            );
+            self.taken.set_len(self.taken.len() + usize::try_from(written).unwrap_or(0));
+        }
+    }
+}
+
+/// A message that librdkafka handed over; destroyed when dropped, so exactly once however the loop
+/// over them ends.
+#[repr(transparent)]
+pub(super) struct Message(NonNull<ffi::rd_kafka_message_t>);
+
+/// What a message says.
+#[derive(Debug)]
+pub(super) enum Event<'a> {
+    Record {
+        partition: Partition,
+        record: Record<'a>,
+    },
+    /// The partition was read to its end: the record that comes next gets this offset or a higher
+    /// one.
+    End {
+        partition: Partition,
+        next: i64,
+    },
+    /// `offset` is the one being asked for, negative where there is none.
+    Failure {
+        partition: Partition,
+        offset: i64,
+        failure: Failure,
+    },
+}
+
+impl Message {
+    pub(super) fn event(&self) -> Event<'_> {
+        // SAFETY: the message is alive until `self` is dropped, and nothing changes it.
+        let message = unsafe { self.0.as_ref() };
+        let partition = message.partition;
+        match message.err {
+            ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => {
+                Event::Record { partition, record: self.record(message) }
+            }
+            ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__PARTITION_EOF => {
+                Event::End { partition, next: message.offset }
+            }
+            code => {
+                // SAFETY: a NUL-ended string that lives as long as the message.
+                let reason = unsafe { text(ffi::rd_kafka_message_errstr(message)) };
+                let failure = Failure { code: code.into(), reason };
+                Event::Failure { partition, offset: message.offset, failure }
+            }
+        }
+    }
+
+    fn record<'a>(&'a self, message: &'a ffi::rd_kafka_message_t) -> Record<'a> {
+        // SAFETY: `message` is this message, with no error, so `payload` and `key` are null or
+        // `len` and `key_len` bytes that live as long as it does. Minus one is "no timestamp".
+        unsafe {
+            let timestamp = ffi::rd_kafka_message_timestamp(message, std::ptr::null_mut());
+            Record {
+                offset: Offset::new(message.offset),
+                timestamp: (timestamp != -1).then_some(timestamp),
+                key: bytes(message.key.cast(), message.key_len),
+                value: bytes(message.payload.cast(), message.len),
+            }
+        }
+    }
+}
+
+impl Drop for Message {
+    fn drop(&mut self) {
+        // SAFETY: handed over by librdkafka for us to destroy; nothing else holds the pointer.
+        unsafe { ffi::rd_kafka_message_destroy(self.0.as_ptr()) }
+    }
+}
+
+/// What the broker said of one partition's offset.
+#[derive(Debug)]
+pub(super) struct Committed {
+    pub partition: Partition,
+    /// `NoError`, or why not.
+    pub code: RDKafkaErrorCode,
+}
+
+/// librdkafka ends a call at its time limit by itself; the wait for that is this much longer.
+const ANSWER_GRACE: Duration = Duration::from_millis(500);
+
+/// Commits a group's offsets without being its member; returns with the broker's answer, or within
+/// `limit` or so with `OperationTimedOut`. (Unlike librdkafka's plain commit it has a time limit,
+/// tells each partition's error, and is sent once: nothing of it arrives later.)
+pub(super) fn commit(
+    client: &Client,
+    group: &str,
+    offsets: &TopicPartitionList,
+    limit: Duration,
+) -> Result<Vec<Committed>, Failure> {
+    let native = client.client().native_ptr();
+    let group = c_string(group)?;
+    let operation = ffi::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_ALTERCONSUMERGROUPOFFSETS;
+    // SAFETY: `client` outlives every object made here; each is destroyed once, by its `Owned`,
+    // the event before the queue it came from. librdkafka copies request and options when the call
+    // starts, and where the answer comes too late it finds the queue closed and drops it. The
+    // text for an error of the time limit is not wanted (null, 0), as -1..1 hour is its range.
+    unsafe {
+        let queue = Owned::new(ffi::rd_kafka_queue_new(native), ffi::rd_kafka_queue_destroy)
+            .ok_or_else(last_failure)?;
+        let options = Owned::new(
+            ffi::rd_kafka_AdminOptions_new(native, operation),
+            ffi::rd_kafka_AdminOptions_destroy,
+        )
+        .ok_or_else(last_failure)?;
+        ffi::rd_kafka_AdminOptions_set_request_timeout(
+            options.get(),
+            milliseconds(limit),
+            std::ptr::null_mut(),
+            0,
+        );
+        let request = Owned::new(
+            ffi::rd_kafka_AlterConsumerGroupOffsets_new(group.as_ptr(), offsets.ptr()),
+            ffi::rd_kafka_AlterConsumerGroupOffsets_destroy,
+        )
+        .ok_or_else(last_failure)?;
+        let mut requests = [request.get()];
+        ffi::rd_kafka_AlterConsumerGroupOffsets(
+            native,
+            requests.as_mut_ptr(),
+            requests.len(),
+            options.get(),
+            queue.get(),
+        );
+        let event = ffi::rd_kafka_queue_poll(queue.get(), milliseconds(limit + ANSWER_GRACE));
+        match Owned::new(event, ffi::rd_kafka_event_destroy) {
+            Some(event) => commit_answer(event.get()),
+            None => Err(Failure {
+                code: RDKafkaErrorCode::OperationTimedOut,
+                reason: "the broker did not answer".to_owned(),
+            }),
+        }
+    }
+}
+
+/// # Safety
+/// `event` is the living result of `rd_kafka_AlterConsumerGroupOffsets`.
+unsafe fn commit_answer(event: *mut ffi::rd_kafka_event_t) -> Result<Vec<Committed>, Failure> {
+    // SAFETY: everything read here belongs to the event, which lives until the caller drops it;
+    // the arrays have as many elements as librdkafka says.
+    unsafe {
+        let code = ffi::rd_kafka_event_error(event);
+        if code != ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+            let reason = text(ffi::rd_kafka_event_error_string(event));
+            return Err(Failure { code: code.into(), reason });
+        }
+        let mut count = 0;
+        let groups = ffi::rd_kafka_AlterConsumerGroupOffsets_result_groups(
+            ffi::rd_kafka_event_AlterConsumerGroupOffsets_result(event),
+            &raw mut count,
+        );
+        let mut answer = Vec::new();
+        for index in 0..count {
+            let group = *groups.add(index);
+            let error = ffi::rd_kafka_group_result_error(group);
+            if !error.is_null() {
+                let code = ffi::rd_kafka_error_code(error).into();
+                return Err(Failure { code, reason: text(ffi::rd_kafka_error_string(error)) });
+            }
+            let list = ffi::rd_kafka_group_result_partitions(group);
+            if list.is_null() || (*list).elems.is_null() {
+                continue;
+            }
+            let elements =
+                slice::from_raw_parts((*list).elems, usize::try_from((*list).cnt).unwrap_or(0));
+            answer.extend(elements.iter().map(|element| Committed {
+                partition: element.partition,
+                code: element.err.into(),
+            }));
+        }
+        Ok(answer)
+    }
+}
+
+/// `None` for null, which is not an empty slice.
+///
+/// # Safety
+/// `start` is null or points to `len` bytes that live as long as `'a`.
+unsafe fn bytes<'a>(start: *const u8, len: usize) -> Option<&'a [u8]> {
+    // SAFETY: promised by the caller.
+    (!start.is_null()).then(|| unsafe { slice::from_raw_parts(start, len) })
+}
+
+/// # Safety
+/// `string` is null or a NUL-ended string that lives through the call.
+unsafe fn text(string: *const c_char) -> String {
+    if string.is_null() {
+        return String::new();
+    }
+    // SAFETY: promised by the caller.
+    unsafe { CStr::from_ptr(string) }.to_string_lossy().into_owned()
+}
+
+fn c_string(text: &str) -> Result<CString, Failure> {
+    CString::new(text).map_err(|_| Failure {
+        code: RDKafkaErrorCode::InvalidArgument,
+        reason: format!("the name {text:?} has a NUL byte"),
+    })
+}
+
+/// The calling thread's last error in librdkafka.
+fn last_failure() -> Failure {
+    // SAFETY: both take no pointer and return a static string or a code.
+    let (code, reason) = unsafe {
+        let code = ffi::rd_kafka_last_error();
+        (code, text(ffi::rd_kafka_err2str(code)))
+    };
+    Failure { code: code.into(), reason }
+}
+
+/// Rounded up: a wait of a fraction of a millisecond must not become none at all.
+fn milliseconds(wait: Duration) -> c_int {
+    c_int::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(c_int::MAX)
+}

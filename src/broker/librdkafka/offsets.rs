@@ -1,0 +1,286 @@
+//! Questions and orders about offsets: where partitions begin and end, what a group has committed.
+//! A long-lived client for each group, replaced after every error.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::Consumer as _;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::topic_partition_list::Offset as Place;
+
+use super::native::{self, Client, Failure};
+use super::{context, let_go, new_client, settings};
+use crate::broker::Watermarks;
+use crate::error::{Error, Result};
+use crate::limits;
+use crate::offset::{Offset, Partition};
+use crate::thread;
+
+/// Between two tries at a leader or coordinator that is still starting or moving.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
+/// The group of the client that asks about partitions only. It is in the map and in librdkafka's
+/// settings, and nothing is ever read or written of it.
+const NO_GROUP: &str = "mb";
+
+pub(super) struct Offsets {
+    servers: String,
+    /// By group.
+    clients: Mutex<BTreeMap<String, Arc<Client>>>,
+}
+
+impl Offsets {
+    pub(super) fn new(servers: &str) -> Offsets {
+        Offsets { servers: servers.to_owned(), clients: Mutex::default() }
+    }
+
+    pub(super) fn watermarks(
+        &self,
+        topic: &str,
+        partitions: &[Partition],
+    ) -> Result<BTreeMap<Partition, Watermarks>> {
+        let doing = || format!("read the beginning and end offsets of topic {topic}");
+        if partitions.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let deadline = Instant::now() + limits::BROKER_CALL_LIMIT;
+        let (beginnings, ends) = loop {
+            let client = self.client(None)?;
+            let place = |place| places(&client, topic, partitions, place, deadline);
+            let failed = match place(Place::Beginning).and_then(|low| Ok((low, place(Place::End)?)))
+            {
+                Ok(both) => break both,
+                Err(failed) => failed,
+            };
+            self.retire(&client);
+            if matches!(failed.code, Code::UnknownTopicOrPartition | Code::UnknownTopic) {
+                return Err(Error::UnknownTopic { topic: topic.to_owned() });
+            }
+            if !(leader_is_moving(failed.code) && Instant::now() + RETRY_INTERVAL < deadline) {
+                return Err(Error::broker(doing(), failed.reason));
+            }
+            sleep(RETRY_INTERVAL);
+        };
+        partitions
+            .iter()
+            .map(|partition| match (beginnings.get(partition), ends.get(partition)) {
+                (Some(&beginning), Some(&end)) => Ok((*partition, Watermarks { beginning, end })),
+                _ => Err(Error::broker(doing(), format!("no answer for partition {partition}"))),
+            })
+            .collect()
+    }
+
+    pub(super) fn committed(
+        &self,
+        group: &str,
+        topic: &str,
+        partitions: &[Partition],
+    ) -> Result<BTreeMap<Partition, Offset>> {
+        let doing = format!("read the offsets of group {group} in topic {topic}");
+        if partitions.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        self.ask(group, &doing, |client, limit| {
+            let mut list = TopicPartitionList::with_capacity(partitions.len());
+            for partition in partitions {
+                list.add_partition(topic, *partition);
+            }
+            let mut committed = BTreeMap::new();
+            for element in client.committed_offsets(list, limit).map_err(failure)?.elements() {
+                element.error().map_err(failure)?;
+                if let Place::Offset(offset) = element.offset() {
+                    committed.insert(element.partition(), Offset::new(offset));
+                }
+            }
+            Ok(committed)
+        })
+    }
+
+    pub(super) fn commit(
+        &self,
+        group: &str,
+        topic: &str,
+        offsets: &[(Partition, Offset)],
+    ) -> Result<()> {
+        let doing = format!("commit offsets of group {group} in topic {topic}");
+        if offsets.is_empty() {
+            return Ok(());
+        }
+        let answer = self.ask(group, &doing, |client, limit| {
+            let mut list = TopicPartitionList::with_capacity(offsets.len());
+            for (partition, offset) in offsets {
+                list.add_partition(topic, *partition)
+                    .set_offset(Place::Offset(offset.get()))
+                    .map_err(failure)?;
+            }
+            let answer = native::commit(client, group, &list, limit)?;
+            match answer.iter().find(|committed| committed.code != Code::NoError) {
+                None => Ok(answer),
+                Some(refused) => Err(Failure {
+                    code: refused.code,
+                    reason: format!("partition {}: {}", refused.partition, refused.code),
+                }),
+            }
+        })?;
+        match offsets.iter().find(|(asked, _)| answer.iter().all(|got| got.partition != *asked)) {
+            Some((partition, _)) => {
+                Err(Error::broker(doing, format!("no answer for partition {partition}")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// One call about a group, tried again while its coordinator is starting or moving. `call`
+    /// gets the client and the time that is left.
+    fn ask<T>(
+        &self,
+        group: &str,
+        doing: &str,
+        call: impl Fn(&Client, Duration) -> Result<T, Failure>,
+    ) -> Result<T> {
+        let deadline = Instant::now() + limits::BROKER_CALL_LIMIT;
+        loop {
+            let client = self.client(Some(group))?;
+            let failed = match call(&client, deadline.saturating_duration_since(Instant::now())) {
+                Ok(answer) => return Ok(answer),
+                Err(failed) => failed,
+            };
+            self.retire(&client);
+            let passes =
+                coordinator_is_busy(failed.code) && Instant::now() + RETRY_INTERVAL < deadline;
+            if !passes {
+                return Err(refusal(group, doing, &failed));
+            }
+            sleep(RETRY_INTERVAL);
+        }
+    }
+
+    /// The group's client; without a group any that is there.
+    fn client(&self, group: Option<&str>) -> Result<Arc<Client>> {
+        let mut clients = self.clients();
+        let found = match group {
+            Some(group) => clients.get(group),
+            None => clients.values().next(),
+        };
+        if let Some(client) = found {
+            // Its log lines and errors would pile up otherwise; a call brings its own error.
+            drop(context::serve(client));
+            return Ok(Arc::clone(client));
+        }
+        let mut config = settings::offsets(&self.servers);
+        // Without a group librdkafka 2.12 does not ask for one's offsets (or crashes where the
+        // coordinator has moved: ListConsumerGroupOffsets). It does not join the group by this.
+        config.set("group.id", group.unwrap_or(NO_GROUP));
+        let client = Arc::new(new_client(&config)?);
+        clients.insert(group.unwrap_or(NO_GROUP).to_owned(), Arc::clone(&client));
+        Ok(client)
+    }
+
+    /// Uses `client` no more: what it still has under way must not arrive later.
+    fn retire(&self, client: &Arc<Client>) {
+        let retired: Vec<_> =
+            self.clients().extract_if(.., |_, current| Arc::ptr_eq(current, client)).collect();
+        if !retired.is_empty() {
+            // Nobody waits for it: the caller's own time limit may be over.
+            drop(thread::spawn("close-offsets", move || drop(retired)));
+        }
+    }
+
+    fn clients(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Client>>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Offsets {
+    fn drop(&mut self) {
+        let clients = std::mem::take(&mut *self.clients());
+        let_go("offsets", clients);
+    }
+}
+
+/// Every partition's first or next offset, with one request to each broker.
+fn places(
+    client: &Client,
+    topic: &str,
+    partitions: &[Partition],
+    place: Place,
+    deadline: Instant,
+) -> Result<BTreeMap<Partition, Offset>, Failure> {
+    let mut list = TopicPartitionList::with_capacity(partitions.len());
+    for partition in partitions {
+        // In a request for offsets by time, Kafka's logical offsets are logical times.
+        list.add_partition(topic, *partition).set_offset(place).map_err(failure)?;
+    }
+    let left = deadline.saturating_duration_since(Instant::now());
+    let answer = client.offsets_for_times(list, left).map_err(failure)?;
+    let mut places = BTreeMap::new();
+    for element in answer.elements() {
+        element.error().map_err(failure)?;
+        if let Place::Offset(offset) = element.offset() {
+            places.insert(element.partition(), Offset::new(offset));
+        }
+    }
+    Ok(places)
+}
+
+/// A new partition has no leader for a moment, and one that moves gets another.
+fn leader_is_moving(code: Code) -> bool {
+    matches!(
+        code,
+        Code::NotLeaderForPartition
+            | Code::LeaderNotAvailable
+            | Code::ReplicaNotAvailable
+            | Code::UnknownLeaderEpoch
+            | Code::FencedLeaderEpoch
+            | Code::OffsetNotAvailable
+    )
+}
+
+fn coordinator_is_busy(code: Code) -> bool {
+    matches!(
+        code,
+        Code::CoordinatorLoadInProgress
+            | Code::CoordinatorNotAvailable
+            | Code::NotCoordinator
+            | Code::WaitingForCoordinator
+    )
+}
+
+fn refusal(group: &str, doing: &str, failed: &Failure) -> Error {
+    match failed.code {
+        // The broker takes offsets from outside a group only while nobody is in it.
+        Code::UnknownMemberId
+        | Code::IllegalGeneration
+        | Code::RebalanceInProgress
+        | Code::FencedInstanceId
+        | Code::StaleMemberEpoch => Error::broker(
+            doing,
+            format!(
+                "group {group} has active members: another consumer uses this group; stop it, or \
+                 name another group with --group"
+            ),
+        ),
+        _ => Error::broker(doing, &failed.reason),
+    }
+}
+
+fn failure(error: KafkaError) -> Failure {
+    Failure {
+        code: error.rdkafka_error_code().unwrap_or(Code::Unknown),
+        reason: context::cause(&error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_in_use_by_others_is_named() {
+        let failed = Failure { code: Code::UnknownMemberId, reason: String::new() };
+        let text = refusal("g", "commit", &failed).to_string();
+        assert!(text.contains("group g has active members"), "{text}");
+    }
+}

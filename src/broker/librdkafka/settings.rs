@@ -1,0 +1,107 @@
+//! librdkafka's settings, and why they are as they are. (Defaults and ranges: CONFIGURATION.md of
+//! librdkafka.)
+
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
+
+use super::context::LOG_TARGET;
+use crate::broker::FetchSettings;
+use crate::limits;
+
+/// What one fetch brings at most of one partition, and of all together, in bytes. Both are soft:
+/// the broker sends the first batch of a partition whole, however large it is.
+const FETCH_PARTITION_BYTES: usize = 1 << 20;
+const FETCH_BYTES: usize = 8 << 20;
+/// The broker answers after this time where it has less than `fetch.min.bytes`. A partition that
+/// becomes ready to be fetched waits for the answer under way, so it is short.
+const FETCH_WAIT: Duration = Duration::from_millis(100);
+/// What a compressed or large batch may take beyond the largest record in it.
+const RESPONSE_SLACK_BYTES: usize = 64 << 20;
+/// librdkafka's upper bound for `receive.message.max.bytes`.
+const RESPONSE_BYTES_MAX: usize = i32::MAX as usize;
+
+/// Reads records, from explicit offsets, without a group.
+pub(super) fn consumer(servers: &str, fetch: &FetchSettings) -> ClientConfig {
+    let response_bytes = fetch
+        .max_record_bytes
+        .saturating_add(FETCH_BYTES + RESPONSE_SLACK_BYTES)
+        .min(RESPONSE_BYTES_MAX);
+    let mut config = common(servers);
+    config
+        // Where to start is mb's decision alone.
+        .set("auto.offset.reset", "error")
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("isolation.level", "read_committed")
+        // Shows how far a partition was read where no record does: behind transaction markers.
+        .set("enable.partition.eof", "true")
+        .set("check.crcs", "true")
+        // The bound is in bytes; the number of records never stops the fetching.
+        .set("queued.max.messages.kbytes", limits::RDKAFKA_QUEUE_KIB.to_string())
+        .set("queued.min.messages", "10000000")
+        // A full queue stops the fetching for this long (1000 ms if left alone).
+        .set("fetch.queue.backoff.ms", "1")
+        .set("fetch.error.backoff.ms", "50")
+        .set("fetch.wait.max.ms", FETCH_WAIT.as_millis().to_string())
+        .set("fetch.min.bytes", fetch.min_bytes.clamp(1, 100_000_000).to_string())
+        .set("fetch.message.max.bytes", FETCH_PARTITION_BYTES.to_string())
+        .set("fetch.max.bytes", FETCH_BYTES.to_string())
+        .set("receive.message.max.bytes", response_bytes.to_string());
+    config
+}
+
+/// Asks about offsets.
+pub(super) fn offsets(servers: &str) -> ClientConfig {
+    let mut config = common(servers);
+    // The end of the log as Kafka's own tools show it: the next record's offset, whether or not a
+    // transaction is open.
+    config.set("isolation.level", "read_uncommitted");
+    config
+}
+
+/// Writes records.
+pub(super) fn producer(servers: &str) -> ClientConfig {
+    let mut config = common(servers);
+    config
+        .set("acks", "all")
+        .set("enable.idempotence", "true")
+        .set("linger.ms", "5")
+        .set("queue.buffering.max.kbytes", limits::PRODUCER_QUEUE_KIB.to_string())
+        // The topic's own limit decides; what does not even fit the buffer is refused at once.
+        .set("message.max.bytes", (limits::PRODUCER_QUEUE_KIB * 1024).to_string())
+        // A lost broker is waited for, however long it takes.
+        .set("message.timeout.ms", "0")
+        // A frozen broker's connection is given up, and the messages sent again, after this.
+        .set("request.timeout.ms", "10000")
+        .set("topic.metadata.propagation.max.ms", "5000");
+    config
+}
+
+fn common(servers: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", servers)
+        .set("client.id", "mb")
+        .set("allow.auto.create.topics", "false")
+        .set("enable.metrics.push", "false")
+        .set("statistics.interval.ms", "0")
+        .set("log.connection.close", "false")
+        .set("socket.timeout.ms", limits::BROKER_CALL_LIMIT.as_millis().to_string())
+        .set("socket.connection.setup.timeout.ms", "5000")
+        .set("socket.keepalive.enable", "true")
+        .set("reconnect.backoff.ms", "20")
+        .set("reconnect.backoff.max.ms", "1000")
+        .set("retry.backoff.ms", "50")
+        .set("topic.metadata.refresh.fast.interval.ms", "20")
+        // A topic that the broker does not know is reported after this time. (It is short, as a
+        // topic is asked for by another way before anything reads it.)
+        .set("topic.metadata.propagation.max.ms", "1000")
+        .set_log_level(if log::log_enabled!(target: LOG_TARGET, log::Level::Debug) {
+            RDKafkaLogLevel::Info
+        } else {
+            RDKafkaLogLevel::Emerg
+        });
+    config
+}
