@@ -60,6 +60,17 @@ pub const EMBEDDED_LINGER: Duration = Duration::from_millis(5);
 pub const EMBEDDED_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 /// SQLite's wait for a lock of the embedded topic's file.
 pub const EMBEDDED_BUSY_LIMIT: Duration = Duration::from_secs(5);
+/// Bytes that crate kafka fetches of all partitions together, and of one, before a larger stored
+/// batch makes a fetch of its own.
+pub const PURE_FETCH_BYTES: usize = 8 * 1024 * 1024;
+pub const PURE_PARTITION_FETCH_BYTES: usize = 1024 * 1024;
+/// Bytes of messages that crate kafka sends in one request: together they must fit a broker's
+/// `message.max.bytes` (1 MiB by default), because the broker makes one batch of them.
+pub const PURE_CHUNK_BYTES: usize = 512 * 1024;
+/// How long a message waits for company before crate kafka sends it.
+pub const PURE_LINGER: Duration = Duration::from_millis(5);
+/// How long messages for a topic that is gone are kept and tried, before they count as failed.
+pub const PURE_UNKNOWN_LIMIT: Duration = Duration::from_secs(30);
 
 /// Kafka's own bound on topic names.
 pub const TOPIC_NAME_CHARS: usize = 249;

@@ -7,6 +7,7 @@
 pub mod embedded;
 #[cfg(feature = "rdkafka")]
 pub mod librdkafka;
+pub mod pure;
 pub mod select;
 pub mod wire;
 
