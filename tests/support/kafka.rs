@@ -25,6 +25,8 @@ pub const V3_9: &str = "3.9.1";
 pub const V4_1: &str = "4.1.0";
 
 const SUPERVISOR: &str = r#"
+# The reader of the answer may have died meanwhile; that must not end this before its work is done.
+trap : PIPE
 while read -r _; do
     if "$SCRIPT" start >"$FOLDER/start.log" 2>&1 </dev/null; then echo ok; else echo failed; fi
 done
