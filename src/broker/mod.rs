@@ -4,8 +4,10 @@
 //! topic in a SQLite file). Nothing outside this folder knows which is in use; each says what it
 //! can do (`Capabilities`), and refuses the rest by name.
 
+pub mod embedded;
 #[cfg(feature = "rdkafka")]
 pub mod librdkafka;
+pub mod pure;
 pub mod select;
 pub mod wire;
 

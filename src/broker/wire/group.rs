@@ -18,7 +18,7 @@ use super::reader::{Read, Reader};
 use super::session::{Ask, Cause};
 use super::{Wire, broken, error_name, retriable};
 use crate::error::{Error, Result};
-use crate::limits::BROKER_CALL_LIMIT;
+use crate::limits::{BROKER_CALL_LIMIT, PROBE_LIMIT};
 use crate::offset::{Offset, Partition};
 
 const ANSWER_BYTES: usize = 16 << 20;
@@ -62,6 +62,27 @@ impl Wire {
             .into_iter()
             .filter_map(|(partition, offset, _)| Some((partition, Offset::checked(offset)?)))
             .collect())
+    }
+
+    /// Whether the group's coordinator answers that it is still loading: it will pass by itself.
+    pub fn is_loading(&self, group: &str) -> bool {
+        let deadline = Instant::now() + PROBE_LIMIT;
+        // Version 2 is the first with a code for the group as a whole.
+        let body = OffsetFetchRequest::default().with_group_id(group_id(group));
+        let code = match self.coordinator(group, deadline) {
+            Ok(Err(code)) => code,
+            Ok(Ok(address)) => {
+                let answer = self.on(&address, deadline, |session| {
+                    let version = session.version(ApiKey::OffsetFetch, (2, 5))?;
+                    let ask = Ask { api: ApiKey::OffsetFetch, version, body: &body };
+                    let answer = session.exchange(&ask, ANSWER_BYTES, deadline)?;
+                    read_committed(&answer, version).map_err(broken)
+                });
+                answer.ok().and_then(|answer| answer.first().map(|one| one.2)).unwrap_or(0)
+            }
+            Err(_) => 0,
+        };
+        code == ResponseError::CoordinatorLoadInProgress.code()
     }
 
     /// Commits for a group that has no members, and returns when the broker has confirmed every

@@ -40,6 +40,12 @@ pub struct StoredBatch {
 }
 
 impl StoredBatch {
+    /// An uncompressed batch, for the tests of those who judge by headers.
+    #[cfg(test)]
+    pub(crate) fn for_tests(base: Offset, last: Offset, records: i32) -> StoredBatch {
+        StoredBatch { base, last, bytes: 100, records, codec: "none", control: false, checksum: 0 }
+    }
+
     /// Whether a consumer gets nothing from it.
     pub fn is_without_records(&self) -> bool {
         self.control || self.records <= 0

@@ -1,0 +1,231 @@
+//! The pure-Rust backend: crate kafka's `KafkaClient`, guarded. It speaks version 0 of Kafka's
+//! protocol, in plaintext, to brokers up to 3.9; what it cannot do it refuses by name. Topics and
+//! group offsets go through `wire`: the crate's own commit can retry for ever.
+
+mod consumer;
+mod guard;
+mod producer;
+mod trust;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kafka::client::FetchOffset;
+use kafka_protocol::messages::ApiKey;
+
+use self::consumer::PureConsumer;
+use self::guard::{Fault, Guard};
+use self::producer::PureProducer;
+use crate::broker::wire::{Probe, Wire};
+use crate::broker::{
+    Backend, Broker, Capabilities, Consumer, FetchSettings, Producer, TopicInfo, Watermarks,
+};
+use crate::error::{Error, Result};
+use crate::limits::{BROKER_CALL_LIMIT, PROBE_LIMIT};
+use crate::offset::{Offset, Partition};
+
+/// Codecs that the crate reads, by Kafka's names.
+const CODECS: &[&str] = &["none", "gzip", "snappy"];
+
+/// Crate kafka behind mb's seam.
+pub struct Pure {
+    servers: String,
+    wire: Arc<Wire>,
+    /// How many client threads were started.
+    threads: Arc<AtomicU64>,
+    /// A client for watermarks that waits for its next use, with its topic.
+    idle: Mutex<Option<(String, Guard)>>,
+}
+
+impl Pure {
+    /// `servers` is `HOST:PORT[,HOST:PORT…]`, the same as `wire`'s.
+    ///
+    /// # Errors
+    /// `Broker` where no server answers; `Config` where the broker is too new or too old for the
+    /// crate.
+    pub fn connect(servers: &str, wire: Arc<Wire>) -> Result<Pure> {
+        check_served(&wire.probe(PROBE_LIMIT)?)?;
+        let servers = servers.to_owned();
+        Ok(Pure { servers, wire, threads: Arc::default(), idle: Mutex::default() })
+    }
+
+    fn guard(&self, topic: &str) -> Guard {
+        Guard::new(&self.servers, Arc::clone(&self.wire), topic, Arc::clone(&self.threads))
+    }
+
+    fn ask_watermarks(
+        &self,
+        guard: &mut Guard,
+        topic: &str,
+        partitions: &[Partition],
+    ) -> Result<BTreeMap<Partition, Watermarks>> {
+        let asked = topic.to_owned();
+        let answer = guard.call_to_end(BROKER_CALL_LIMIT, move |client| {
+            let beginnings = client.fetch_offsets(&[&asked], FetchOffset::Earliest)?;
+            let ends = client.fetch_offsets(&[&asked], FetchOffset::Latest)?;
+            Ok((offsets_of(&asked, beginnings), offsets_of(&asked, ends)))
+        });
+        let fail =
+            |cause: String| Error::broker(format!("read the log ends of topic {topic}"), cause);
+        let (beginnings, ends) = answer.map_err(|fault| explain(fault, fail))?;
+        partitions
+            .iter()
+            .map(|partition| {
+                let beginning = beginnings.get(partition).copied().and_then(Offset::checked);
+                let end = ends.get(partition).copied().and_then(Offset::checked);
+                match (beginning, end) {
+                    (Some(beginning), Some(end)) => Ok((*partition, Watermarks { beginning, end })),
+                    _ => Err(fail(format!("partition {partition} has no leader"))),
+                }
+            })
+            .collect()
+    }
+}
+
+impl Broker for Pure {
+    fn backend(&self) -> Backend {
+        Backend::Kafka
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            null_values: false,
+            timestamps: false,
+            headers: false,
+            read_committed: false,
+            codecs: CODECS,
+            membership: false,
+        }
+    }
+
+    fn describe(&self) -> String {
+        format!("Kafka at {}, client kafka (pure Rust, crate kafka 0.10)", self.servers)
+    }
+
+    fn topic(&self, topic: &str) -> Result<TopicInfo> {
+        self.wire.topic(topic)
+    }
+
+    fn create_topic(&self, topic: &str, partitions: u32) -> Result<()> {
+        self.wire.create_topic(topic, partitions)
+    }
+
+    fn watermarks(
+        &self,
+        topic: &str,
+        partitions: &[Partition],
+    ) -> Result<BTreeMap<Partition, Watermarks>> {
+        let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = idle().take().filter(|(of, _)| of == topic);
+        if let Some((of, mut guard)) = taken
+            && let Ok(answer) = self.ask_watermarks(&mut guard, topic, partitions)
+        {
+            *idle() = Some((of, guard));
+            return Ok(answer);
+        }
+        // A new client: the old one's connections or its view of the cluster may be out of date.
+        let mut guard = self.guard(topic);
+        let answer = self.ask_watermarks(&mut guard, topic, partitions)?;
+        *idle() = Some((topic.to_owned(), guard));
+        Ok(answer)
+    }
+
+    fn committed(
+        &self,
+        group: &str,
+        topic: &str,
+        partitions: &[Partition],
+    ) -> Result<BTreeMap<Partition, Offset>> {
+        self.wire.committed(group, topic, partitions)
+    }
+
+    fn commit(&self, group: &str, topic: &str, offsets: &[(Partition, Offset)]) -> Result<()> {
+        self.wire.commit(group, topic, offsets)
+    }
+
+    fn consumer(
+        &self,
+        topic: &str,
+        from: &[(Partition, Offset)],
+        settings: &FetchSettings,
+    ) -> Result<Box<dyn Consumer>> {
+        let guard = self.guard(topic);
+        Ok(Box::new(PureConsumer::new(guard, Arc::clone(&self.wire), topic, from, settings)))
+    }
+
+    fn producer(&self, topic: &str) -> Result<Box<dyn Producer>> {
+        let partitions = self.wire.topic(topic)?.partitions;
+        let guard = self.guard(topic);
+        let producer = PureProducer::start(guard, Arc::clone(&self.wire), topic, partitions)?;
+        Ok(Box::new(producer))
+    }
+}
+
+impl fmt::Debug for Pure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pure").field("wire", &self.wire).finish_non_exhaustive()
+    }
+}
+
+/// Whether the crate can speak to this broker at all.
+fn check_served(probe: &Probe) -> Result<()> {
+    let unfit = |age: &str| {
+        let hint = if cfg!(feature = "rdkafka") {
+            "use --client rdkafka"
+        } else {
+            "use an mb that was built with its rdkafka feature"
+        };
+        Err(Error::Config(format!(
+            "--client kafka: the broker at {} is {age}, expected Kafka 0.11 to 3.9 (crate kafka \
+             speaks the oldest version of the protocol only): {hint}",
+            probe.address
+        )))
+    };
+    if !probe.serves_version_0() {
+        return unfit("Kafka 4.0 or later");
+    }
+    // Version 4 of Fetch shows the headers of stored batches, without which gaps in the crate's
+    // answers cannot be told from its losses.
+    if probe.versions(ApiKey::Fetch as i16).is_none_or(|(_, high)| high < 4) {
+        return unfit("older than Kafka 0.11");
+    }
+    Ok(())
+}
+
+fn offsets_of(
+    topic: &str,
+    mut answer: std::collections::HashMap<String, Vec<kafka::client::PartitionOffset>>,
+) -> BTreeMap<Partition, i64> {
+    let offsets = answer.remove(topic).unwrap_or_default();
+    offsets.into_iter().map(|one| (one.partition, one.offset)).collect()
+}
+
+/// A fault as mb's error, the crate's own given to `fail` in words.
+fn explain(fault: Fault, fail: impl FnOnce(String) -> Error) -> Error {
+    match fault {
+        Fault::Own(error) => error,
+        Fault::Client(cause) => fail(words(&cause)),
+        Fault::Stopped => fail("stopped".to_owned()),
+    }
+}
+
+/// The crate's error in words.
+fn words(cause: &kafka::Error) -> String {
+    use std::io::ErrorKind;
+    match cause {
+        kafka::Error::Io(cause) => match cause.kind() {
+            ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => {
+                "the broker closed the connection".to_owned()
+            }
+            _ => cause.to_string(),
+        },
+        kafka::Error::Kafka(code) => format!("the broker says {code:?}"),
+        kafka::Error::TopicPartitionError { partition_id, error_code, .. } => {
+            format!("the broker says {error_code:?} of partition {partition_id}")
+        }
+        kafka::Error::NoHostReachable => "no server can be reached".to_owned(),
+        other => other.to_string(),
+    }
+}
