@@ -41,6 +41,9 @@ const NO_TIMESTAMP: i64 = i64::MIN;
 pub struct Batch {
     bytes: Vec<u8>,
     index: Vec<Entry>,
+    /// Payload bytes and records that the first growth makes room for.
+    expected: (usize, usize),
+    tight: bool,
 }
 
 impl Batch {
@@ -50,8 +53,40 @@ impl Batch {
     /// The largest payload, in bytes, that a batch holds (its buffer is addressed by 32 bits).
     pub const MAX_PAYLOAD_BYTES: usize = (u32::MAX / 2) as usize;
 
-    pub fn with_capacity(payload_bytes: usize, records: usize) -> Batch {
-        Batch { bytes: Vec::with_capacity(payload_bytes), index: Vec::with_capacity(records) }
+    /// What the batch will likely hold: the first growth makes room for it at once.
+    pub fn expect(&mut self, payload_bytes: usize, records: usize) {
+        self.expected = (payload_bytes, records);
+    }
+
+    /// Growth takes little more than is needed, at the price of more copying.
+    pub fn grow_tightly(&mut self) {
+        self.tight = true;
+    }
+
+    /// Bytes by which `heap_bytes` grows when room is made for this record.
+    pub fn growth_for(&self, record: &Record<'_>) -> usize {
+        let (bytes, index) = self.grown(record);
+        bytes - self.bytes.capacity() + (index - self.index.capacity()) * Batch::ENTRY_BYTES
+    }
+
+    /// Makes room for this record, at least doubling, so that pushing costs little on average.
+    pub fn grow_for(&mut self, record: &Record<'_>) {
+        let (bytes, index) = self.grown(record);
+        self.bytes.reserve_exact(bytes - self.bytes.len());
+        self.index.reserve_exact(index - self.index.len());
+    }
+
+    /// Capacities of buffer and index that hold this record too.
+    fn grown(&self, record: &Record<'_>) -> (usize, usize) {
+        let (expected_bytes, expected_records) = self.expected;
+        let grow = |capacity: usize, needed: usize, expected: usize| {
+            let generous = if self.tight { 0 } else { (2 * capacity).max(expected) };
+            if needed <= capacity { capacity } else { needed.max(generous) }
+        };
+        (
+            grow(self.bytes.capacity(), self.bytes.len() + record.payload_bytes(), expected_bytes),
+            grow(self.index.capacity(), self.index.len() + 1, expected_records),
+        )
     }
 
     /// Adds a record behind the others.
@@ -143,6 +178,22 @@ mod tests {
         assert_eq!(batch.range(), Some(OffsetRange::new(Offset::new(3), Offset::new(10))));
         assert_eq!(batch.payload_bytes(), 5 + 3 + 2 + 1);
         assert_eq!(batch.len(), 4);
+    }
+
+    #[test]
+    fn growth_is_foretold_exactly() {
+        let mut batch = Batch::default();
+        batch.expect(100, 4);
+        let mut held = 0;
+        for offset in 0..50 {
+            let value = vec![b'x'; (offset as usize * 7) % 90];
+            let record = record(offset, Some(b"key"), Some(&value));
+            held += batch.growth_for(&record);
+            batch.grow_for(&record);
+            batch.push(record);
+            assert_eq!(batch.heap_bytes(), held);
+        }
+        assert!(batch.heap_bytes() <= 2 * (batch.payload_bytes() + 50 * Batch::ENTRY_BYTES));
     }
 
     #[test]

@@ -81,6 +81,12 @@ pub struct Produce {
     pub keys: u64,
 }
 
+impl Default for Produce {
+    fn default() -> Produce {
+        Produce { rate: 1000.0, count: None, message_bytes: 100, keys: 0 }
+    }
+}
+
 /// A pipeline's settings; `Default` is the command line's.
 #[derive(Clone, Debug)]
 pub struct Config {

@@ -45,6 +45,8 @@ pub enum Error {
     Halt(String),
     /// A thread of mb's own panicked.
     Panic { thread: String, message: String },
+    /// mb was made to end before its running runs were done; they are made again at the next start.
+    Forced(String),
     /// Anything else that ends the command.
     Other(String),
 }
@@ -71,17 +73,19 @@ impl Error {
             | Error::Config(_)
             | Error::Unsupported { .. }
             | Error::Panic { .. }
+            | Error::Forced(_)
             | Error::Other(_) => Class::Fatal,
         }
     }
 
-    /// The process' exit code: 64 usage, 65 a deliberate halt, 78 configuration, 1 the rest (the
+    /// The process' exit code: 2 forced, 64 usage, 65 a deliberate halt, 78 configuration, 1 the rest (the
     /// numbers of sysexits.h where it has them).
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Usage(_) => 64,
             Error::Halt(_) | Error::OffsetOutOfRange { .. } => 65,
             Error::Config(_) | Error::Unsupported { .. } => 78,
+            Error::Forced(_) => 2,
             Error::Broker { .. }
             | Error::UnknownTopic { .. }
             | Error::Unreadable { .. }
@@ -95,9 +99,11 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Usage(text) | Error::Config(text) | Error::Halt(text) | Error::Other(text) => {
-                f.write_str(text)
-            }
+            Error::Usage(text)
+            | Error::Config(text)
+            | Error::Halt(text)
+            | Error::Forced(text)
+            | Error::Other(text) => f.write_str(text),
             Error::Broker { doing, cause } => write!(f, "cannot {doing}: {cause}"),
             Error::UnknownTopic { topic } => write!(
                 f,

@@ -22,8 +22,30 @@ pub const BROKER_DOWN_LIMIT: Duration = Duration::from_secs(1);
 pub const SENSOR_BACKOFF_MIN: Duration = Duration::from_millis(100);
 pub const SENSOR_BACKOFF_MAX: Duration = Duration::from_secs(5);
 
+/// A poll of the client that waits for records is ended this often, to see whether mb stops.
+pub const STOP_LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
 /// Offsets are committed this often while runs finish; the promise is once a second.
 pub const COMMIT_INTERVAL: Duration = Duration::from_millis(500);
+/// How often the watching thread looks for stalled runs.
+pub const SUPERVISE_INTERVAL: Duration = Duration::from_secs(1);
+/// From a second signal to the end of the process, whatever it does.
+pub const SECOND_SIGNAL_GRACE: Duration = Duration::from_millis(500);
+/// Between two first questions to a broker that is still loading.
+pub const FIRST_CONTACT_PAUSE: Duration = Duration::from_millis(300);
+/// Words from the threads to the one that watches them: more than there can be threads.
+pub const EVENTS: usize = 4096;
+/// What sensors and producer get at the stop once no run is going on; they hold nothing of value.
+pub const INTAKE_STOP_LIMIT: Duration = Duration::from_secs(4);
+/// What the history gets at the stop to write the rest.
+pub const HISTORY_STOP_LIMIT: Duration = Duration::from_secs(5);
+/// A request on the control socket, from its first byte to its answer.
+pub const CONTROL_LIMIT: Duration = Duration::from_secs(10);
+/// Connections that the control socket serves at once.
+pub const CONTROL_CONNECTIONS: usize = 16;
+/// Bytes of one request on the control socket.
+pub const CONTROL_REQUEST_BYTES: usize = 8 << 20;
+
 /// The last commit at the stop.
 pub const FINAL_COMMIT_LIMIT: Duration = Duration::from_secs(5);
 
@@ -31,13 +53,30 @@ pub const FINAL_COMMIT_LIMIT: Duration = Duration::from_secs(5);
 pub const HISTORY_GROUP_WRITES: usize = 4096;
 /// Writes that wait for the history thread.
 pub const HISTORY_QUEUE_WRITES: usize = 8192;
+/// Output of steps, in bytes, that waits for the history thread; one run's is an eighth at most.
+pub const HISTORY_OUTPUT_BYTES: usize = 8 << 20;
 /// How long the history waits before it tries again what could not be written.
 pub const HISTORY_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Runs that the log step shows one by one in a second; above it a second gets one line.
+pub const LOGGED_RUNS_PER_SECOND: u64 = 20;
+
 /// Output of a command that is kept, each of stdout and stderr: the first half and the last.
 pub const CAPTURE_BYTES: usize = 64 * 1024;
+/// Characters of an error that log and history keep.
+pub const ERROR_CHARS: usize = 2000;
 /// From SIGTERM to SIGKILL for a command past its time limit.
 pub const KILL_GRACE: Duration = Duration::from_secs(2);
+/// JSON lines that wait for a command to read them: as much as a pipe takes at once. A single
+/// longer record is built whole.
+pub const FEED_BYTES: usize = 64 * 1024;
+/// What is still read of an ended command's pipes: the most that a pipe can hold
+/// (`/proc/sys/fs/pipe-max-size` as the kernel sets it).
+pub const PIPE_REST_BYTES: usize = 1024 * 1024;
+/// Characters of a command's last line on stderr that an error shows.
+pub const ERROR_LINE_CHARS: usize = 200;
+/// Asking the shell, at the start, whether it can make sense of a command.
+pub const SHELL_CHECK_LIMIT: Duration = Duration::from_secs(10);
 
 /// Records that one poll of the client hands over at most.
 pub const POLL_RECORDS: usize = 4096;
@@ -46,6 +85,36 @@ pub const RDKAFKA_QUEUE_KIB: usize = 32 * 1024;
 /// The producer's buffer in librdkafka.
 pub const PRODUCER_QUEUE_KIB: usize = 16 * 1024;
 
+/// The longest duration that a flag takes: a year of 365 days.
+pub const DURATION_MAX: Duration = Duration::from_secs(8760 * 3600);
+/// The lowest and the highest `--rate`, in messages per second.
+pub const RATE_MIN: f64 = 0.001;
+pub const RATE_MAX: f64 = 10_000_000.0;
+/// Above a message per such an interval, a paced producer wakes once per interval and sends what
+/// is due.
+pub const PACING_INTERVAL: Duration = Duration::from_millis(1);
+/// How long a producer waits for room in the client's buffer before it looks at the stop again.
+pub const PRODUCER_ROOM_WAIT: Duration = Duration::from_millis(50);
+/// The time between two progress reports of a producer.
+pub const PRODUCER_REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// What a failed producer gets to hand over what it still holds, before it is replaced.
+pub const PRODUCER_RETIRE_LIMIT: Duration = Duration::from_secs(1);
+/// The wait after a producer's first error, doubled with each further one up to the maximum.
+pub const PRODUCER_BACKOFF_MIN: Duration = Duration::from_millis(100);
+pub const PRODUCER_BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// Tries of a message that a fresh producer refuses before it is given up on.
+pub const PRODUCER_TRIES: u32 = 3;
+/// How long the last flush of a producer may go without progress; after a stop, how long it may
+/// take at all.
+pub const PRODUCER_FLUSH_LIMIT: Duration = Duration::from_secs(5);
+/// One line of `mb produce -`, in bytes.
+pub const STDIN_LINE_BYTES: usize = 64 << 20;
+/// Lines of stdin are handed to the producer in chunks of this many bytes (or one longer line),
+/// and so many chunks are read ahead.
+pub const STDIN_CHUNK_BYTES: usize = 64 << 10;
+pub const STDIN_CHUNKS_AHEAD: usize = 4;
+/// Until a topic that mb has just created is known to every broker.
+pub const TOPIC_CREATION_LIMIT: Duration = Duration::from_secs(10);
 /// One chunk of the embedded topic (a row of its file) closes at this many bytes or records; a
 /// larger record is a chunk of its own.
 pub const EMBEDDED_CHUNK_BYTES: usize = 256 * 1024;

@@ -1,1 +1,7 @@
-fn main() {}
+//! The binary `mb`: everything is in the library; see `mb::cli`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    mb::cli::main()
+}

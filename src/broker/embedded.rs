@@ -36,6 +36,9 @@ use crate::offset::{Offset, Partition};
 /// Connections for reading that are kept for the next consumer.
 const IDLE_READERS: usize = 8;
 
+/// The topics' file in the data directory.
+pub const FILE: &str = "topic.db";
+
 /// The embedded topic of a data directory. Clones share the file and wake each other's consumers;
 /// of several processes (or separate `open`s) only one at a time may write.
 #[derive(Clone)]

@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::batch::Record;
 use crate::error::Result;
 use crate::offset::{Offset, Partition};
@@ -206,7 +208,7 @@ pub enum Sent {
 }
 
 /// What became of the messages accepted so far.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delivery {
     /// Acknowledged by the broker (all in-sync replicas).
     pub acknowledged: u64,

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::broker::Broker;
+#[cfg(feature = "rdkafka")]
+use crate::broker::librdkafka::Librdkafka;
 use crate::broker::pure::Pure;
 use crate::broker::wire::Wire;
 use crate::config::{Client, Connection};
@@ -14,7 +16,7 @@ use crate::limits::{
 };
 
 /// Where Kafka is looked for when no server was named.
-const LOCAL_SERVER: &str = "localhost:9092";
+pub const LOCAL_SERVER: &str = "localhost:9092";
 
 /// A backend, connected.
 pub struct Chosen {
@@ -115,11 +117,8 @@ fn connect(client: KafkaClient, servers: &str, wire: Arc<Wire>) -> Result<Arc<dy
 }
 
 #[cfg(feature = "rdkafka")]
-fn connect_rdkafka(_servers: &str, _wire: Arc<Wire>) -> Result<Arc<dyn Broker>> {
-    Err(Error::Unsupported {
-        what: "client rdkafka is not joined to this build yet".into(),
-        hint: "use --client kafka".into(),
-    })
+fn connect_rdkafka(servers: &str, wire: Arc<Wire>) -> Result<Arc<dyn Broker>> {
+    Ok(Arc::new(Librdkafka::connect(servers, wire)?))
 }
 
 fn nowhere(cause: &Error) -> Error {

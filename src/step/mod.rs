@@ -1,7 +1,14 @@
 //! The step: what a run does with its batch. A user's own step implements `Step`; mb's own are
 //! the modules below.
 
+mod exec;
+mod files;
+mod log;
 pub mod record_json;
+
+pub use exec::ExecStep;
+pub use files::FilesStep;
+pub use log::LogStep;
 
 use std::fmt;
 use std::time::Duration;
@@ -82,6 +89,9 @@ pub trait Step: Send + Sync {
 
     /// Called when mb is forced to end while attempts are still running: end what can be ended.
     fn abort(&self) {}
+
+    /// Called once when the pipeline stops, after the last run: say or close what was held back.
+    fn finish(&self) {}
 }
 
 /// Counts only: the records go nowhere.
@@ -121,6 +131,10 @@ impl<S: Step> Step for Delayed<S> {
     fn abort(&self) {
         self.step.abort();
     }
+
+    fn finish(&self) {
+        self.step.finish();
+    }
 }
 
 impl Step for Box<dyn Step> {
@@ -138,5 +152,9 @@ impl Step for Box<dyn Step> {
 
     fn abort(&self) {
         self.as_ref().abort();
+    }
+
+    fn finish(&self) {
+        self.as_ref().finish();
     }
 }

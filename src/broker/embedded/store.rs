@@ -49,7 +49,7 @@ CREATE TABLE commits (
 
 /// Where the embedded topic is in a data directory.
 pub(super) fn file(data_dir: &Path) -> PathBuf {
-    data_dir.join("topic.db")
+    data_dir.join(super::FILE)
 }
 
 /// Opens the file for writing, and makes it where it is missing or empty.

@@ -1,0 +1,61 @@
+# The project's commands, each a line or two over cargo and scripts/. `make` alone lists them.
+# No build logic lives here: cargo knows what to build, scripts/setup what to install.
+
+# The broker versions that the tests start, and the tests that run once more without librdkafka.
+KAFKA_VERSIONS := 3.9.1 4.1.0 3.4.1
+PURE_RUST_TESTS := --lib --test cli --test pipeline
+
+# librdkafka's configure insists on a C++ compiler, for bindings that nothing here uses. Where there is none,
+# this leaves the bindings out (they are the only C++) and lets the C compiler answer for it.
+CARGO := cargo
+ifeq ($(shell command -v g++ || command -v clang++ || command -v c++),)
+CARGO := CXX=cc GNUMAKEFLAGS=LIBSUBDIRS=src cargo
+endif
+
+.PHONY: help build demo test lint bench start_kafka stop_kafka start_producer check_lag clean
+
+help: ## list these commands
+	@sed -n 's/^\([a-z_]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
+
+build: ## build ./target/release/mb
+	$(CARGO) build --release --locked
+
+demo: ## set up, build, and run the main job (more flags in DEMO_ARGS='…')
+	scripts/setup demo
+	$(CARGO) build --release --locked
+	./target/release/mb --rate 1000 --max-batch 100 $(DEMO_ARGS)
+
+# The default build's tests come last, so that target/release/mb is the default build's.
+test: ## set up, check, and run every test, those against real Kafka too
+	scripts/setup test
+	for version in $(KAFKA_VERSIONS); do KAFKA_VERSION=$$version scripts/kafka fetch || exit 1; done
+	$(MAKE) --no-print-directory lint
+	$(CARGO) test --release --locked --no-default-features $(PURE_RUST_TESTS)
+	$(CARGO) test --release --locked
+
+lint: ## check format, code, docs, scripts and the systemd unit
+	$(CARGO) fmt --check
+	$(CARGO) clippy --release --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --release --no-deps --locked
+	@if command -v shellcheck >/dev/null; then set -x; shellcheck $$(grep -l '^#!.*bash' scripts/* .ci/*); \
+	else echo 'lint: shellcheck not found, scripts not checked: run scripts/setup test' >&2; test -z "$$CI"; fi
+	scripts/check-unit
+
+bench: ## measure throughput and latency (not in this version yet)
+	@echo 'bench: comes with a later version' >&2; exit 1
+
+start_kafka: ## start a Kafka broker on localhost:9092 (KAFKA_VERSION, KAFKA_PORT: see scripts/kafka help)
+	scripts/kafka start
+
+stop_kafka: ## stop it
+	scripts/kafka stop
+
+start_producer: build ## post 1000 messages a second
+	./target/release/mb produce --rate 1000
+
+check_lag: build ## show the group's lag, as Kafka's own tool does
+	scripts/lag.sh
+
+clean: ## stop the brokers and remove all that was built
+	scripts/kafka stop --all
+	$(CARGO) clean

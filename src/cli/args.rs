@@ -1,0 +1,302 @@
+//! From a command line to one checked value, without touching anything outside: what is to be
+//! done, or what is to be printed instead.
+//!
+//! Which flags there are is in `flags`; every value here comes from the command line, so whatever
+//! does not fit together is a usage error (exit 64).
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::cli::bridge::{self, Line, Request, Spec, shown};
+use crate::cli::flags::{HEADINGS, LagFlags, ProduceFlags, RunFlags, RunsFlags};
+use crate::cli::values::StepName;
+use crate::config::{Config, Connection, Produce};
+use crate::error::{Error, Result};
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Parsed {
+    Command(Command),
+    /// Help or the version, for stdout.
+    Print(String),
+}
+
+#[derive(Debug)]
+pub enum Command {
+    /// The main job.
+    Run(Box<RunArgs>),
+    Produce(ProduceArgs),
+    Lag(LagArgs),
+    Runs(RunsArgs),
+}
+
+#[derive(Debug)]
+pub struct RunArgs {
+    pub config: Config,
+    pub step: StepChoice,
+    /// The pause before each attempt's step; 0 for none.
+    pub step_delay: Duration,
+    pub listen: Listen,
+}
+
+/// The step of the main job; its time limit is `Config::step_timeout`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StepChoice {
+    Discard,
+    Log,
+    Files { dir: PathBuf },
+    Exec { command: String },
+}
+
+/// Where the page is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    Off,
+    /// `host` is a name or an address, IPv6 without its brackets; port 0 is any free one.
+    At {
+        host: String,
+        port: u16,
+    },
+}
+
+impl Default for Listen {
+    fn default() -> Listen {
+        Listen::At { host: "127.0.0.1".to_owned(), port: 3000 }
+    }
+}
+
+#[derive(Debug)]
+pub struct ProduceArgs {
+    pub connection: Connection,
+    pub settings: Produce,
+    pub source: Source,
+    /// `--rate` was given: the embedded topic will do where there is no Kafka.
+    pub rate_given: bool,
+}
+
+/// What `mb produce` posts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Messages of its own, numbered.
+    Sequence,
+    /// The lines of stdin, the key in front of `key_separator` where there is one.
+    Stdin { key_separator: Option<String> },
+}
+
+#[derive(Debug)]
+pub struct LagArgs {
+    pub connection: Connection,
+    pub json: bool,
+}
+
+#[derive(Debug)]
+pub struct RunsArgs {
+    pub connection: Connection,
+    /// One run, in full.
+    pub id: Option<String>,
+    pub state: Option<String>,
+    pub limit: usize,
+    pub json: bool,
+}
+
+/// Runs that `mb runs` lists without `--limit`.
+const RUNS_LIMIT: usize = 20;
+
+/// Reads a command line, without the program's name in front.
+///
+/// # Errors
+/// `Usage`, one line that names the flag, what it got and what it takes.
+pub fn parse(args: &[OsString]) -> Result<Parsed> {
+    let line = Line::read(args, &specs())?;
+    match line.request {
+        Some(Request::Version) => {
+            return Ok(Parsed::Print(format!("mb {}\n", env!("CARGO_PKG_VERSION"))));
+        }
+        Some(Request::Help) => return Ok(Parsed::Print(help(line.command))),
+        None => {}
+    }
+    let command = match line.command {
+        "produce" => produce(line.build()?).map(Command::Produce),
+        "lag" => lag(line.build()?).map(Command::Lag),
+        "runs" => runs(line.build()?).map(Command::Runs),
+        _ => run(line.build()?).map(|args| Command::Run(Box::new(args))),
+    };
+    command.map(Parsed::Command).map_err(|error| match error {
+        Error::Config(text) | Error::Usage(text) => {
+            let typed = format!("mb {}", line.command);
+            Error::Usage(format!("{text} (try {} --help)", typed.trim_end()))
+        }
+        other => other,
+    })
+}
+
+/// Every command, the main job first.
+fn specs() -> [Spec; 4] {
+    [
+        Spec::of::<RunFlags>(""),
+        Spec::of::<ProduceFlags>("produce"),
+        Spec::of::<LagFlags>("lag"),
+        Spec::of::<RunsFlags>("runs"),
+    ]
+}
+
+fn help(command: &str) -> String {
+    match command {
+        "produce" => bridge::help::<ProduceFlags>(command, &HEADINGS),
+        "lag" => bridge::help::<LagFlags>(command, &HEADINGS),
+        "runs" => bridge::help::<RunsFlags>(command, &HEADINGS),
+        _ => bridge::help::<RunFlags>(command, &HEADINGS),
+    }
+}
+
+fn run(flags: RunFlags) -> Result<RunArgs> {
+    let step = step(&flags)?;
+    let default = Config::default();
+    let config = Config {
+        connection: flags.connection(),
+        produce: own_producer(&flags)?,
+        max_batch: flags.max_batch.unwrap_or(default.max_batch),
+        max_batch_bytes: flags.max_batch_bytes.unwrap_or(default.max_batch_bytes),
+        max_wait: flags.max_wait.unwrap_or(default.max_wait),
+        tick_runtime: flags.tick_runtime.unwrap_or(default.tick_runtime),
+        tick_interval: flags.tick_interval.unwrap_or(default.tick_interval),
+        fetch_min_bytes: flags.fetch_min_bytes.unwrap_or(default.fetch_min_bytes),
+        sensors: flags.sensors.unwrap_or(default.sensors),
+        from: flags.from.unwrap_or(default.from),
+        queue: flags.queue.unwrap_or(default.queue),
+        queue_bytes: flags.queue_bytes.unwrap_or(default.queue_bytes),
+        max_concurrent_runs: flags.max_concurrent_runs.unwrap_or(default.max_concurrent_runs),
+        max_attempts: flags.max_attempts.unwrap_or(default.max_attempts),
+        retry_backoff: flags.retry_backoff.unwrap_or(default.retry_backoff),
+        on_failure: flags.on_failure.unwrap_or(default.on_failure),
+        step_timeout: flags.step_timeout,
+        history_keep: flags.history_keep.unwrap_or(default.history_keep),
+        drain_timeout: flags.drain_timeout.unwrap_or(default.drain_timeout),
+        wait_for_broker: flags.wait_for_broker,
+        until_caught_up: flags.until_caught_up,
+    };
+    config.check()?;
+    let step_delay = flags.step_delay.unwrap_or_default();
+    Ok(RunArgs { config, step, step_delay, listen: flags.listen.unwrap_or_default() })
+}
+
+fn step(flags: &RunFlags) -> Result<StepChoice> {
+    let out = flags.out.as_deref().map(shown);
+    match (flags.step, &flags.exec) {
+        (Some(_), Some(command)) => {
+            let command = shown(command);
+            usage(format!("--exec: got {command} and --step too, expected one of the two"))
+        }
+        (step, _) if step != Some(StepName::Files) && out.is_some() => {
+            let dir = out.unwrap_or_default();
+            usage(format!("--out: got {dir} without --step files, expected both or neither"))
+        }
+        (None, Some(command)) => Ok(StepChoice::Exec { command: command.clone() }),
+        (Some(StepName::Discard), None) => Ok(StepChoice::Discard),
+        (None | Some(StepName::Log), None) => Ok(StepChoice::Log),
+        (Some(StepName::Files), None) => match &flags.out {
+            Some(dir) => Ok(StepChoice::Files { dir: PathBuf::from(dir) }),
+            None => usage("--step: got files without a folder, expected --out DIR too"),
+        },
+    }
+}
+
+/// The producer inside the main job, which only `--rate` asks for.
+fn own_producer(flags: &RunFlags) -> Result<Option<Produce>> {
+    let Some(rate) = flags.rate else {
+        let orphan = [
+            ("--count", flags.count.is_some()),
+            ("--message-bytes", flags.message_bytes.is_some()),
+            ("--keys", flags.keys.is_some()),
+        ];
+        return match orphan.iter().find(|(_, given)| *given) {
+            Some((flag, _)) => usage(format!(
+                "{flag}: got it without --rate, expected --rate RATE too: without it nothing is posted"
+            )),
+            None => Ok(None),
+        };
+    };
+    Ok(Some(settings(rate, flags.count, flags.message_bytes, flags.keys)))
+}
+
+fn settings(
+    rate: f64,
+    count: Option<u64>,
+    message_bytes: Option<usize>,
+    keys: Option<u64>,
+) -> Produce {
+    let default = Produce::default();
+    Produce {
+        rate,
+        count,
+        message_bytes: message_bytes.unwrap_or(default.message_bytes),
+        keys: keys.unwrap_or(default.keys),
+    }
+}
+
+fn produce(flags: ProduceFlags) -> Result<ProduceArgs> {
+    let connection = flags.connection();
+    connection.check()?;
+    let source = match flags.source.as_deref() {
+        None => match &flags.key_separator {
+            None => Source::Sequence,
+            Some(separator) => {
+                let separator = shown(separator);
+                return usage(format!(
+                    "--key-separator: got {separator} without -, expected - (the lines of stdin) too"
+                ));
+            }
+        },
+        Some("-") => {
+            let mine = [
+                ("--count", flags.count.is_some()),
+                ("--message-bytes", flags.message_bytes.is_some()),
+                ("--keys", flags.keys.is_some()),
+            ];
+            if let Some((flag, _)) = mine.iter().find(|(_, given)| *given) {
+                return usage(format!(
+                    "{flag}: got it with -, expected one of the two: stdin's lines say what is posted"
+                ));
+            }
+            Source::Stdin { key_separator: flags.key_separator }
+        }
+        Some(other) => {
+            let other = shown(other);
+            return usage(format!(
+                "argument: got {other}, expected - (the lines of stdin) or none"
+            ));
+        }
+    };
+    // Lines are there already, so nobody waits for them to be paced unless asked.
+    let default_rate = if source == Source::Sequence { Produce::default().rate } else { 0.0 };
+    let rate = flags.rate.unwrap_or(default_rate);
+    let settings = settings(rate, flags.count, flags.message_bytes, flags.keys);
+    Ok(ProduceArgs { connection, settings, source, rate_given: flags.rate.is_some() })
+}
+
+fn lag(flags: LagFlags) -> Result<LagArgs> {
+    let connection = flags.connection();
+    connection.check()?;
+    Ok(LagArgs { connection, json: flags.json })
+}
+
+fn runs(flags: RunsFlags) -> Result<RunsArgs> {
+    let connection = flags.connection();
+    connection.check()?;
+    if let (Some(id), true) = (&flags.id, flags.state.is_some() || flags.limit.is_some()) {
+        let id = shown(id);
+        return usage(format!(
+            "argument: got {id} and --state or --limit, expected a RUN-ID or a selection"
+        ));
+    }
+    let limit = flags.limit.unwrap_or(RUNS_LIMIT);
+    Ok(RunsArgs { connection, id: flags.id, state: flags.state, limit, json: flags.json })
+}
+
+fn usage<T>(text: impl Into<String>) -> Result<T> {
+    Err(Error::Usage(text.into()))
+}
+
+#[cfg(test)]
+mod tests;

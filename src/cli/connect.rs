@@ -1,0 +1,110 @@
+//! How the commands get at the log, a running mb's embedded topic included.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use log::info;
+
+use crate::broker::embedded::{Embedded as EmbeddedTopic, FILE as EMBEDDED_FILE};
+use crate::broker::select::choose;
+use crate::broker::{Broker, TopicInfo};
+use crate::config::{self, Connection};
+use crate::control::Client;
+use crate::control::remote::RemoteEmbedded;
+use crate::control::requests::{Request, Status};
+use crate::data_dir::DataDir;
+use crate::error::{Error, Result};
+use crate::limits;
+
+/// A broker for a command, and the lock on the data directory where the command opened the
+/// embedded topic itself.
+pub struct Connected {
+    pub broker: Arc<dyn Broker>,
+    _data_dir: Option<DataDir>,
+}
+
+/// How a command takes the embedded topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Embedded {
+    /// Where it is there already.
+    IfPresent,
+    /// Made where it is not there.
+    Welcome,
+    /// Only where `--client embedded` says so; made where it is not there.
+    IfNamed,
+}
+
+/// The broker that `connection` describes. Without a named server, an mb that runs on the data
+/// directory says where its topic is.
+///
+/// # Errors
+/// `Broker` where none answers in time; `Config` where the data directory cannot be used.
+pub fn broker(connection: &Connection, embedded: Embedded) -> Result<Connected> {
+    connection.check()?;
+    let mut connection = connection.clone();
+    let unnamed = connection.bootstrap_server.is_none();
+    if unnamed && let Some(mut client) = Client::connect(&connection.data_dir)? {
+        let status: Status = client.ask_for(&Request::Status)?;
+        match status.bootstrap_server {
+            None => {
+                let broker = Arc::new(RemoteEmbedded::new(&connection.data_dir));
+                return Ok(Connected { broker, _data_dir: None });
+            }
+            Some(_) if connection.client == config::Client::Embedded => {}
+            Some(server) => connection.bootstrap_server = Some(server),
+        }
+    }
+    let is_there = connection.data_dir.join(EMBEDDED_FILE).exists();
+    let wants_embedded = match embedded {
+        Embedded::IfPresent => is_there,
+        Embedded::Welcome => true,
+        Embedded::IfNamed => connection.client == config::Client::Embedded,
+    };
+    let lock = RefCell::new(None);
+    let open_embedded = || -> Result<Arc<dyn Broker>> {
+        if embedded == Embedded::IfPresent && !is_there {
+            return Err(Error::Config(format!(
+                "--data-dir: there is no embedded topic in {}; name the folder that mb runs with",
+                connection.data_dir.display()
+            )));
+        }
+        let data_dir = DataDir::lock(&connection.data_dir)?;
+        let topics = EmbeddedTopic::open(data_dir.path(), connection.embedded_retention_bytes)?;
+        lock.replace(Some(data_dir));
+        Ok(Arc::new(topics))
+    };
+    let keep_waiting = |wait: Duration| {
+        // Signals end a command without further ado.
+        std::thread::sleep(wait);
+        true
+    };
+    let chosen = choose(&connection, wants_embedded, false, &keep_waiting, &open_embedded)?;
+    Ok(Connected { broker: chosen.broker, _data_dir: lock.into_inner() })
+}
+
+/// The topic, which is created where it does not exist.
+///
+/// # Errors
+/// Where the broker does not answer, will not create it, or does not know it afterwards.
+pub fn topic_or_create(broker: &dyn Broker, connection: &Connection) -> Result<TopicInfo> {
+    match broker.topic(&connection.topic) {
+        Err(Error::UnknownTopic { .. }) => {}
+        known => return known,
+    }
+    let (topic, partitions) = (&connection.topic, connection.partitions);
+    broker.create_topic(topic, partitions)?;
+    info!("created topic {topic} with {partitions} partitions");
+    // Brokers learn of a new topic one after another.
+    let deadline = Instant::now() + limits::TOPIC_CREATION_LIMIT;
+    loop {
+        match broker.topic(topic) {
+            Ok(info) if !info.partitions.is_empty() => return Ok(info),
+            Ok(_) | Err(Error::UnknownTopic { .. }) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            Ok(_) => return Err(Error::UnknownTopic { topic: topic.clone() }),
+            Err(error) => return Err(error),
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! The flags of each command as argh structs: names, help texts and which kind of value each takes.
+//!
+//! Flag syntax is in `bridge`, the kinds of values in `values`; what becomes of them, in `args`.
+//! A help text states the default in brackets; a test holds it to `config::Config`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use argh::{ArgsInfo, FromArgs};
+
+use crate::cli::args::Listen;
+use crate::cli::values::{self, StepName};
+use crate::config::{Client, Connection, OnFailure, StartFrom};
+
+/// Headings in the help text of every command, each with the first flag beneath it.
+pub const HEADINGS: [(&str, &str); 10] = [
+    ("--rate", "Producer"),
+    ("--max-batch", "Sensor and batches"),
+    ("--queue", "Run queue and workers"),
+    ("--step", "Step"),
+    ("--max-attempts", "Failures and history"),
+    ("--drain-timeout", "Process"),
+    ("--state", "Selection"),
+    ("--bootstrap-server", "Connection and data"),
+    ("--json", "Output"),
+    ("-V,", "Help"),
+];
+
+/// A command's argh struct: its own flags, then those that every command has. Types are taken apart
+/// into names, since argh reads them by their letters and cannot see into a macro's `ty`.
+macro_rules! command {
+    (
+        $(#[$meta:meta])*
+        struct $name:ident {
+            $($(#[$field_meta:meta])* $field:ident: $type:ident $(<$inner:ident>)?,)*
+        }
+    ) => {
+        #[derive(FromArgs, ArgsInfo, Debug)]
+        $(#[$meta])*
+        #[argh(
+            help_triggers("-h", "--help"),
+            error_code(0, "done, or stopped in order"),
+            error_code(1, "runtime error, such as a broker that does not answer"),
+            error_code(2, "forced stop: a second signal, or the time limit of the first"),
+            error_code(64, "wrong usage"),
+            error_code(65, "deliberate halt, such as a failed run with --on-failure halt"),
+            error_code(78, "settings that cannot be used, such as a data directory in use")
+        )]
+        pub struct $name {
+            $($(#[$field_meta])* pub $field: $type $(<$inner>)?,)*
+
+            /// brokers of Kafka, HOST:PORT[,HOST:PORT…] (without it localhost:9092 if it answers, else
+            /// the embedded topic where --rate or --client embedded is given)
+            #[argh(option, arg_name = "HOST:PORT[,HOST:PORT…]", from_str_fn(values::text))]
+            pub bootstrap_server: Option<String>,
+
+            /// the topic (default First_Topic)
+            #[argh(option, arg_name = "NAME", from_str_fn(values::text))]
+            pub topic: Option<String>,
+
+            /// the consumer group whose offsets are used (default mb)
+            #[argh(option, arg_name = "NAME", from_str_fn(values::text))]
+            pub group: Option<String>,
+
+            /// which client speaks to the log: auto, rdkafka, kafka (pure Rust, brokers up to 3.9)
+            /// or embedded (a topic in the data directory, no Kafka) (default auto)
+            #[argh(option, arg_name = "CLIENT", from_str_fn(values::client))]
+            pub client: Option<Client>,
+
+            /// where history, dead letters and the embedded topic are (default mb-data)
+            #[argh(option, arg_name = "DIR", from_str_fn(values::text))]
+            pub data_dir: Option<String>,
+
+            /// partitions of topics that mb creates, 1 to 10000 (default 4)
+            #[argh(option, arg_name = "N", from_str_fn(values::whole::<1, 10_000, _>))]
+            pub partitions: Option<u32>,
+
+            /// how much the embedded topic keeps; unread records are never removed
+            /// (default 256MiB)
+            #[argh(
+                option,
+                arg_name = "SIZE",
+                from_str_fn(values::size::<65_536, 1_099_511_627_776, _>)
+            )]
+            pub embedded_retention_bytes: Option<u64>,
+
+            /// print the version
+            #[argh(switch, short = 'V')]
+            #[allow(dead_code, reason = "the bridge answers it before argh is asked")]
+            version: bool,
+        }
+
+        impl $name {
+            /// The flags that every command has.
+            pub fn connection(&self) -> Connection {
+                let default = Connection::default();
+                Connection {
+                    bootstrap_server: self.bootstrap_server.clone(),
+                    topic: self.topic.clone().unwrap_or(default.topic),
+                    group: self.group.clone().unwrap_or(default.group),
+                    client: self.client.unwrap_or(default.client),
+                    data_dir: self.data_dir.as_ref().map_or(default.data_dir, PathBuf::from),
+                    partitions: self.partitions.unwrap_or(default.partitions),
+                    embedded_retention_bytes: self
+                        .embedded_retention_bytes
+                        .unwrap_or(default.embedded_retention_bytes),
+                }
+            }
+        }
+    };
+}
+
+command! {
+    #[argh(
+        usage = "[FLAGS]\n       mb produce [FLAGS] [-]\n       mb lag [FLAGS]\n       mb runs [FLAGS] [RUN-ID]",
+        description = "A Kafka topic goes in, tracked micro-batch runs come out.\n\
+            \n\
+            Without a command it is the main job: sensors read the topic in ticks and cut it into\n\
+            batches, a bounded queue holds them, a fixed number of workers runs the step on each;\n\
+            offsets are committed after success only.\n\
+            \n\
+            Durations are seconds (10, 0.25) or carry a unit (250ms, 10s, 5m, 1h); sizes are bytes or\n\
+            carry KiB, MiB or GiB. --flag=VALUE is the same as --flag VALUE.\n\
+            \n\
+            Commands:\n\
+            \x20 produce           post messages to the topic\n\
+            \x20 lag               how far the group is behind, per partition\n\
+            \x20 runs              the runs that the history holds\n\
+            \x20 (each with --help of its own)",
+        example = "{command_name} --rate 1000 --max-batch 100\n\
+            {command_name} --bootstrap-server localhost:9092 --topic orders --exec 'wc -l' --max-concurrent-runs 8\n\
+            {command_name} --topic orders --step files --out batches --until-caught-up"
+    )]
+    struct RunFlags {
+        /// post this many messages per second too, from 0.001 to 10000000, or max (without it
+        /// nothing is posted)
+        #[argh(option, arg_name = "RATE", from_str_fn(values::rate))]
+        rate: Option<f64>,
+
+        /// with --rate: messages in all (without it they go on until the stop)
+        #[argh(option, arg_name = "N", from_str_fn(values::whole::<1, 1_000_000_000_000_000, _>))]
+        count: Option<u64>,
+
+        /// with --rate: bytes of a message's value at least, up to 64MiB (default 100)
+        #[argh(option, arg_name = "SIZE", from_str_fn(values::size::<1, 67_108_864, _>))]
+        message_bytes: Option<usize>,
+
+        /// with --rate: how many keys the messages have, the partition following the key; 0 sends
+        /// without keys, to each partition in turn (default 0)
+        #[argh(option, arg_name = "N", from_str_fn(values::whole::<0, 1_000_000_000, _>))]
+        keys: Option<u64>,
+
+        /// records of a batch at most, 1 to 1000000 (default 50)
+        #[argh(option, arg_name = "N", from_str_fn(values::whole::<1, 1_000_000, _>))]
+        max_batch: Option<usize>,
+
+        /// bytes of a batch at most, 1 to 1GiB; a larger record is a batch of its own
+        /// (default 1MiB)
+        #[argh(option, arg_name = "SIZE", from_str_fn(values::size::<1, 1_073_741_824, _>))]
+        max_batch_bytes: Option<usize>,
+
+        /// how long a batch may take to fill (default 100ms)
+        #[argh(option, arg_name = "DURATION", from_str_fn(values::duration))]
+        max_wait: Option<Duration>,
+
+        /// how long a tick reads before its consumer is closed (default 10s)
+        #[argh(option, arg_name = "DURATION", from_str_fn(values::positive_duration))]
+        tick_runtime: Option<Duration>,
+
+        /// the pause between two ticks (default 1s)
+        #[argh(option, arg_name = "DURATION", from_str_fn(values::duration))]
+        tick_interval: Option<Duration>,
+
+        /// bytes that the broker gathers before it answers a fetch, 1 to 64MiB (default 1)
+        #[argh(option, arg_name = "SIZE", from_str_fn(values::size::<1, 67_108_864, _>))]
+        fetch_min_bytes: Option<usize>,
+
+        /// sensor threads, the partitions split among them, 1 to 100 (default 1)
+        #[argh(option, arg_name = "N", from_str_fn(values::whole::<1, 100, _>))]
+        sensors: Option<usize>,
+
+        /// where a group without offsets starts: earliest, latest or committed, which fails
+        /// (default earliest)
+        #[argh(option, arg_name = "WHERE", from_str_fn(values::start_from))]
+        from: Option<StartFrom>,
+
+        /// runs that wait for a worker at most, 1 to 100000 (default 100)
+        #[argh(option, arg_name = "N", from_str_fn(values::whole::<1, 100_000, _>))]
+        queue: Option<usize>,
+
+        /// bytes of all batches being filled, waiting and running, up to 1024GiB (default 32MiB)
+        #[argh(option, arg_name = "SIZE", from_str_fn(values::size::<1024, 1_099_511_627_776, _>))]
+        queue_bytes: Option<usize>,
+
+        /// worker threads: how many runs are processed at a time, 1 to 1000 (default 5)
+        #[argh(option, arg_name = "N", from_str_fn(values::whole::<1, 1000, _>))]
+        max_concurrent_runs: Option<usize>,
+
+        /// what a run does with its batch: discard (counts only), log or files (one NDJSON file per
+        /// run) (default log)
+        #[argh(option, arg_name = "STEP", from_str_fn(values::step))]
+        step: Option<StepName>,
+
+        /// with --step files: the folder they go to
+        #[argh(option, arg_name = "DIR", from_str_fn(values::text))]
+        out: Option<String>,
+
+        /// instead of --step: a command (through sh -c) per batch, one JSON record a line on its
+        /// stdin, MB_RUN_KEY and others in its environment; exit code 0 is success
+        #[argh(option, arg_name = "COMMAND", from_str_fn(values::text))]
+        exec: Option<String>,
+
+        /// a pause before the step of each attempt, which stands for real work (default 0s)
+        #[argh(option, arg_name = "DURATION", from_str_fn(values::duration))]
+        step_delay: Option<Duration>,
+
+        /// time limit of one attempt; a command is ended with all its processes (without it there
+        /// is none)
+        #[argh(option, arg_name = "DURATION", from_str_fn(values::positive_duration))]
+        step_timeout: Option<Duration>,
+
+        /// attempts of a run before it is given up on, 1 to 1000 (default 3)
+        #[argh(option, arg_name = "N", from_str_fn(values::whole::<1, 1000, _>))]
+        max_attempts: Option<u32>,
+
+        /// the pause before the second attempt, doubled for each further one (default 1s)
+        #[argh(option, arg_name = "DURATION", from_str_fn(values::duration))]
+        retry_backoff: Option<Duration>,
+
+        /// what becomes of a run that is given up on: dead-letter (its records are kept, the
+        /// offsets go on) or halt (mb ends with 65) (default dead-letter)
+        #[argh(option, arg_name = "WHAT", from_str_fn(values::on_failure))]
+        on_failure: Option<OnFailure>,
+
+        /// runs that the history keeps, 1 to 1000000000 (default 100000)
+        #[argh(option, arg_name = "N", from_str_fn(values::whole::<1, 1_000_000_000, _>))]
+        history_keep: Option<u64>,
+
+        /// what running runs get to finish in at the stop (default 25s)
+        #[argh(option, arg_name = "DURATION", from_str_fn(values::duration))]
+        drain_timeout: Option<Duration>,
+
+        /// wait for the first contact with the broker for as long as it takes, not 10s
+        #[argh(switch)]
+        wait_for_broker: bool,
+
+        /// end when everything that was in the topic at the start, and all that --rate and --count
+        /// posted, is done
+        #[argh(switch)]
+        until_caught_up: bool,
+
+        /// where the page and the metrics are served: HOST:PORT, PORT or off
+        /// (default 127.0.0.1:3000)
+        #[argh(option, arg_name = "ADDRESS", from_str_fn(values::listen))]
+        listen: Option<Listen>,
+    }
+}
+
+command! {
+    #[argh(
+        usage = "[FLAGS] [-]",
+        description = "Posts messages to the topic, which is created if it is not there. A message is JSON with a\n\
+            sequence number and the time of sending in ms: {{\"seq\":0,\"sent_ms\":1700000000000}}.",
+        example = "{command_name} --rate 5000 --count 100000\n\
+            {command_name} --topic orders --key-separator : - < orders.txt"
+    )]
+    struct ProduceFlags {
+        /// a dash posts each line of stdin: its bytes as they are, without the newline; as fast as
+        /// it goes where --rate is not given
+        #[argh(positional, arg_name = "-")]
+        source: Option<String>,
+
+        /// messages per second, from 0.001 to 10000000, or max (default 1000)
+        #[argh(option, arg_name = "RATE", from_str_fn(values::rate))]
+        rate: Option<f64>,
+
+        /// messages in all (without it they go on until the stop)
+        #[argh(option, arg_name = "N", from_str_fn(values::whole::<1, 1_000_000_000_000_000, _>))]
+        count: Option<u64>,
+
+        /// bytes of a message's value at least, up to 64MiB (default 100)
+        #[argh(option, arg_name = "SIZE", from_str_fn(values::size::<1, 67_108_864, _>))]
+        message_bytes: Option<usize>,
+
+        /// how many keys the messages have, the partition following the key; 0 sends without keys,
+        /// to each partition in turn (default 0)
+        #[argh(option, arg_name = "N", from_str_fn(values::whole::<0, 1_000_000_000, _>))]
+        keys: Option<u64>,
+
+        /// with -: what stands between key and value; a line without it has no key
+        #[argh(option, arg_name = "TEXT", from_str_fn(values::text))]
+        key_separator: Option<String>,
+    }
+}
+
+command! {
+    #[argh(
+        usage = "[FLAGS]",
+        description = "Prints how far the group is behind, with the columns of Kafka's consumer-groups tool. A - stands\n\
+            where the group has committed nothing yet.",
+        example = "{command_name} --topic orders --group mb\n{command_name} --json"
+    )]
+    struct LagFlags {
+        /// print one JSON array
+        #[argh(switch)]
+        json: bool,
+    }
+}
+
+command! {
+    #[argh(
+        usage = "[FLAGS] [RUN-ID]",
+        description = "Prints the runs that the history holds, the newest first; with RUN-ID that one in full.",
+        example = "{command_name} --state failed\n{command_name} 17"
+    )]
+    struct RunsFlags {
+        /// the run to be shown in full
+        #[argh(positional, arg_name = "RUN-ID")]
+        id: Option<String>,
+
+        /// only runs in this state, such as failed
+        #[argh(option, arg_name = "STATE", from_str_fn(values::text))]
+        state: Option<String>,
+
+        /// the newest N runs, 1 to 1000000 (default 20)
+        #[argh(option, arg_name = "N", from_str_fn(values::whole::<1, 1_000_000, _>))]
+        limit: Option<usize>,
+
+        /// print one JSON array
+        #[argh(switch)]
+        json: bool,
+    }
+}

@@ -1,0 +1,67 @@
+//! The command line: from arguments to an exit code. Nothing outside this folder knows of flags,
+//! stdout or exit codes (but for the numbers in `error`).
+
+pub mod args;
+pub mod bridge;
+pub mod connect;
+pub mod flags;
+pub mod lag;
+pub mod output;
+pub mod produce;
+pub mod run;
+pub mod runs;
+pub mod signals;
+pub mod values;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+
+use crate::cli::args::{Command, Parsed};
+use crate::error::{Error, Result};
+use crate::thread::panic_message;
+
+/// What is logged without RUST_LOG: mb's own lines, and warnings of the libraries.
+const LOG_FILTER: &str = "warn,mb=info";
+
+/// The whole program. An error is one line on stderr.
+pub fn main() -> ExitCode {
+    init_log();
+    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let outcome = catch_unwind(AssertUnwindSafe(|| dispatch(&args))).unwrap_or_else(|payload| {
+        let message = panic_message(payload.as_ref());
+        Err(Error::Panic { thread: "main".to_owned(), message })
+    });
+    outcome.unwrap_or_else(|error| {
+        // Where stderr is gone, the exit code still says it.
+        let _ = writeln!(std::io::stderr(), "mb: {}", output::escape(&error.to_string()));
+        ExitCode::from(error.exit_code())
+    })
+}
+
+fn dispatch(args: &[OsString]) -> Result<ExitCode> {
+    match args::parse(args)? {
+        Parsed::Print(text) => output::print(&text)?,
+        Parsed::Command(Command::Lag(args)) => lag::run(&args)?,
+        Parsed::Command(Command::Produce(args)) => return produce::run(args),
+        Parsed::Command(Command::Run(args)) => run::run(*args)?,
+        Parsed::Command(Command::Runs(args)) => runs::run(&args)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The log goes to stderr, with times in UTC to the millisecond; a panic is a line in it.
+fn init_log() {
+    let env = env_logger::Env::default().default_filter_or(LOG_FILTER);
+    env_logger::Builder::from_env(env).format_timestamp_millis().init();
+    std::panic::set_hook(Box::new(|info| {
+        let thread = std::thread::current();
+        let place = info.location().map_or(String::new(), |place| format!(" at {place}"));
+        log::error!(
+            "thread {} panicked{place}: {}",
+            thread.name().unwrap_or("without a name"),
+            panic_message(info.payload())
+        );
+    }));
+}

@@ -1,0 +1,138 @@
+//! What commands print on stdout: text and tables for people, JSON for programs. A reader that
+//! goes away (`mb lag | head -1`) ends the printing quietly.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::io::{self, ErrorKind, Write};
+
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+
+/// Prints `text` as it is.
+///
+/// # Errors
+/// Where stdout cannot be written to (a full disk); a closed pipe is none.
+pub fn print(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    written(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+}
+
+/// Prints one JSON array, an element a line.
+///
+/// # Errors
+/// As `print`.
+pub fn print_json<T: Serialize>(elements: &[T]) -> Result<()> {
+    print(&json(elements)?)
+}
+
+/// Prints rows under a heading, each column as wide as its widest cell.
+///
+/// # Errors
+/// As `print`.
+pub fn print_table<const COLUMNS: usize>(
+    heading: [&str; COLUMNS],
+    rows: &[[String; COLUMNS]],
+) -> Result<()> {
+    print(&table(heading, rows))
+}
+
+fn json<T: Serialize>(elements: &[T]) -> Result<String> {
+    let mut text = String::from("[");
+    for (place, element) in elements.iter().enumerate() {
+        text.push_str(if place == 0 { "\n" } else { ",\n" });
+        text.push_str(
+            &serde_json::to_string(element)
+                .map_err(|cause| Error::Other(format!("cannot write JSON: {cause}")))?,
+        );
+    }
+    text.push_str(if elements.is_empty() { "]\n" } else { "\n]\n" });
+    Ok(text)
+}
+
+fn table<const COLUMNS: usize>(heading: [&str; COLUMNS], rows: &[[String; COLUMNS]]) -> String {
+    let heading = heading.map(str::to_owned);
+    let lines: Vec<[Cow<'_, str>; COLUMNS]> = std::iter::once(&heading)
+        .chain(rows)
+        .map(|row| row.each_ref().map(|cell| escape(cell)))
+        .collect();
+    let mut widths = [0; COLUMNS];
+    for line in &lines {
+        for (width, cell) in widths.iter_mut().zip(line) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    for line in &lines {
+        let start = text.len();
+        for (width, cell) in widths.iter().zip(line) {
+            let _ = write!(text, "{cell:<width$}  ");
+        }
+        text.truncate(start + text[start..].trim_end().len());
+        text.push('\n');
+    }
+    text
+}
+
+/// Text from outside made harmless for a terminal: control characters (newlines and escape
+/// sequences among them) and those that turn the direction of writing are spelt out.
+pub fn escape(text: &str) -> Cow<'_, str> {
+    let harmful = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if !text.contains(harmful) {
+        return Cow::Borrowed(text);
+    }
+    let mut safe = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if harmful(c) { safe.extend(c.escape_default()) } else { safe.push(c) }
+    }
+    Cow::Owned(safe)
+}
+
+fn written(outcome: io::Result<()>) -> Result<()> {
+    match outcome {
+        Err(cause) if cause.kind() != ErrorKind::BrokenPipe => {
+            Err(Error::Other(format!("cannot write to stdout: {cause}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_aligned_and_has_no_trailing_blanks() {
+        let rows = [["a", "b", "-"], ["topic", "ü", "12"]].map(|row| row.map(str::to_owned));
+        assert_eq!(
+            table(["T", "NAME", "N"], &rows),
+            "T      NAME  N\na      b     -\ntopic  ü     12\n"
+        );
+        assert_eq!(table(["A", "B"], &[]), "A  B\n");
+    }
+
+    #[test]
+    fn text_from_outside_cannot_steer_the_terminal() {
+        assert_eq!(escape("plain ü 漢"), "plain ü 漢");
+        assert_eq!(
+            escape("a\n\u{1b}[31mb\u{9b}\u{202e}\0"),
+            "a\\n\\u{1b}[31mb\\u{9b}\\u{202e}\\u{0}"
+        );
+    }
+
+    #[test]
+    fn json_is_one_array() {
+        assert_eq!(json(&[1, 2]).unwrap(), "[\n1,\n2\n]\n");
+        assert_eq!(json::<u8>(&[]).unwrap(), "[]\n");
+    }
+
+    #[test]
+    fn a_closed_pipe_is_no_error_and_a_full_disk_is_one() {
+        assert_eq!(written(Err(ErrorKind::BrokenPipe.into())), Ok(()));
+        let error = written(Err(ErrorKind::StorageFull.into())).unwrap_err();
+        assert!(error.to_string().starts_with("cannot write to stdout: "), "{error}");
+    }
+}

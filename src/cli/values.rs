@@ -1,0 +1,187 @@
+//! The values of flags: one function per kind, each of which takes the text and gives the value or
+//! the rule that it breaks. Which flag takes which is in `flags`; how an error reads, in `bridge`.
+
+use std::time::Duration;
+
+use crate::cli::args::Listen;
+use crate::config::{Client, OnFailure, StartFrom};
+use crate::units;
+
+/// A whole number from `MIN` to `MAX`.
+pub fn whole<const MIN: u64, const MAX: u64, T: TryFrom<u64>>(text: &str) -> Result<T, String> {
+    units::parse_whole(text)
+        .filter(|value| (MIN..=MAX).contains(value))
+        .and_then(|value| T::try_from(value).ok())
+        .ok_or_else(|| format!("a whole number from {MIN} to {MAX}"))
+}
+
+/// A size from `MIN` to `MAX` bytes.
+pub fn size<const MIN: u64, const MAX: u64, T: TryFrom<u64>>(text: &str) -> Result<T, String> {
+    let range = || {
+        let (min, max) = (units::format_bytes(MIN), units::format_bytes(MAX));
+        format!("{}, from {min} to {max}", units::BYTES_RULE)
+    };
+    let bytes = units::parse_bytes(text).map_err(|_| range())?;
+    let bytes = Some(bytes).filter(|bytes| (MIN..=MAX).contains(bytes));
+    bytes.and_then(|bytes| T::try_from(bytes).ok()).ok_or_else(range)
+}
+
+pub fn duration(text: &str) -> Result<Duration, String> {
+    units::parse_duration(text)
+}
+
+/// A duration above 0.
+pub fn positive_duration(text: &str) -> Result<Duration, String> {
+    let rule = || format!("more than 0, as {}", units::DURATION_RULE);
+    let duration = units::parse_duration(text).map_err(|_| rule())?;
+    if duration.is_zero() { Err(rule()) } else { Ok(duration) }
+}
+
+/// Messages per second; 0 stands for `max`.
+pub fn rate(text: &str) -> Result<f64, String> {
+    units::parse_rate(text)
+}
+
+/// Any text but none.
+pub fn text(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("one character or more".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+pub fn client(text: &str) -> Result<Client, String> {
+    choice(
+        text,
+        &[
+            ("auto", Client::Auto),
+            ("rdkafka", Client::Rdkafka),
+            ("kafka", Client::Kafka),
+            ("embedded", Client::Embedded),
+        ],
+    )
+}
+
+pub fn start_from(text: &str) -> Result<StartFrom, String> {
+    choice(
+        text,
+        &[
+            ("earliest", StartFrom::Earliest),
+            ("latest", StartFrom::Latest),
+            ("committed", StartFrom::Committed),
+        ],
+    )
+}
+
+pub fn on_failure(text: &str) -> Result<OnFailure, String> {
+    choice(text, &[("dead-letter", OnFailure::DeadLetter), ("halt", OnFailure::Halt)])
+}
+
+/// The steps that have a name; a command has none, it is `--exec`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StepName {
+    Discard,
+    Log,
+    Files,
+}
+
+pub fn step(text: &str) -> Result<StepName, String> {
+    choice(
+        text,
+        &[("discard", StepName::Discard), ("log", StepName::Log), ("files", StepName::Files)],
+    )
+}
+
+/// `off`, `HOST:PORT`, or a port alone, which is on 127.0.0.1. Whether the host exists is found
+/// out by listening.
+pub fn listen(text: &str) -> Result<Listen, String> {
+    let rule =
+        || "HOST:PORT such as 127.0.0.1:3000, a port from 0 to 65535 alone, or off".to_owned();
+    if text == "off" {
+        return Ok(Listen::Off);
+    }
+    let (host, port) = text.rsplit_once(':').unwrap_or(("127.0.0.1", text));
+    let port =
+        units::parse_whole(port).and_then(|port| u16::try_from(port).ok()).ok_or_else(rule)?;
+    // An IPv6 address has colons of its own, so it comes in brackets.
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let fits = match bare {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => {
+            !host.is_empty()
+                && host
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
+        }
+    };
+    if !fits {
+        return Err(rule());
+    }
+    Ok(Listen::At { host: bare.unwrap_or(host).to_owned(), port })
+}
+
+fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
+    if let Some((_, value)) = choices.iter().find(|(name, _)| *name == text) {
+        return Ok(*value);
+    }
+    let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+    Err(either(&names))
+}
+
+/// `a`, `a or b`, `a, b or c`.
+pub fn either(names: &[&str]) -> String {
+    match names {
+        [] => String::new(),
+        [only] => (*only).to_owned(),
+        [others @ .., last] => format!("{} or {last}", others.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_numbers_have_a_range_and_the_error_names_it() {
+        assert_eq!(whole::<1, 1000, usize>("1000"), Ok(1000));
+        for text in ["0", "1001", "-1", "abc", "1e9", "", "1.5", "+5", "99999999999999999999"] {
+            let rule = whole::<1, 1000, usize>(text).expect_err(text);
+            assert_eq!(rule, "a whole number from 1 to 1000", "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_a_range_too() {
+        assert_eq!(size::<1024, 1048576, usize>("1MiB"), Ok(1 << 20));
+        for text in ["1023", "2MiB", "64k", ""] {
+            let rule = size::<1024, 1048576, usize>(text).expect_err(text);
+            assert!(rule.ends_with("from 1KiB to 1MiB"), "{rule}");
+        }
+    }
+
+    #[test]
+    fn a_choice_names_its_names() {
+        assert_eq!(client("rdkafka"), Ok(Client::Rdkafka));
+        assert_eq!(client("Kafka").unwrap_err(), "auto, rdkafka, kafka or embedded");
+        assert_eq!(on_failure("").unwrap_err(), "dead-letter or halt");
+    }
+
+    #[test]
+    fn an_address_to_listen_on_is_off_a_port_or_host_and_port() {
+        let at = |host: &str, port| Ok(Listen::At { host: host.to_owned(), port });
+        assert_eq!(listen("off"), Ok(Listen::Off));
+        assert_eq!(listen("8080"), at("127.0.0.1", 8080));
+        assert_eq!(listen("localhost:0"), at("localhost", 0));
+        assert_eq!(listen("[::1]:3000"), at("::1", 3000));
+        for text in [
+            "",
+            "on",
+            ":3000",
+            "localhost",
+            "localhost:",
+            "a:65536",
+            "::1:3000",
+            "http://a:1",
+            "a b:1",
+        ] {
+            assert!(listen(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The committer: sends what the ledgers hold as done to the log, at least once a second while
+//! runs finish, and a last time at the stop.
+//!
+//! Each commit is written to the history as an intent before it is sent, so that a restart can
+//! tell its own commits from somebody's reset.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, select};
+
+use crate::broker::Broker;
+use crate::error::Result;
+use crate::history::History;
+use crate::ledgers::Ledgers;
+use crate::limits;
+use crate::live::Trouble;
+use crate::pipeline::Event;
+use crate::retry::backoff;
+
+pub struct Committer {
+    pub broker: Arc<dyn Broker>,
+    pub group: String,
+    pub topic: String,
+    pub history: Arc<History>,
+    pub ledgers: Arc<Ledgers>,
+    pub events: Sender<Event>,
+}
+
+/// How the last commit went.
+#[derive(Debug, PartialEq)]
+pub enum LastCommit {
+    /// The log has all that was done.
+    Confirmed,
+    /// It has not; the next start passes over what is done all the same.
+    Open(String),
+}
+
+const WHAT: &str = "committing offsets";
+
+impl Committer {
+    /// Commits until `stop` is closed, then a last time.
+    pub fn run(self, stop: &Receiver<()>) -> LastCommit {
+        let trouble = Trouble::default();
+        let mut failures = 0;
+        let mut doubtful = false;
+        let stop_or_wait = |wait: Duration| {
+            select! {
+                recv(stop) -> _ => true,
+                recv(self.ledgers.reached()) -> _ => false,
+                default(wait) => false,
+            }
+        };
+        loop {
+            let wait = match failures {
+                0 => limits::COMMIT_INTERVAL,
+                n => backoff(limits::COMMIT_INTERVAL, n, fastrand::f64())
+                    .min(limits::SENSOR_BACKOFF_MAX),
+            };
+            if stop_or_wait(wait) {
+                break;
+            }
+            match self.commit(&mut doubtful) {
+                Ok(()) => {
+                    trouble.end(WHAT);
+                    failures = 0;
+                    if self.ledgers.is_caught_up() {
+                        // Full: another end is on its way already.
+                        let _ = self.events.try_send(Event::CaughtUp);
+                    }
+                }
+                Err(error) => {
+                    trouble.begin(WHAT, &error.to_string());
+                    failures += 1;
+                }
+            }
+        }
+        self.commit_finally(&mut doubtful)
+    }
+
+    /// The last commit is tried again within its time limit: at a stop the broker may be busy.
+    fn commit_finally(&self, doubtful: &mut bool) -> LastCommit {
+        let deadline = Instant::now() + limits::FINAL_COMMIT_LIMIT;
+        loop {
+            match self.commit(doubtful) {
+                Ok(()) => return LastCommit::Confirmed,
+                Err(error) if Instant::now() >= deadline => {
+                    return LastCommit::Open(error.to_string());
+                }
+                Err(_) => {
+                    // Nothing can be awaited here but time: the broker is away.
+                    std::thread::sleep(limits::SENSOR_BACKOFF_MIN);
+                }
+            }
+        }
+    }
+
+    fn commit(&self, doubtful: &mut bool) -> Result<()> {
+        let offsets = self.ledgers.to_commit();
+        if offsets.is_empty() || !self.history.intend(&offsets) {
+            return Ok(());
+        }
+        if let Err(error) = self.broker.commit(&self.group, &self.topic, &offsets) {
+            // It may have reached the log all the same, now or later: its intent stays.
+            *doubtful = true;
+            return Err(error);
+        }
+        self.ledgers.confirm(&offsets);
+        self.history.confirm(&offsets, !*doubtful);
+        Ok(())
+    }
+}
+
+/// Waits for `stop` at most `wait`; true where it came.
+pub fn stopped_within(stop: &Receiver<()>, wait: Duration) -> bool {
+    !matches!(stop.recv_timeout(wait), Err(RecvTimeoutError::Timeout))
+}

@@ -1,0 +1,265 @@
+//! The requests on the control socket and their answers.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rusqlite::Connection;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::broker::{Broker, Message, Producer, Sent};
+use crate::error::{Error, Result};
+use crate::history::{self, query, schema};
+use crate::limits;
+use crate::live::Live;
+use crate::offset::Partition;
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case")]
+pub enum Request {
+    /// A `Status`.
+    Status,
+    /// The newest runs: a list of `query::RunRow`.
+    Runs {
+        state: Option<String>,
+        limit: u32,
+    },
+    /// One run: a `query::RunDetail` or null.
+    Run {
+        id: i64,
+    },
+    /// The embedded topic's own: what `Broker::topic` answers.
+    Topic {
+        topic: String,
+    },
+    CreateTopic {
+        topic: String,
+        partitions: u32,
+    },
+    /// Partition, beginning and end of each.
+    Watermarks {
+        topic: String,
+        partitions: Vec<Partition>,
+    },
+    /// Partition and offset of each that has one.
+    Committed {
+        group: String,
+        topic: String,
+        partitions: Vec<Partition>,
+    },
+    /// Begins or goes on producing on this connection; answers how many were accepted, from the
+    /// first, before the buffer was full, and the delivery so far.
+    Produce {
+        topic: String,
+        messages: Vec<Posted>,
+    },
+    /// Waits for what was accepted; answers how many are still under way, and the delivery.
+    Flush {
+        limit_ms: u64,
+    },
+}
+
+/// What a running mb says of itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    pub pid: u32,
+    pub version: String,
+    /// The Kafka that it reads; `None` for the embedded topic.
+    pub bootstrap_server: Option<String>,
+    pub topic: String,
+    pub group: String,
+    pub client: String,
+}
+
+/// A message on its way through the socket, in base64.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Posted {
+    pub partition: Partition,
+    pub key: Option<String>,
+    pub value: Option<String>,
+}
+
+/// An error on its way back.
+#[derive(Debug, Serialize, Deserialize)]
+struct Failure {
+    kind: String,
+    message: String,
+}
+
+/// What answers need.
+pub struct Context {
+    pub data_dir: PathBuf,
+    pub live: Arc<Live>,
+    pub embedded: Option<Arc<dyn Broker>>,
+    pub status: Status,
+}
+
+/// What a connection keeps between its requests.
+#[derive(Default)]
+pub struct Session {
+    history: Option<Connection>,
+    producer: Option<(String, Box<dyn Producer>)>,
+}
+
+/// The answer to one request line: `{"ok":…}` or `{"error":…}`.
+pub fn answer(context: &Context, session: &mut Session, line: &[u8]) -> Vec<u8> {
+    let request = serde_json::from_slice(line)
+        .map_err(|cause| Error::Usage(format!("a request that mb does not know: {cause}")));
+    let answer = match request.and_then(|request| handle(context, session, request)) {
+        Ok(value) => json!({ "ok": value }),
+        Err(error) => json!({ "error": Failure::from(&error) }),
+    };
+    answer.to_string().into_bytes()
+}
+
+/// Reads what `answer` wrote.
+///
+/// # Errors
+/// The error in it; `Other` where it is no answer.
+pub fn read_answer(line: &[u8]) -> Result<Value> {
+    let unreadable = |cause: &dyn std::fmt::Display| {
+        Error::Other(format!("an answer that cannot be read: {cause}"))
+    };
+    let mut answer: Value = serde_json::from_slice(line).map_err(|cause| unreadable(&cause))?;
+    if let Some(ok) = answer.get_mut("ok") {
+        return Ok(ok.take());
+    }
+    let failure: Failure =
+        serde_json::from_value(answer["error"].take()).map_err(|cause| unreadable(&cause))?;
+    Err(failure.into())
+}
+
+fn handle(context: &Context, session: &mut Session, request: Request) -> Result<Value> {
+    match request {
+        Request::Status => Ok(json!(context.status)),
+        Request::Runs { state, limit } => {
+            let mut runs = query::runs(session.history(context)?, state.as_deref(), limit)?;
+            for run in context.live.running() {
+                for row in runs.iter_mut().filter(|row| row.id == run.id.0) {
+                    row.state = "running".to_owned();
+                }
+            }
+            Ok(json!(runs))
+        }
+        Request::Run { id } => {
+            let mut detail = query::run(session.history(context)?, id)?;
+            if let Some(detail) = &mut detail
+                && context.live.running().iter().any(|run| run.id.0 == id)
+            {
+                detail.run.state = "running".to_owned();
+            }
+            Ok(json!(detail))
+        }
+        Request::Topic { topic } => {
+            let info = context.embedded()?.topic(&topic)?;
+            Ok(
+                json!({ "id": info.id, "cluster_id": info.cluster_id, "partitions": info.partitions }),
+            )
+        }
+        Request::CreateTopic { topic, partitions } => {
+            context.embedded()?.create_topic(&topic, partitions)?;
+            Ok(Value::Null)
+        }
+        Request::Watermarks { topic, partitions } => {
+            let marks = context.embedded()?.watermarks(&topic, &partitions)?;
+            let rows: Vec<_> = marks
+                .iter()
+                .map(|(partition, marks)| (partition, marks.beginning.get(), marks.end.get()))
+                .collect();
+            Ok(json!(rows))
+        }
+        Request::Committed { group, topic, partitions } => {
+            let committed = context.embedded()?.committed(&group, &topic, &partitions)?;
+            let rows: Vec<_> = committed.iter().map(|(p, offset)| (p, offset.get())).collect();
+            Ok(json!(rows))
+        }
+        Request::Produce { topic, messages } => {
+            let producer = session.producer(context, &topic)?;
+            let mut accepted = 0;
+            for message in &messages {
+                let (key, value) = (decode(&message.key)?, decode(&message.value)?);
+                let message = Message {
+                    partition: message.partition,
+                    key: key.as_deref(),
+                    value: value.as_deref(),
+                    headers: &[],
+                };
+                if producer.send(message, limits::STOP_LOOK_INTERVAL)? == Sent::Full {
+                    break;
+                }
+                accepted += 1;
+            }
+            Ok(json!({ "accepted": accepted, "delivery": producer.delivery() }))
+        }
+        Request::Flush { limit_ms } => {
+            let Some((_, producer)) = &mut session.producer else {
+                return Ok(
+                    json!({ "under_way": 0, "delivery": crate::broker::Delivery::default() }),
+                );
+            };
+            let limit = std::time::Duration::from_millis(limit_ms).min(limits::CONTROL_LIMIT);
+            let under_way = producer.flush(limit)?;
+            Ok(json!({ "under_way": under_way, "delivery": producer.delivery() }))
+        }
+    }
+}
+
+fn decode(text: &Option<String>) -> Result<Option<Vec<u8>>> {
+    let Some(text) = text else { return Ok(None) };
+    let bytes = STANDARD.decode(text);
+    bytes.map(Some).map_err(|cause| Error::Usage(format!("a message that is not base64: {cause}")))
+}
+
+impl Context {
+    fn embedded(&self) -> Result<&dyn Broker> {
+        self.embedded.as_deref().ok_or_else(|| {
+            Error::Config(format!(
+                "--client embedded: the mb that runs on {} reads from Kafka, not from the embedded \
+                 topic; name its server with --bootstrap-server",
+                self.data_dir.display()
+            ))
+        })
+    }
+}
+
+impl Session {
+    fn history(&mut self, context: &Context) -> Result<&Connection> {
+        if self.history.is_none() {
+            self.history = Some(schema::open_read_only(&context.data_dir.join(history::FILE))?);
+        }
+        Ok(self.history.as_ref().expect("opened just now"))
+    }
+
+    fn producer(&mut self, context: &Context, topic: &str) -> Result<&mut dyn Producer> {
+        if self.producer.as_ref().is_none_or(|(known, _)| known != topic) {
+            let producer = context.embedded()?.producer(topic)?;
+            self.producer = Some((topic.to_owned(), producer));
+        }
+        Ok(self.producer.as_mut().expect("made just now").1.as_mut())
+    }
+}
+
+impl From<&Error> for Failure {
+    fn from(error: &Error) -> Failure {
+        let (kind, message) = match error {
+            Error::UnknownTopic { topic } => ("unknown_topic", topic.clone()),
+            Error::Usage(text) => ("usage", text.clone()),
+            Error::Config(text) => ("config", text.clone()),
+            other => ("other", other.to_string()),
+        };
+        Failure { kind: kind.to_owned(), message }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Error {
+        match failure.kind.as_str() {
+            "unknown_topic" => Error::UnknownTopic { topic: failure.message },
+            "usage" => Error::Usage(failure.message),
+            "config" => Error::Config(failure.message),
+            _ => Error::Other(failure.message),
+        }
+    }
+}

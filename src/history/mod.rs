@@ -1,0 +1,283 @@
+//! The history: ranges before they run, what became of them, ticks, dead letters, and what was
+//! committed; a SQLite file in the data directory.
+//!
+//! `schema` makes the file, `recovery` reads it at the start, `writer` is the one thread that
+//! writes it, `query` answers people. Positions are never taken from here alone: the log's
+//! committed offsets are the truth.
+
+pub mod query;
+pub mod recovery;
+pub mod schema;
+mod writer;
+
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use rusqlite::Connection;
+
+use crate::batch::Batch;
+use crate::budget::{Budget, Permit};
+use crate::error::{Error, Result};
+use crate::limits;
+use crate::offset::{Offset, OffsetRange, Partition, RunKey};
+use crate::run::{RunId, RunState};
+use crate::thread::{self, Thread};
+
+pub use writer::Settled;
+
+/// The history's file in the data directory.
+pub const FILE: &str = "history.db";
+
+/// Which scope's ranges a process works on (a row of `scopes`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScopeId(pub i64);
+
+/// A range that gets its identity: written before the run starts.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    pub id: RunId,
+    pub partition: Partition,
+    pub range: OffsetRange,
+    pub records: usize,
+    pub bytes: usize,
+    pub queued_ms: i64,
+}
+
+/// One attempt's figures.
+#[derive(Clone, Debug)]
+pub struct AttemptRecord {
+    pub number: u32,
+    pub started_ms: i64,
+    /// Microseconds in the step.
+    pub run_us: i64,
+    pub worker: usize,
+    pub error: Option<String>,
+    pub output: Option<String>,
+}
+
+/// A run has ended, for now or for good.
+#[derive(Debug)]
+pub struct Outcome {
+    pub id: RunId,
+    pub key: RunKey,
+    /// `Queued` where another attempt follows.
+    pub state: RunState,
+    pub records: usize,
+    pub attempt: AttemptRecord,
+    /// Records to be kept whole, with their memory's permit; for `Failed`.
+    pub dead_letters: Option<(Batch, Permit)>,
+}
+
+/// One evaluation of a sensor.
+#[derive(Clone, Debug)]
+pub struct TickRecord {
+    pub sensor: usize,
+    pub started_ms: i64,
+    pub run_us: i64,
+    pub records: u64,
+    pub bytes: u64,
+    pub batches: u64,
+    pub ended_by: &'static str,
+    pub error: Option<String>,
+}
+
+#[derive(Debug)]
+enum Write {
+    Planned(Planned),
+    /// With the memory of its output.
+    Outcome(Box<Outcome>, Option<Permit>),
+    Tick(TickRecord),
+    /// A partition's first position in this scope.
+    Start(Partition, Offset),
+    Intend(Vec<(Partition, Offset)>, Sender<()>),
+    /// Confirmed commits; whether older intents are settled by them.
+    Confirm(Vec<(Partition, Offset)>, bool),
+    Flush(Sender<()>),
+}
+
+/// The way to the history thread; shared by all who write.
+#[derive(Debug)]
+pub struct History {
+    /// `None` once closed.
+    sender: Mutex<Option<Sender<Write>>>,
+    /// Held from taking a run's number to its way into the channel: numbers ascend there.
+    next_id: Mutex<i64>,
+    /// Bytes of steps' output on their way into the file.
+    outputs: Arc<Budget>,
+    progress: Arc<Progress>,
+}
+
+/// How far the file is.
+#[derive(Debug)]
+struct Progress {
+    /// Every run up to this number is in the file.
+    planned: AtomicI64,
+    /// The file cannot be written for now.
+    failing: AtomicBool,
+    /// No more will be written.
+    ended: AtomicBool,
+    changed: (Mutex<()>, Condvar),
+}
+
+impl History {
+    /// Starts the history thread on an open file. `settled` is called after each transaction with
+    /// the runs that it ended for good.
+    ///
+    /// # Errors
+    /// `Storage` where the file cannot be read.
+    pub fn start(
+        db: Connection,
+        scope: ScopeId,
+        client: &'static str,
+        keep_runs: u64,
+        settled: impl Fn(&[Settled]) + Send + 'static,
+    ) -> Result<(Arc<History>, Thread<()>)> {
+        let newest: i64 = db
+            .query_row("SELECT ifnull(max(id), 0) FROM runs", [], |row| row.get(0))
+            .map_err(|cause| Error::storage("read the history", cause))?;
+        let (sender, receiver) = bounded(limits::HISTORY_QUEUE_WRITES);
+        let progress = Arc::new(Progress {
+            planned: AtomicI64::new(newest),
+            failing: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            changed: (Mutex::new(()), Condvar::new()),
+        });
+        let writer = writer::Writer::new(db, scope, client, keep_runs, Arc::clone(&progress));
+        let ending = Ending(Arc::clone(&progress));
+        let thread = thread::spawn("history", move || {
+            let _ending = ending;
+            writer.run(&receiver, settled);
+        })?;
+        let history = History {
+            sender: Mutex::new(Some(sender)),
+            next_id: Mutex::new(newest + 1),
+            outputs: Budget::new(limits::HISTORY_OUTPUT_BYTES),
+            progress,
+        };
+        Ok((Arc::new(history), thread))
+    }
+
+    /// Gives a range its run number and sends it to the file. False where the history has ended.
+    pub fn plan(&self, make: impl FnOnce(RunId) -> Planned) -> Option<RunId> {
+        let mut next = self.next_id.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = RunId(*next);
+        *next += 1;
+        self.send(Write::Planned(make(id))).then_some(id)
+    }
+
+    /// Waits until the run's range is in the file; false where the history ended before.
+    pub fn wait_planned(&self, id: RunId) -> bool {
+        self.wait(|progress| progress.planned.load(Ordering::Acquire) >= id.0)
+    }
+
+    /// Waits where much output is on its way already.
+    pub fn outcome(&self, mut outcome: Outcome) -> bool {
+        let output = outcome.attempt.output.as_mut();
+        let permit = output.map(|output| {
+            cut(output, limits::HISTORY_OUTPUT_BYTES / 8);
+            loop {
+                let wait = Instant::now() + limits::HISTORY_RETRY_INTERVAL;
+                if let Some(permit) = self.outputs.acquire_until(output.len(), wait) {
+                    return permit;
+                }
+                if self.progress.ended.load(Ordering::Acquire) {
+                    return Permit::nothing();
+                }
+            }
+        });
+        self.send(Write::Outcome(Box::new(outcome), permit))
+    }
+
+    pub fn tick(&self, tick: TickRecord) -> bool {
+        self.send(Write::Tick(tick))
+    }
+
+    pub fn start_partition(&self, partition: Partition, start: Offset) -> bool {
+        self.send(Write::Start(partition, start))
+    }
+
+    /// Writes what is about to be committed, and returns when it is in the file.
+    pub fn intend(&self, offsets: &[(Partition, Offset)]) -> bool {
+        let (done, wait) = bounded(1);
+        self.send(Write::Intend(offsets.to_vec(), done)) && wait.recv().is_ok()
+    }
+
+    /// The log has confirmed these. `settles`: no commit before it is still in doubt.
+    pub fn confirm(&self, offsets: &[(Partition, Offset)], settles: bool) -> bool {
+        self.send(Write::Confirm(offsets.to_vec(), settles))
+    }
+
+    /// Returns when everything sent before is in the file.
+    pub fn flush(&self) -> bool {
+        let (done, wait) = bounded(1);
+        self.send(Write::Flush(done)) && wait.recv().is_ok()
+    }
+
+    /// Whether the file cannot be written for now.
+    pub fn is_failing(&self) -> bool {
+        self.progress.failing.load(Ordering::Acquire)
+    }
+
+    /// The thread ends when it has written what was sent before.
+    pub fn close(&self) {
+        self.sender.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    fn send(&self, write: Write) -> bool {
+        let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        sender.is_some_and(|sender| sender.send(write).is_ok())
+    }
+
+    fn wait(&self, reached: impl Fn(&Progress) -> bool) -> bool {
+        if reached(&self.progress) {
+            return true;
+        }
+        let (lock, changed) = &self.progress.changed;
+        let mut guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if reached(&self.progress) {
+                return true;
+            }
+            if self.progress.ended.load(Ordering::Acquire) {
+                return false;
+            }
+            guard = changed.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Progress {
+    fn announce(&self) {
+        drop(self.changed.0.lock().unwrap_or_else(PoisonError::into_inner));
+        self.changed.1.notify_all();
+    }
+}
+
+/// Tells waiters when the thread ends, by a panic too.
+struct Ending(Arc<Progress>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.ended.store(true, Ordering::Release);
+        self.0.announce();
+    }
+}
+
+/// Cuts a text to at most `bytes`, between two characters.
+fn cut(text: &mut String, bytes: usize) {
+    if text.len() > bytes {
+        text.truncate(text.floor_char_boundary(bytes));
+    }
+}
+
+fn receive_group(receiver: &Receiver<Write>, group: &mut Vec<Write>) -> bool {
+    group.clear();
+    match receiver.recv() {
+        Ok(write) => group.push(write),
+        Err(_) => return false,
+    }
+    group.extend(receiver.try_iter().take(limits::HISTORY_GROUP_WRITES - 1));
+    true
+}

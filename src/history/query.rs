@@ -1,0 +1,163 @@
+//! Reads the history for people: lists of runs, one run with its attempts. Never writes.
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::run::RunState;
+
+/// A run as `mb runs` shows it; times in milliseconds since 1970 (UTC), durations in milliseconds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunRow {
+    pub id: i64,
+    pub key: String,
+    pub state: String,
+    pub topic: String,
+    pub group: String,
+    pub client: String,
+    pub partition: i32,
+    pub first_offset: i64,
+    pub last_offset: i64,
+    pub records: u64,
+    pub bytes: u64,
+    /// Attempts that ended.
+    pub attempts: u32,
+    pub queued_ms: i64,
+    pub started_ms: Option<i64>,
+    pub ended_ms: Option<i64>,
+    /// Time in the step at the last attempt.
+    pub run_ms: Option<f64>,
+    pub worker: Option<u32>,
+    pub error: Option<String>,
+}
+
+/// One run whole: its row, what it printed, and its failed attempts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunDetail {
+    #[serde(flatten)]
+    pub run: RunRow,
+    pub output: Option<String>,
+    pub failed_attempts: Vec<AttemptRow>,
+    /// Records kept as dead letters.
+    pub dead_letters: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AttemptRow {
+    pub number: u32,
+    pub started_ms: i64,
+    pub run_ms: f64,
+    pub worker: u32,
+    pub error: String,
+    pub output: Option<String>,
+}
+
+const COLUMNS: &str = "runs.id, scopes.topic, scopes.group_name, client, partition, first_offset, \
+     last_offset, lane, lanes, records, bytes, state, attempts, queued_ms, started_ms, ended_ms, \
+     run_us, worker, error";
+
+/// The newest runs first, at most `limit`; `state` as in `RunState::name`, where "failed" means
+/// halted ones too.
+///
+/// # Errors
+/// `Usage` for a state that there is not; `Storage` where the file cannot be read.
+pub fn runs(db: &Connection, state: Option<&str>, limit: u32) -> Result<Vec<RunRow>> {
+    let states = match state {
+        None => RunState::ALL.to_vec(),
+        Some(name) => {
+            let state = RunState::from_name(name).ok_or_else(|| unknown_state(name))?;
+            match state {
+                RunState::Failed => vec![RunState::Failed, RunState::Halted],
+                state => vec![state],
+            }
+        }
+    };
+    let codes: Vec<String> = states.iter().map(|state| state.code().to_string()).collect();
+    let select = format!(
+        "SELECT {COLUMNS} FROM runs JOIN scopes ON scopes.id = runs.scope \
+         WHERE state IN ({}) ORDER BY runs.id DESC LIMIT ?1",
+        codes.join(", ")
+    );
+    let read = || -> rusqlite::Result<Vec<RunRow>> {
+        db.prepare(&select)?.query_map([limit], run_row)?.collect()
+    };
+    read().map_err(storage)
+}
+
+/// One run by its number; `None` where the history has none such (any more).
+///
+/// # Errors
+/// `Storage` where the file cannot be read.
+pub fn run(db: &Connection, id: i64) -> Result<Option<RunDetail>> {
+    let select = format!(
+        "SELECT {COLUMNS}, output FROM runs JOIN scopes ON scopes.id = runs.scope WHERE runs.id = ?1"
+    );
+    let read = || -> rusqlite::Result<Option<RunDetail>> {
+        let found =
+            db.query_row(&select, [id], |row| Ok((run_row(row)?, row.get(19)?))).optional()?;
+        let Some((run, output)) = found else { return Ok(None) };
+        let mut attempts = db.prepare(
+            "SELECT number, started_ms, run_us, worker, error, output FROM attempts \
+             WHERE run = ?1 ORDER BY rowid",
+        )?;
+        let failed_attempts = attempts.query_map([id], attempt_row)?.collect::<Result<_, _>>()?;
+        let dead_letters =
+            db.query_row("SELECT count(*) FROM dead_letters WHERE run = ?1", params![id], |row| {
+                row.get(0)
+            })?;
+        Ok(Some(RunDetail { run, output, failed_attempts, dead_letters }))
+    };
+    read().map_err(storage)
+}
+
+fn run_row(row: &Row<'_>) -> rusqlite::Result<RunRow> {
+    let topic: String = row.get(1)?;
+    let (partition, first, last): (i32, i64, i64) = (row.get(4)?, row.get(5)?, row.get(6)?);
+    let (lane, lanes): (u32, u32) = (row.get(7)?, row.get(8)?);
+    let lane_part = if lanes > 1 { format!(".lane-{lane}-of-{lanes}") } else { String::new() };
+    let state = RunState::from_code(row.get(11)?).map_or("unknown", RunState::name);
+    Ok(RunRow {
+        id: row.get(0)?,
+        key: format!("{topic}/{partition}/{first}-{last}{lane_part}"),
+        state: state.to_owned(),
+        topic,
+        group: row.get(2)?,
+        client: row.get(3)?,
+        partition,
+        first_offset: first,
+        last_offset: last,
+        records: row.get(9)?,
+        bytes: row.get(10)?,
+        attempts: row.get(12)?,
+        queued_ms: row.get(13)?,
+        started_ms: row.get(14)?,
+        ended_ms: row.get(15)?,
+        run_ms: row.get::<_, Option<i64>>(16)?.map(millis),
+        worker: row.get(17)?,
+        error: row.get(18)?,
+    })
+}
+
+fn attempt_row(row: &Row<'_>) -> rusqlite::Result<AttemptRow> {
+    Ok(AttemptRow {
+        number: row.get(0)?,
+        started_ms: row.get(1)?,
+        run_ms: millis(row.get(2)?),
+        worker: row.get(3)?,
+        error: row.get(4)?,
+        output: row.get(5)?,
+    })
+}
+
+fn millis(micros: i64) -> f64 {
+    micros as f64 / 1000.0
+}
+
+fn unknown_state(name: &str) -> Error {
+    let known: Vec<_> = RunState::ALL.iter().map(|state| state.name()).collect();
+    Error::Usage(format!("--state: got {name:?}, expected one of {}", known.join(", ")))
+}
+
+fn storage(cause: rusqlite::Error) -> Error {
+    Error::storage("read the history", cause)
+}

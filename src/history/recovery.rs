@@ -1,0 +1,361 @@
+//! What an earlier process left: scopes, recorded positions, ranges to be made again.
+//!
+//! The decision whether the log's committed offset is ours is the pure function `resume`; the rest
+//! reads and marks rows, before the history thread starts.
+
+use std::collections::BTreeMap;
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::ScopeId;
+use crate::batcher::{Progress, Stored};
+use crate::broker::Backend;
+use crate::clock;
+use crate::error::{Error, Result};
+use crate::offset::{Offset, OffsetRange, Partition};
+use crate::run::{RunId, RunState};
+
+/// What ranges belong to. Any difference is another scope, and ranges never cross scopes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScopeKey {
+    /// "kafka" or "embedded".
+    pub log: &'static str,
+    pub cluster_id: String,
+    pub group: String,
+    pub topic: String,
+    /// Empty where the broker has no topic ids.
+    pub topic_id: String,
+}
+
+/// What the history holds of one partition in a scope.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recorded {
+    /// Where the group began.
+    pub start: Offset,
+    /// The last commit that the log confirmed.
+    pub confirmed: Option<Offset>,
+    /// Commits that were sent, or about to be, and never confirmed.
+    pub intents: Vec<Offset>,
+    /// Ascending by first offset: all that is not done, and what is done but may lie above the
+    /// committed offset.
+    pub runs: Vec<RecordedRun>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordedRun {
+    pub id: RunId,
+    pub client: Option<Backend>,
+    pub range: OffsetRange,
+    pub state: RunState,
+    pub failed_attempts: u32,
+}
+
+/// Where a partition goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resume {
+    pub position: Offset,
+    pub committed: Option<Offset>,
+    pub stored: Vec<Stored>,
+}
+
+/// What the log's committed offset says about the recorded ranges.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing is recorded and nothing committed: the start is chosen by `--from`.
+    New,
+    /// Go on from here; the ranges hold.
+    Ours(Resume),
+    /// Somebody moved the group's offsets: the ranges are void. `expected` is where we left them.
+    Moved { expected: Option<Offset> },
+}
+
+/// The committed offset is ours where it equals the last confirmed one or an intent.
+pub fn resume(recorded: Option<&Recorded>, committed: Option<Offset>) -> Standing {
+    let Some(recorded) = recorded else {
+        return match committed {
+            None => Standing::New,
+            Some(position) => Standing::Ours(Resume { position, committed, stored: Vec::new() }),
+        };
+    };
+    let ours = committed == recorded.confirmed
+        || committed.is_some_and(|offset| recorded.intents.contains(&offset));
+    let position = committed.unwrap_or(recorded.start);
+    let moved = Standing::Moved { expected: recorded.confirmed };
+    if !ours {
+        return moved;
+    }
+    let mut stored: Vec<Stored> = Vec::new();
+    let mut at = position;
+    for run in recorded.runs.iter().filter(|run| run.range.last >= position) {
+        // Ours never commits inside a range, and ranges never overlap: anything else is not ours.
+        if run.range.first < at {
+            return moved;
+        }
+        at = run.range.end();
+        stored.push(run.stored());
+    }
+    Standing::Ours(Resume { position, committed, stored })
+}
+
+impl RecordedRun {
+    fn stored(&self) -> Stored {
+        let progress = match self.state {
+            RunState::Succeeded | RunState::Failed => Progress::Finished,
+            // A halt was answered by starting mb again: all attempts anew.
+            RunState::Halted => Progress::Unfinished { failed_attempts: 0, registered: false },
+            RunState::Queued | RunState::Running | RunState::Voided => {
+                Progress::Unfinished { failed_attempts: self.failed_attempts, registered: false }
+            }
+        };
+        Stored { range: self.range, run: self.id, progress }
+    }
+}
+
+/// The scope's number, made where it is new.
+///
+/// # Errors
+/// `Storage` where the file cannot be read or written.
+pub fn scope(db: &Connection, key: &ScopeKey) -> Result<ScopeId> {
+    let names = params![key.log, key.cluster_id, key.group, key.topic, key.topic_id];
+    let find = "SELECT id FROM scopes WHERE log = ?1 AND cluster_id = ?2 AND group_name = ?3 \
+                AND topic = ?4 AND topic_id = ?5";
+    let found = db.query_row(find, names, |row| row.get(0)).optional();
+    if let Some(id) = found.map_err(storage)? {
+        return Ok(ScopeId(id));
+    }
+    db.execute(
+        "INSERT INTO scopes(log, cluster_id, group_name, topic, topic_id, created_ms) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        params![key.log, key.cluster_id, key.group, key.topic, key.topic_id, clock::now_ms()],
+    )
+    .map_err(storage)?;
+    Ok(ScopeId(db.last_insert_rowid()))
+}
+
+/// Everything that the history holds of a scope's partitions.
+///
+/// # Errors
+/// `Storage` where the file cannot be read.
+pub fn recorded(db: &Connection, scope: ScopeId) -> Result<BTreeMap<Partition, Recorded>> {
+    read(db, scope).map_err(storage)
+}
+
+fn read(db: &Connection, scope: ScopeId) -> rusqlite::Result<BTreeMap<Partition, Recorded>> {
+    let mut partitions = BTreeMap::new();
+    let mut void_up_to = BTreeMap::new();
+    let mut rows = db.prepare(
+        "SELECT partition, start_offset, confirmed, void_up_to FROM partitions WHERE scope = ?1",
+    )?;
+    let mut rows = rows.query([scope.0])?;
+    while let Some(row) = rows.next()? {
+        let partition: Partition = row.get(0)?;
+        let start = Offset::new(row.get(1)?);
+        let confirmed = row.get::<_, Option<i64>>(2)?.map(Offset::new);
+        void_up_to.insert(partition, row.get::<_, i64>(3)?);
+        partitions.insert(partition, Recorded { start, confirmed, ..Recorded::default() });
+    }
+    let mut rows = db.prepare("SELECT partition, committing FROM intents WHERE scope = ?1")?;
+    let mut rows = rows.query([scope.0])?;
+    while let Some(row) = rows.next()? {
+        let partition: Partition = row.get(0)?;
+        if let Some(recorded) = partitions.get_mut(&partition) {
+            recorded.intents.push(Offset::new(row.get(1)?));
+        }
+    }
+    let mut rows = db.prepare(
+        "SELECT id, client, partition, first_offset, last_offset, state, attempts FROM runs \
+         WHERE scope = ?1 AND state <> ?2 ORDER BY partition, first_offset",
+    )?;
+    let mut rows = rows.query([scope.0, RunState::Voided.code()])?;
+    while let Some(row) = rows.next()? {
+        let id = row.get(0)?;
+        let partition: Partition = row.get(2)?;
+        let Some(recorded) = partitions.get_mut(&partition) else { continue };
+        let range = OffsetRange::new(Offset::new(row.get(3)?), Offset::new(row.get(4)?));
+        let state = RunState::from_code(row.get(5)?).unwrap_or(RunState::Queued);
+        let committed_since = state.is_done()
+            && recorded.confirmed.is_some_and(|confirmed| range.last < confirmed)
+            && recorded.intents.iter().all(|intent| range.last < *intent);
+        if id <= void_up_to[&partition] || committed_since {
+            continue;
+        }
+        let client: String = row.get(1)?;
+        let client = Backend::from_name(&client);
+        let failed_attempts = row.get(6)?;
+        recorded.runs.push(RecordedRun { id: RunId(id), client, range, state, failed_attempts });
+    }
+    Ok(partitions)
+}
+
+/// Marks a partition's recorded ranges void: they are neither made again nor skipped any more.
+/// Its position starts anew at `start`.
+///
+/// # Errors
+/// `Storage` where the file cannot be written.
+pub fn void(db: &Connection, scope: ScopeId, partition: Partition, start: Offset) -> Result<()> {
+    let change = || -> rusqlite::Result<()> {
+        let change = db.unchecked_transaction()?;
+        change.execute(
+            "UPDATE runs SET state = ?3 WHERE scope = ?1 AND partition = ?2 AND state IN (?4, ?5)",
+            params![
+                scope.0,
+                partition,
+                RunState::Voided.code(),
+                RunState::Queued.code(),
+                RunState::Halted.code()
+            ],
+        )?;
+        change.execute(
+            "UPDATE partitions SET start_offset = ?3, confirmed = NULL, \
+             void_up_to = (SELECT ifnull(max(id), 0) FROM runs) WHERE scope = ?1 AND partition = ?2",
+            params![scope.0, partition, start.get()],
+        )?;
+        change.execute(
+            "DELETE FROM intents WHERE scope = ?1 AND partition = ?2",
+            params![scope.0, partition],
+        )?;
+        change.commit()
+    };
+    change().map_err(storage)
+}
+
+/// Records where a partition begins in this scope, and what is committed there already.
+///
+/// # Errors
+/// `Storage` where the file cannot be written.
+pub fn begin(db: &Connection, scope: ScopeId, partition: Partition, resume: &Resume) -> Result<()> {
+    let confirmed = resume.committed.map(Offset::get);
+    db.execute(
+        "INSERT INTO partitions(scope, partition, start_offset, confirmed) VALUES (?1, ?2, ?3, ?4) \
+         ON CONFLICT DO UPDATE SET confirmed = ifnull(?4, confirmed)",
+        params![scope.0, partition, resume.position.get(), confirmed],
+    )
+    .map_err(storage)?;
+    Ok(())
+}
+
+fn storage(cause: rusqlite::Error) -> Error {
+    Error::storage("use the history", cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::schema;
+
+    fn at(offset: i64) -> Offset {
+        Offset::new(offset)
+    }
+
+    fn run(id: i64, first: i64, last: i64, state: RunState) -> RecordedRun {
+        let range = OffsetRange::new(at(first), at(last));
+        let client = Some(Backend::Rdkafka);
+        RecordedRun { id: RunId(id), client, range, state, failed_attempts: 1 }
+    }
+
+    fn recorded() -> Recorded {
+        Recorded {
+            start: at(5),
+            confirmed: Some(at(10)),
+            intents: vec![at(20)],
+            runs: vec![
+                run(1, 10, 19, RunState::Succeeded),
+                run(2, 20, 29, RunState::Queued),
+                run(3, 30, 39, RunState::Succeeded),
+                run(4, 40, 49, RunState::Halted),
+            ],
+        }
+    }
+
+    fn ours(standing: Standing) -> Resume {
+        match standing {
+            Standing::Ours(resume) => resume,
+            other => panic!("expected ours, got {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_confirmed_offset_and_an_intent_are_ours() {
+        let from_confirmed = ours(resume(Some(&recorded()), Some(at(10))));
+        assert_eq!(from_confirmed.stored.len(), 4);
+        assert_eq!(from_confirmed.stored[0].progress, Progress::Finished);
+        let from_intent = ours(resume(Some(&recorded()), Some(at(20))));
+        assert_eq!(from_intent.position, at(20));
+        let unfinished =
+            |failed_attempts| Progress::Unfinished { failed_attempts, registered: false };
+        let progress: Vec<_> = from_intent.stored.iter().map(|stored| stored.progress).collect();
+        assert_eq!(progress, [unfinished(1), Progress::Finished, unfinished(0)]);
+    }
+
+    #[test]
+    fn any_other_offset_was_set_by_somebody_else() {
+        for committed in [None, Some(at(0)), Some(at(9)), Some(at(11)), Some(at(1000))] {
+            let expected = Standing::Moved { expected: Some(at(10)) };
+            assert_eq!(resume(Some(&recorded()), committed), expected, "{committed:?}");
+        }
+    }
+
+    #[test]
+    fn before_the_first_commit_the_recorded_start_holds() {
+        let recorded = Recorded { confirmed: None, intents: vec![], ..recorded() };
+        assert_eq!(ours(resume(Some(&recorded), None)).position, at(5));
+    }
+
+    #[test]
+    fn without_records_the_committed_offset_is_taken_and_none_is_new() {
+        assert_eq!(resume(None, None), Standing::New);
+        assert_eq!(ours(resume(None, Some(at(7)))).position, at(7));
+    }
+
+    #[test]
+    fn scopes_are_kept_apart_and_found_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let db = schema::open(&folder.path().join("history.db")).unwrap();
+        let key = ScopeKey {
+            log: "kafka",
+            cluster_id: "c".into(),
+            group: "g".into(),
+            topic: "t".into(),
+            topic_id: "i".into(),
+        };
+        let first = scope(&db, &key).unwrap();
+        for other in [
+            ScopeKey { log: "embedded", ..key.clone() },
+            ScopeKey { cluster_id: "d".into(), ..key.clone() },
+            ScopeKey { group: "h".into(), ..key.clone() },
+            ScopeKey { topic: "u".into(), ..key.clone() },
+            ScopeKey { topic_id: "j".into(), ..key.clone() },
+        ] {
+            assert_ne!(scope(&db, &other), Ok(first), "{other:?}");
+        }
+        assert_eq!(scope(&db, &key), Ok(first));
+    }
+
+    #[test]
+    fn voided_ranges_are_not_seen_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let db = schema::open(&folder.path().join("history.db")).unwrap();
+        let key = ScopeKey {
+            log: "kafka",
+            cluster_id: String::new(),
+            group: "g".into(),
+            topic: "t".into(),
+            topic_id: String::new(),
+        };
+        let scope = scope(&db, &key).unwrap();
+        let at_start = Resume { position: at(0), committed: Some(at(0)), stored: vec![] };
+        begin(&db, scope, 3, &at_start).unwrap();
+        for (id, state) in [(1, RunState::Succeeded), (2, RunState::Queued)] {
+            db.execute(
+                "INSERT INTO runs(id, scope, client, partition, first_offset, last_offset, records, \
+                 bytes, state, queued_ms) VALUES (?1, ?2, 'rdkafka', 3, ?3, ?3, 1, 1, ?4, 0)",
+                params![id, scope.0, id * 10, state.code()],
+            )
+            .unwrap();
+        }
+        assert_eq!(super::recorded(&db, scope).unwrap()[&3].runs.len(), 2);
+        void(&db, scope, 3, at(15)).unwrap();
+        let after = super::recorded(&db, scope).unwrap();
+        assert_eq!(after[&3], Recorded { start: at(15), ..Recorded::default() });
+    }
+}

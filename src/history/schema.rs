@@ -1,0 +1,260 @@
+//! The history file's tables and their version. Only SQL that makes or checks the file is here.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+
+use crate::error::{Error, Result};
+
+/// The newest schema that this mb knows, in the file's `user_version`.
+pub const VERSION: i64 = 1;
+
+/// Step N brings a file from version N to N + 1.
+const MIGRATIONS: [&str; VERSION as usize] = [r#"
+CREATE TABLE scopes(
+    id INTEGER PRIMARY KEY,
+    log TEXT NOT NULL,
+    cluster_id TEXT NOT NULL,
+    group_name TEXT NOT NULL,
+    topic TEXT NOT NULL,
+    topic_id TEXT NOT NULL,
+    created_ms INTEGER NOT NULL,
+    UNIQUE(log, cluster_id, group_name, topic, topic_id)
+) STRICT;
+
+CREATE TABLE partitions(
+    scope INTEGER NOT NULL REFERENCES scopes(id),
+    partition INTEGER NOT NULL,
+    start_offset INTEGER NOT NULL,
+    confirmed INTEGER,
+    -- runs up to this number say nothing any more: somebody moved the offsets since
+    void_up_to INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY(scope, partition)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE intents(
+    scope INTEGER NOT NULL REFERENCES scopes(id),
+    partition INTEGER NOT NULL,
+    committing INTEGER NOT NULL,
+    PRIMARY KEY(scope, partition, committing)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE runs(
+    id INTEGER PRIMARY KEY,
+    scope INTEGER NOT NULL REFERENCES scopes(id),
+    client TEXT NOT NULL,
+    partition INTEGER NOT NULL,
+    first_offset INTEGER NOT NULL,
+    last_offset INTEGER NOT NULL,
+    lane INTEGER NOT NULL DEFAULT 0,
+    lanes INTEGER NOT NULL DEFAULT 1,
+    records INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    state INTEGER NOT NULL,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    queued_ms INTEGER NOT NULL,
+    started_ms INTEGER,
+    ended_ms INTEGER,
+    run_us INTEGER,
+    worker INTEGER,
+    error TEXT,
+    output TEXT
+) STRICT;
+
+CREATE TABLE attempts(
+    run INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    started_ms INTEGER NOT NULL,
+    run_us INTEGER NOT NULL,
+    worker INTEGER NOT NULL,
+    error TEXT NOT NULL,
+    output TEXT
+) STRICT;
+CREATE INDEX attempts_of_run ON attempts(run);
+
+CREATE TABLE dead_letters(
+    id INTEGER PRIMARY KEY,
+    scope INTEGER NOT NULL REFERENCES scopes(id),
+    run INTEGER NOT NULL,
+    run_key TEXT NOT NULL,
+    topic TEXT NOT NULL,
+    partition INTEGER NOT NULL,
+    record_offset INTEGER NOT NULL,
+    timestamp_ms INTEGER,
+    key BLOB,
+    value BLOB,
+    headers BLOB,
+    error TEXT NOT NULL,
+    attempts INTEGER NOT NULL,
+    at_ms INTEGER NOT NULL,
+    state INTEGER NOT NULL DEFAULT 0,
+    resolved_ms INTEGER,
+    note TEXT
+) STRICT;
+
+CREATE TABLE ticks(
+    id INTEGER PRIMARY KEY,
+    scope INTEGER NOT NULL REFERENCES scopes(id),
+    sensor INTEGER NOT NULL,
+    started_ms INTEGER NOT NULL,
+    run_us INTEGER NOT NULL,
+    records INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    batches INTEGER NOT NULL,
+    ended_by TEXT NOT NULL,
+    error TEXT
+) STRICT;
+"#];
+
+/// Opens (or makes) a history file for writing, brought to the newest version.
+///
+/// # Errors
+/// `Config` where the file is no history, or one of a newer mb; `Storage` where it cannot be read
+/// or written. A refused file is left as it is.
+pub fn open(path: &Path) -> Result<Connection> {
+    let doing = || format!("open the history {}", path.display());
+    let db = Connection::open(path).map_err(|cause| Error::storage(doing(), cause))?;
+    configure(&db, path)?;
+    migrate(db, path)
+}
+
+/// Opens an existing history to read it only, while another process may be writing.
+///
+/// # Errors
+/// As `open`; also `Config` where there is no such file.
+pub fn open_read_only(path: &Path) -> Result<Connection> {
+    if !path.exists() {
+        return Err(Error::Config(format!(
+            "--data-dir: there is no history at {}; name the folder that mb runs with",
+            path.display()
+        )));
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let doing = || format!("open the history {}", path.display());
+    let db =
+        Connection::open_with_flags(path, flags).map_err(|cause| Error::storage(doing(), cause))?;
+    db.busy_timeout(Duration::from_secs(5)).map_err(|cause| Error::storage(doing(), cause))?;
+    db.pragma_update(None, "query_only", true).map_err(|cause| refuse(path, &cause))?;
+    let found = version(&db, path)?;
+    if found == VERSION { Ok(db) } else { Err(other_version(path, found)) }
+}
+
+fn configure(db: &Connection, path: &Path) -> Result<()> {
+    // The first statement that touches the file shows whether it is a database at all.
+    let settings = || -> rusqlite::Result<()> {
+        db.busy_timeout(Duration::from_secs(5))?;
+        db.pragma_update(None, "journal_mode", "WAL")?;
+        db.pragma_update(None, "synchronous", "NORMAL")?;
+        db.pragma_update(None, "cache_size", -2048)?;
+        db.pragma_update(None, "journal_size_limit", 16 << 20)?;
+        db.set_prepared_statement_cache_capacity(32);
+        Ok(())
+    };
+    // A newer file must not even be switched to another journal mode.
+    let found = version(db, path)?;
+    if found > VERSION {
+        return Err(other_version(path, found));
+    }
+    settings().map_err(|cause| refuse(path, &cause))
+}
+
+fn migrate(mut db: Connection, path: &Path) -> Result<Connection> {
+    let from = version(&db, path)?;
+    if from == VERSION {
+        return Ok(db);
+    }
+    let tables: i64 = db
+        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+        .map_err(|cause| refuse(path, &cause))?;
+    if from == 0 && tables > 0 {
+        return Err(Error::Config(format!(
+            "--data-dir: {} is a database, but no history of mb; name another folder",
+            path.display()
+        )));
+    }
+    let steps = usize::try_from(from).expect("a version is not negative here");
+    let migrate = |db: &mut Connection| -> rusqlite::Result<()> {
+        let change = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        for step in &MIGRATIONS[steps..] {
+            change.execute_batch(step)?;
+        }
+        change.pragma_update(None, "user_version", VERSION)?;
+        change.commit()
+    };
+    migrate(&mut db).map_err(|cause| refuse(path, &cause))?;
+    Ok(db)
+}
+
+fn version(db: &Connection, path: &Path) -> Result<i64> {
+    let found: i64 = db
+        .query_row("PRAGMA user_version", [], |row| row.get(0))
+        .map_err(|cause| refuse(path, &cause))?;
+    if found < 0 { Err(other_version(path, found)) } else { Ok(found) }
+}
+
+fn other_version(path: &Path, found: i64) -> Error {
+    Error::Config(format!(
+        "--data-dir: {} has history version {found}, and this mb knows {VERSION}; use the mb that \
+         wrote it, or another folder",
+        path.display()
+    ))
+}
+
+fn refuse(path: &Path, cause: &rusqlite::Error) -> Error {
+    match cause.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Error::Config(format!(
+            "--data-dir: {} is damaged or no history of mb ({cause}); move it away to begin anew \
+             from the committed offsets",
+            path.display()
+        )),
+        _ => Error::storage(format!("use the history {}", path.display()), cause),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder() -> tempfile::TempDir {
+        tempfile::tempdir().unwrap()
+    }
+
+    #[test]
+    fn a_new_file_gets_the_newest_version_and_opens_again() {
+        let folder = folder();
+        let path = folder.path().join("history.db");
+        drop(open(&path).unwrap());
+        assert_eq!(version(&open(&path).unwrap(), &path), Ok(VERSION));
+        assert_eq!(version(&open_read_only(&path).unwrap(), &path), Ok(VERSION));
+    }
+
+    #[test]
+    fn a_newer_file_is_refused_with_both_versions_and_left_alone() {
+        let folder = folder();
+        let path = folder.path().join("history.db");
+        Connection::open(&path).unwrap().pragma_update(None, "user_version", 7).unwrap();
+        let before = std::fs::read(&path).unwrap();
+        let error = open(&path).unwrap_err();
+        assert_eq!(error.exit_code(), 78);
+        let text = error.to_string();
+        assert!(text.contains("version 7") && text.contains(&format!("knows {VERSION}")), "{text}");
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+    }
+
+    #[test]
+    fn garbage_and_foreign_files_are_refused_and_left_alone() {
+        let folder = folder();
+        let garbage = folder.path().join("garbage.db");
+        std::fs::write(&garbage, b"this is no database, whatever its name says".repeat(50))
+            .unwrap();
+        let before = std::fs::read(&garbage).unwrap();
+        assert_eq!(open(&garbage).unwrap_err().exit_code(), 78);
+        assert_eq!(std::fs::read(&garbage).unwrap(), before);
+
+        let foreign = folder.path().join("foreign.db");
+        Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE pets(name)").unwrap();
+        let error = open(&foreign).unwrap_err();
+        assert!(error.to_string().contains("no history of mb"), "{error}");
+    }
+}

@@ -1,0 +1,297 @@
+//! The history thread: groups writes into transactions, and tries again what cannot be written.
+//!
+//! Order is the promise here: effects (a run may start, a run is done, a commit may be sent) are
+//! announced only after the transaction that holds them.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crossbeam_channel::Receiver;
+use rusqlite::{Connection, Transaction, TransactionBehavior, params};
+
+use super::{AttemptRecord, Outcome, Progress, ScopeId, Write, receive_group};
+use crate::clock;
+use crate::limits;
+use crate::offset::{OffsetRange, Partition};
+use crate::run::RunState;
+
+/// A run that ended for good and is in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settled {
+    pub partition: Partition,
+    pub range: OffsetRange,
+    pub state: RunState,
+}
+
+pub(super) struct Writer {
+    db: Connection,
+    scope: ScopeId,
+    client: &'static str,
+    keep_runs: u64,
+    /// Runs planned since old ones were removed last.
+    since_pruned: u64,
+    progress: Arc<Progress>,
+}
+
+/// Ticks that are kept.
+const KEEP_TICKS: i64 = 10_000;
+/// Old runs are removed each time so many new ones came.
+const PRUNE_EVERY: u64 = 2_000;
+
+impl Writer {
+    pub fn new(
+        db: Connection,
+        scope: ScopeId,
+        client: &'static str,
+        keep_runs: u64,
+        progress: Arc<Progress>,
+    ) -> Writer {
+        Writer { db, scope, client, keep_runs, since_pruned: 0, progress }
+    }
+
+    /// Writes until the last sender is gone.
+    pub fn run(mut self, receiver: &Receiver<Write>, settled: impl Fn(&[Settled])) {
+        let mut group = Vec::new();
+        while receive_group(receiver, &mut group) {
+            self.write_whatever_it_takes(&group);
+            self.announce(&mut group, &settled);
+            self.prune_if_due();
+        }
+    }
+
+    /// Tries until the group is in the file: meanwhile the channel fills, and with it everything
+    /// that would start or commit a run waits.
+    fn write_whatever_it_takes(&mut self, group: &[Write]) {
+        let mut failing_since = None;
+        while let Err(cause) = self.write(group) {
+            if failing_since.is_none() {
+                failing_since = Some(clock::now_ms());
+                self.progress.failing.store(true, Ordering::Release);
+                log::error!(
+                    "cannot write the history: {cause}; nothing is started or committed until it \
+                     can be written again (tried each {:?})",
+                    limits::HISTORY_RETRY_INTERVAL
+                );
+            }
+            std::thread::sleep(limits::HISTORY_RETRY_INTERVAL);
+        }
+        if let Some(since) = failing_since {
+            self.progress.failing.store(false, Ordering::Release);
+            let seconds = (clock::now_ms() - since) / 1000;
+            log::info!("the history can be written again, after {seconds} s");
+        }
+    }
+
+    fn write(&mut self, group: &[Write]) -> rusqlite::Result<()> {
+        let (scope, client) = (self.scope, self.client);
+        let change = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        for write in group {
+            apply(&change, scope, client, write)?;
+        }
+        change.commit()
+    }
+
+    fn announce(&mut self, group: &mut Vec<Write>, settled: &impl Fn(&[Settled])) {
+        let mut ended = Vec::new();
+        let mut planned = None;
+        for write in group.drain(..) {
+            match write {
+                Write::Planned(run) => {
+                    planned = Some(run.id);
+                    self.since_pruned += 1;
+                }
+                Write::Outcome(outcome, output_memory) => {
+                    drop(output_memory);
+                    if outcome.state.is_done() {
+                        ended.push(Settled {
+                            partition: outcome.key.partition,
+                            range: outcome.key.range,
+                            state: outcome.state,
+                        });
+                    }
+                }
+                Write::Intend(_, done) | Write::Flush(done) => {
+                    // Who asked may have given up waiting.
+                    let _ = done.send(());
+                }
+                Write::Tick(_) | Write::Start(..) | Write::Confirm(..) => {}
+            }
+        }
+        if let Some(id) = planned {
+            self.progress.planned.store(id.0, Ordering::Release);
+            self.progress.announce();
+        }
+        if !ended.is_empty() {
+            settled(&ended);
+        }
+    }
+
+    /// Removes the oldest runs beyond `keep_runs`. What a restart needs stays: runs that are not
+    /// done, and done ones above the confirmed offset.
+    fn prune_if_due(&mut self) {
+        if self.since_pruned < PRUNE_EVERY.min(self.keep_runs.max(1)) {
+            return;
+        }
+        self.since_pruned = 0;
+        if let Err(cause) = prune(&mut self.db, self.keep_runs) {
+            log::warn!("cannot remove old runs from the history: {cause}; tried again later");
+        }
+    }
+}
+
+fn prune(db: &mut Connection, keep_runs: u64) -> rusqlite::Result<()> {
+    let change = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let newest: i64 =
+        change.query_row("SELECT ifnull(max(id), 0) FROM runs", [], |row| row.get(0))?;
+    let cutoff = newest.saturating_sub(i64::try_from(keep_runs).unwrap_or(i64::MAX));
+    change
+        .prepare_cached(
+            "DELETE FROM runs WHERE id <= ?1 AND state IN (?2, ?3) AND last_offset < ifnull(
+                 (SELECT confirmed FROM partitions
+                  WHERE partitions.scope = runs.scope AND partitions.partition = runs.partition), 0)",
+        )?
+        .execute(params![cutoff, RunState::Succeeded.code(), RunState::Failed.code()])?;
+    change.execute(
+        "DELETE FROM attempts WHERE run <= ?1 AND NOT EXISTS (SELECT 1 FROM runs WHERE id = run)",
+        [cutoff],
+    )?;
+    change
+        .execute("DELETE FROM ticks WHERE id <= (SELECT max(id) FROM ticks) - ?1", [KEEP_TICKS])?;
+    change.commit()
+}
+
+fn apply(
+    change: &Transaction<'_>,
+    scope: ScopeId,
+    client: &str,
+    write: &Write,
+) -> rusqlite::Result<()> {
+    match write {
+        Write::Planned(run) => {
+            change
+                .prepare_cached(
+                    "INSERT INTO runs(id, scope, client, partition, first_offset, last_offset, \
+                     records, bytes, state, queued_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                )?
+                .execute(params![
+                    run.id.0,
+                    scope.0,
+                    client,
+                    run.partition,
+                    run.range.first.get(),
+                    run.range.last.get(),
+                    run.records,
+                    run.bytes,
+                    RunState::Queued.code(),
+                    run.queued_ms
+                ])?;
+        }
+        Write::Outcome(outcome, _) => apply_outcome(change, scope, outcome)?,
+        Write::Tick(tick) => {
+            change
+                .prepare_cached(
+                    "INSERT INTO ticks(scope, sensor, started_ms, run_us, records, bytes, batches, \
+                     ended_by, error) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                )?
+                .execute(params![
+                    scope.0,
+                    tick.sensor,
+                    tick.started_ms,
+                    tick.run_us,
+                    tick.records,
+                    tick.bytes,
+                    tick.batches,
+                    tick.ended_by,
+                    tick.error
+                ])?;
+        }
+        Write::Start(partition, start) => {
+            change
+                .prepare_cached(
+                    "INSERT OR IGNORE INTO partitions(scope, partition, start_offset) VALUES (?1, ?2, ?3)",
+                )?
+                .execute(params![scope.0, partition, start.get()])?;
+        }
+        Write::Intend(offsets, _) => {
+            let mut insert = change.prepare_cached(
+                "INSERT OR IGNORE INTO intents(scope, partition, committing) VALUES (?1, ?2, ?3)",
+            )?;
+            for (partition, offset) in offsets {
+                insert.execute(params![scope.0, partition, offset.get()])?;
+            }
+        }
+        Write::Confirm(offsets, settles) => {
+            let mut update = change.prepare_cached(
+                "UPDATE partitions SET confirmed = ?3 WHERE scope = ?1 AND partition = ?2",
+            )?;
+            let mut settle = change.prepare_cached(
+                "DELETE FROM intents WHERE scope = ?1 AND partition = ?2 AND committing <= ?3",
+            )?;
+            for (partition, offset) in offsets {
+                update.execute(params![scope.0, partition, offset.get()])?;
+                if *settles {
+                    settle.execute(params![scope.0, partition, offset.get()])?;
+                }
+            }
+        }
+        Write::Flush(_) => {}
+    }
+    Ok(())
+}
+
+fn apply_outcome(
+    change: &Transaction<'_>,
+    scope: ScopeId,
+    outcome: &Outcome,
+) -> rusqlite::Result<()> {
+    let AttemptRecord { number, started_ms, run_us, worker, error, output } = &outcome.attempt;
+    change
+        .prepare_cached(
+            "UPDATE runs SET state = ?2, attempts = ?3, started_ms = ?4, ended_ms = ?5, run_us = ?6, \
+             worker = ?7, error = ?8, output = ?9, records = ?10 WHERE id = ?1",
+        )?
+        .execute(params![
+            outcome.id.0,
+            outcome.state.code(),
+            number,
+            started_ms,
+            started_ms + run_us / 1000,
+            run_us,
+            worker,
+            error,
+            output,
+            outcome.records
+        ])?;
+    if let Some(error) = error {
+        change
+            .prepare_cached(
+                "INSERT INTO attempts(run, number, started_ms, run_us, worker, error, output) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            )?
+            .execute(params![outcome.id.0, number, started_ms, run_us, worker, error, output])?;
+    }
+    let Some((batch, _)) = &outcome.dead_letters else { return Ok(()) };
+    let key = outcome.key.to_string();
+    let mut insert = change.prepare_cached(
+        "INSERT INTO dead_letters(scope, run, run_key, topic, partition, record_offset, \
+         timestamp_ms, key, value, error, attempts, at_ms) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+    )?;
+    for record in batch.records() {
+        insert.execute(params![
+            scope.0,
+            outcome.id.0,
+            key,
+            &*outcome.key.topic,
+            outcome.key.partition,
+            record.offset.get(),
+            record.timestamp,
+            record.key,
+            record.value,
+            error.as_deref().unwrap_or_default(),
+            number,
+            started_ms + run_us / 1000
+        ])?;
+    }
+    Ok(())
+}

@@ -1,0 +1,148 @@
+//! The ledgers of all partitions, shared: sensors register runs, the history thread ends them, the
+//! committer asks what may be committed.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::history::Settled;
+use crate::ledger::Ledger;
+use crate::offset::{Offset, OffsetRange, Partition};
+
+#[derive(Debug)]
+pub struct Ledgers {
+    inner: Mutex<Inner>,
+    /// One message is in it when the target was reached.
+    reached: (Sender<()>, Receiver<()>),
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    ledgers: BTreeMap<Partition, Ledger>,
+    /// Partitions that are not yet done up to here (`--until-caught-up`).
+    behind: Option<BTreeMap<Partition, Offset>>,
+}
+
+impl Default for Ledgers {
+    fn default() -> Ledgers {
+        Ledgers { inner: Mutex::default(), reached: bounded(1) }
+    }
+}
+
+impl Ledgers {
+    /// A partition comes under this process' care.
+    pub fn add(&self, partition: Partition, ledger: Ledger) {
+        self.lock().ledgers.insert(partition, ledger);
+    }
+
+    pub fn register(&self, partition: Partition, range: OffsetRange) {
+        self.lock().of(partition).register(range, 1);
+    }
+
+    /// Nothing of the partition below `next` is left to register.
+    pub fn advance(&self, partition: Partition, next: Offset) {
+        let mut inner = self.lock();
+        inner.of(partition).advance(next);
+        self.check_target(&mut inner, partition);
+    }
+
+    /// Runs that ended for good and are in the history.
+    pub fn settle(&self, settled: &[Settled]) {
+        let mut inner = self.lock();
+        for run in settled {
+            inner.of(run.partition).done(run.range);
+            self.check_target(&mut inner, run.partition);
+        }
+    }
+
+    /// What should be committed now.
+    pub fn to_commit(&self) -> Vec<(Partition, Offset)> {
+        let inner = self.lock();
+        let due = inner.ledgers.iter().filter_map(|(partition, ledger)| {
+            ledger.to_commit().map(|offset| (*partition, offset))
+        });
+        due.collect()
+    }
+
+    pub fn confirm(&self, offsets: &[(Partition, Offset)]) {
+        let mut inner = self.lock();
+        for (partition, offset) in offsets {
+            inner.of(*partition).confirm(*offset);
+        }
+    }
+
+    /// Runs in flight, over all partitions.
+    pub fn in_flight(&self) -> usize {
+        self.lock().ledgers.values().map(Ledger::in_flight).sum()
+    }
+
+    /// Asks for a word on `reached` when every partition is done up to its offset here.
+    pub fn set_target(&self, target: BTreeMap<Partition, Offset>) {
+        let mut inner = self.lock();
+        let partitions: Vec<Partition> = target.keys().copied().collect();
+        inner.behind = Some(target);
+        for partition in partitions {
+            self.check_target(&mut inner, partition);
+        }
+        self.announce_if_reached(&inner);
+    }
+
+    /// Gets a message once the target is reached.
+    pub fn reached(&self) -> &Receiver<()> {
+        &self.reached.1
+    }
+
+    /// Whether a target was set and reached.
+    pub fn is_caught_up(&self) -> bool {
+        self.lock().behind.as_ref().is_some_and(BTreeMap::is_empty)
+    }
+
+    fn check_target(&self, inner: &mut Inner, partition: Partition) {
+        let Some(behind) = &mut inner.behind else { return };
+        let Some(target) = behind.get(&partition) else { return };
+        let done = inner.ledgers.get(&partition).map(Ledger::committable);
+        if done >= Some(*target) {
+            behind.remove(&partition);
+            self.announce_if_reached(inner);
+        }
+    }
+
+    fn announce_if_reached(&self, inner: &Inner) {
+        if inner.behind.as_ref().is_some_and(BTreeMap::is_empty) {
+            // A message that waits there already says the same.
+            let _ = self.reached.0.try_send(());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn of(&mut self, partition: Partition) -> &mut Ledger {
+        self.ledgers.get_mut(&partition).expect("a partition is added before its runs")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::RunState;
+
+    #[test]
+    fn the_target_is_reached_when_every_partition_is() {
+        let ledgers = Ledgers::default();
+        for partition in [0, 1] {
+            ledgers.add(partition, Ledger::new(Offset::ZERO, None));
+        }
+        ledgers.set_target([(0, Offset::new(10)), (1, Offset::ZERO)].into());
+        assert!(!ledgers.is_caught_up());
+        let range = OffsetRange::new(Offset::ZERO, Offset::new(9));
+        ledgers.register(0, range);
+        ledgers.settle(&[Settled { partition: 0, range, state: RunState::Succeeded }]);
+        assert!(ledgers.is_caught_up());
+        assert_eq!(ledgers.reached().try_recv(), Ok(()));
+    }
+}

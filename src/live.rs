@@ -1,0 +1,130 @@
+//! What is going on now: counters, and what each worker runs. Written by the threads of a
+//! pipeline, read by whoever shows it.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::offset::RunKey;
+use crate::run::RunId;
+
+#[derive(Debug)]
+pub struct Live {
+    pub started: Instant,
+    pub records_in: Counter,
+    pub records_done: Counter,
+    pub runs_succeeded: Counter,
+    pub runs_failed: Counter,
+    pub attempts_failed: Counter,
+    pub dead_letters: Counter,
+    pub ticks: Counter,
+    workers: Vec<Mutex<Option<Running>>>,
+}
+
+/// A run that a worker has now.
+#[derive(Clone, Debug)]
+pub struct Running {
+    pub worker: usize,
+    pub id: RunId,
+    pub key: RunKey,
+    /// From 1.
+    pub attempt: u32,
+    pub since: Instant,
+    /// Past `--step-timeout`, in a step that cannot be ended.
+    pub stalled: bool,
+}
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Live {
+    pub fn new(workers: usize) -> Live {
+        Live {
+            started: Instant::now(),
+            records_in: Counter::default(),
+            records_done: Counter::default(),
+            runs_succeeded: Counter::default(),
+            runs_failed: Counter::default(),
+            attempts_failed: Counter::default(),
+            dead_letters: Counter::default(),
+            ticks: Counter::default(),
+            workers: (0..workers).map(|_| Mutex::default()).collect(),
+        }
+    }
+
+    pub fn start(&self, running: Running) {
+        let slot = running.worker;
+        *self.worker(slot) = Some(running);
+    }
+
+    pub fn end(&self, worker: usize) {
+        *self.worker(worker) = None;
+    }
+
+    /// What the workers run now.
+    pub fn running(&self) -> Vec<Running> {
+        (0..self.workers.len()).filter_map(|worker| self.worker(worker).clone()).collect()
+    }
+
+    /// Marks runs that have been in their step for longer than `limit` as stalled; returns those
+    /// that were not marked before.
+    pub fn mark_stalled(&self, limit: Duration) -> Vec<Running> {
+        let mut found = Vec::new();
+        for worker in 0..self.workers.len() {
+            if let Some(running) = self.worker(worker).as_mut()
+                && !running.stalled
+                && running.since.elapsed() > limit
+            {
+                running.stalled = true;
+                found.push(running.clone());
+            }
+        }
+        found
+    }
+
+    fn worker(&self, worker: usize) -> std::sync::MutexGuard<'_, Option<Running>> {
+        self.workers[worker].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Says a passing trouble once: when it comes, when its cause changes, and when it is over.
+#[derive(Debug, Default)]
+pub struct Trouble {
+    cause: Mutex<Option<(String, Instant)>>,
+    present: AtomicBool,
+}
+
+impl Trouble {
+    /// `what` failed because of `cause`; logged unless it was the same before.
+    pub fn begin(&self, what: &str, cause: &str) {
+        let mut known = self.cause.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = known.as_ref().map_or_else(Instant::now, |(_, since)| *since);
+        if known.as_ref().is_none_or(|(known, _)| known != cause) {
+            log::warn!("{what}: {cause}; trying again until it works");
+        }
+        *known = Some((cause.to_owned(), since));
+        self.present.store(true, Ordering::Release);
+    }
+
+    /// `what` works again.
+    pub fn end(&self, what: &str) {
+        if !self.present.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        let known = self.cause.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((_, since)) = known {
+            log::info!("{what}: works again, after {:.1} s", since.elapsed().as_secs_f64());
+        }
+    }
+}

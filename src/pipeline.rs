@@ -1,0 +1,644 @@
+//! A pipeline: owns every thread, channel and join of one topic's way through runs, starts them
+//! in order and stops them in order.
+//!
+//! Nothing here decides about records; see `sensor`, `worker`, `committer` and `history` for what
+//! the threads do.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded, never, select};
+
+use crate::batcher::BatchLimits;
+use crate::broker::embedded::Embedded;
+use crate::broker::select::{Chosen, LOCAL_SERVER, choose};
+use crate::broker::{Backend, Broker, FetchSettings};
+use crate::budget::Budget;
+use crate::committer::{Committer, LastCommit};
+use crate::config::{Client, Config};
+use crate::control;
+use crate::control::requests::Status;
+use crate::data_dir::DataDir;
+use crate::error::{Class, Error, Result};
+use crate::history::History;
+use crate::ledgers::Ledgers;
+use crate::limits;
+use crate::live::{Live, Trouble};
+use crate::producer::ProducerTask;
+use crate::retry::RetryPolicy;
+use crate::run_queue::RunQueue;
+use crate::sensor::{Sensor, SensorSettings};
+use crate::startup::{self, Start};
+use crate::step::Step;
+use crate::thread::{self, Thread};
+use crate::worker::Worker;
+
+/// What the threads tell the one that watches them.
+#[derive(Debug)]
+pub enum Event {
+    /// mb must end with this error, after an orderly stop.
+    Halt(Error),
+    /// All that `--until-caught-up` asked for is done and committed.
+    CaughtUp,
+    /// A thread ended, by a panic or not.
+    Ended(String),
+}
+
+/// A pipeline that is ready to run.
+pub struct Pipeline {
+    config: Config,
+    step: Arc<dyn Step>,
+    broker: Option<Arc<dyn Broker>>,
+}
+
+/// What a pipeline did, at its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    pub runs_succeeded: u64,
+    pub runs_failed: u64,
+    pub records_done: u64,
+    pub dead_letters: u64,
+}
+
+/// What makes a pipeline stop; cloning gives another handle on the same one.
+#[derive(Clone, Debug)]
+pub struct Stopper(Sender<()>);
+
+impl Stopper {
+    /// A stopper and the receiver for `Pipeline::run`.
+    pub fn new() -> (Stopper, Receiver<()>) {
+        let (sender, receiver) = bounded(2);
+        (Stopper(sender), receiver)
+    }
+
+    /// The first call asks for an orderly stop, the second one for an end at once.
+    pub fn stop(&self) {
+        // Full: both were asked for already.
+        let _ = self.0.try_send(());
+    }
+}
+
+impl Pipeline {
+    pub fn new(config: Config, step: Arc<dyn Step>) -> Pipeline {
+        Pipeline { config, step, broker: None }
+    }
+
+    /// Uses this broker rather than choose one by the configuration: for tests, an embedded topic
+    /// with faults for one.
+    pub fn with_broker(mut self, broker: Arc<dyn Broker>) -> Pipeline {
+        self.broker = Some(broker);
+        self
+    }
+
+    /// Runs until a message on `stop` (a second one ends it at once), until caught up where that
+    /// was asked for, or until an error that cannot be retried.
+    ///
+    /// # Errors
+    /// Whatever ended it, but for a stop; `Forced` where runs were still going on at the end of
+    /// their time.
+    pub fn run(self, stop: &Receiver<()>) -> Result<Summary> {
+        self.config.check()?;
+        let data_dir = DataDir::lock(&self.config.connection.data_dir)?;
+        self.step.prepare(&self.config.connection.topic)?;
+        let Some(Chosen { broker, reason }) = self.choose(&data_dir, stop)? else {
+            log::info!("stopped before a broker answered");
+            return Ok(Summary::default());
+        };
+        log::info!("{} ({reason})", broker.describe());
+        let Some(start) = self.start(broker.as_ref(), &data_dir, stop)? else {
+            log::info!("stopped before the topic could be read");
+            return Ok(Summary::default());
+        };
+        Running::start(self.config, self.step, broker, start, data_dir)?.supervise(stop)
+    }
+
+    fn choose(&self, data_dir: &DataDir, stop: &Receiver<()>) -> Result<Option<Chosen>> {
+        if let Some(broker) = &self.broker {
+            let reason = "given by the program".to_owned();
+            return Ok(Some(Chosen { broker: Arc::clone(broker), reason }));
+        }
+        let connection = &self.config.connection;
+        let wants_embedded = self.config.produce.is_some() || connection.client == Client::Embedded;
+        let stopped = std::cell::Cell::new(false);
+        let keep_waiting = |wait: Duration| {
+            let came = stop.recv_timeout(wait).is_ok();
+            stopped.set(stopped.get() || came);
+            !came
+        };
+        let open_embedded = || -> Result<Arc<dyn Broker>> {
+            let topics = Embedded::open(data_dir.path(), connection.embedded_retention_bytes)?;
+            Ok(Arc::new(topics))
+        };
+        let chosen = choose(
+            connection,
+            wants_embedded,
+            self.config.wait_for_broker,
+            &keep_waiting,
+            &open_embedded,
+        );
+        match chosen {
+            Err(_) if stopped.get() => Ok(None),
+            chosen => chosen.map(Some),
+        }
+    }
+
+    /// The first questions to the broker: one that answers but is still loading is asked again.
+    fn start(
+        &self,
+        broker: &dyn Broker,
+        data_dir: &DataDir,
+        stop: &Receiver<()>,
+    ) -> Result<Option<Start>> {
+        let deadline = Instant::now() + limits::FIRST_CONTACT_LIMIT;
+        let trouble = Trouble::default();
+        let what = "finding where to go on";
+        loop {
+            let started = startup::topic(broker, &self.config)
+                .and_then(|topic| startup::recover(broker, &self.config, data_dir.path(), topic));
+            match started {
+                Ok(start) => {
+                    trouble.end(what);
+                    return Ok(Some(start));
+                }
+                Err(Error::UnknownTopic { topic }) => return Err(Error::UnknownTopic { topic }),
+                Err(error) if error.class() != Class::Retry => return Err(error),
+                Err(error) if Instant::now() >= deadline && !self.config.wait_for_broker => {
+                    return Err(error);
+                }
+                Err(error) => trouble.begin(what, &error.to_string()),
+            }
+            if stop.recv_timeout(limits::FIRST_CONTACT_PAUSE).is_ok() {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+/// A pipeline whose threads run.
+struct Running {
+    config: Config,
+    step: Arc<dyn Step>,
+    broker: Arc<dyn Broker>,
+    topic: Arc<str>,
+    live: Arc<Live>,
+    ledgers: Arc<Ledgers>,
+    queue: Arc<RunQueue>,
+    budget: Arc<Budget>,
+    history: Arc<History>,
+    events: Receiver<Event>,
+    /// Dropped to stop producer and sensors.
+    intake: Option<Sender<()>>,
+    /// Dropped to stop the committer.
+    commits: Option<Sender<()>>,
+    threads: Threads,
+    committer: Option<Thread<LastCommit>>,
+    control: Option<control::Server>,
+    /// Held until everything has ended.
+    _data_dir: DataDir,
+}
+
+/// Threads by name, until they are joined.
+#[derive(Default)]
+struct Threads {
+    running: BTreeMap<String, Thread<()>>,
+    /// The first one that a thread ended by.
+    panic: Option<Error>,
+}
+
+/// Says on its way out that the thread ended.
+struct Farewell {
+    name: String,
+    events: Sender<Event>,
+}
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        // Full or gone: the end is being dealt with already.
+        let _ = self.events.try_send(Event::Ended(std::mem::take(&mut self.name)));
+    }
+}
+
+fn watched<T: Send + 'static>(
+    name: &str,
+    events: &Sender<Event>,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> Result<Thread<T>> {
+    let farewell = Farewell { name: name.to_owned(), events: events.clone() };
+    thread::spawn(name, move || {
+        let _farewell = farewell;
+        body()
+    })
+}
+
+impl Running {
+    /// Starts the threads in the order of the records' way backwards: who receives runs before
+    /// who sends.
+    fn start(
+        config: Config,
+        step: Arc<dyn Step>,
+        broker: Arc<dyn Broker>,
+        start: Start,
+        data_dir: DataDir,
+    ) -> Result<Running> {
+        let Start { db, scope, topic: info, resumes } = start;
+        let topic: Arc<str> = Arc::from(info.name.as_str());
+        let workers = config.max_concurrent_runs;
+        let live = Arc::new(Live::new(workers));
+        let ledgers = Arc::new(Ledgers::default());
+        let queue = Arc::new(RunQueue::new(config.queue));
+        let budget = Budget::new(config.queue_bytes);
+        let (events_in, events) = bounded(limits::EVENTS);
+        let (intake, intake_stop) = bounded(0);
+        let (commits, commits_stop) = bounded(0);
+        let mut threads = Threads::default();
+
+        let (history, history_thread) = {
+            let ledgers = Arc::clone(&ledgers);
+            let farewell = Farewell { name: "history".to_owned(), events: events_in.clone() };
+            History::start(
+                db,
+                scope,
+                broker.backend().name(),
+                config.history_keep,
+                move |settled| {
+                    let _ = &farewell;
+                    ledgers.settle(settled);
+                },
+            )?
+        };
+        threads.add(history_thread);
+
+        let policy = RetryPolicy {
+            max_attempts: config.max_attempts,
+            backoff: config.retry_backoff,
+            on_failure: config.on_failure,
+        };
+        for index in 0..workers {
+            let worker = Worker {
+                index,
+                queue: Arc::clone(&queue),
+                history: Arc::clone(&history),
+                step: Arc::clone(&step),
+                policy,
+                live: Arc::clone(&live),
+                events: events_in.clone(),
+            };
+            threads.add(watched(&format!("worker-{index}"), &events_in, move || worker.run())?);
+        }
+
+        let mut sensors: Vec<Sensor> = (0..config.sensors)
+            .map(|index| {
+                let settings = sensor_settings(&config, index, &topic, info.id.clone());
+                Sensor::new(
+                    settings,
+                    Arc::clone(&broker),
+                    Arc::clone(&queue),
+                    Arc::clone(&budget),
+                    Arc::clone(&history),
+                    Arc::clone(&ledgers),
+                    Arc::clone(&live),
+                    events_in.clone(),
+                    intake_stop.clone(),
+                )
+            })
+            .collect();
+        for (partition, resume) in resumes {
+            let index = usize::try_from(partition).expect("not negative") % sensors.len();
+            sensors[index].adopt(partition, resume);
+        }
+
+        let committer = Committer {
+            broker: Arc::clone(&broker),
+            group: config.connection.group.clone(),
+            topic: topic.to_string(),
+            history: Arc::clone(&history),
+            ledgers: Arc::clone(&ledgers),
+            events: events_in.clone(),
+        };
+        let committer = watched("committer", &events_in, move || committer.run(&commits_stop))?;
+
+        let control = control::Server::start(
+            data_dir.path(),
+            Arc::clone(&live),
+            (broker.backend() == Backend::Embedded).then(|| Arc::clone(&broker)),
+            status(&config, broker.as_ref()),
+        )?;
+
+        let mut running = Running {
+            config,
+            step,
+            broker,
+            topic,
+            live,
+            ledgers,
+            queue,
+            budget,
+            history,
+            events,
+            intake: Some(intake),
+            commits: Some(commits),
+            threads,
+            committer: Some(committer),
+            control: Some(control),
+            _data_dir: data_dir,
+        };
+        for (index, sensor) in sensors.into_iter().enumerate() {
+            let name = format!("sensor-{index}");
+            running.threads.add(watched(&name, &events_in, move || sensor.run())?);
+        }
+        running.start_producer(info.partitions.len(), &events_in, intake_stop)?;
+        Ok(running)
+    }
+
+    fn start_producer(
+        &mut self,
+        partitions: usize,
+        events: &Sender<Event>,
+        stop: Receiver<()>,
+    ) -> Result<()> {
+        let Some(produce) = self.config.produce.clone() else { return Ok(()) };
+        let (broker, topic) = (Arc::clone(&self.broker), Arc::clone(&self.topic));
+        let partitions = u32::try_from(partitions).unwrap_or(u32::MAX);
+        let producer = broker.producer(&topic)?;
+        let reconnect = Box::new(move || broker.producer(&topic));
+        let task = ProducerTask::sequence(produce, partitions, producer, reconnect, stop);
+        let thread = watched("producer", events, move || {
+            let report = task.run();
+            log::info!(
+                "the producer ends: {} messages posted in {:.1} s, {:.1}/s, {} not acknowledged",
+                report.acknowledged,
+                report.elapsed.as_secs_f64(),
+                report.rate(),
+                report.failed
+            );
+            if let Some(error) = report.error {
+                log::error!("the producer ends with trouble: {error}");
+            }
+        })?;
+        self.threads.add(thread);
+        Ok(())
+    }
+
+    /// Watches until there is a reason to stop; then stops.
+    fn supervise(mut self, stop: &Receiver<()>) -> Result<Summary> {
+        notify(&[sd_notify::NotifyState::Ready]);
+        log::info!(
+            "topic {}, group {}, step {}: {} worker(s), batches of up to {} records",
+            self.topic,
+            self.config.connection.group,
+            self.step.name(),
+            self.config.max_concurrent_runs,
+            self.config.max_batch
+        );
+        let mut target_due = self.config.until_caught_up && !self.threads.has("producer");
+        let reason = loop {
+            if target_due && self.set_target() {
+                target_due = false;
+            }
+            self.warn_of_stalls();
+            let event = select! {
+                recv(stop) -> _ => break Ok("as asked"),
+                recv(self.events) -> event => event.unwrap_or(Event::Halt(Error::Other(
+                    "all threads are gone".into(),
+                ))),
+                default(limits::SUPERVISE_INTERVAL) => continue,
+            };
+            match event {
+                Event::Halt(error) => break Err(error),
+                Event::CaughtUp => break Ok("caught up"),
+                Event::Ended(name) => {
+                    self.threads.join(&name);
+                    if let Some(panic) = self.threads.panic.take() {
+                        break Err(panic);
+                    }
+                    match name.as_str() {
+                        "producer" => target_due = self.config.until_caught_up,
+                        // A sensor that ends has said why.
+                        name if name.starts_with("sensor") => {}
+                        "committer" => break Err(self.committer_ended()),
+                        name => break Err(Error::Other(format!("thread {name} ended early"))),
+                    }
+                }
+            }
+        };
+        self.stop(reason, stop)
+    }
+
+    fn committer_ended(&mut self) -> Error {
+        match self.committer.take().map(Thread::join) {
+            Some(Err(panic)) => panic,
+            _ => Error::Other("thread committer ended early".into()),
+        }
+    }
+
+    /// `--until-caught-up`: what is in the topic now is what is to be done. False: asked again.
+    fn set_target(&self) -> bool {
+        let found = self.broker.topic(&self.topic).and_then(|info| {
+            let marks = self.broker.watermarks(&self.topic, &info.partitions)?;
+            Ok(marks.into_iter().map(|(partition, marks)| (partition, marks.end)).collect())
+        });
+        match found {
+            Ok(target) => {
+                self.ledgers.set_target(target);
+                true
+            }
+            Err(error) => {
+                log::warn!("cannot find the topic's end: {error}; trying again");
+                false
+            }
+        }
+    }
+
+    fn warn_of_stalls(&self) {
+        let Some(limit) = self.config.step_timeout else { return };
+        // What can be ended is ended by its step, which needs a moment for it.
+        for run in self.live.mark_stalled(limit + 2 * limits::KILL_GRACE) {
+            log::warn!(
+                "run {} has been with worker-{} for {:.0?}, past --step-timeout: a step inside mb \
+                 cannot be ended, it is waited for",
+                run.key,
+                run.worker,
+                run.since.elapsed()
+            );
+        }
+    }
+
+    /// The orderly stop: intake first, then the runs, then what they led to.
+    fn stop(mut self, reason: Result<&'static str>, stop: &Receiver<()>) -> Result<Summary> {
+        let began = Instant::now();
+        notify(&[sd_notify::NotifyState::Stopping]);
+        match &reason {
+            Ok(why) => log::info!("stopping ({why}): {} run(s) running", self.live.running().len()),
+            Err(error) => log::error!("stopping: {error}"),
+        }
+        self.intake.take();
+        self.budget.close();
+        self.queue.close();
+        let drained = began + self.config.drain_timeout;
+        let forced = self.wait_for(&["worker"], drained, stop, true);
+        if let Err(error) = forced {
+            self.step.abort();
+            return Err(error);
+        }
+        self.step.finish();
+        // What sensors and producer still do is worth nothing: they are not waited for long.
+        let patience = (began + limits::INTAKE_STOP_LIMIT).max(Instant::now());
+        let _ = self.wait_for(&["sensor", "producer"], patience, stop, false);
+        self.history.flush();
+        let last = self.last_commit();
+        self.history.close();
+        let _ =
+            self.wait_for(&["history"], Instant::now() + limits::HISTORY_STOP_LIMIT, stop, false);
+        if let Some(control) = self.control.take() {
+            control.stop();
+        }
+        let panic = self.threads.panic.take();
+        let summary = Summary {
+            runs_succeeded: self.live.runs_succeeded.get(),
+            runs_failed: self.live.runs_failed.get(),
+            records_done: self.live.records_done.get(),
+            dead_letters: self.live.dead_letters.get(),
+        };
+        log::info!(
+            "stopped: {} record(s) in {} run(s) processed, {} run(s) failed",
+            summary.records_done,
+            summary.runs_succeeded,
+            summary.runs_failed
+        );
+        reason?;
+        if let Some(panic) = panic {
+            return Err(panic);
+        }
+        match last {
+            LastCommit::Confirmed => Ok(summary),
+            LastCommit::Open(cause) => Err(Error::Broker {
+                doing: "commit the last offsets (nothing is lost: the history has them, and the \
+                        next start passes over what is done)"
+                    .into(),
+                cause,
+            }),
+        }
+    }
+
+    /// Waits until the threads whose names begin so have ended. `forceable`: a second stop, or
+    /// the deadline, is an end at once.
+    fn wait_for(
+        &mut self,
+        names: &[&str],
+        deadline: Instant,
+        stop: &Receiver<()>,
+        forceable: bool,
+    ) -> Result<()> {
+        let never = never();
+        let stop = if forceable { stop } else { &never };
+        loop {
+            if !names.iter().any(|name| self.threads.has(name)) {
+                return Ok(());
+            }
+            let wait = deadline.saturating_duration_since(Instant::now());
+            let why = if wait.is_zero() {
+                "their time (--drain-timeout) is over"
+            } else {
+                select! {
+                    recv(stop) -> _ => "a second stop was asked for",
+                    recv(self.events) -> event => {
+                        if let Ok(Event::Ended(name)) = event {
+                            self.threads.join(&name);
+                        }
+                        continue;
+                    }
+                    default(wait) => continue,
+                }
+            };
+            let running = self.live.running().len();
+            return Err(Error::Forced(format!(
+                "ended with {running} run(s) still running: {why}; nothing is lost, they are made \
+                 again at the next start"
+            )));
+        }
+    }
+
+    fn last_commit(&mut self) -> LastCommit {
+        self.commits.take();
+        let Some(committer) = self.committer.take() else {
+            return LastCommit::Open("the committer had ended".into());
+        };
+        let deadline = Instant::now() + limits::FINAL_COMMIT_LIMIT + limits::SUPERVISE_INTERVAL;
+        while !committer.is_finished() {
+            let wait = deadline.saturating_duration_since(Instant::now());
+            if wait.is_zero() {
+                return LastCommit::Open("the broker did not answer in time".into());
+            }
+            let _ = self.events.recv_timeout(wait.min(limits::STOP_LOOK_INTERVAL));
+        }
+        committer.join().unwrap_or_else(|panic| LastCommit::Open(panic.to_string()))
+    }
+}
+
+impl Threads {
+    fn add(&mut self, thread: Thread<()>) {
+        let before = self.running.insert(thread.name().to_owned(), thread);
+        assert!(before.is_none(), "no two threads have one name");
+    }
+
+    /// Whether a thread whose name begins so is not joined yet.
+    fn has(&self, name: &str) -> bool {
+        self.running.keys().any(|known| known.starts_with(name))
+    }
+
+    /// Joins a thread that said farewell; false where there is none of that name. Its panic is
+    /// kept.
+    fn join(&mut self, name: &str) -> bool {
+        let Some(thread) = self.running.remove(name) else { return false };
+        if let Err(panic) = thread.join() {
+            self.panic.get_or_insert(panic);
+        }
+        true
+    }
+}
+
+fn sensor_settings(
+    config: &Config,
+    index: usize,
+    topic: &Arc<str>,
+    topic_id: Option<String>,
+) -> SensorSettings {
+    SensorSettings {
+        index,
+        count: config.sensors,
+        limits: BatchLimits {
+            max_records: config.max_batch,
+            max_bytes: config.max_batch_bytes,
+            max_wait: config.max_wait,
+        },
+        fetch: FetchSettings {
+            min_bytes: config.fetch_min_bytes,
+            max_record_bytes: config.queue_bytes,
+        },
+        tick_runtime: config.tick_runtime,
+        tick_interval: config.tick_interval,
+        topic: Arc::clone(topic),
+        topic_id,
+    }
+}
+
+fn status(config: &Config, broker: &dyn Broker) -> Status {
+    let connection = &config.connection;
+    let server = connection.bootstrap_server.as_deref().unwrap_or(LOCAL_SERVER);
+    Status {
+        pid: std::process::id(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        bootstrap_server: (broker.backend() != Backend::Embedded).then(|| server.to_owned()),
+        topic: connection.topic.clone(),
+        group: connection.group.clone(),
+        client: broker.backend().name().to_owned(),
+    }
+}
+
+/// Tells systemd, where it listens.
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(cause) = sd_notify::notify(false, states) {
+        log::debug!("systemd was not told: {cause}");
+    }
+}

@@ -1,0 +1,85 @@
+//! When a failed attempt is followed by another: pure decisions, the randomness comes in.
+
+use std::time::Duration;
+
+use crate::config::OnFailure;
+use crate::step::StepError;
+
+/// What follows a failed attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Another attempt after the pause.
+    Again(Duration),
+    /// The records become dead letters; the offsets go on.
+    DeadLetter,
+    /// mb halts; nothing is committed past the run.
+    Halt,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct RetryPolicy {
+    pub max_attempts: u32,
+    /// The pause before the second attempt.
+    pub backoff: Duration,
+    pub on_failure: OnFailure,
+}
+
+/// Pauses grow no further than this.
+const MAX_BACKOFF: Duration = Duration::from_secs(300);
+
+impl RetryPolicy {
+    /// `attempt` (from 1) has failed with `error`. `jitter` is a random number in 0..1: the pause
+    /// lies between half and the whole of the exponential one.
+    pub fn after(&self, attempt: u32, error: &StepError, jitter: f64) -> Verdict {
+        match error {
+            StepError::Stop(_) => Verdict::Halt,
+            StepError::Retry(_) if attempt < self.max_attempts => {
+                Verdict::Again(backoff(self.backoff, attempt - 1, jitter))
+            }
+            StepError::Retry(_) | StepError::DeadLetter(_) => match self.on_failure {
+                OnFailure::DeadLetter => Verdict::DeadLetter,
+                OnFailure::Halt => Verdict::Halt,
+            },
+        }
+    }
+}
+
+/// `base * 2^doublings`, at most five minutes, times a factor from 0.5 to 1.
+pub fn backoff(base: Duration, doublings: u32, jitter: f64) -> Duration {
+    let whole = base.saturating_mul(2u32.saturating_pow(doublings)).min(MAX_BACKOFF.max(base));
+    whole.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: RetryPolicy = RetryPolicy {
+        max_attempts: 3,
+        backoff: Duration::from_secs(1),
+        on_failure: OnFailure::DeadLetter,
+    };
+
+    #[test]
+    fn pauses_double_and_the_last_attempt_ends_in_dead_letters() {
+        let error = StepError::Retry("no".into());
+        assert_eq!(POLICY.after(1, &error, 1.0), Verdict::Again(Duration::from_secs(1)));
+        assert_eq!(POLICY.after(2, &error, 1.0), Verdict::Again(Duration::from_secs(2)));
+        assert_eq!(POLICY.after(2, &error, 0.0), Verdict::Again(Duration::from_secs(1)));
+        assert_eq!(POLICY.after(3, &error, 1.0), Verdict::DeadLetter);
+        let halting = RetryPolicy { on_failure: OnFailure::Halt, ..POLICY };
+        assert_eq!(halting.after(3, &error, 1.0), Verdict::Halt);
+    }
+
+    #[test]
+    fn a_step_can_give_up_or_stop_at_once() {
+        assert_eq!(POLICY.after(1, &StepError::DeadLetter("bad".into()), 0.5), Verdict::DeadLetter);
+        assert_eq!(POLICY.after(1, &StepError::Stop("stop".into()), 0.5), Verdict::Halt);
+    }
+
+    #[test]
+    fn pauses_are_bounded() {
+        assert_eq!(backoff(Duration::from_secs(1), 4_000_000, 1.0), MAX_BACKOFF);
+        assert_eq!(backoff(Duration::from_secs(900), 3, 1.0), Duration::from_secs(900));
+    }
+}

@@ -1,0 +1,560 @@
+//! A sensor: ticks, each with a fresh consumer, that turn what is new in the topic into runs on
+//! the run queue.
+//!
+//! The cursors live in the batchers, here, in memory; what makes a batch is decided there. This
+//! file owns the tick: its consumer, its time, its errors, and how a batch becomes a run.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender};
+
+use crate::batch::Record;
+use crate::batcher::{BatchLimits, Batcher, Cut, Identity, Progress, Stored};
+use crate::broker::{Broker, Consumer, FetchSettings, Flow, Sink};
+use crate::budget::{Budget, Permit};
+use crate::clock;
+use crate::committer::stopped_within;
+use crate::error::{Class, Error, Result};
+use crate::history::recovery::Resume;
+use crate::history::{History, Planned, TickRecord};
+use crate::ledger::Ledger;
+use crate::ledgers::Ledgers;
+use crate::limits;
+use crate::live::{Live, Trouble};
+use crate::offset::{Lane, Offset, Partition, RunKey};
+use crate::pipeline::Event;
+use crate::retry::backoff;
+use crate::run::Run;
+use crate::run_queue::{Refused, RunQueue};
+
+/// What a sensor is told once.
+#[derive(Clone, Debug)]
+pub struct SensorSettings {
+    /// This sensor's number, and how many there are: it has the partitions whose number leaves
+    /// `index` when divided by `count`.
+    pub index: usize,
+    pub count: usize,
+    pub limits: BatchLimits,
+    pub fetch: FetchSettings,
+    pub tick_runtime: Duration,
+    pub tick_interval: Duration,
+    pub topic: Arc<str>,
+    /// The topic's id at the start; another one under the same name is another topic.
+    pub topic_id: Option<String>,
+}
+
+pub struct Sensor {
+    pub settings: SensorSettings,
+    pub broker: Arc<dyn Broker>,
+    pub queue: Arc<RunQueue>,
+    pub budget: Arc<Budget>,
+    pub history: Arc<History>,
+    pub ledgers: Arc<Ledgers>,
+    pub live: Arc<Live>,
+    pub events: Sender<Event>,
+    pub stop: Receiver<()>,
+    /// By partition number; `None` where it is another sensor's.
+    slots: Vec<Option<Slot>>,
+    /// The next tick reads this partition alone: a range from before needs all the memory.
+    alone: Option<Partition>,
+}
+
+/// One partition in a sensor's care.
+#[derive(Debug)]
+struct Slot {
+    batcher: Batcher,
+    /// The cursor that the ledger knows.
+    told: Offset,
+    /// In this tick: all that the log has below it was handed over.
+    passed: Option<Offset>,
+}
+
+/// Why a tick ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    Runtime,
+    QueueFull,
+    MemoryFull,
+    Stopping,
+    Error,
+}
+
+impl Ended {
+    fn name(self) -> &'static str {
+        match self {
+            Ended::Runtime => "runtime",
+            Ended::QueueFull => "queue-full",
+            Ended::MemoryFull => "memory-full",
+            Ended::Stopping => "stop",
+            Ended::Error => "error",
+        }
+    }
+}
+
+/// One tick's state and figures.
+struct Tick<'a> {
+    sensor: &'a mut Sensor,
+    deadline: Instant,
+    now: Instant,
+    ended: Option<Ended>,
+    error: Option<Error>,
+    records: u64,
+    bytes: u64,
+    batches: u64,
+}
+
+const WHAT: &str = "reading the topic";
+
+impl Sensor {
+    #[allow(clippy::too_many_arguments)] // the pipeline wires it, once
+    pub fn new(
+        settings: SensorSettings,
+        broker: Arc<dyn Broker>,
+        queue: Arc<RunQueue>,
+        budget: Arc<Budget>,
+        history: Arc<History>,
+        ledgers: Arc<Ledgers>,
+        live: Arc<Live>,
+        events: Sender<Event>,
+        stop: Receiver<()>,
+    ) -> Sensor {
+        Sensor {
+            settings,
+            broker,
+            queue,
+            budget,
+            history,
+            ledgers,
+            live,
+            events,
+            stop,
+            slots: Vec::new(),
+            alone: None,
+        }
+    }
+
+    /// Takes a partition on, where it goes on from.
+    pub fn adopt(&mut self, partition: Partition, resume: Resume) {
+        let index = usize::try_from(partition).expect("partition numbers are not negative");
+        self.ledgers.add(partition, Ledger::new(resume.position, resume.committed));
+        let batcher = Batcher::new(self.settings.limits, resume.position, resume.stored);
+        if self.slots.len() <= index {
+            self.slots.resize_with(index + 1, || None);
+        }
+        self.slots[index] = Some(Slot { batcher, told: resume.position, passed: None });
+    }
+
+    /// Ticks until `stop` is closed.
+    pub fn run(mut self) {
+        let trouble = Trouble::default();
+        let mut failures = 0;
+        loop {
+            let error = self.tick();
+            self.live.ticks.add(1);
+            let wait = match error {
+                None => {
+                    trouble.end(WHAT);
+                    failures = 0;
+                    self.settings.tick_interval
+                }
+                Some(error) if error.class() == Class::Retry => {
+                    trouble.begin(WHAT, &error.to_string());
+                    failures += 1;
+                    let pause = backoff(limits::SENSOR_BACKOFF_MIN, failures, fastrand::f64());
+                    pause.min(limits::SENSOR_BACKOFF_MAX)
+                }
+                Some(error) => {
+                    // Full: another end is on its way already.
+                    let _ = self.events.try_send(Event::Halt(error));
+                    return;
+                }
+            };
+            if stopped_within(&self.stop, wait) {
+                return;
+            }
+        }
+    }
+
+    /// One evaluation: consumer, polls, cuts; then its record in the history.
+    fn tick(&mut self) -> Option<Error> {
+        let started = Instant::now();
+        let started_ms = clock::now_ms();
+        let index = self.settings.index;
+        let mut tick = Tick {
+            deadline: started + self.settings.tick_runtime,
+            sensor: self,
+            now: started,
+            ended: None,
+            error: None,
+            records: 0,
+            bytes: 0,
+            batches: 0,
+        };
+        if let Err(error) = tick.read() {
+            tick.end(Ended::Error);
+            tick.error.get_or_insert(error);
+        }
+        tick.finish();
+        let (ended, error) = (tick.ended.unwrap_or(Ended::Runtime), tick.error.take());
+        let record = TickRecord {
+            sensor: index,
+            started_ms,
+            run_us: i64::try_from(started.elapsed().as_micros()).unwrap_or(i64::MAX),
+            records: tick.records,
+            bytes: tick.bytes,
+            batches: tick.batches,
+            ended_by: ended.name(),
+            error: error.as_ref().map(Error::to_string),
+        };
+        log::debug!(
+            "tick of sensor-{index}: {} records in {} batches, ended by {}",
+            record.records,
+            record.batches,
+            record.ended_by
+        );
+        self.history.tick(record);
+        error
+    }
+
+    fn is_mine(&self, partition: Partition) -> bool {
+        usize::try_from(partition).is_ok_and(|p| p % self.settings.count == self.settings.index)
+    }
+
+    fn slot(&mut self, partition: Partition) -> Option<&mut Slot> {
+        self.slots.get_mut(usize::try_from(partition).ok()?)?.as_mut()
+    }
+
+    fn slots(&mut self) -> impl Iterator<Item = (Partition, &mut Slot)> {
+        let slots = self.slots.iter_mut().enumerate();
+        slots.filter_map(|(index, slot)| Some((index as Partition, slot.as_mut()?)))
+    }
+
+    /// Sees partitions that were added, which start at their beginning whatever `--from` says, and
+    /// a topic that was made again.
+    fn look_for_changes(&mut self) -> Result<()> {
+        let topic = Arc::clone(&self.settings.topic);
+        let info = self.broker.topic(&topic)?;
+        if let (Some(before), Some(now)) = (&self.settings.topic_id, &info.id)
+            && before != now
+        {
+            return Err(Error::Halt(format!(
+                "topic {topic} was deleted and made again (its id was {before} and is {now}): its \
+                 offsets mean other records now; start mb again to begin with the new topic"
+            )));
+        }
+        let added: Vec<Partition> = info
+            .partitions
+            .into_iter()
+            .filter(|partition| self.is_mine(*partition) && self.slot(*partition).is_none())
+            .collect();
+        if added.is_empty() {
+            return Ok(());
+        }
+        for (partition, watermarks) in self.broker.watermarks(&topic, &added)? {
+            log::info!("partition {topic}/{partition} is new: reading it from its beginning");
+            self.history.start_partition(partition, watermarks.beginning);
+            let position = watermarks.beginning;
+            self.adopt(partition, Resume { position, committed: None, stored: Vec::new() });
+        }
+        Ok(())
+    }
+
+    /// Where each partition's fresh consumer starts.
+    fn assignment(&mut self) -> Vec<(Partition, Offset)> {
+        let alone = self.alone;
+        let mine = self.slots().filter(|(partition, _)| alone.is_none_or(|p| p == *partition));
+        mine.map(|(partition, slot)| {
+            slot.passed = None;
+            slot.batcher.skip_finished();
+            (partition, slot.batcher.read_position())
+        })
+        .collect()
+    }
+}
+
+impl Tick<'_> {
+    fn read(&mut self) -> Result<()> {
+        self.sensor.look_for_changes()?;
+        let from = self.sensor.assignment();
+        if from.is_empty() {
+            // More sensors than partitions: this one waits its tick out for new ones.
+            if stopped_within(&self.sensor.stop, self.sensor.settings.tick_runtime) {
+                self.end(Ended::Stopping);
+            }
+            return Ok(());
+        }
+        let topic = Arc::clone(&self.sensor.settings.topic);
+        let mut consumer =
+            self.sensor.broker.consumer(&topic, &from, &self.sensor.settings.fetch)?;
+        let result = self.poll_until_over(consumer.as_mut());
+        consumer.close();
+        result.map_err(|error| self.explain(error))
+    }
+
+    fn poll_until_over(&mut self, consumer: &mut dyn Consumer) -> Result<()> {
+        loop {
+            self.now = Instant::now();
+            if stopped_within(&self.sensor.stop, Duration::ZERO) {
+                self.end(Ended::Stopping);
+            }
+            if self.ended.is_some() {
+                return Ok(());
+            }
+            if self.now >= self.deadline {
+                self.end(Ended::Runtime);
+                return Ok(());
+            }
+            consumer.poll(self.wait(), self)?;
+            self.now = Instant::now();
+            self.cut_due();
+            self.tell_ledgers();
+        }
+    }
+
+    /// How long a poll may wait: until the tick is over or a batch has waited long enough; a
+    /// stop is looked for now and then.
+    fn wait(&mut self) -> Duration {
+        let due = self.sensor.slots().filter_map(|(_, slot)| slot.batcher.due()).min();
+        let until = due.map_or(self.deadline, |due| due.min(self.deadline));
+        until.saturating_duration_since(self.now).min(limits::STOP_LOOK_INTERVAL)
+    }
+
+    fn cut_due(&mut self) {
+        for index in 0..self.sensor.slots.len() {
+            let now = self.now;
+            let Some(slot) = &mut self.sensor.slots[index] else { continue };
+            if slot.batcher.due().is_some_and(|due| due <= now)
+                && let Some(cut) = slot.batcher.cut_now()
+            {
+                self.deliver(index as Partition, cut);
+            }
+        }
+    }
+
+    /// The tick ends: what is being filled becomes batches as it is, where the queue has room.
+    fn finish(&mut self) {
+        if self.ended == Some(Ended::Runtime) {
+            for index in 0..self.sensor.slots.len() {
+                let Some(slot) = &mut self.sensor.slots[index] else { continue };
+                if let Some(cut) = slot.batcher.cut_now() {
+                    self.deliver(index as Partition, cut);
+                }
+            }
+        }
+        self.tell_ledgers();
+    }
+
+    /// Cursors that moved past gaps and finished ranges are told to the ledgers.
+    fn tell_ledgers(&mut self) {
+        let ledgers = Arc::clone(&self.sensor.ledgers);
+        for (partition, slot) in self.sensor.slots() {
+            if let Some(passed) = slot.passed {
+                slot.batcher.advance(passed);
+            }
+            if slot.batcher.cursor() > slot.told {
+                slot.told = slot.batcher.cursor();
+                ledgers.advance(partition, slot.told);
+            }
+        }
+    }
+
+    fn end(&mut self, why: Ended) -> Flow {
+        self.ended.get_or_insert(why);
+        Flow::Stop
+    }
+
+    /// A cut becomes a run: planned in the history, in flight in the ledger, on the queue.
+    fn deliver(&mut self, partition: Partition, cut: Cut) -> Flow {
+        let (range, records) = (cut.range(), cut.batch.len());
+        let bytes = cut.batch.payload_bytes();
+        let (id, failed_attempts, registered) = match cut.identity {
+            Identity::Again(Stored { run, progress, .. }) => match progress {
+                Progress::Unfinished { failed_attempts, registered } => {
+                    (run, failed_attempts, registered)
+                }
+                Progress::Finished => unreachable!("finished ranges are never cut"),
+            },
+            Identity::Fresh(_) => {
+                let planned = self.sensor.history.plan(|id| Planned {
+                    id,
+                    partition,
+                    range,
+                    records,
+                    bytes,
+                    queued_ms: clock::now_ms(),
+                });
+                let Some(id) = planned else {
+                    // The history has ended: what was cut is read again by the next process.
+                    self.sensor.slots().for_each(|(_, slot)| slot.passed = None);
+                    return self.end(Ended::Stopping);
+                };
+                (id, 0, false)
+            }
+        };
+        if !registered {
+            self.sensor.ledgers.register(partition, range);
+        }
+        let topic = Arc::clone(&self.sensor.settings.topic);
+        let run = Run {
+            id,
+            key: RunKey { topic, partition, range, lane: Lane::WHOLE },
+            batch: cut.batch,
+            permit: cut.permit,
+            failed_attempts,
+            queued: Instant::now(),
+        };
+        let pushed = self.sensor.queue.push(run, self.deadline, &self.sensor.stop);
+        let slot = self.sensor.slot(partition).expect("the cut came from this slot");
+        let why = match pushed {
+            Ok(()) => {
+                slot.batcher.accepted(range);
+                self.batches += 1;
+                self.records += records as u64;
+                self.bytes += bytes as u64;
+                self.sensor.live.records_in.add(records as u64);
+                return Flow::Continue;
+            }
+            Err(Refused::Full(_)) => Ended::QueueFull,
+            Err(Refused::Stopping(_)) => Ended::Stopping,
+        };
+        let progress = Progress::Unfinished { failed_attempts, registered: true };
+        slot.batcher.refused(Stored { range, run: id, progress });
+        slot.passed = None;
+        self.end(why)
+    }
+
+    /// Memory for the next record of the partition; waits for runs to give theirs back.
+    fn memory(&mut self, partition: Partition, record: &Record<'_>) -> Option<Permit> {
+        let slot = self.sensor.slot(partition)?;
+        let needs = slot.batcher.needs(record);
+        if let Some(permit) = self.sensor.budget.try_acquire(needs) {
+            return Some(permit);
+        }
+        // What is being filled holds memory that only a run gives back.
+        for index in 0..self.sensor.slots.len() {
+            let cut = self.sensor.slots[index].as_mut().and_then(|slot| slot.batcher.cut_now());
+            if let Some(cut) = cut
+                && self.deliver(index as Partition, cut) == Flow::Stop
+            {
+                return None;
+            }
+        }
+        let limit = self.sensor.budget.limit();
+        let slot = self.sensor.slot(partition)?;
+        slot.batcher.grow_tightly();
+        let needs = slot.batcher.needs(record);
+        let whole = slot.batcher.held() + needs;
+        if whole > limit {
+            self.error = Some(Error::Unreadable {
+                topic: self.sensor.settings.topic.to_string(),
+                partition,
+                offset: record.offset,
+                cause: format!(
+                    "its {} bytes and those of its batch need {whole} bytes, more than --queue-bytes \
+                     ({limit}) has; a larger --queue-bytes lets it pass",
+                    record.payload_bytes()
+                ),
+            });
+            self.end(Ended::Error);
+            return None;
+        }
+        let permit = self.sensor.budget.acquire_until(needs, self.deadline);
+        if permit.is_none() {
+            self.run_out_of_memory(partition);
+        }
+        permit
+    }
+
+    /// Nothing came back for a whole tick. Stored ranges that are half read hold memory that no
+    /// run gives back: all but this one are read again later, and this one goes first, alone.
+    fn run_out_of_memory(&mut self, partition: Partition) {
+        let mut dropped = false;
+        for (other, slot) in self.sensor.slots() {
+            if other != partition {
+                dropped |= slot.batcher.drop_fill();
+                slot.passed = None;
+            }
+        }
+        self.sensor.alone = dropped.then_some(partition);
+        self.end(Ended::MemoryFull);
+    }
+
+    /// Says of missing offsets which ones they are.
+    fn explain(&self, error: Error) -> Error {
+        let Error::OffsetOutOfRange { topic, partition, offset } = &error else { return error };
+        let Ok(watermarks) = self.sensor.broker.watermarks(topic, &[*partition]) else {
+            return error;
+        };
+        let Some(watermarks) = watermarks.get(partition) else { return error };
+        if *offset < watermarks.beginning {
+            let last = watermarks.beginning.get() - 1;
+            return Error::Halt(format!(
+                "records {topic}/{partition} {offset}-{last} were removed from the log (retention) \
+                 before mb read them; the log begins at {}. To go on without them, move the group's \
+                 offsets with Kafka's consumer-groups tool (--reset-offsets) and start mb again",
+                watermarks.beginning
+            ));
+        }
+        if *offset > watermarks.end {
+            return Error::Halt(format!(
+                "the group's position {offset} in {topic}/{partition} lies beyond the log's end {}: \
+                 the topic was made again or its log was cut; move the group's offsets with Kafka's \
+                 consumer-groups tool (--reset-offsets) and start mb again",
+                watermarks.end
+            ));
+        }
+        // In range by now: another look will do.
+        Error::broker(format!("read {topic}/{partition} at {offset}"), "offset out of range")
+    }
+}
+
+impl Sink for Tick<'_> {
+    fn record(&mut self, partition: Partition, record: Record<'_>) -> Flow {
+        if self.ended.is_some() {
+            return Flow::Stop;
+        }
+        loop {
+            let Some(slot) = self.sensor.slot(partition) else { return Flow::Continue };
+            match slot.batcher.cut_before(record.offset, record.payload_bytes()) {
+                Some(cut) => {
+                    if self.deliver(partition, cut) == Flow::Stop {
+                        return Flow::Stop;
+                    }
+                }
+                None if slot.batcher.wants(record.offset) => break,
+                None => return Flow::Continue,
+            }
+        }
+        let Some(permit) = self.memory(partition, &record) else { return Flow::Stop };
+        let now = self.now;
+        let Some(slot) = self.sensor.slot(partition) else { return Flow::Continue };
+        slot.batcher.take(record, permit, now);
+        match slot.batcher.cut_if_full() {
+            Some(cut) => {
+                let flow = self.deliver(partition, cut);
+                if self.sensor.alone == Some(partition) {
+                    self.sensor.alone = None;
+                    return self.end(Ended::MemoryFull);
+                }
+                flow
+            }
+            None => Flow::Continue,
+        }
+    }
+
+    fn position(&mut self, partition: Partition, next: Offset) {
+        while self.ended.is_none() {
+            let Some(slot) = self.sensor.slot(partition) else { return };
+            match slot.batcher.cut_passed(next) {
+                Some(cut) => {
+                    self.deliver(partition, cut);
+                }
+                None => {
+                    slot.passed = Some(next);
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! From a chosen broker and an open history to the place where each partition goes on.
+//!
+//! Rules only: whose offsets they are is decided in `history::recovery`, threads are started in
+//! `pipeline`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use rusqlite::Connection as Database;
+
+use crate::broker::{Backend, Broker, TopicInfo};
+use crate::config::{Config, StartFrom};
+use crate::error::{Error, Result};
+use crate::history::recovery::{self, Recorded, Resume, ScopeKey, Standing};
+use crate::history::{self, ScopeId, schema};
+use crate::offset::{Offset, Partition};
+use crate::run::RunState;
+
+/// What the pipeline starts with.
+pub struct Start {
+    pub db: Database,
+    pub scope: ScopeId,
+    pub topic: TopicInfo,
+    pub resumes: BTreeMap<Partition, Resume>,
+}
+
+/// Looks the topic up; makes it where this mb produces to it.
+///
+/// # Errors
+/// `UnknownTopic` where mb only consumes; `Broker`.
+pub fn topic(broker: &dyn Broker, config: &Config) -> Result<TopicInfo> {
+    let connection = &config.connection;
+    match broker.topic(&connection.topic) {
+        Err(Error::UnknownTopic { topic }) if config.produce.is_some() => {
+            broker.create_topic(&topic, connection.partitions)?;
+            log::info!("made topic {topic} with {} partitions", connection.partitions);
+            broker.topic(&topic)
+        }
+        answer => answer,
+    }
+}
+
+/// Opens the history and finds where each partition goes on.
+///
+/// # Errors
+/// `Config` for a history that cannot be used, unfinished runs that this client cannot read, or
+/// `--from committed` without offsets; `Broker`, `Storage`.
+pub fn recover(
+    broker: &dyn Broker,
+    config: &Config,
+    data_dir: &Path,
+    topic: TopicInfo,
+) -> Result<Start> {
+    let connection = &config.connection;
+    let db = schema::open(&data_dir.join(history::FILE))?;
+    let scope = recovery::scope(
+        &db,
+        &ScopeKey {
+            log: if broker.backend() == Backend::Embedded { "embedded" } else { "kafka" },
+            cluster_id: topic.cluster_id.clone().unwrap_or_default(),
+            group: connection.group.clone(),
+            topic: topic.name.clone(),
+            topic_id: topic.id.clone().unwrap_or_default(),
+        },
+    )?;
+    let recorded = recovery::recorded(&db, scope)?;
+    check_clients(broker.backend(), &recorded)?;
+    let committed = broker.committed(&connection.group, &topic.name, &topic.partitions)?;
+    // Partitions that came while mb was away start at their beginning, whatever --from says.
+    let known_group = !committed.is_empty() || !recorded.is_empty();
+    let mut resumes = BTreeMap::new();
+    let mut fresh = Vec::new();
+    for partition in topic.partitions.iter().copied() {
+        let committed = committed.get(&partition).copied();
+        match recovery::resume(recorded.get(&partition), committed) {
+            Standing::Ours(resume) => {
+                resumes.insert(partition, resume);
+            }
+            Standing::New => fresh.push((partition, false)),
+            Standing::Moved { expected } => {
+                log::warn!(
+                    "somebody moved the offsets of group {} in {}/{partition} (from {} to {}): going on \
+                     from there; ranges planned before are void",
+                    connection.group,
+                    topic.name,
+                    shown(expected),
+                    shown(committed)
+                );
+                match committed {
+                    Some(position) => {
+                        recovery::void(&db, scope, partition, position)?;
+                        let resume = Resume { position, committed: Some(position), stored: vec![] };
+                        resumes.insert(partition, resume);
+                    }
+                    None => fresh.push((partition, true)),
+                }
+            }
+        }
+    }
+    for (partition, position) in starts(broker, config, &topic, &fresh, known_group)? {
+        if recorded.contains_key(&partition) {
+            recovery::void(&db, scope, partition, position)?;
+        }
+        resumes.insert(partition, Resume { position, committed: None, stored: vec![] });
+    }
+    for (partition, resume) in &resumes {
+        recovery::begin(&db, scope, *partition, resume)?;
+    }
+    tell(&resumes);
+    Ok(Start { db, scope, topic, resumes })
+}
+
+/// Where partitions without offsets start. `moved`: their offsets were deleted by somebody, so
+/// `--from` holds for them as for a new group.
+fn starts(
+    broker: &dyn Broker,
+    config: &Config,
+    topic: &TopicInfo,
+    fresh: &[(Partition, bool)],
+    known_group: bool,
+) -> Result<Vec<(Partition, Offset)>> {
+    if fresh.is_empty() {
+        return Ok(Vec::new());
+    }
+    let partitions: Vec<Partition> = fresh.iter().map(|(partition, _)| *partition).collect();
+    let watermarks = broker.watermarks(&topic.name, &partitions)?;
+    let mut starts = Vec::new();
+    for (partition, moved) in fresh {
+        let marks = watermarks[partition];
+        let position = match config.from {
+            _ if known_group && !moved => marks.beginning,
+            StartFrom::Earliest => marks.beginning,
+            StartFrom::Latest => marks.end,
+            StartFrom::Committed => {
+                return Err(Error::Config(format!(
+                    "--from committed: group {} has no committed offset for {}/{partition}; use \
+                     --from earliest or --from latest, or commit one with Kafka's consumer-groups \
+                     tool",
+                    config.connection.group, topic.name
+                )));
+            }
+        };
+        starts.push((*partition, position));
+    }
+    Ok(starts)
+}
+
+/// An unfinished run is read again by the same client or a richer one: its content must not
+/// differ between its tries.
+fn check_clients(backend: Backend, recorded: &BTreeMap<Partition, Recorded>) -> Result<()> {
+    let runs = recorded.values().flat_map(|recorded| &recorded.runs);
+    for run in runs.filter(|run| !run.state.is_done() && run.state != RunState::Voided) {
+        if let Some(client) = run.client
+            && !backend.reads_all_of(client)
+        {
+            return Err(Error::Config(format!(
+                "--client {backend}: unfinished runs in the history were read by client {client}, \
+                 which {backend} cannot stand in for; start mb with --client {client} until they \
+                 are done"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn tell(resumes: &BTreeMap<Partition, Resume>) {
+    use crate::batcher::Progress;
+    let stored = || resumes.values().flat_map(|resume| &resume.stored);
+    let finished = stored().filter(|stored| stored.progress == Progress::Finished).count();
+    let unfinished = stored().count() - finished;
+    if unfinished + finished > 0 {
+        log::info!(
+            "going on where an earlier mb ended: {unfinished} unfinished run(s) are made again with \
+             the same ranges, {finished} finished above the committed offsets are passed over"
+        );
+    }
+}
+
+fn shown(offset: Option<Offset>) -> String {
+    offset.map_or_else(|| "none".to_owned(), |offset| offset.to_string())
+}

@@ -1,0 +1,242 @@
+//! The step that runs a command for each batch, through `sh -c`, as `xargs` would for lines.
+//!
+//! Here is what a command gets and how it is checked at the start; `process` runs it, `feed`
+//! writes its stdin, `capture` keeps its output, `groups` knows what runs, `outcome` judges.
+
+mod capture;
+mod feed;
+mod groups;
+mod outcome;
+mod process;
+
+use std::fs;
+use std::iter;
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::fs::{Access, access};
+
+use self::capture::Capture;
+use self::feed::Feed;
+use self::groups::Groups;
+use self::process::Ended;
+use super::{Attempt, Step, StepError};
+use crate::error::{Error, Result};
+use crate::limits::SHELL_CHECK_LIMIT;
+
+/// POSIX names no path for sh, but there is none elsewhere in practice, and an absolute path needs
+/// no search for each run.
+const SHELL: &str = "/bin/sh";
+
+/// What a service manager tells mb, and is not meant for a command of mb's.
+const SERVICE_VARIABLES: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
+
+/// Runs `sh -c COMMAND` for each batch, in a process group of its own.
+///
+/// - **stdin**: one record a line, as JSON (`record_json`). A command may read all, some or none.
+/// - **environment**: mb's own, with `MB_RUN_KEY`, `MB_TOPIC`, `MB_PARTITION`, `MB_FIRST_OFFSET`,
+///   `MB_LAST_OFFSET` and `MB_ATTEMPT`.
+/// - **stdout, stderr**: kept in the attempt's output, `limits::CAPTURE_BYTES` of each.
+/// - **its end**: exit code 0 is done, anything else is tried again. The run ends when the shell
+///   ends; what is left of its process group then is killed.
+/// - **time limit**: SIGTERM to the whole group, SIGKILL `limits::KILL_GRACE` later.
+///
+/// The command is idempotent where it uses `MB_RUN_KEY` so: after a crash or a failed attempt the
+/// batch comes again under the same key. When mb itself is killed (kill -9), a command that is
+/// running sees the end of its input, perhaps within a line, and lives on.
+#[derive(Debug)]
+pub struct ExecStep {
+    command: String,
+    timeout: Option<Duration>,
+    groups: Groups,
+}
+
+impl ExecStep {
+    /// `timeout` is one attempt's; `None` lets a command take as long as it likes.
+    pub fn new(command: impl Into<String>, timeout: Option<Duration>) -> ExecStep {
+        ExecStep { command: command.into(), timeout, groups: Groups::default() }
+    }
+
+    /// Asks the shell something at the start.
+    fn ask_shell(&self, arguments: &[&str]) -> Result<Ended> {
+        let mut command = Command::new(SHELL);
+        command.args(arguments);
+        let nothing = Feed::new(0, iter::empty());
+        process::run(command, nothing, Some(SHELL_CHECK_LIMIT), &self.groups)
+            .map_err(|cause| self.unusable(&format!("cannot run {SHELL}: {cause}")))
+    }
+
+    fn unusable(&self, cause: &str) -> Error {
+        let command = &self.command;
+        Error::Config(format!("--exec: got {command:?}, expected a command for sh: {cause}"))
+    }
+
+    fn check_word(&self, word: &str) -> Result<()> {
+        if word.contains('/') {
+            let found = fs::metadata(word).map_err(|cause| {
+                self.unusable(&format!("{word}: {cause}; give a path that exists"))
+            })?;
+            if !found.is_file() || access(word, Access::EXEC_OK).is_err() {
+                return Err(self.unusable(&format!("{word} is not executable; try chmod +x")));
+            }
+            return Ok(());
+        }
+        // The shell knows its own words, its builtins and PATH.
+        let asked = self.ask_shell(&["-c", "command -v -- \"$1\"", "sh", word])?;
+        if asked.timed_out || asked.status.success() {
+            return Ok(());
+        }
+        Err(self.unusable(&format!("{word} is not in PATH; install it or give its path")))
+    }
+}
+
+impl Step for ExecStep {
+    fn name(&self) -> &str {
+        "exec"
+    }
+
+    fn prepare(&self, _topic: &str) -> Result<()> {
+        if self.command.trim().is_empty() {
+            return Err(self.unusable("it is empty"));
+        }
+        let syntax = self.ask_shell(&["-n", "-c", &self.command])?;
+        if !syntax.timed_out && !syntax.status.success() {
+            let cause = syntax.stderr.last_line().unwrap_or_else(|| syntax.status.to_string());
+            return Err(self.unusable(&cause));
+        }
+        match plain_first_word(&self.command) {
+            Some(word) => self.check_word(word),
+            None => Ok(()),
+        }
+    }
+
+    fn run(&self, attempt: &mut Attempt<'_>) -> Result<(), StepError> {
+        let key = attempt.key;
+        let mut command = Command::new(SHELL);
+        command
+            .args(["-c", &self.command])
+            .env("MB_RUN_KEY", key.to_string())
+            .env("MB_TOPIC", &*key.topic)
+            .env("MB_PARTITION", key.partition.to_string())
+            .env("MB_FIRST_OFFSET", key.range.first.to_string())
+            .env("MB_LAST_OFFSET", key.range.last.to_string())
+            .env("MB_ATTEMPT", attempt.number.to_string());
+        for name in SERVICE_VARIABLES {
+            command.env_remove(name);
+        }
+        let feed = Feed::new(key.partition, attempt.batch.records());
+        let ended = process::run(command, feed, self.timeout, &self.groups)
+            .map_err(|cause| StepError::Retry(format!("cannot run the command: {cause}")))?;
+        let outcome = outcome::judge(&ended, self.timeout);
+        attempt.output = output(ended.stdout, ended.stderr);
+        match outcome {
+            Err(_) if self.groups.aborted() => {
+                Err(StepError::Retry("ended by mb's forced stop".to_owned()))
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn abort(&self) {
+        self.groups.abort();
+    }
+}
+
+/// Both streams as one text: stdout first, then stderr under a line of its own.
+fn output(stdout: Capture, stderr: Capture) -> Option<String> {
+    if stdout.is_empty() && stderr.is_empty() {
+        return None;
+    }
+    let mut text = stdout.into_text();
+    if !stderr.is_empty() {
+        if !text.is_empty() && !text.ends_with('\n') {
+            text.push('\n');
+        }
+        text.push_str("[stderr]\n");
+        text.push_str(&stderr.into_text());
+    }
+    Some(text)
+}
+
+/// The command's first word where it stands for itself: nothing in it that the shell would read
+/// as more than a name or a path (quotes, variables, assignments, patterns, operators, `~`).
+fn plain_first_word(command: &str) -> Option<&str> {
+    let word = command.split_ascii_whitespace().next()?;
+    let plain = |c: char| c.is_alphanumeric() || "_-./+,:@%".contains(c);
+    word.chars().all(plain).then_some(word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prepared(command: &str) -> Result<()> {
+        ExecStep::new(command, None).prepare("t")
+    }
+
+    fn refusal(command: &str) -> String {
+        let error = prepared(command).unwrap_err();
+        assert_eq!(error.exit_code(), 78);
+        error.to_string()
+    }
+
+    #[test]
+    fn only_a_word_that_stands_for_itself_is_looked_up() {
+        assert_eq!(plain_first_word("  cat -n | wc"), Some("cat"));
+        assert_eq!(plain_first_word("./a-b_c.sh\n"), Some("./a-b_c.sh"));
+        for more in ["A=1 cat", "\"cat\" x", "$CAT", "(cat)", "~/x", "cat;ls", "cat|wc", "c*t", ""]
+        {
+            assert_eq!(plain_first_word(more), None, "{more}");
+        }
+    }
+
+    #[test]
+    fn commands_that_can_run_are_taken() {
+        for command in [
+            "cat",
+            "/bin/sh -c true",
+            "if true; then cat; fi",
+            ": > /dev/null",
+            "while read line; do echo $line; done",
+            "X=1 nosuchcommand",
+            "\"$MB_TOPIC\"",
+            "exit 3",
+            "sleep 1000",
+        ] {
+            assert_eq!(prepared(command), Ok(()), "{command}");
+        }
+    }
+
+    #[test]
+    fn a_command_that_does_not_exist_is_a_startup_error() {
+        let text = refusal("nosuchcommand --flag");
+        assert!(text.contains("nosuchcommand is not in PATH"), "{text}");
+        let text = refusal("/no/such/file x");
+        assert!(text.contains("/no/such/file: No such file or directory"), "{text}");
+        for path in ["/etc/passwd", "/etc"] {
+            let text = refusal(path);
+            assert!(text.contains(&format!("{path} is not executable")), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_command_that_the_shell_cannot_read_is_a_startup_error() {
+        for command in ["if true", "cat 'x", "cat |", "", "  \n", "cat\0"] {
+            let text = refusal(command);
+            assert!(text.contains("--exec") && !text.contains('\n'), "{text}");
+        }
+    }
+
+    #[test]
+    fn both_streams_come_as_one_text() {
+        let capture = |text: &str| {
+            let mut capture = Capture::new(100);
+            capture.push(text.as_bytes());
+            capture
+        };
+        assert_eq!(output(capture(""), capture("")), None);
+        assert_eq!(output(capture("a"), capture("")), Some("a".into()));
+        assert_eq!(output(capture("a"), capture("b\n")), Some("a\n[stderr]\nb\n".into()));
+        assert_eq!(output(capture(""), capture("b")), Some("[stderr]\nb".into()));
+    }
+}

@@ -1,0 +1,155 @@
+//! What a command's end means for its attempt: done, or an error in words.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use super::process::Ended;
+use crate::limits::ERROR_LINE_CHARS;
+use crate::step::StepError;
+
+/// # Errors
+/// `StepError::Retry` for everything but exit code 0 within the time limit: how it ended, and the
+/// last line it wrote to stderr.
+pub fn judge(ended: &Ended, timeout: Option<Duration>) -> Result<(), StepError> {
+    let how = match timeout {
+        Some(limit) if ended.timed_out => format!("timed out after {limit:?}"),
+        _ if ended.status.success() => return Ok(()),
+        _ => describe(ended.status),
+    };
+    Err(StepError::Retry(match ended.stderr.last_line() {
+        Some(line) => format!("{how}: {}", shown(&line)),
+        None => how,
+    }))
+}
+
+fn describe(status: ExitStatus) -> String {
+    if let Some(signal) = status.signal() {
+        return format!("command was ended by {}", signal_name(signal));
+    }
+    match status.code() {
+        Some(127) => "command not found (exit code 127)".to_owned(),
+        Some(126) => "command not executable (exit code 126)".to_owned(),
+        // A shell's way to say that what it ran was ended by a signal.
+        Some(code @ 129..=192) => {
+            format!("command ended with exit code {code} (128 + {})", signal_name(code - 128))
+        }
+        Some(code) => format!("command ended with exit code {code}"),
+        None => format!("command ended with {status}"),
+    }
+}
+
+fn signal_name(number: i32) -> String {
+    let names = [
+        (Signal::HUP, "SIGHUP"),
+        (Signal::INT, "SIGINT"),
+        (Signal::QUIT, "SIGQUIT"),
+        (Signal::ILL, "SIGILL"),
+        (Signal::TRAP, "SIGTRAP"),
+        (Signal::ABORT, "SIGABRT"),
+        (Signal::BUS, "SIGBUS"),
+        (Signal::FPE, "SIGFPE"),
+        (Signal::KILL, "SIGKILL"),
+        (Signal::USR1, "SIGUSR1"),
+        (Signal::SEGV, "SIGSEGV"),
+        (Signal::USR2, "SIGUSR2"),
+        (Signal::PIPE, "SIGPIPE"),
+        (Signal::ALARM, "SIGALRM"),
+        (Signal::TERM, "SIGTERM"),
+        (Signal::XCPU, "SIGXCPU"),
+        (Signal::XFSZ, "SIGXFSZ"),
+        (Signal::VTALARM, "SIGVTALRM"),
+        (Signal::PROF, "SIGPROF"),
+        (Signal::IO, "SIGIO"),
+        (Signal::SYS, "SIGSYS"),
+    ];
+    match names.iter().find(|(signal, _)| signal.as_raw() == number) {
+        Some((_, name)) => (*name).to_owned(),
+        None => format!("signal {number}"),
+    }
+}
+
+/// A line as a log or a page can show it: control characters escaped, cut where it is long.
+fn shown(line: &str) -> String {
+    let mut shown = String::new();
+    for (count, c) in line.chars().enumerate() {
+        if count == ERROR_LINE_CHARS {
+            shown.push('…');
+            break;
+        }
+        if c.is_control() {
+            shown.extend(c.escape_default());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::step::exec::capture::Capture;
+
+    /// `wait_status` is the raw one: an exit code in the high byte, or a signal in the low one.
+    fn ended(wait_status: i32, timed_out: bool, stderr: &str) -> Ended {
+        let mut capture = Capture::new(10_000);
+        capture.push(stderr.as_bytes());
+        Ended {
+            status: ExitStatus::from_raw(wait_status),
+            timed_out,
+            stdout: Capture::new(2),
+            stderr: capture,
+        }
+    }
+
+    fn message(ended: &Ended) -> String {
+        match judge(ended, Some(Duration::from_millis(1500))) {
+            Err(StepError::Retry(text)) => text,
+            outcome => panic!("{outcome:?}"),
+        }
+    }
+
+    #[test]
+    fn only_zero_is_done_whatever_stderr_says() {
+        assert_eq!(judge(&ended(0, false, "warning"), None), Ok(()));
+        for code in [1, 2, 65, 75, 78, 126, 127, 128, 255] {
+            let text = message(&ended(code << 8, false, ""));
+            assert!(text.contains(&format!("exit code {code}")), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_error_names_the_end_and_the_last_line_of_stderr() {
+        assert_eq!(
+            message(&ended(3 << 8, false, "one\ntwo\n")),
+            "command ended with exit code 3: two"
+        );
+        assert_eq!(message(&ended(11, false, "")), "command was ended by SIGSEGV");
+        assert_eq!(message(&ended(40, false, "")), "command was ended by signal 40");
+        assert_eq!(
+            message(&ended(137 << 8, false, "")),
+            "command ended with exit code 137 (128 + SIGKILL)"
+        );
+        assert_eq!(
+            message(&ended(127 << 8, false, "sh: 1: nosuch: not found\n")),
+            "command not found (exit code 127): sh: 1: nosuch: not found"
+        );
+    }
+
+    #[test]
+    fn a_timeout_is_one_even_where_the_command_then_ended_well() {
+        assert_eq!(message(&ended(0, true, "")), "timed out after 1.5s");
+        assert_eq!(message(&ended(9, true, "so\n")), "timed out after 1.5s: so");
+    }
+
+    #[test]
+    fn what_a_command_prints_cannot_play_with_the_terminal() {
+        assert_eq!(shown("a\u{1b}[31m\0\tü"), "a\\u{1b}[31m\\u{0}\\tü");
+        let long = shown(&"x".repeat(10_000));
+        assert_eq!(long.chars().count(), ERROR_LINE_CHARS + 1);
+        assert!(long.ends_with("x…"));
+    }
+}

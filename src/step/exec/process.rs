@@ -1,0 +1,311 @@
+//! One command from its start to its end: a process group of its own, pipes served by one poll
+//! loop, a time limit that ends the whole group. What its end means is decided in `outcome`.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, ioctl_fionbio};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+
+use super::capture::Capture;
+use super::feed::{Feed, Progress};
+use super::groups::Groups;
+use crate::batch::Record;
+use crate::limits::{CAPTURE_BYTES, KILL_GRACE, PIPE_REST_BYTES};
+
+/// How a command ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub status: ExitStatus,
+    /// Its time limit ended it, whatever its status says.
+    pub timed_out: bool,
+    pub stdout: Capture,
+    pub stderr: Capture,
+}
+
+/// Runs the command with `feed` on its stdin, until the process itself has ended; what is left of
+/// its group then is killed.
+///
+/// # Errors
+/// Where it could not be started or watched; nothing of it is left running.
+pub fn run<'a>(
+    mut command: Command,
+    mut feed: Feed<impl Iterator<Item = Record<'a>>>,
+    timeout: Option<Duration>,
+    groups: &Groups,
+) -> io::Result<Ended> {
+    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
+    ioctl_fionbio(&writer, true)?;
+    // Before the start: a batch that fits into the pipe is there at once, and whole.
+    // It is closed then, for the command to see the end.
+    let stdin = (feed.write(&writer)? == Progress::Full).then_some(writer);
+    command.stdin(reader).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // No pre_exec: without it the standard library starts the process by posix_spawn, which does
+    // not copy this process' page tables.
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    let mut group = Group::start(&mut command, groups)?;
+    // The command's own end of stdin lives on in here, and would hide that nobody reads it.
+    drop(command);
+
+    let mut pipes = Pipes {
+        feed,
+        stdin,
+        stdout: Output::new(group.child.stdout.take().map(OwnedFd::from))?,
+        stderr: Output::new(group.child.stderr.take().map(OwnedFd::from))?,
+    };
+    let watched = watch(&group, &mut pipes, timeout);
+    // The process is not yet reaped, so its id still stands for this group and no other. And
+    // stdin is still open: after an error nobody may take its end for the end of the batch.
+    group.signal(Signal::KILL);
+    let timed_out = watched?;
+    pipes.stdout.drain()?;
+    pipes.stderr.drain()?;
+    Ok(Ended {
+        status: group.reap()?,
+        timed_out,
+        stdout: pipes.stdout.capture,
+        stderr: pipes.stderr.capture,
+    })
+}
+
+/// Where a command stands in being ended, with the time of the next stage.
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    Running { until: Option<Instant> },
+    Terminated { until: Instant },
+    Killed { warn_at: Option<Instant> },
+}
+
+impl Stage {
+    fn until(self) -> Option<Instant> {
+        match self {
+            Stage::Running { until } => until,
+            Stage::Terminated { until } => Some(until),
+            Stage::Killed { warn_at } => warn_at,
+        }
+    }
+}
+
+/// Serves the pipes until the process has ended; true where the time limit ended it.
+///
+/// Without a time limit it waits for as long as the command takes: that is the user's choice, and
+/// `Groups::abort` ends it too.
+fn watch<'a>(
+    group: &Group<'_>,
+    pipes: &mut Pipes<impl Iterator<Item = Record<'a>>>,
+    timeout: Option<Duration>,
+) -> io::Result<bool> {
+    // A limit too far off for the clock is none.
+    let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let mut stage = Stage::Running { until };
+    let mut ended = false;
+    loop {
+        ended |= pipes.serve((!ended).then_some(&group.pidfd), stage.until())?;
+        // After SIGTERM the shell may be gone before the processes it started, which have their
+        // time too; as long as they are seen to hold a pipe.
+        if ended && (!matches!(stage, Stage::Terminated { .. }) || pipes.all_closed()) {
+            return Ok(!matches!(stage, Stage::Running { .. }));
+        }
+        let now = Instant::now();
+        if stage.until().is_some_and(|until| until <= now) {
+            stage = match stage {
+                Stage::Running { .. } => {
+                    group.signal(Signal::TERM);
+                    Stage::Terminated { until: now + KILL_GRACE }
+                }
+                Stage::Terminated { .. } if ended => return Ok(true),
+                Stage::Terminated { .. } => {
+                    group.signal(Signal::KILL);
+                    Stage::Killed { warn_at: Some(now + KILL_GRACE) }
+                }
+                Stage::Killed { .. } => {
+                    // Going on without it would let two attempts of one run work at once.
+                    log::warn!(
+                        target: "mb::step",
+                        "command of process group {} does not end after SIGKILL; waiting for it",
+                        group.id.as_raw_nonzero()
+                    );
+                    Stage::Killed { warn_at: None }
+                }
+            };
+        }
+    }
+}
+
+/// A started command. Dropped before `reap`, it is killed and reaped.
+struct Group<'a> {
+    child: Child,
+    id: Pid,
+    pidfd: OwnedFd,
+    groups: &'a Groups,
+    reaped: bool,
+}
+
+impl<'a> Group<'a> {
+    fn start(command: &mut Command, groups: &'a Groups) -> io::Result<Group<'a>> {
+        let mut child = command.spawn()?;
+        let id = Pid::from_child(&child);
+        match pidfd_open(id, PidfdFlags::empty()) {
+            Ok(pidfd) => {
+                groups.add(id);
+                Ok(Group { child, id, pidfd, groups, reaped: false })
+            }
+            Err(cause) => {
+                // No descriptor left, or a kernel before 5.3.
+                let _ = kill_process_group(id, Signal::KILL);
+                child.wait()?;
+                Err(cause.into())
+            }
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        match kill_process_group(self.id, signal) {
+            // Nobody is left in it.
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(cause) => log::warn!(
+                target: "mb::step",
+                "cannot end process group {}: {cause}",
+                self.id.as_raw_nonzero()
+            ),
+        }
+    }
+
+    fn reap(mut self) -> io::Result<ExitStatus> {
+        self.forget_and_wait()
+    }
+
+    fn forget_and_wait(&mut self) -> io::Result<ExitStatus> {
+        // In this order: once it is reaped the id may be somebody else's, and must not be killed.
+        self.groups.remove(self.id);
+        self.reaped = true;
+        self.child.wait()
+    }
+}
+
+impl Drop for Group<'_> {
+    fn drop(&mut self) {
+        if !self.reaped {
+            self.signal(Signal::KILL);
+            let _ = self.forget_and_wait();
+        }
+    }
+}
+
+/// This side of the command's pipes; each is closed as soon as it is of no more use.
+struct Pipes<R> {
+    feed: Feed<R>,
+    stdin: Option<OwnedFd>,
+    stdout: Output,
+    stderr: Output,
+}
+
+impl<'a, R: Iterator<Item = Record<'a>>> Pipes<R> {
+    /// Waits until a pipe or the process has news, at most until the time given, and serves each
+    /// pipe once; true where the process has ended.
+    fn serve(&mut self, process: Option<&OwnedFd>, until: Option<Instant>) -> io::Result<bool> {
+        let [ended, stdin, stdout, stderr] = wait(
+            [
+                (process, PollFlags::IN),
+                (self.stdin.as_ref(), PollFlags::OUT),
+                (self.stdout.pipe.as_ref(), PollFlags::IN),
+                (self.stderr.pipe.as_ref(), PollFlags::IN),
+            ],
+            until,
+        )?;
+        if stdout {
+            self.stdout.read()?;
+        }
+        if stderr {
+            self.stderr.read()?;
+        }
+        if stdin
+            && let Some(pipe) = &self.stdin
+            && self.feed.write(pipe)? == Progress::Over
+        {
+            self.stdin = None;
+        }
+        Ok(ended)
+    }
+
+    fn all_closed(&self) -> bool {
+        self.stdin.is_none() && self.stdout.pipe.is_none() && self.stderr.pipe.is_none()
+    }
+}
+
+/// Waits for one of the descriptors, at most until the time given; says which are ready.
+fn wait<const N: usize>(
+    of_interest: [(Option<&OwnedFd>, PollFlags); N],
+    until: Option<Instant>,
+) -> io::Result<[bool; N]> {
+    let mut fds = Vec::with_capacity(N);
+    for (fd, flags) in of_interest {
+        fds.extend(fd.map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), flags)));
+    }
+    let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+    let left = left.map(|left| Timespec::try_from(left).unwrap_or(LONGEST_WAIT));
+    match poll(&mut fds, left.as_ref()) {
+        Ok(_) => {}
+        Err(Errno::INTR) => return Ok([false; N]),
+        Err(cause) => return Err(cause.into()),
+    }
+    let mut polled = fds.iter();
+    Ok(of_interest.map(|(fd, _)| {
+        fd.is_some() && polled.next().is_some_and(|polled| !polled.revents().is_empty())
+    }))
+}
+
+/// A timespec's seconds end in the far future; waking once before then does no harm.
+const LONGEST_WAIT: Timespec = Timespec { tv_sec: 1 << 30, tv_nsec: 0 };
+
+/// One output stream.
+struct Output {
+    /// `None` once its end was read.
+    pipe: Option<OwnedFd>,
+    capture: Capture,
+}
+
+impl Output {
+    fn new(pipe: Option<OwnedFd>) -> io::Result<Output> {
+        if let Some(pipe) = &pipe {
+            ioctl_fionbio(pipe, true)?;
+        }
+        Ok(Output { pipe, capture: Capture::new(CAPTURE_BYTES) })
+    }
+
+    /// Reads once, so that a command that prints without end keeps nothing else waiting; returns
+    /// how many bytes came.
+    fn read(&mut self) -> io::Result<usize> {
+        let Some(pipe) = &self.pipe else { return Ok(0) };
+        let mut buffer = [0; 16 * 1024];
+        match rustix::io::read(pipe, &mut buffer) {
+            Ok(0) => {
+                self.pipe = None;
+                Ok(0)
+            }
+            Ok(bytes) => {
+                self.capture.push(&buffer[..bytes]);
+                Ok(bytes)
+            }
+            Err(Errno::AGAIN | Errno::INTR) => Ok(0),
+            Err(cause) => Err(cause.into()),
+        }
+    }
+
+    /// Reads what is left in the pipe of a command that has ended. Bounded: a process that left
+    /// its group may hold the pipe, and go on printing.
+    fn drain(&mut self) -> io::Result<()> {
+        let mut drained = 0;
+        while drained < PIPE_REST_BYTES {
+            match self.read()? {
+                0 => return Ok(()),
+                bytes => drained += bytes,
+            }
+        }
+        Ok(())
+    }
+}

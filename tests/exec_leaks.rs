@@ -1,0 +1,67 @@
+//! What runs of the exec step leave behind in this process: nothing. One test alone in its
+//! process, since it counts what the whole process has.
+
+use std::fs;
+use std::time::Duration;
+
+use mb::batch::{Batch, Record};
+use mb::offset::{Lane, Offset, OffsetRange, RunKey};
+use mb::step::{Attempt, ExecStep, Step};
+
+fn descriptors() -> usize {
+    fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+fn threads() -> usize {
+    fs::read_dir("/proc/self/task").unwrap().count()
+}
+
+/// This process' children, zombies included, as `/proc/PID/stat` tells them.
+fn children() -> Vec<String> {
+    let own = std::process::id().to_string();
+    let stats = fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        // A process may end while the folder is read.
+        fs::read_to_string(entry.unwrap().path().join("stat")).ok()
+    });
+    // The name is in parentheses, and may hold anything: state and parent come after the last.
+    let is_child =
+        |stat: &String| stat.rsplit(')').next().unwrap().split_whitespace().nth(1) == Some(&own);
+    stats.filter(is_child).collect()
+}
+
+#[test]
+fn two_hundred_runs_leave_no_descriptor_no_thread_and_no_zombie() {
+    let value = vec![b'v'; 100_000];
+    let mut large = Batch::default();
+    for offset in 0..3 {
+        let offset = Offset::new(offset);
+        large.push(Record { offset, timestamp: None, key: None, value: Some(&value) });
+    }
+    let empty = Batch::default();
+    let key = RunKey {
+        topic: "t".into(),
+        partition: 0,
+        range: OffsetRange::new(Offset::new(0), Offset::new(2)),
+        lane: Lane::WHOLE,
+    };
+    let short = Duration::from_millis(5);
+    let steps = [
+        (ExecStep::new("cat", None), &large, 40),
+        (ExecStep::new("exit 1", None), &large, 40),
+        (ExecStep::new("sleep 1000 & exit 0", None), &empty, 40),
+        (ExecStep::new("cat >&2; kill -9 $$", None), &large, 40),
+        (ExecStep::new("sleep 1000", Some(short)), &large, 35),
+        // The system has no room for such a command line: it is not even started.
+        (ExecStep::new(format!(": {}", "x".repeat(1 << 18)), None), &large, 5),
+    ];
+    let before = (descriptors(), threads());
+    for (step, batch, runs) in &steps {
+        for number in 1..=*runs {
+            let mut attempt = Attempt { key: &key, number, batch, output: None };
+            // Failing is part of it; what each failure says is tested elsewhere.
+            let _ = step.run(&mut attempt);
+        }
+    }
+    assert_eq!((descriptors(), threads()), before);
+    assert_eq!(children(), [] as [&str; 0]);
+}
