@@ -140,7 +140,7 @@ impl Broker for Embedded {
             timestamps: true,
             headers: true,
             read_committed: true,
-            codecs: &[],
+            codecs: &["none"],
             membership: false,
         }
     }

@@ -9,12 +9,14 @@ mod offsets;
 mod producer;
 mod settings;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::config::FromClientConfigAndContext;
-use rdkafka::consumer::BaseConsumer;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::producer::BaseProducer;
 use rdkafka::util::get_rdkafka_version;
 
@@ -124,6 +126,28 @@ impl Broker for Librdkafka {
 fn new_client(config: &ClientConfig) -> Result<Client> {
     BaseConsumer::from_config_and_context(config, Context::default())
         .map_err(|error| Error::broker("start a client of librdkafka", error))
+}
+
+/// The topic's partitions, as far as the client can ask within `limit`; `None` where it cannot.
+///
+/// # Errors
+/// `UnknownTopic`.
+fn known_partitions(
+    client: &Client,
+    topic: &str,
+    limit: Duration,
+) -> Result<Option<BTreeSet<Partition>>> {
+    let Ok(metadata) = client.fetch_metadata(Some(topic), limit) else { return Ok(None) };
+    let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else {
+        return Ok(None);
+    };
+    match found.error().map(RDKafkaErrorCode::from) {
+        None => Ok(Some(found.partitions().iter().map(|partition| partition.id()).collect())),
+        Some(RDKafkaErrorCode::UnknownTopicOrPartition) => {
+            Err(Error::UnknownTopic { topic: topic.to_owned() })
+        }
+        Some(_) => Ok(None),
+    }
 }
 
 /// Drops what owns a client of librdkafka, on a thread of its own: that joins librdkafka's threads,

@@ -23,7 +23,7 @@ use crate::broker::{
     Backend, Broker, Capabilities, Consumer, FetchSettings, Producer, TopicInfo, Watermarks,
 };
 use crate::error::{Error, Result};
-use crate::limits::{BROKER_CALL_LIMIT, PROBE_LIMIT};
+use crate::limits::{BROKER_CALL_LIMIT, PROBE_LIMIT, PURE_PARTITION_FETCH_BYTES};
 use crate::offset::{Offset, Partition};
 
 /// Codecs that the crate reads, by Kafka's names.
@@ -33,6 +33,7 @@ const CODECS: &[&str] = &["none", "gzip", "snappy"];
 pub struct Pure {
     servers: String,
     wire: Arc<Wire>,
+    fetch_bytes: usize,
     /// How many client threads were started.
     threads: Arc<AtomicU64>,
     /// A client for watermarks that waits for its next use, with its topic.
@@ -48,7 +49,19 @@ impl Pure {
     pub fn connect(servers: &str, wire: Arc<Wire>) -> Result<Pure> {
         check_served(&wire.probe(PROBE_LIMIT)?)?;
         let servers = servers.to_owned();
-        Ok(Pure { servers, wire, threads: Arc::default(), idle: Mutex::default() })
+        Ok(Pure {
+            servers,
+            wire,
+            fetch_bytes: PURE_PARTITION_FETCH_BYTES,
+            threads: Arc::default(),
+            idle: Mutex::default(),
+        })
+    }
+
+    /// How many bytes a fetch asks of one partition, instead of
+    /// `limits::PURE_PARTITION_FETCH_BYTES`. A larger batch is fetched all the same, by itself.
+    pub fn with_fetch_bytes(self, fetch_bytes: usize) -> Pure {
+        Pure { fetch_bytes, ..self }
     }
 
     fn guard(&self, topic: &str) -> Guard {
@@ -152,7 +165,9 @@ impl Broker for Pure {
         settings: &FetchSettings,
     ) -> Result<Box<dyn Consumer>> {
         let guard = self.guard(topic);
-        Ok(Box::new(PureConsumer::new(guard, Arc::clone(&self.wire), topic, from, settings)))
+        let wire = Arc::clone(&self.wire);
+        let fetch_bytes = self.fetch_bytes;
+        Ok(Box::new(PureConsumer::new(guard, wire, topic, from, settings, fetch_bytes)))
     }
 
     fn producer(&self, topic: &str) -> Result<Box<dyn Producer>> {

@@ -8,7 +8,7 @@ use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::types::RDKafkaErrorCode;
 
 use super::native::{Client, Event, Failure, Records};
-use super::{context, let_go};
+use super::{context, known_partitions, let_go};
 use crate::broker::{Consumer, FetchSettings, Flow, Sink};
 use crate::error::{Error, Result};
 use crate::limits;
@@ -18,6 +18,8 @@ use crate::offset::{Offset, Partition};
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 /// How long one look at a doubtful connection takes at most.
 const LOOK_LIMIT: Duration = Duration::from_millis(50);
+/// One question about the topic, after an error, takes at most so long.
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
 pub(super) struct LibrdkafkaConsumer {
     topic: String,
@@ -27,11 +29,17 @@ pub(super) struct LibrdkafkaConsumer {
     doubt: Option<Doubt>,
 }
 
-/// librdkafka has lost every broker, or says so: it does also while it still tries a second
-/// address of the same name, and it reconnects by itself. Only time tells.
+/// librdkafka has lost a connection, or all of them, or says so: it does also while it still tries
+/// a second address of the same name, and it reconnects by itself. Only time tells.
 struct Doubt {
     since: Instant,
     cause: String,
+}
+
+impl Doubt {
+    fn new(cause: String) -> Doubt {
+        Doubt { since: Instant::now(), cause }
+    }
 }
 
 impl LibrdkafkaConsumer {
@@ -97,21 +105,24 @@ impl LibrdkafkaConsumer {
         let records = self.records.as_ref().expect("a consumer is polled before its close only");
         for failure in context::serve(records.client()) {
             match failure.code {
-                Code::AllBrokersDown | Code::Resolve => {
-                    self.doubt.get_or_insert_with(|| Doubt {
-                        since: Instant::now(),
-                        cause: failure.reason,
-                    });
-                }
-                // One connection's trouble, which librdkafka mends or follows with the above; but
-                // it is the better explanation.
-                Code::BrokerTransportFailure | Code::OperationTimedOut => {
-                    if let Some(doubt) = &mut self.doubt {
-                        doubt.cause = failure.reason;
-                    }
-                }
                 Code::Authentication | Code::SSL | Code::Fatal => {
                     return Err(Error::broker(self.doing(), failure.reason));
+                }
+                // Topics and partitions that are not there, or are not ours to read.
+                Code::Fail => {
+                    known_partitions(records.client(), &self.topic, ANSWER_LIMIT)?;
+                    return Err(Error::broker(self.doing(), failure.reason));
+                }
+                Code::AllBrokersDown => {
+                    self.doubt.get_or_insert_with(|| Doubt::new(failure.reason));
+                }
+                // One connection's trouble, which librdkafka mends by itself where it can; its
+                // words are better than those above.
+                Code::BrokerTransportFailure | Code::OperationTimedOut | Code::Resolve => {
+                    match &mut self.doubt {
+                        Some(doubt) => doubt.cause = failure.reason,
+                        None => self.doubt = Some(Doubt::new(failure.reason)),
+                    }
                 }
                 // Shown at debug level already, and no reason to stop reading.
                 _ => {}
@@ -123,7 +134,7 @@ impl LibrdkafkaConsumer {
             return Ok(());
         }
         // An empty partition shows nothing of a broker that is back, so ask.
-        if records.client().client().fetch_metadata(Some(&self.topic), LOOK_LIMIT).is_ok() {
+        if records.client().fetch_metadata(Some(&self.topic), LOOK_LIMIT).is_ok() {
             self.doubt = None;
         } else if lasts >= limits::BROKER_DOWN_LIMIT {
             return Err(Error::broker(self.doing(), &doubt.cause));

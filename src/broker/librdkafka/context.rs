@@ -32,6 +32,11 @@ impl Context {
         self.served.load(Ordering::Relaxed)
     }
 
+    fn keep(&self, code: RDKafkaErrorCode, reason: &str) {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.push(Failure { code, reason: reason.to_owned() });
+    }
+
     fn take_failures(&self) -> Vec<Failure> {
         std::mem::take(&mut *self.failures.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -45,14 +50,24 @@ impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         self.served.fetch_add(1, Ordering::Relaxed);
         log::debug!(target: LOG_TARGET, "{level:?} {facility}: {message}");
+        // What is told in the log only: troubles of one connection, and errors that lay in a queue
+        // which was read by the array.
+        let code = match facility {
+            "FAIL" => RDKafkaErrorCode::BrokerTransportFailure,
+            "REQTMOUT" => RDKafkaErrorCode::OperationTimedOut,
+            "ERROR" => RDKafkaErrorCode::Fail,
+            _ => return,
+        };
+        // "[thrd:…]: " names the thread that speaks.
+        let reason = message.split_once("]: ").map_or(message, |(_, reason)| reason);
+        self.keep(code, reason);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         self.served.fetch_add(1, Ordering::Relaxed);
         log::debug!(target: LOG_TARGET, "{error}: {reason}");
         let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        failures.push(Failure { code, reason: reason.to_owned() });
+        self.keep(code, reason);
     }
 }
 

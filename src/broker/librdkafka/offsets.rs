@@ -12,7 +12,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::topic_partition_list::Offset as Place;
 
 use super::native::{self, Client, Failure};
-use super::{context, let_go, new_client, settings};
+use super::{context, known_partitions, let_go, new_client, settings};
 use crate::broker::Watermarks;
 use crate::error::{Error, Result};
 use crate::limits;
@@ -55,10 +55,16 @@ impl Offsets {
                 Err(failed) => failed,
             };
             self.retire(&client);
-            if matches!(failed.code, Code::UnknownTopicOrPartition | Code::UnknownTopic) {
-                return Err(Error::UnknownTopic { topic: topic.to_owned() });
-            }
-            if !(leader_is_moving(failed.code) && Instant::now() + RETRY_INTERVAL < deadline) {
+            let passes = match failed.code {
+                // Also what librdkafka says of a partition that has no leader just now.
+                Code::UnknownPartition | Code::UnknownTopicOrPartition | Code::UnknownTopic => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    let known = known_partitions(&client, topic, left)?;
+                    known.is_none_or(|known| partitions.iter().all(|p| known.contains(p)))
+                }
+                code => leader_is_moving(code),
+            };
+            if !(passes && Instant::now() + RETRY_INTERVAL < deadline) {
                 return Err(Error::broker(doing(), failed.reason));
             }
             sleep(RETRY_INTERVAL);

@@ -6,7 +6,6 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 
-use super::context::LOG_TARGET;
 use crate::broker::FetchSettings;
 use crate::limits;
 
@@ -98,10 +97,7 @@ fn common(servers: &str) -> ClientConfig {
         // A topic that the broker does not know is reported after this time. (It is short, as a
         // topic is asked for by another way before anything reads it.)
         .set("topic.metadata.propagation.max.ms", "1000")
-        .set_log_level(if log::log_enabled!(target: LOG_TARGET, log::Level::Debug) {
-            RDKafkaLogLevel::Info
-        } else {
-            RDKafkaLogLevel::Emerg
-        });
+        // Lines go to mb's log at debug level, and some are listened to (`context`).
+        .set_log_level(RDKafkaLogLevel::Info);
     config
 }

@@ -31,6 +31,8 @@ pub(super) struct PureConsumer {
     wire: Arc<Wire>,
     topic: Arc<str>,
     settings: FetchSettings,
+    /// Bytes that a plain fetch asks of one partition.
+    fetch_bytes: usize,
     cursors: Vec<Cursor>,
     /// Plain fetches in a row that could not be decoded, without a record in between.
     undecoded: u32,
@@ -60,6 +62,7 @@ impl PureConsumer {
         topic: &str,
         from: &[(Partition, Offset)],
         settings: &FetchSettings,
+        fetch_bytes: usize,
     ) -> PureConsumer {
         let cursors = from.iter().map(|&(partition, next)| Cursor {
             partition,
@@ -72,6 +75,7 @@ impl PureConsumer {
             wire,
             topic: topic.into(),
             settings: settings.clone(),
+            fetch_bytes,
             cursors: cursors.collect(),
             undecoded: 0,
         }
@@ -224,8 +228,8 @@ impl PureConsumer {
         if calm.is_empty() {
             return Ok(Flow::Continue);
         }
-        let bytes =
-            (PURE_FETCH_BYTES / calm.len()).clamp(16 * 1024, PURE_PARTITION_FETCH_BYTES) as i32;
+        let share = (PURE_FETCH_BYTES / calm.len()).clamp(1, self.fetch_bytes);
+        let bytes = i32::try_from(share).unwrap_or(i32::MAX);
         let asked: Vec<_> = calm
             .iter()
             .map(|&i| (self.cursors[i].partition, self.cursors[i].next, bytes))

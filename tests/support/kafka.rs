@@ -1,0 +1,251 @@
+//! Real Kafka brokers for tests, by scripts/kafka: each with its own folder and port, and gone when
+//! its owner is, even where the test process was killed.
+//!
+//! A supervisor (a small shell loop in a process group of its own) starts the broker on request and
+//! reads from a pipe that the test process holds. The pipe closes with the test process, however
+//! that ends; then the supervisor kills the broker and removes its folder.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{eventually, free_port};
+
+/// Oldest and newest that mb is tested with, and the one between.
+pub const V3_4: &str = "3.4.1";
+pub const V3_9: &str = "3.9.1";
+pub const V4_1: &str = "4.1.0";
+
+const SUPERVISOR: &str = r#"
+# The reader of the answer may have died meanwhile; that must not end this before its work is done.
+trap : PIPE
+while read -r _; do
+    if "$SCRIPT" start >"$FOLDER/start.log" 2>&1 </dev/null; then echo ok; else echo failed; fi
+done
+if read -r pid <"$KAFKA_DIR/broker.pid" &&
+    grep -qaF "$KAFKA_DIR/server.properties" "/proc/$pid/cmdline"; then
+    kill -KILL "$pid"
+fi
+rm -rf "$FOLDER" || { sleep 1; rm -rf "$FOLDER"; }
+"#;
+
+/// A broker. Dropping it kills it and removes its folder.
+pub struct Kafka {
+    version: String,
+    port: u16,
+    folder: PathBuf,
+    supervisor: Mutex<Supervisor>,
+}
+
+struct Supervisor {
+    child: Child,
+    /// `None` once it was told to end.
+    requests: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Kafka {
+    /// Starts a broker of the version, and returns when it answers.
+    ///
+    /// # Panics
+    /// Where it cannot start, with what scripts/kafka said: without Java or Maven that is the line
+    /// that tells how to get them.
+    pub fn start(version: &str) -> Kafka {
+        Kafka::start_with(version, &[])
+    }
+
+    /// The same, with broker properties to add or override.
+    pub fn start_with(version: &str, properties: &[(&str, &str)]) -> Kafka {
+        let port = free_port();
+        let folder = tempfile::Builder::new().prefix("mb-kafka-").tempdir().unwrap().keep();
+        let properties: Vec<_> =
+            properties.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let mut child = Command::new("bash")
+            .args(["-c", SUPERVISOR, "kafka-supervisor"])
+            .env("SCRIPT", script())
+            .env("FOLDER", &folder)
+            .env("KAFKA_VERSION", version)
+            .env("KAFKA_PORT", port.to_string())
+            .env("KAFKA_DIR", folder.join("kafka"))
+            .env("KAFKA_PROPERTIES", properties.join("\n"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            // An interrupt at the terminal is for the tests; this ends after them.
+            .process_group(0)
+            .spawn()
+            .expect("bash starts");
+        let requests = child.stdin.take();
+        let answers = BufReader::new(child.stdout.take().expect("stdout is a pipe"));
+        let kafka = Kafka {
+            version: version.to_owned(),
+            port,
+            folder,
+            supervisor: Mutex::new(Supervisor { child, requests, answers }),
+        };
+        kafka.restart();
+        kafka
+    }
+
+    /// The broker of this version that all tests of this test binary share: for tests that leave it
+    /// as it is and use topics and groups of their own (`support::unique`).
+    pub fn shared(version: &str) -> &'static Kafka {
+        static SHARED: Mutex<BTreeMap<String, &'static OnceLock<Kafka>>> =
+            Mutex::new(BTreeMap::new());
+        let of_version = *SHARED
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(version.to_owned())
+            .or_insert_with(|| Box::leak(Box::default()));
+        of_version.get_or_init(|| Kafka::start(version))
+    }
+
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// `127.0.0.1:PORT`.
+    pub fn bootstrap(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The broker's process.
+    pub fn pid(&self) -> i32 {
+        let text = fs::read_to_string(self.dir().join("broker.pid")).expect("broker.pid is there");
+        text.trim().parse().expect("broker.pid holds a number")
+    }
+
+    /// Ends the broker as a crash would, and returns when it is gone.
+    pub fn kill9(&self) {
+        let pid = self.pid();
+        self.signal(Signal::KILL);
+        eventually(Duration::from_secs(10), "the killed broker is gone", || !alive(pid));
+    }
+
+    /// Starts the broker (again), on the same data and port, and returns when it answers.
+    ///
+    /// # Panics
+    /// As `start`.
+    pub fn restart(&self) {
+        let mut supervisor = self.supervisor.lock().unwrap_or_else(PoisonError::into_inner);
+        let requests = supervisor.requests.as_mut().expect("the supervisor runs");
+        requests.write_all(b"start\n").expect("the supervisor reads");
+        let mut answer = String::new();
+        supervisor.answers.read_line(&mut answer).expect("the supervisor answers");
+        if answer.trim() != "ok" {
+            let said = fs::read_to_string(self.folder.join("start.log")).unwrap_or_default();
+            panic!("Kafka {} did not start: {}", self.version, said.trim());
+        }
+    }
+
+    /// Freezes the broker (true), or lets it go on (false).
+    pub fn stop_cont(&self, stop: bool) {
+        self.signal(if stop { Signal::STOP } else { Signal::CONT });
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.pid()).expect("a pid is above 0");
+        kill_process(pid, signal).expect("the broker's process is there");
+    }
+
+    /// Runs a tool of Kafka's (see `scripts/kafka help`) against this broker; returns its stdout.
+    ///
+    /// # Panics
+    /// Where it fails, with what it said.
+    pub fn tool(&self, name: &str, args: &[&str]) -> String {
+        self.tool_with_input(name, args, b"")
+    }
+
+    /// The same, with `input` on its stdin.
+    pub fn tool_with_input(&self, name: &str, args: &[&str], input: &[u8]) -> String {
+        let mut child = Command::new(script())
+            .args(["run", name])
+            .args(args)
+            .env("KAFKA_VERSION", &self.version)
+            .env("KAFKA_PORT", self.port.to_string())
+            .env("KAFKA_DIR", self.dir())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("scripts/kafka starts");
+        let mut stdin = child.stdin.take().expect("stdin is a pipe");
+        let output = thread::scope(|scope| {
+            // A tool that does not read its input closes the pipe; its status tells what counts.
+            scope.spawn(move || stdin.write_all(input));
+            child.wait_with_output().expect("scripts/kafka ends")
+        });
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            output.status.success(),
+            "{name} {args:?} failed with {}:\n{stdout}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        stdout
+    }
+
+    /// Creates a topic with topic properties (`max.message.bytes`, …), by Kafka's own tool.
+    pub fn create_topic(&self, topic: &str, partitions: u32, properties: &[(&str, &str)]) {
+        let partitions = partitions.to_string();
+        let properties: Vec<_> =
+            properties.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let mut args = vec!["--create", "--topic", topic, "--partitions", &partitions];
+        for property in &properties {
+            args.extend(["--config", property]);
+        }
+        self.tool("topics", &args);
+    }
+
+    /// Raises the topic's partitions to `partitions`.
+    pub fn add_partitions(&self, topic: &str, partitions: u32) {
+        let partitions = partitions.to_string();
+        self.tool("topics", &["--alter", "--topic", topic, "--partitions", &partitions]);
+    }
+
+    /// Removes the partition's records below `offset`.
+    pub fn delete_records(&self, topic: &str, partition: i32, offset: i64) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let request = serde_json::json!({
+            "version": 1,
+            "partitions": [{"topic": topic, "partition": partition, "offset": offset}],
+        });
+        fs::write(file.path(), request.to_string()).unwrap();
+        let path = file.path().to_str().expect("a path in UTF-8");
+        let said = self.tool("delete-records", &["--offset-json-file", path]);
+        assert!(said.contains("low_watermark"), "{said}");
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.folder.join("kafka")
+    }
+}
+
+impl Drop for Kafka {
+    fn drop(&mut self) {
+        let supervisor = self.supervisor.get_mut().unwrap_or_else(PoisonError::into_inner);
+        drop(supervisor.requests.take());
+        let _ = supervisor.child.wait();
+    }
+}
+
+fn script() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/kafka")
+}
+
+/// A process that ended but was not waited for by its parent has an empty command line.
+pub fn alive(pid: i32) -> bool {
+    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
+}
