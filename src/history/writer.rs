@@ -165,7 +165,13 @@ fn prune(db: &mut Connection, keep_runs: u64) -> rusqlite::Result<bool> {
     )?;
     change
         .execute("DELETE FROM ticks WHERE id <= (SELECT max(id) FROM ticks) - ?1", [KEEP_TICKS])?;
-    change.commit()
+    let owed = change.query_row(
+        "SELECT EXISTS (SELECT 1 FROM runs WHERE id <= ?1 AND state IN (?2, ?3))",
+        params![cutoff, RunState::Succeeded.code(), RunState::Failed.code()],
+        |row| row.get(0),
+    )?;
+    change.commit()?;
+    Ok(owed)
 }
 
 fn apply(
