@@ -28,9 +28,12 @@ const WAIT: Duration = Duration::from_millis(100);
 const SLACK: Duration = Duration::from_secs(5);
 const FETCH: FetchSettings = FetchSettings { min_bytes: 1, max_record_bytes: 32 << 20 };
 
+/// An offset and the value there.
+type At = (i64, Option<Vec<u8>>);
+
 #[derive(Default)]
 struct Got {
-    values: BTreeMap<Partition, Vec<(i64, Option<Vec<u8>>)>>,
+    values: BTreeMap<Partition, Vec<At>>,
     positions: BTreeMap<Partition, Offset>,
     /// Stops with so many records.
     enough: Option<usize>,

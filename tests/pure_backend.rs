@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 
 use mb::batch::Record;
 use mb::broker::pure::Pure;
+use mb::broker::select::{Chosen, choose};
 use mb::broker::wire::Wire;
-use mb::broker::{Broker, FetchSettings, Flow, Message, Sent, Sink};
+use mb::broker::{Backend, Broker, FetchSettings, Flow, Message, Sent, Sink};
+use mb::config::{Client, Connection};
 use mb::error::{Error, Result};
 use mb::offset::{Offset, Partition};
 use rdkafka::ClientConfig;
@@ -166,6 +168,9 @@ fn on_kafka_3_9_1() {
 #[test]
 fn on_kafka_3_4_1() {
     let kafka = Kafka::start("3.4.1", "29342");
+    let chosen = choose_kafka(&kafka).unwrap();
+    assert_eq!(chosen.reason, "client kafka: --client kafka");
+    assert_eq!(chosen.broker.backend(), Backend::Kafka);
     mixed_codecs_all_arrive(&kafka);
     codecs_it_lacks_are_named(&kafka);
     gaps_are_passed(&kafka);
@@ -180,6 +185,19 @@ fn on_kafka_4_1_0() {
     let refused = Pure::connect(&kafka.server(), kafka.wire()).unwrap_err();
     assert_eq!(refused.exit_code(), 78);
     assert!(refused.to_string().contains("use --client rdkafka"), "{refused}");
+    let started = Instant::now();
+    let refused = choose_kafka(&kafka).err().unwrap();
+    assert_eq!(refused.exit_code(), 78, "{refused}");
+    assert!(started.elapsed() < Duration::from_secs(8), "no retry helps: {:?}", started.elapsed());
+}
+
+fn choose_kafka(kafka: &Kafka) -> Result<Chosen> {
+    let connection = Connection {
+        bootstrap_server: Some(kafka.server()),
+        client: Client::Kafka,
+        ..Connection::default()
+    };
+    choose(&connection, false, false, &|_| true, &|| panic!("no embedded topic was asked for"))
 }
 
 /// 100 plain, 100 gzip, 100 plain, 100 snappy records of 2 kB: 400, whatever the fetch size and

@@ -183,16 +183,14 @@ mod tests {
     #[test]
     fn librdkafka_takes_the_settings() {
         let fetch = FetchSettings { min_bytes: 0, max_record_bytes: usize::MAX };
-        let configs = [
-            settings::consumer("localhost:1", &fetch),
-            settings::offsets("localhost:1"),
-            settings::producer("localhost:1"),
-        ];
-        for config in &configs {
-            assert!(new_client(config).is_ok() || config.get("acks").is_some());
+        for config in [settings::consumer("localhost:1", &fetch), settings::offsets("localhost:1")]
+        {
+            assert_eq!(new_client(&config).map(drop), Ok(()));
         }
-        let producer: Result<BaseProducer<Context>, _> =
-            BaseProducer::from_config_and_context(&configs[2], Context::default());
+        let producer: Result<BaseProducer<Context>, _> = BaseProducer::from_config_and_context(
+            &settings::producer("localhost:1"),
+            Context::default(),
+        );
         assert!(producer.is_ok());
     }
 }

@@ -166,8 +166,8 @@ impl Contact<'_> {
             if failed.class() != Class::Retry {
                 return Err(failed);
             }
-            let over = self.limit.is_some_and(|limit| started.elapsed() + backoff >= limit);
-            if over && !loading {
+            let left = self.limit.map(|limit| limit.saturating_sub(started.elapsed()));
+            if left.is_some_and(|left| left.is_zero()) && !loading {
                 return Err(failed);
             }
             if self.limit.is_none() || loading {
@@ -177,7 +177,9 @@ impl Contact<'_> {
                     told = text;
                 }
             }
-            if !(self.keep_waiting)(backoff) {
+            // The last try comes at the very end of the limit.
+            let pause = if loading { backoff } else { backoff.min(left.unwrap_or(backoff)) };
+            if !(self.keep_waiting)(pause) {
                 return Err(failed);
             }
             backoff = (backoff * 2).min(SENSOR_BACKOFF_MAX);

@@ -30,6 +30,8 @@ pub(super) struct Writer {
     keep_runs: u64,
     /// Runs planned since old ones were removed last.
     since_pruned: u64,
+    /// Old runs had to stay, above what was confirmed then.
+    prune_owed: bool,
     progress: Arc<Progress>,
 }
 
@@ -46,7 +48,7 @@ impl Writer {
         keep_runs: u64,
         progress: Arc<Progress>,
     ) -> Writer {
-        Writer { db, scope, client, keep_runs, since_pruned: 0, progress }
+        Writer { db, scope, client, keep_runs, since_pruned: 0, prune_owed: true, progress }
     }
 
     /// Writes until the last sender is gone.
@@ -54,9 +56,14 @@ impl Writer {
         let mut group = Vec::new();
         while receive_group(receiver, &mut group) {
             self.write_whatever_it_takes(&group);
+            let confirms = group.iter().any(|write| matches!(write, Write::Confirm(..)));
             self.announce(&mut group, &settled);
-            self.prune_if_due();
+            if self.since_pruned >= PRUNE_EVERY.min(self.keep_runs) || (self.prune_owed && confirms)
+            {
+                self.prune();
+            }
         }
+        self.prune();
     }
 
     /// Tries until the group is in the file: meanwhile the channel fills, and with it everything
@@ -128,18 +135,19 @@ impl Writer {
 
     /// Removes the oldest runs beyond `keep_runs`. What a restart needs stays: runs that are not
     /// done, and done ones above the confirmed offset.
-    fn prune_if_due(&mut self) {
-        if self.since_pruned < PRUNE_EVERY.min(self.keep_runs.max(1)) {
-            return;
-        }
+    fn prune(&mut self) {
         self.since_pruned = 0;
-        if let Err(cause) = prune(&mut self.db, self.keep_runs) {
-            log::warn!("cannot remove old runs from the history: {cause}; tried again later");
+        match prune(&mut self.db, self.keep_runs) {
+            Ok(owed) => self.prune_owed = owed,
+            Err(cause) => {
+                log::warn!("cannot remove old runs from the history: {cause}; tried again later");
+            }
         }
     }
 }
 
-fn prune(db: &mut Connection, keep_runs: u64) -> rusqlite::Result<()> {
+/// True where old runs are left that may go once more is confirmed.
+fn prune(db: &mut Connection, keep_runs: u64) -> rusqlite::Result<bool> {
     let change = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let newest: i64 =
         change.query_row("SELECT ifnull(max(id), 0) FROM runs", [], |row| row.get(0))?;
@@ -157,7 +165,13 @@ fn prune(db: &mut Connection, keep_runs: u64) -> rusqlite::Result<()> {
     )?;
     change
         .execute("DELETE FROM ticks WHERE id <= (SELECT max(id) FROM ticks) - ?1", [KEEP_TICKS])?;
-    change.commit()
+    let owed = change.query_row(
+        "SELECT EXISTS (SELECT 1 FROM runs WHERE id <= ?1 AND state IN (?2, ?3))",
+        params![cutoff, RunState::Succeeded.code(), RunState::Failed.code()],
+        |row| row.get(0),
+    )?;
+    change.commit()?;
+    Ok(owed)
 }
 
 fn apply(

@@ -2,6 +2,7 @@
 //! A long-lived client for each group, replaced after every error.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::topic_partition_list::Offset as Place;
 
 use super::native::{self, Client, Failure};
-use super::{context, known_partitions, let_go, new_client, settings};
+use super::{context, known_partitions, new_client, settings};
 use crate::broker::Watermarks;
 use crate::error::{Error, Result};
 use crate::limits;
@@ -28,7 +29,28 @@ const NO_GROUP: &str = "mb";
 pub(super) struct Offsets {
     servers: String,
     /// By group.
-    clients: Mutex<BTreeMap<String, Arc<Client>>>,
+    clients: Mutex<BTreeMap<String, Arc<Held>>>,
+}
+
+/// A client that, dropped by its last user, closes on a thread of its own: that has no time limit,
+/// and the user's may be over. Nobody waits for it.
+struct Held(Option<Client>);
+
+impl Deref for Held {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        self.0.as_ref().expect("it is there until the drop")
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let client = self.0.take();
+        if let Err(error) = thread::spawn("close-offsets", move || drop(client)) {
+            log::warn!("librdkafka's client was not closed cleanly: {error}");
+        }
+    }
 }
 
 impl Offsets {
@@ -164,7 +186,7 @@ impl Offsets {
     }
 
     /// The group's client; without a group any that is there.
-    fn client(&self, group: Option<&str>) -> Result<Arc<Client>> {
+    fn client(&self, group: Option<&str>) -> Result<Arc<Held>> {
         let mut clients = self.clients();
         let found = match group {
             Some(group) => clients.get(group),
@@ -179,30 +201,18 @@ impl Offsets {
         // Without a group librdkafka 2.12 does not ask for one's offsets (or crashes where the
         // coordinator has moved: ListConsumerGroupOffsets). It does not join the group by this.
         config.set("group.id", group.unwrap_or(NO_GROUP));
-        let client = Arc::new(new_client(&config)?);
+        let client = Arc::new(Held(Some(new_client(&config)?)));
         clients.insert(group.unwrap_or(NO_GROUP).to_owned(), Arc::clone(&client));
         Ok(client)
     }
 
     /// Uses `client` no more: what it still has under way must not arrive later.
-    fn retire(&self, client: &Arc<Client>) {
-        let retired: Vec<_> =
-            self.clients().extract_if(.., |_, current| Arc::ptr_eq(current, client)).collect();
-        if !retired.is_empty() {
-            // Nobody waits for it: the caller's own time limit may be over.
-            drop(thread::spawn("close-offsets", move || drop(retired)));
-        }
+    fn retire(&self, client: &Arc<Held>) {
+        self.clients().retain(|_, current| !Arc::ptr_eq(current, client));
     }
 
-    fn clients(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Client>>> {
+    fn clients(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Held>>> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Offsets {
-    fn drop(&mut self) {
-        let clients = std::mem::take(&mut *self.clients());
-        let_go("offsets", clients);
     }
 }
 

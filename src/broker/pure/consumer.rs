@@ -10,7 +10,7 @@ use kafka::client::fetch::{Data, Response};
 use kafka::error::KafkaCode;
 
 use super::guard::{Fault, Guard};
-use super::trust::{Caution, believed, complete};
+use super::trust::{Caution, believed, complete, stops_short};
 use super::{CODECS, explain, words};
 use crate::batch::Record;
 use crate::broker::wire::{StoredBatch, Wire};
@@ -270,7 +270,13 @@ impl PureConsumer {
             // Nothing although there is more: a message above the fetch's size, a marker, a batch
             // whose records from here on were compacted away.
             let hidden = messages.is_empty() && data.highwatermark_offset() > next.get();
-            if hidden || count < messages.len() {
+            let payloads = messages.iter().map(|message| message.key.len() + message.value.len());
+            // An answer ends with its first compressed batch, while the broker has converted all
+            // that was asked for, each time: batch by batch is cheaper then.
+            let more =
+                messages.last().is_some_and(|last| last.offset < data.highwatermark_offset() - 1);
+            let short = more && stops_short(payloads, share);
+            if hidden || count < messages.len() || short {
                 self.cursors[index].owed = true;
                 self.cursors[index].caution.raise();
             } else if count > 0 {

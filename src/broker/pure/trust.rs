@@ -8,6 +8,10 @@
 use crate::broker::wire::StoredBatch;
 use crate::offset::Offset;
 
+/// What a message takes beyond key and value in format 0: offset, size, checksum, two bytes of
+/// attributes, two lengths.
+const MESSAGE_OVERHEAD_BYTES: usize = 26;
+
 /// How many messages at the front of an answer are sure to be all that the log has: those that
 /// follow `asked` without a jump.
 pub(super) fn believed(asked: Offset, offsets: impl IntoIterator<Item = i64>) -> usize {
@@ -25,6 +29,11 @@ pub(super) fn complete(asked: Offset, batch: &StoredBatch, offsets: &[i64]) -> O
         return Some(false);
     }
     (asked <= batch.base).then(|| usize::try_from(batch.records) == Ok(offsets.len()))
+}
+
+/// Whether messages with these payload bytes fill less than half of what was asked for.
+pub(super) fn stops_short(payloads: impl Iterator<Item = usize>, asked_bytes: usize) -> bool {
+    payloads.map(|payload| payload + MESSAGE_OVERHEAD_BYTES).sum::<usize>() < asked_bytes / 2
 }
 
 /// For how many stored batches a partition is read one by one once its log showed a jump: twice as
@@ -98,6 +107,13 @@ mod tests {
     fn the_count_proves_nothing_where_the_batch_begins_below() {
         assert_eq!(complete(Offset::new(11), &batch(10, 12, 3), &[11, 12]), None);
         assert_eq!(complete(Offset::new(11), &batch(10, 12, 3), &[10, 11, 12]), Some(false));
+    }
+
+    #[test]
+    fn an_answer_of_small_messages_may_be_full() {
+        assert!(!stops_short([0; 20].into_iter(), 1000));
+        assert!(stops_short([0; 19].into_iter(), 1000));
+        assert!(stops_short([400].into_iter(), 1000));
     }
 
     #[test]
