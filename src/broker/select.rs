@@ -150,7 +150,8 @@ impl Contact<'_> {
         let mut told = String::new();
         loop {
             let left = self.limit.map(|limit| limit.saturating_sub(started.elapsed()));
-            let probe = wire.probe(PROBE_LIMIT.min(left.unwrap_or(PROBE_LIMIT)));
+            let limit = PROBE_LIMIT.min(left.unwrap_or(PROBE_LIMIT)).max(SENSOR_BACKOFF_MIN);
+            let probe = wire.probe(limit);
             let loading = probe.is_ok() && wire.is_loading(self.group);
             let failed = match probe {
                 Ok(_) if loading => Error::broker(
