@@ -249,8 +249,8 @@ command! {
         #[argh(switch)]
         until_caught_up: bool,
 
-        /// where the page and the metrics are served: HOST:PORT, PORT or off
-        /// (default 127.0.0.1:3000)
+        /// accepted, without effect yet: where the page and the metrics will be served:
+        /// HOST:PORT, PORT or off (default 127.0.0.1:3000)
         #[argh(option, arg_name = "ADDRESS", from_str_fn(values::listen))]
         listen: Option<Listen>,
     }
