@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
@@ -194,6 +195,8 @@ struct Running {
     threads: Threads,
     committer: Option<Thread<LastCommit>>,
     control: Option<control::Server>,
+    /// Set before running steps are ended by force.
+    forced: Arc<AtomicBool>,
     /// Held until everything has ended.
     _data_dir: DataDir,
 }
@@ -251,6 +254,7 @@ impl Running {
         let (events_in, events) = bounded(limits::EVENTS);
         let (intake, intake_stop) = bounded(0);
         let (commits, commits_stop) = bounded(0);
+        let forced = Arc::new(AtomicBool::new(false));
         let mut threads = Threads::default();
 
         let (history, history_thread) = {
@@ -283,6 +287,7 @@ impl Running {
                 policy,
                 live: Arc::clone(&live),
                 events: events_in.clone(),
+                forced: Arc::clone(&forced),
             };
             threads.add(watched(&format!("worker-{index}"), &events_in, move || worker.run())?);
         }
@@ -341,6 +346,7 @@ impl Running {
             threads,
             committer: Some(committer),
             control: Some(control),
+            forced,
             _data_dir: data_dir,
         };
         for (index, sensor) in sensors.into_iter().enumerate() {
@@ -472,8 +478,8 @@ impl Running {
         self.budget.close();
         self.queue.close();
         let drained = began + self.config.drain_timeout;
-        let forced = self.wait_for(&["worker"], drained, stop, true);
-        if let Err(error) = forced {
+        if let Err(error) = self.wait_for(&["worker"], drained, stop, true) {
+            self.forced.store(true, Ordering::Release);
             self.step.abort();
             return Err(error);
         }

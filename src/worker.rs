@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use crossbeam_channel::Sender;
@@ -26,6 +27,9 @@ pub struct Worker {
     pub policy: RetryPolicy,
     pub live: Arc<Live>,
     pub events: Sender<Event>,
+    /// Set before running steps are ended by force: what fails from then on says nothing about
+    /// its run.
+    pub forced: Arc<AtomicBool>,
 }
 
 impl Worker {
@@ -67,6 +71,12 @@ impl Worker {
                 self.live.runs_succeeded.add(1);
                 self.live.records_done.add(run.batch.len() as u64);
                 self.end(run, RunState::Succeeded, attempt);
+            }
+            Err(_) if self.forced.load(Ordering::Acquire) => {
+                log::info!(
+                    "run {} was ended by force: it is made again at the next start",
+                    run.key
+                );
             }
             Err(error) => {
                 attempt.error = Some(one_line(error.message()));

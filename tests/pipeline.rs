@@ -524,3 +524,26 @@ fn old_runs_leave_the_history_but_not_those_that_a_restart_needs() {
 fn history_file(dir: &Path) -> std::path::PathBuf {
     dir.join(mb::history::FILE)
 }
+
+#[test]
+fn a_forced_stop_ends_running_commands_and_their_attempt_does_not_count() {
+    let world = World::with_records(7);
+    let (stopper, stop) = Stopper::new();
+    let started = world.dir.path().join("started");
+    let command = format!("echo >> {}; exec sleep 1000", started.display());
+    let step: Arc<dyn Step> = Arc::new(mb::step::ExecStep::new(command, None));
+    let config = Config { max_attempts: 1, until_caught_up: false, ..world.config() };
+    let pipeline = Pipeline::new(config, step).with_broker(Arc::new(world.topics.clone()));
+    let running = std::thread::spawn(move || pipeline.run(&stop));
+    while std::fs::read_to_string(&started).unwrap_or_default().lines().count() < 3 {
+        std::thread::yield_now();
+    }
+    stopper.stop();
+    stopper.stop();
+    let error = running.join().unwrap().unwrap_err();
+    assert_eq!(error.exit_code(), 2, "{error}");
+    let step = Recorder::new(|_| Ok(()));
+    world.run(world.config(), &step).unwrap();
+    assert_eq!(step.done_records(), every_record_once(7));
+    assert_eq!(query::runs(&world.history(), Some("failed"), 10).unwrap(), []);
+}
