@@ -7,15 +7,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, select};
+use crossbeam_channel::{Receiver, Sender, select};
 
 use crate::broker::Broker;
 use crate::error::Result;
+use crate::events::Event;
 use crate::history::History;
 use crate::ledgers::Ledgers;
 use crate::limits;
 use crate::live::Trouble;
-use crate::pipeline::Event;
 use crate::retry::backoff;
 
 pub struct Committer {
@@ -109,9 +109,4 @@ impl Committer {
         self.history.confirm(&offsets, !*doubtful);
         Ok(())
     }
-}
-
-/// Waits for `stop` at most `wait`; true where it came.
-pub fn stopped_within(stop: &Receiver<()>, wait: Duration) -> bool {
-    !matches!(stop.recv_timeout(wait), Err(RecvTimeoutError::Timeout))
 }

@@ -33,6 +33,7 @@ pub mod config;
 pub mod control;
 pub mod data_dir;
 pub mod error;
+pub mod events;
 pub mod history;
 pub mod ledger;
 pub mod ledgers;

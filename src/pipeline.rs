@@ -22,6 +22,7 @@ use crate::control;
 use crate::control::requests::Status;
 use crate::data_dir::DataDir;
 use crate::error::{Class, Error, Result};
+use crate::events::{self, Event, Farewell};
 use crate::history::History;
 use crate::ledgers::Ledgers;
 use crate::limits;
@@ -32,19 +33,8 @@ use crate::run_queue::RunQueue;
 use crate::sensor::{Sensor, SensorSettings};
 use crate::startup::{self, Start};
 use crate::step::Step;
-use crate::thread::{self, Thread};
+use crate::thread::Thread;
 use crate::worker::Worker;
-
-/// What the threads tell the one that watches them.
-#[derive(Debug)]
-pub enum Event {
-    /// mb must end with this error, after an orderly stop.
-    Halt(Error),
-    /// All that `--until-caught-up` asked for is done and committed.
-    CaughtUp,
-    /// A thread ended, by a panic or not.
-    Ended(String),
-}
 
 /// A pipeline that is ready to run.
 pub struct Pipeline {
@@ -97,7 +87,7 @@ impl Pipeline {
     ///
     /// # Errors
     /// Whatever ended it, but for a stop; `Forced` where runs were still going on at the end of
-    /// their time.
+    /// their time: their threads are left behind then, and the process is best ended.
     pub fn run(self, stop: &Receiver<()>) -> Result<Summary> {
         self.config.check()?;
         let data_dir = DataDir::lock(&self.config.connection.data_dir)?;
@@ -106,7 +96,7 @@ impl Pipeline {
             log::info!("stopped before a broker answered");
             return Ok(Summary::default());
         };
-        log::info!("{} ({reason})", broker.describe());
+        log::info!("{}: {reason}", broker.describe());
         let Some(start) = self.start(broker.as_ref(), &data_dir, stop)? else {
             log::info!("stopped before the topic could be read");
             return Ok(Summary::default());
@@ -209,31 +199,6 @@ struct Threads {
     panic: Option<Error>,
 }
 
-/// Says on its way out that the thread ended.
-struct Farewell {
-    name: String,
-    events: Sender<Event>,
-}
-
-impl Drop for Farewell {
-    fn drop(&mut self) {
-        // Full or gone: the end is being dealt with already.
-        let _ = self.events.try_send(Event::Ended(std::mem::take(&mut self.name)));
-    }
-}
-
-fn watched<T: Send + 'static>(
-    name: &str,
-    events: &Sender<Event>,
-    body: impl FnOnce() -> T + Send + 'static,
-) -> Result<Thread<T>> {
-    let farewell = Farewell { name: name.to_owned(), events: events.clone() };
-    thread::spawn(name, move || {
-        let _farewell = farewell;
-        body()
-    })
-}
-
 impl Running {
     /// Starts the threads in the order of the records' way backwards: who receives runs before
     /// who sends.
@@ -259,7 +224,7 @@ impl Running {
 
         let (history, history_thread) = {
             let ledgers = Arc::clone(&ledgers);
-            let farewell = Farewell { name: "history".to_owned(), events: events_in.clone() };
+            let farewell = Farewell::new("history", &events_in);
             History::start(
                 db,
                 scope,
@@ -289,7 +254,8 @@ impl Running {
                 events: events_in.clone(),
                 forced: Arc::clone(&forced),
             };
-            threads.add(watched(&format!("worker-{index}"), &events_in, move || worker.run())?);
+            threads
+                .add(events::spawn(&format!("worker-{index}"), &events_in, move || worker.run())?);
         }
 
         let mut sensors: Vec<Sensor> = (0..config.sensors)
@@ -321,7 +287,8 @@ impl Running {
             ledgers: Arc::clone(&ledgers),
             events: events_in.clone(),
         };
-        let committer = watched("committer", &events_in, move || committer.run(&commits_stop))?;
+        let committer =
+            events::spawn("committer", &events_in, move || committer.run(&commits_stop))?;
 
         let control = control::Server::start(
             data_dir.path(),
@@ -351,7 +318,7 @@ impl Running {
         };
         for (index, sensor) in sensors.into_iter().enumerate() {
             let name = format!("sensor-{index}");
-            running.threads.add(watched(&name, &events_in, move || sensor.run())?);
+            running.threads.add(events::spawn(&name, &events_in, move || sensor.run())?);
         }
         running.start_producer(info.partitions.len(), &events_in, intake_stop)?;
         Ok(running)
@@ -369,7 +336,7 @@ impl Running {
         let producer = broker.producer(&topic)?;
         let reconnect = Box::new(move || broker.producer(&topic));
         let task = ProducerTask::sequence(produce, partitions, producer, reconnect, stop);
-        let thread = watched("producer", events, move || {
+        let thread = events::spawn("producer", events, move || {
             let report = task.run();
             if report.failed > 0 {
                 log::error!("{} messages posted were not acknowledged", report.failed);

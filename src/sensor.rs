@@ -14,8 +14,8 @@ use crate::batcher::{BatchLimits, Batcher, Cut, Identity, Progress, Stored};
 use crate::broker::{Broker, Consumer, FetchSettings, Flow, Sink};
 use crate::budget::{Budget, Permit};
 use crate::clock;
-use crate::committer::stopped_within;
 use crate::error::{Class, Error, Result};
+use crate::events::Event;
 use crate::history::recovery::Resume;
 use crate::history::{History, Planned, TickRecord};
 use crate::ledger::Ledger;
@@ -23,10 +23,10 @@ use crate::ledgers::Ledgers;
 use crate::limits;
 use crate::live::{Live, Trouble};
 use crate::offset::{Lane, Offset, Partition, RunKey};
-use crate::pipeline::Event;
 use crate::retry::backoff;
 use crate::run::Run;
 use crate::run_queue::{Refused, RunQueue};
+use crate::thread::stopped_within;
 
 /// What a sensor is told once.
 #[derive(Clone, Debug)]

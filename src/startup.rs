@@ -33,7 +33,7 @@ pub fn topic(broker: &dyn Broker, config: &Config) -> Result<TopicInfo> {
     match broker.topic(&connection.topic) {
         Err(Error::UnknownTopic { topic }) if config.produce.is_some() => {
             broker.create_topic(&topic, connection.partitions)?;
-            log::info!("made topic {topic} with {} partitions", connection.partitions);
+            log::info!("created topic {topic} with {} partitions", connection.partitions);
             broker.topic(&topic)
         }
         answer => answer,

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-use crossbeam_channel::{RecvTimeoutError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use crate::error::{Error, Result};
 
@@ -84,6 +84,11 @@ pub fn call_with_limit<T: Send + 'static>(
         Err(RecvTimeoutError::Timeout) => Ok(None),
         Err(RecvTimeoutError::Disconnected) => thread.join().map(|()| None),
     }
+}
+
+/// Waits for `stop` at most `wait`; true where it came.
+pub fn stopped_within(stop: &Receiver<()>, wait: Duration) -> bool {
+    !matches!(stop.recv_timeout(wait), Err(RecvTimeoutError::Timeout))
 }
 
 #[cfg(test)]

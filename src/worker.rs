@@ -9,10 +9,10 @@ use crossbeam_channel::Sender;
 
 use crate::clock;
 use crate::error::Error;
+use crate::events::Event;
 use crate::history::{AttemptRecord, History, Outcome};
 use crate::limits;
 use crate::live::{Live, Running};
-use crate::pipeline::Event;
 use crate::retry::{RetryPolicy, Verdict};
 use crate::run::{Run, RunState};
 use crate::run_queue::RunQueue;

@@ -169,7 +169,7 @@ fn on_kafka_3_9_1() {
 fn on_kafka_3_4_1() {
     let kafka = Kafka::start("3.4.1", "29342");
     let chosen = choose_kafka(&kafka).unwrap();
-    assert_eq!(chosen.reason, "client kafka: --client kafka");
+    assert_eq!(chosen.reason, "--client kafka");
     assert_eq!(chosen.broker.backend(), Backend::Kafka);
     mixed_codecs_all_arrive(&kafka);
     codecs_it_lacks_are_named(&kafka);

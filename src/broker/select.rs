@@ -21,7 +21,7 @@ pub const LOCAL_SERVER: &str = "localhost:9092";
 /// A backend, connected.
 pub struct Chosen {
     pub broker: Arc<dyn Broker>,
-    /// For the first log line, as in "client rdkafka: --client auto, and it is built in".
+    /// For the first log line, as in "--client auto, and rdkafka is built in".
     pub reason: String,
 }
 
@@ -41,7 +41,7 @@ pub fn choose(
     open_embedded: &dyn Fn() -> Result<Arc<dyn Broker>>,
 ) -> Result<Chosen> {
     if connection.client == Client::Embedded {
-        let reason = "client embedded: --client embedded".to_owned();
+        let reason = "--client embedded".to_owned();
         return Ok(Chosen { broker: open_embedded()?, reason });
     }
     let (client, mut reason) = kafka_client(connection.client)?;
@@ -56,7 +56,7 @@ pub fn choose(
                 log::debug!("{cause}");
                 return Ok(Chosen {
                     broker: open_embedded()?,
-                    reason: "client embedded: no --bootstrap-server, and no Kafka answers on \
+                    reason: "no --bootstrap-server, and no Kafka answers on \
                              localhost:9092"
                         .to_owned(),
                 });
@@ -85,12 +85,12 @@ enum KafkaClient {
 /// The Kafka client that the setting means in this build, and why.
 fn kafka_client(setting: Client) -> Result<(KafkaClient, String)> {
     let (client, reason) = match setting {
-        Client::Kafka => (KafkaClient::Kafka, "client kafka: --client kafka"),
+        Client::Kafka => (KafkaClient::Kafka, "--client kafka"),
         #[cfg(feature = "rdkafka")]
-        Client::Rdkafka => (KafkaClient::Rdkafka, "client rdkafka: --client rdkafka"),
+        Client::Rdkafka => (KafkaClient::Rdkafka, "--client rdkafka"),
         #[cfg(feature = "rdkafka")]
         Client::Auto | Client::Embedded => {
-            (KafkaClient::Rdkafka, "client rdkafka: --client auto, and it is built in")
+            (KafkaClient::Rdkafka, "--client auto, and rdkafka is built in")
         }
         #[cfg(not(feature = "rdkafka"))]
         Client::Rdkafka => {
@@ -102,7 +102,7 @@ fn kafka_client(setting: Client) -> Result<(KafkaClient, String)> {
         }
         #[cfg(not(feature = "rdkafka"))]
         Client::Auto | Client::Embedded => {
-            (KafkaClient::Kafka, "client kafka: --client auto, and rdkafka is not built in")
+            (KafkaClient::Kafka, "--client auto, and rdkafka is not built in")
         }
     };
     Ok((client, reason.to_owned()))
@@ -124,7 +124,7 @@ fn connect_rdkafka(servers: &str, wire: Arc<Wire>) -> Result<Arc<dyn Broker>> {
 fn nowhere(cause: &Error) -> Error {
     Error::Other(format!(
         "no broker: {cause}; name one with --bootstrap-server HOST:PORT, or try mb on its embedded \
-         topic with --rate 1000"
+         topic with mb --rate 1000"
     ))
 }
 
@@ -253,7 +253,7 @@ mod tests {
     fn each_setting_has_its_reason() {
         let (client, reason) = kafka_client(Client::Kafka).unwrap();
         assert_eq!(client, KafkaClient::Kafka);
-        assert_eq!(reason, "client kafka: --client kafka");
+        assert_eq!(reason, "--client kafka");
         let auto = kafka_client(Client::Auto).unwrap().1;
         let built_in = cfg!(feature = "rdkafka");
         assert_eq!(auto.contains("it is built in"), built_in, "{auto}");

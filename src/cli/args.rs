@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::cli::bridge::{self, Line, Request, Spec, shown};
 use crate::cli::flags::{HEADINGS, LagFlags, ProduceFlags, RunFlags, RunsFlags};
+pub use crate::cli::values::Listen;
 use crate::cli::values::StepName;
 use crate::config::{Config, Connection, Produce};
 use crate::error::{Error, Result};
@@ -47,23 +48,6 @@ pub enum StepChoice {
     Log,
     Files { dir: PathBuf },
     Exec { command: String },
-}
-
-/// Where the page is served.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Listen {
-    Off,
-    /// `host` is a name or an address, IPv6 without its brackets; port 0 is any free one.
-    At {
-        host: String,
-        port: u16,
-    },
-}
-
-impl Default for Listen {
-    fn default() -> Listen {
-        Listen::At { host: "127.0.0.1".to_owned(), port: 3000 }
-    }
 }
 
 #[derive(Debug)]

@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use argh::{ArgsInfo, FromArgs};
 
-use crate::cli::args::Listen;
-use crate::cli::values::{self, StepName};
+use crate::cli::values::{self, Listen, StepName};
 use crate::config::{Client, Connection, OnFailure, StartFrom};
 
 /// Headings in the help text of every command, each with the first flag beneath it.

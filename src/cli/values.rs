@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use crate::cli::args::Listen;
 use crate::config::{Client, OnFailure, StartFrom};
 use crate::units;
 
@@ -87,6 +86,23 @@ pub fn step(text: &str) -> Result<StepName, String> {
         text,
         &[("discard", StepName::Discard), ("log", StepName::Log), ("files", StepName::Files)],
     )
+}
+
+/// Where the page is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    Off,
+    /// `host` is a name or an address, IPv6 without its brackets; port 0 is any free one.
+    At {
+        host: String,
+        port: u16,
+    },
+}
+
+impl Default for Listen {
+    fn default() -> Listen {
+        Listen::At { host: "127.0.0.1".to_owned(), port: 3000 }
+    }
 }
 
 /// `off`, `HOST:PORT`, or a port alone, which is on 127.0.0.1. Whether the host exists is found
