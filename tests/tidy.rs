@@ -217,15 +217,8 @@ fn the_default_build_has_no_async_runtime() {
     let tree = stdout(&mut tree);
     let crates: BTreeSet<_> = tree.lines().filter_map(|line| line.split(' ').next()).collect();
     assert!(crates.contains("rdkafka") && crates.contains("kafka"), "not the tree: {tree}");
-    let banned = [
-        "tokio",
-        "async-std",
-        "smol",
-        "async-executor",
-        "futures-executor",
-        "mio",
-        "openssl-sys",
-    ];
+    let banned =
+        ["tokio", "async-std", "smol", "async-executor", "futures-executor", "mio", "openssl-sys"];
     let found: Vec<_> =
         banned.iter().filter(|name| crates.contains(*name)).map(|name| (*name).into()).collect();
     none(&found, "turn the features off that bring these in (cargo tree -i NAME shows which)");
