@@ -365,13 +365,9 @@ impl Running {
         let task = ProducerTask::sequence(produce, partitions, producer, reconnect, stop);
         let thread = watched("producer", events, move || {
             let report = task.run();
-            log::info!(
-                "the producer ends: {} messages posted in {:.1} s, {:.1}/s, {} not acknowledged",
-                report.acknowledged,
-                report.elapsed.as_secs_f64(),
-                report.rate(),
-                report.failed
-            );
+            if report.failed > 0 {
+                log::error!("{} messages posted were not acknowledged", report.failed);
+            }
             if let Some(error) = report.error {
                 log::error!("the producer ends with trouble: {error}");
             }

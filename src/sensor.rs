@@ -415,8 +415,8 @@ impl Tick<'_> {
                 self.sensor.live.records_in.add(records as u64);
                 return Flow::Continue;
             }
-            Err(Refused::Full(_)) => Ended::QueueFull,
-            Err(Refused::Stopping(_)) => Ended::Stopping,
+            Err(Refused::Full) => Ended::QueueFull,
+            Err(Refused::Stopping) => Ended::Stopping,
         };
         let progress = Progress::Unfinished { failed_attempts, registered: true };
         slot.batcher.refused(Stored { range, run: id, progress });

@@ -16,7 +16,9 @@ use mb::error::Error;
 use mb::offset::Offset;
 
 use crate::subject::*;
-use crate::support::kafka::{Kafka, V3_4, V3_9, V4_1};
+#[cfg(feature = "rdkafka")]
+use crate::support::kafka::V4_1;
+use crate::support::kafka::{Kafka, V3_4, V3_9};
 use crate::support::{eventually, unique};
 
 /// A module per backend, with one test per case.

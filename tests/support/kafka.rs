@@ -117,6 +117,11 @@ impl Kafka {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// Where the broker has its data and its log; gone when this is dropped.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     pub fn port(&self) -> u16 {
         self.port
     }
