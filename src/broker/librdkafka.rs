@@ -17,7 +17,7 @@ use rdkafka::ClientConfig;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode;
-use rdkafka::producer::BaseProducer;
+use rdkafka::producer::{BaseProducer, Producer as _};
 use rdkafka::util::get_rdkafka_version;
 
 use self::consumer::LibrdkafkaConsumer;
@@ -119,6 +119,9 @@ impl Broker for Librdkafka {
         let config = settings::producer(&self.servers);
         let native = BaseProducer::from_config_and_context(&config, Context::default())
             .map_err(|error| Error::broker("start a producer of librdkafka", error))?;
+        // librdkafka asks for the producer's id each 500 ms, and in vain where no connection is up
+        // by then: this brings one up. Where the broker is away, the producer waits for it anyway.
+        let _ = native.client().fetch_metadata(Some(topic), limits::PROBE_LIMIT);
         Ok(Box::new(LibrdkafkaProducer::new(native, topic)))
     }
 }
