@@ -64,6 +64,10 @@ impl Budget {
         self.wake_all();
     }
 
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
     fn release(&self, bytes: usize) {
         let before = self.used.fetch_sub(bytes, Ordering::AcqRel);
         assert!(before >= bytes, "no more is given back than was had");

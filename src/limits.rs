@@ -82,6 +82,9 @@ pub const SHELL_CHECK_LIMIT: Duration = Duration::from_secs(10);
 pub const POLL_RECORDS: usize = 4096;
 /// librdkafka's `queued.max.messages.kbytes` of one consumer.
 pub const RDKAFKA_QUEUE_KIB: usize = 32 * 1024;
+/// Records that one consumer of librdkafka's holds before it stops fetching: each costs it some 350
+/// bytes beyond its key and value, which the bound above does not count (10-byte records: 1.1 GB).
+pub const RDKAFKA_QUEUE_RECORDS: usize = 100_000;
 /// The producer's buffer in librdkafka.
 pub const PRODUCER_QUEUE_KIB: usize = 16 * 1024;
 

@@ -431,6 +431,9 @@ impl Tick<'_> {
         if let Some(permit) = self.sensor.budget.try_acquire(needs) {
             return Some(permit);
         }
+        if let Some(permit) = self.memory_of_ended_runs(needs) {
+            return Some(permit);
+        }
         // What is being filled holds memory that only a run gives back.
         for index in 0..self.sensor.slots.len() {
             let cut = self.sensor.slots[index].as_mut().and_then(|slot| slot.batcher.cut_now());
@@ -464,6 +467,22 @@ impl Tick<'_> {
             self.run_out_of_memory(partition);
         }
         permit
+    }
+
+    /// Runs that end give memory back, which is waited for while there are any. To cut what is
+    /// being filled instead would make small runs, which give back little each, for smaller ones.
+    fn memory_of_ended_runs(&mut self, needs: usize) -> Option<Permit> {
+        let budget = &self.sensor.budget;
+        while !budget.is_closed() && self.sensor.ledgers.in_flight() > 0 {
+            let look = Instant::now() + limits::STOP_LOOK_INTERVAL;
+            if let Some(permit) = budget.acquire_until(needs, look.min(self.deadline)) {
+                return Some(permit);
+            }
+            if look >= self.deadline {
+                break;
+            }
+        }
+        None
     }
 
     /// Nothing came back for a whole tick. Stored ranges that are half read hold memory that no

@@ -55,6 +55,23 @@ impl Files {
     }
 }
 
+/// Holds what came out against what the topic holds, both in the order of partition and offset.
+///
+/// # Panics
+/// Where they differ, with the first difference.
+pub fn assert_same(got: &[FileRecord], expected: &[FileRecord]) {
+    let differing = got.iter().zip(expected).position(|(got, expected)| got != expected);
+    let at = differing.unwrap_or(got.len().min(expected.len()));
+    assert!(
+        got.len() == expected.len() && differing.is_none(),
+        "{} records instead of {}; the first difference: {:?} instead of {:?}",
+        got.len(),
+        expected.len(),
+        got.get(at),
+        expected.get(at)
+    );
+}
+
 fn entries(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let paths = entries.map(|entry| entry.expect("an entry of the folder").path());

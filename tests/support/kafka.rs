@@ -233,6 +233,27 @@ impl Kafka {
         assert!(said.contains("low_watermark"), "{said}");
     }
 
+    /// What Kafka's own tool says of a group: partition, committed offset, end and lag, as text, in
+    /// the order of partitions.
+    pub fn describe_group(&self, group: &str) -> Vec<[String; 4]> {
+        let said = self.tool("consumer-groups", &["--describe", "--group", group]);
+        let rows = said.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let mut rows: Vec<[String; 4]> = rows
+            .filter(|cells| cells.first() == Some(&group))
+            .map(|cells| [cells[2], cells[3], cells[4], cells[5]].map(str::to_owned))
+            .collect();
+        rows.sort_by_key(|[partition, ..]| partition.parse::<i32>().expect("a partition"));
+        rows
+    }
+
+    /// Moves a group's offsets in a topic by Kafka's own tool; `to` is like `--to-earliest`.
+    pub fn reset_group(&self, group: &str, topic: &str, to: &[&str]) {
+        let mut args = vec!["--reset-offsets", "--execute", "--group", group, "--topic", topic];
+        args.extend(to);
+        let said = self.tool("consumer-groups", &args);
+        assert!(said.contains(group), "{said}");
+    }
+
     fn dir(&self) -> PathBuf {
         self.folder.join("kafka")
     }

@@ -145,6 +145,13 @@ impl Mb {
         status
     }
 
+    /// Its exit status where it has ended; its output is whole then.
+    pub fn try_wait(&mut self) -> Option<ExitStatus> {
+        let status = self.child.try_wait().expect("mb can be waited for")?;
+        self.join_readers();
+        Some(status)
+    }
+
     fn join_readers(&mut self) {
         for reader in self.readers.drain(..) {
             reader.join().expect("a reader of mb's output");

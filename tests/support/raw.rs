@@ -1,10 +1,15 @@
-//! librdkafka used directly, for what mb's own producer does not do: a chosen codec, transactions,
-//! large messages.
+//! librdkafka used directly: to write what mb's own producer does not (a chosen codec, transactions,
+//! large messages, tombstones), and to see for oneself what a topic holds and a group committed.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
-use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
+
+use super::files::FileRecord;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -30,6 +35,35 @@ pub fn send(producer: &BaseProducer, topic: &str, partition: i32, values: &[Vec<
     }
 }
 
+/// Writes one value many times, as fast as it goes.
+pub fn produce_many(bootstrap: &str, topic: &str, partition: i32, value: &[u8], count: usize) {
+    let producer = producer(bootstrap, &[("acks", "1"), ("enable.idempotence", "false")]);
+    for _ in 0..count {
+        let mut record = BaseRecord::<(), [u8]>::to(topic).partition(partition).payload(value);
+        while let Err((error, again)) = producer.send(record) {
+            assert_eq!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::QueueFull), "{error}");
+            producer.poll(Duration::from_millis(10));
+            record = again;
+        }
+    }
+    producer.flush(LIMIT).expect("the broker acknowledges");
+}
+
+/// A key and a value, each of which may be missing.
+pub type Pair = (Option<Vec<u8>>, Option<Vec<u8>>);
+
+/// Writes keys and values and returns when they are acknowledged.
+pub fn produce_pairs(bootstrap: &str, codec: &str, topic: &str, partition: i32, pairs: &[Pair]) {
+    let producer = producer(bootstrap, &[("compression.type", codec)]);
+    for (key, value) in pairs {
+        let mut record = BaseRecord::<[u8], [u8]>::to(topic).partition(partition);
+        record.key = key.as_deref();
+        record.payload = value.as_deref();
+        producer.send(record).map_err(|(error, _)| error).expect("room in the producer's queue");
+    }
+    producer.flush(LIMIT).expect("the broker acknowledges");
+}
+
 /// Writes the values and returns when they are acknowledged.
 pub fn produce(bootstrap: &str, codec: &str, topic: &str, partition: i32, values: &[Vec<u8>]) {
     let producer = producer(bootstrap, &[("compression.type", codec)]);
@@ -50,4 +84,77 @@ pub fn transaction(bootstrap: &str, topic: &str, partition: i32, values: &[Vec<u
     } else {
         producer.abort_transaction(LIMIT).expect("the transaction is aborted");
     }
+}
+
+/// The whole of a topic as librdkafka reads it, in the order of partition and offset.
+pub fn read_all(bootstrap: &str, topic: &str) -> Vec<FileRecord> {
+    let consumer = consumer(bootstrap, &super::unique("reader"));
+    let mut assignment = TopicPartitionList::new();
+    let mut open = 0;
+    for (partition, (beginning, end)) in watermarks(bootstrap, topic) {
+        if beginning < end {
+            open += 1;
+            assignment.add_partition_offset(topic, partition, Offset::Offset(beginning)).unwrap();
+        }
+    }
+    consumer.assign(&assignment).expect("an assignment");
+    let deadline = Instant::now() + 2 * LIMIT;
+    let mut records = Vec::new();
+    while open > 0 {
+        assert!(Instant::now() < deadline, "topic {topic} is not read within {:?}", 2 * LIMIT);
+        match consumer.poll(Duration::from_millis(100)) {
+            Some(Ok(message)) => records.push(FileRecord {
+                partition: message.partition(),
+                offset: message.offset(),
+                key: message.key().map(<[u8]>::to_vec),
+                value: message.payload().map(<[u8]>::to_vec),
+            }),
+            Some(Err(KafkaError::PartitionEOF(_))) => open -= 1,
+            Some(Err(error)) => panic!("topic {topic}: {error}"),
+            None => {}
+        }
+    }
+    records.sort();
+    records
+}
+
+/// Beginning and end of each of the topic's partitions.
+pub fn watermarks(bootstrap: &str, topic: &str) -> BTreeMap<i32, (i64, i64)> {
+    let consumer = consumer(bootstrap, &super::unique("asker"));
+    let metadata = consumer.fetch_metadata(Some(topic), LIMIT).expect("metadata");
+    let partitions = metadata.topics()[0].partitions().iter().map(|partition| partition.id());
+    let marks = |partition| {
+        consumer.fetch_watermarks(topic, partition, LIMIT).expect("a partition's watermarks")
+    };
+    partitions.map(|partition| (partition, marks(partition))).collect()
+}
+
+/// What the group has committed in each of the topic's partitions; 0 where it has nothing.
+pub fn committed(bootstrap: &str, group: &str, topic: &str) -> BTreeMap<i32, i64> {
+    let consumer = consumer(bootstrap, group);
+    let metadata = consumer.fetch_metadata(Some(topic), LIMIT).expect("metadata");
+    let mut asked = TopicPartitionList::new();
+    for partition in metadata.topics()[0].partitions() {
+        asked.add_partition(topic, partition.id());
+    }
+    let answer = consumer.committed_offsets(asked, LIMIT).expect("the committed offsets");
+    let offset = |offset| match offset {
+        Offset::Offset(offset) => offset,
+        Offset::Invalid => 0,
+        other => panic!("committed {other:?}"),
+    };
+    answer.elements().iter().map(|at| (at.partition(), offset(at.offset()))).collect()
+}
+
+fn consumer(bootstrap: &str, group: &str) -> BaseConsumer {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", bootstrap)
+        .set("group.id", group)
+        .set("enable.auto.commit", "false")
+        .set("auto.offset.reset", "error")
+        .set("enable.partition.eof", "true")
+        .set("fetch.queue.backoff.ms", "1")
+        .set("check.crcs", "true");
+    config.create().expect("a consumer")
 }

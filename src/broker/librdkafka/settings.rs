@@ -37,9 +37,9 @@ pub(super) fn consumer(servers: &str, fetch: &FetchSettings) -> ClientConfig {
         // Shows how far a partition was read where no record does: behind transaction markers.
         .set("enable.partition.eof", "true")
         .set("check.crcs", "true")
-        // The bound is in bytes; the number of records never stops the fetching.
+        // Fetching stops at either of the two: bytes of keys and values, or the number of records.
         .set("queued.max.messages.kbytes", limits::RDKAFKA_QUEUE_KIB.to_string())
-        .set("queued.min.messages", "10000000")
+        .set("queued.min.messages", limits::RDKAFKA_QUEUE_RECORDS.to_string())
         // A full queue stops the fetching for this long (1000 ms if left alone).
         .set("fetch.queue.backoff.ms", "1")
         .set("fetch.error.backoff.ms", "50")
