@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, select};
 
 use crate::broker::Broker;
-use crate::error::Result;
+use crate::error::{Class, Result};
 use crate::events::Event;
 use crate::history::History;
 use crate::ledgers::Ledgers;
@@ -22,6 +22,8 @@ pub struct Committer {
     pub broker: Arc<dyn Broker>,
     pub group: String,
     pub topic: String,
+    /// The topic's id at the start: another one's offsets are not ours to commit.
+    pub topic_id: Option<String>,
     pub history: Arc<History>,
     pub ledgers: Arc<Ledgers>,
     pub events: Sender<Event>,
@@ -69,6 +71,11 @@ impl Committer {
                         let _ = self.events.try_send(Event::CaughtUp);
                     }
                 }
+                Err(error) if error.class() != Class::Retry => {
+                    // Full: another end is on its way already.
+                    let _ = self.events.try_send(Event::Halt(error));
+                    break;
+                }
                 Err(error) => {
                     trouble.begin(WHAT, &error.to_string());
                     failures += 1;
@@ -84,7 +91,7 @@ impl Committer {
         loop {
             match self.commit(doubtful) {
                 Ok(()) => return LastCommit::Confirmed,
-                Err(error) if Instant::now() >= deadline => {
+                Err(error) if error.class() != Class::Retry || Instant::now() >= deadline => {
                     return LastCommit::Open(error.to_string());
                 }
                 Err(_) => {
@@ -97,7 +104,13 @@ impl Committer {
 
     fn commit(&self, doubtful: &mut bool) -> Result<()> {
         let offsets = self.ledgers.to_commit();
-        if offsets.is_empty() || !self.history.intend(&offsets) {
+        if offsets.is_empty() {
+            return Ok(());
+        }
+        // Kafka commits by name: a topic made again would get the offsets of the one before. What
+        // is made again between this look and the commit, the next start notices.
+        self.broker.topic(&self.topic)?.check_id(self.topic_id.as_deref())?;
+        if !self.history.intend(&offsets) {
             return Ok(());
         }
         if let Err(error) = self.broker.commit(&self.group, &self.topic, &offsets) {

@@ -283,6 +283,7 @@ impl Running {
             broker: Arc::clone(&broker),
             group: config.connection.group.clone(),
             topic: topic.to_string(),
+            topic_id: info.id.clone(),
             history: Arc::clone(&history),
             ledgers: Arc::clone(&ledgers),
             events: events_in.clone(),

@@ -235,14 +235,7 @@ impl Sensor {
     fn look_for_changes(&mut self) -> Result<()> {
         let topic = Arc::clone(&self.settings.topic);
         let info = self.broker.topic(&topic)?;
-        if let (Some(before), Some(now)) = (&self.settings.topic_id, &info.id)
-            && before != now
-        {
-            return Err(Error::Halt(format!(
-                "topic {topic} was deleted and made again (its id was {before} and is {now}): its \
-                 offsets mean other records now; start mb again to begin with the new topic"
-            )));
-        }
+        info.check_id(self.settings.topic_id.as_deref())?;
         let added: Vec<Partition> = info
             .partitions
             .into_iter()

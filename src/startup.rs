@@ -53,19 +53,31 @@ pub fn recover(
 ) -> Result<Start> {
     let connection = &config.connection;
     let db = schema::open(&data_dir.join(history::FILE))?;
-    let scope = recovery::scope(
-        &db,
-        &ScopeKey {
-            log: if broker.backend() == Backend::Embedded { "embedded" } else { "kafka" },
-            cluster_id: topic.cluster_id.clone().unwrap_or_default(),
-            group: connection.group.clone(),
-            topic: topic.name.clone(),
-            topic_id: topic.id.clone().unwrap_or_default(),
-        },
-    )?;
+    let key = ScopeKey {
+        log: if broker.backend() == Backend::Embedded { "embedded" } else { "kafka" },
+        cluster_id: topic.cluster_id.clone().unwrap_or_default(),
+        group: connection.group.clone(),
+        topic: topic.name.clone(),
+        topic_id: topic.id.clone().unwrap_or_default(),
+    };
+    let scope = recovery::scope(&db, &key)?;
     let recorded = recovery::recorded(&db, scope)?;
     check_clients(broker.backend(), &recorded)?;
-    let committed = broker.committed(&connection.group, &topic.name, &topic.partitions)?;
+    let mut committed = broker.committed(&connection.group, &topic.name, &topic.partitions)?;
+    // A topic that was made again may have the offsets of the one before, committed late.
+    let gone = recovery::of_predecessors(&db, &key)?;
+    committed.retain(|partition, offset| {
+        let began = recorded.get(partition).is_some_and(|recorded| recorded.confirmed.is_some());
+        let late = !began && gone.get(partition).is_some_and(|gone| gone.contains(offset));
+        if late {
+            log::warn!(
+                "topic {} was made again, and offset {offset} in partition {partition} was committed \
+                 to the one before: it is passed over",
+                topic.name
+            );
+        }
+        !late
+    });
     // Partitions that came while mb was away start at their beginning, whatever --from says.
     let known_group = !committed.is_empty() || !recorded.is_empty();
     let mut resumes = BTreeMap::new();

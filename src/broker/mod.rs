@@ -18,7 +18,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::batch::Record;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::offset::{Offset, Partition};
 
 /// Which implementation speaks to the log. Ranges in the history carry it: an unfinished run is
@@ -86,6 +86,23 @@ pub struct TopicInfo {
     pub cluster_id: Option<String>,
     /// Ascending.
     pub partitions: Vec<Partition>,
+}
+
+impl TopicInfo {
+    /// Holds the topic against the id that it had before; no id says nothing.
+    ///
+    /// # Errors
+    /// `Halt` where another topic has its name now: offsets mean other records.
+    pub fn check_id(&self, before: Option<&str>) -> Result<()> {
+        match (before, &self.id) {
+            (Some(before), Some(now)) if before != now => Err(Error::Halt(format!(
+                "topic {} was deleted and made again (its id was {before} and is {now}): its \
+                 offsets mean other records now; start mb again to begin with the new topic",
+                self.name
+            ))),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Where a partition's log begins and ends.

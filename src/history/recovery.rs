@@ -132,6 +132,35 @@ pub fn scope(db: &Connection, key: &ScopeKey) -> Result<ScopeId> {
     Ok(ScopeId(db.last_insert_rowid()))
 }
 
+/// What this mb committed under the same name to topics that are gone: another id than the key's.
+/// A commit that comes after its topic was made again stands in the log as if it were the new
+/// one's.
+///
+/// # Errors
+/// `Storage` where the file cannot be read.
+pub fn of_predecessors(
+    db: &Connection,
+    key: &ScopeKey,
+) -> Result<BTreeMap<Partition, Vec<Offset>>> {
+    let read = || -> rusqlite::Result<BTreeMap<Partition, Vec<Offset>>> {
+        let mut committed = BTreeMap::<_, Vec<_>>::new();
+        let mut rows = db.prepare(
+            "WITH gone AS (SELECT id FROM scopes WHERE log = ?1 AND cluster_id = ?2 \
+                 AND group_name = ?3 AND topic = ?4 AND topic_id NOT IN ('', ?5) AND ?5 <> '') \
+             SELECT partition, confirmed FROM partitions \
+                 WHERE scope IN gone AND confirmed IS NOT NULL \
+             UNION SELECT partition, committing FROM intents WHERE scope IN gone",
+        )?;
+        let mut rows =
+            rows.query(params![key.log, key.cluster_id, key.group, key.topic, key.topic_id])?;
+        while let Some(row) = rows.next()? {
+            committed.entry(row.get(0)?).or_default().push(Offset::new(row.get(1)?));
+        }
+        Ok(committed)
+    };
+    read().map_err(storage)
+}
+
 /// Everything that the history holds of a scope's partitions.
 ///
 /// # Errors
@@ -329,6 +358,30 @@ mod tests {
             assert_ne!(scope(&db, &other), Ok(first), "{other:?}");
         }
         assert_eq!(scope(&db, &key), Ok(first));
+    }
+
+    #[test]
+    fn what_was_committed_to_a_topic_that_is_gone_is_known() {
+        let folder = tempfile::tempdir().unwrap();
+        let db = schema::open(&folder.path().join("history.db")).unwrap();
+        let key = |topic: &str, topic_id: &str| ScopeKey {
+            log: "kafka",
+            cluster_id: "c".into(),
+            group: "g".into(),
+            topic: topic.into(),
+            topic_id: topic_id.into(),
+        };
+        for (topic, id, committed) in [("t", "old", 20), ("t", "new", 30), ("other", "old", 40)] {
+            let scope = scope(&db, &key(topic, id)).unwrap();
+            let resume = Resume { position: at(0), committed: Some(at(committed)), stored: vec![] };
+            begin(&db, scope, 1, &resume).unwrap();
+            db.execute("INSERT INTO intents VALUES (?1, 1, ?2)", params![scope.0, committed + 5])
+                .unwrap();
+        }
+        let gone = of_predecessors(&db, &key("t", "new")).unwrap();
+        assert_eq!(gone, [(1, vec![at(20), at(25)])].into());
+        // Without ids nothing tells one topic from another.
+        assert_eq!(of_predecessors(&db, &key("t", "")).unwrap(), [].into());
     }
 
     #[test]
