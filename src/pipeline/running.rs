@@ -1,0 +1,451 @@
+//! A pipeline whose threads run: starts them in order, watches them, stops them in order.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender, bounded, never, select};
+
+use crate::batcher::BatchLimits;
+use crate::broker::select::LOCAL_SERVER;
+use crate::broker::{Backend, Broker, FetchSettings};
+use crate::budget::Budget;
+use crate::committer::{Committer, LastCommit};
+use crate::config::Config;
+use crate::control;
+use crate::control::requests::Status;
+use crate::data_dir::DataDir;
+use crate::error::{Error, Result};
+use crate::events::{self, Event, Farewell};
+use crate::history::History;
+use crate::ledgers::Ledgers;
+use crate::limits;
+use crate::live::Live;
+use crate::producer::ProducerTask;
+use crate::retry::RetryPolicy;
+use crate::run_queue::RunQueue;
+use crate::sensor::{Sensor, SensorSettings};
+use crate::startup::Start;
+use crate::step::Step;
+use crate::thread::Thread;
+use crate::worker::Worker;
+
+use super::Summary;
+use super::threads::Threads;
+
+/// A pipeline whose threads run.
+pub(super) struct Running {
+    config: Config,
+    step: Arc<dyn Step>,
+    broker: Arc<dyn Broker>,
+    topic: Arc<str>,
+    live: Arc<Live>,
+    ledgers: Arc<Ledgers>,
+    queue: Arc<RunQueue>,
+    budget: Arc<Budget>,
+    history: Arc<History>,
+    events: Receiver<Event>,
+    /// Dropped to stop producer and sensors.
+    intake: Option<Sender<()>>,
+    /// Dropped to stop the committer.
+    commits: Option<Sender<()>>,
+    threads: Threads,
+    committer: Option<Thread<LastCommit>>,
+    control: Option<control::Server>,
+    /// Set before running steps are ended by force.
+    forced: Arc<AtomicBool>,
+    /// Held until everything has ended.
+    _data_dir: DataDir,
+}
+
+impl Running {
+    /// Starts the threads in the order of the records' way backwards: who receives runs before
+    /// who sends.
+    pub(super) fn start(
+        config: Config,
+        step: Arc<dyn Step>,
+        broker: Arc<dyn Broker>,
+        start: Start,
+        data_dir: DataDir,
+    ) -> Result<Running> {
+        let Start { db, scope, topic: info, resumes } = start;
+        let topic: Arc<str> = Arc::from(info.name.as_str());
+        let workers = config.max_concurrent_runs;
+        let live = Arc::new(Live::new(workers));
+        let ledgers = Arc::new(Ledgers::default());
+        let queue = Arc::new(RunQueue::new(config.queue));
+        let budget = Budget::new(config.queue_bytes);
+        let (events_in, events) = bounded(limits::EVENTS);
+        let (intake, intake_stop) = bounded(0);
+        let (commits, commits_stop) = bounded(0);
+        let forced = Arc::new(AtomicBool::new(false));
+        let mut threads = Threads::default();
+
+        let (history, history_thread) = {
+            let ledgers = Arc::clone(&ledgers);
+            let farewell = Farewell::new("history", &events_in);
+            History::start(
+                db,
+                scope,
+                broker.backend().name(),
+                config.history_keep,
+                move |settled| {
+                    let _ = &farewell;
+                    ledgers.settle(settled);
+                },
+            )?
+        };
+        threads.add(history_thread);
+
+        let policy = RetryPolicy {
+            max_attempts: config.max_attempts,
+            backoff: config.retry_backoff,
+            on_failure: config.on_failure,
+        };
+        for index in 0..workers {
+            let worker = Worker {
+                index,
+                queue: Arc::clone(&queue),
+                history: Arc::clone(&history),
+                step: Arc::clone(&step),
+                policy,
+                live: Arc::clone(&live),
+                events: events_in.clone(),
+                forced: Arc::clone(&forced),
+            };
+            threads
+                .add(events::spawn(&format!("worker-{index}"), &events_in, move || worker.run())?);
+        }
+
+        let mut sensors: Vec<Sensor> = (0..config.sensors)
+            .map(|index| {
+                let settings = sensor_settings(&config, index, &topic, info.id.clone());
+                Sensor::new(
+                    settings,
+                    Arc::clone(&broker),
+                    Arc::clone(&queue),
+                    Arc::clone(&budget),
+                    Arc::clone(&history),
+                    Arc::clone(&ledgers),
+                    Arc::clone(&live),
+                    events_in.clone(),
+                    intake_stop.clone(),
+                )
+            })
+            .collect();
+        for (partition, resume) in resumes {
+            let index = usize::try_from(partition).expect("not negative") % sensors.len();
+            sensors[index].adopt(partition, resume);
+        }
+
+        let committer = Committer {
+            broker: Arc::clone(&broker),
+            group: config.connection.group.clone(),
+            topic: topic.to_string(),
+            topic_id: info.id.clone(),
+            history: Arc::clone(&history),
+            ledgers: Arc::clone(&ledgers),
+            events: events_in.clone(),
+        };
+        let committer =
+            events::spawn("committer", &events_in, move || committer.run(&commits_stop))?;
+
+        let control = control::Server::start(
+            data_dir.path(),
+            Arc::clone(&live),
+            (broker.backend() == Backend::Embedded).then(|| Arc::clone(&broker)),
+            status(&config, broker.as_ref()),
+        )?;
+
+        let mut running = Running {
+            config,
+            step,
+            broker,
+            topic,
+            live,
+            ledgers,
+            queue,
+            budget,
+            history,
+            events,
+            intake: Some(intake),
+            commits: Some(commits),
+            threads,
+            committer: Some(committer),
+            control: Some(control),
+            forced,
+            _data_dir: data_dir,
+        };
+        for (index, sensor) in sensors.into_iter().enumerate() {
+            let name = format!("sensor-{index}");
+            running.threads.add(events::spawn(&name, &events_in, move || sensor.run())?);
+        }
+        running.start_producer(info.partitions.len(), &events_in, intake_stop)?;
+        Ok(running)
+    }
+
+    fn start_producer(
+        &mut self,
+        partitions: usize,
+        events: &Sender<Event>,
+        stop: Receiver<()>,
+    ) -> Result<()> {
+        let Some(produce) = self.config.produce.clone() else { return Ok(()) };
+        let (broker, topic) = (Arc::clone(&self.broker), Arc::clone(&self.topic));
+        let partitions = u32::try_from(partitions).unwrap_or(u32::MAX);
+        let producer = broker.producer(&topic)?;
+        let reconnect = Box::new(move || broker.producer(&topic));
+        let task = ProducerTask::sequence(produce, partitions, producer, reconnect, stop);
+        let thread = events::spawn("producer", events, move || {
+            let report = task.run();
+            if report.failed > 0 {
+                log::error!("{} messages posted were not acknowledged", report.failed);
+            }
+            if let Some(error) = report.error {
+                log::error!("the producer ends with trouble: {error}");
+            }
+        })?;
+        self.threads.add(thread);
+        Ok(())
+    }
+
+    /// Watches until there is a reason to stop; then stops.
+    pub(super) fn supervise(mut self, stop: &Receiver<()>) -> Result<Summary> {
+        notify(&[sd_notify::NotifyState::Ready]);
+        log::info!(
+            "topic {}, group {}, step {}: {} worker(s), batches of up to {} records",
+            self.topic,
+            self.config.connection.group,
+            self.step.name(),
+            self.config.max_concurrent_runs,
+            self.config.max_batch
+        );
+        let mut target_due = self.config.until_caught_up && !self.threads.has("producer");
+        let reason = loop {
+            if target_due && self.set_target() {
+                target_due = false;
+            }
+            self.warn_of_stalls();
+            let event = select! {
+                recv(stop) -> _ => break Ok("as asked"),
+                recv(self.events) -> event => event.unwrap_or(Event::Halt(Error::Other(
+                    "all threads are gone".into(),
+                ))),
+                default(limits::SUPERVISE_INTERVAL) => continue,
+            };
+            match event {
+                Event::Halt(error) => break Err(error),
+                Event::CaughtUp => break Ok("caught up"),
+                Event::Ended(name) => {
+                    self.threads.join(&name);
+                    if let Some(panic) = self.threads.panic.take() {
+                        break Err(panic);
+                    }
+                    match name.as_str() {
+                        "producer" => target_due = self.config.until_caught_up,
+                        // A sensor that ends has said why.
+                        name if name.starts_with("sensor") => {}
+                        "committer" => break Err(self.committer_ended()),
+                        name => break Err(Error::Other(format!("thread {name} ended early"))),
+                    }
+                }
+            }
+        };
+        self.stop(reason, stop)
+    }
+
+    fn committer_ended(&mut self) -> Error {
+        match self.committer.take().map(Thread::join) {
+            Some(Err(panic)) => panic,
+            _ => Error::Other("thread committer ended early".into()),
+        }
+    }
+
+    /// `--until-caught-up`: what is in the topic now is what is to be done. False: asked again.
+    fn set_target(&self) -> bool {
+        let found = self.broker.topic(&self.topic).and_then(|info| {
+            let marks = self.broker.watermarks(&self.topic, &info.partitions)?;
+            Ok(marks.into_iter().map(|(partition, marks)| (partition, marks.end)).collect())
+        });
+        match found {
+            Ok(target) => {
+                self.ledgers.set_target(target);
+                true
+            }
+            Err(error) => {
+                log::warn!("cannot find the topic's end: {error}; trying again");
+                false
+            }
+        }
+    }
+
+    fn warn_of_stalls(&self) {
+        let Some(limit) = self.config.step_timeout else { return };
+        // What can be ended is ended by its step, which needs a moment for it.
+        for run in self.live.mark_stalled(limit + 2 * limits::KILL_GRACE) {
+            log::warn!(
+                "run {} has been with worker-{} for {:.0?}, past --step-timeout: a step inside mb \
+                 cannot be ended, it is waited for",
+                run.key,
+                run.worker,
+                run.since.elapsed()
+            );
+        }
+    }
+
+    /// The orderly stop: intake first, then the runs, then what they led to.
+    fn stop(mut self, reason: Result<&'static str>, stop: &Receiver<()>) -> Result<Summary> {
+        let began = Instant::now();
+        notify(&[sd_notify::NotifyState::Stopping]);
+        match &reason {
+            Ok(why) => log::info!("stopping ({why}): {} run(s) running", self.live.running().len()),
+            Err(error) => log::error!("stopping: {error}"),
+        }
+        self.intake.take();
+        self.budget.close();
+        self.queue.close();
+        let drained = began + self.config.drain_timeout;
+        if let Err(error) = self.wait_for(&["worker"], drained, stop, true) {
+            self.forced.store(true, Ordering::Release);
+            self.step.abort();
+            return Err(error);
+        }
+        self.step.finish();
+        // What sensors and producer still do is worth nothing: they are not waited for long.
+        let patience = (began + limits::INTAKE_STOP_LIMIT).max(Instant::now());
+        let _ = self.wait_for(&["sensor", "producer"], patience, stop, false);
+        self.history.flush();
+        let last = self.last_commit();
+        self.history.close();
+        let _ =
+            self.wait_for(&["history"], Instant::now() + limits::HISTORY_STOP_LIMIT, stop, false);
+        if let Some(control) = self.control.take() {
+            control.stop();
+        }
+        let panic = self.threads.panic.take();
+        let summary = Summary {
+            runs_succeeded: self.live.runs_succeeded.get(),
+            runs_failed: self.live.runs_failed.get(),
+            records_done: self.live.records_done.get(),
+            dead_letters: self.live.dead_letters.get(),
+        };
+        log::info!(
+            "stopped: {} record(s) in {} run(s) processed, {} run(s) failed",
+            summary.records_done,
+            summary.runs_succeeded,
+            summary.runs_failed
+        );
+        reason?;
+        if let Some(panic) = panic {
+            return Err(panic);
+        }
+        match last {
+            LastCommit::Confirmed => Ok(summary),
+            LastCommit::Open(cause) => Err(Error::Broker {
+                doing: "commit the last offsets (nothing is lost: the history has them, and the \
+                        next start passes over what is done)"
+                    .into(),
+                cause,
+            }),
+        }
+    }
+
+    /// Waits until the threads whose names begin so have ended. `forceable`: a second stop, or
+    /// the deadline, is an end at once.
+    fn wait_for(
+        &mut self,
+        names: &[&str],
+        deadline: Instant,
+        stop: &Receiver<()>,
+        forceable: bool,
+    ) -> Result<()> {
+        let never = never();
+        let stop = if forceable { stop } else { &never };
+        loop {
+            if !names.iter().any(|name| self.threads.has(name)) {
+                return Ok(());
+            }
+            let wait = deadline.saturating_duration_since(Instant::now());
+            let why = if wait.is_zero() {
+                "their time (--drain-timeout) is over"
+            } else {
+                select! {
+                    recv(stop) -> _ => "a second stop was asked for",
+                    recv(self.events) -> event => {
+                        if let Ok(Event::Ended(name)) = event {
+                            self.threads.join(&name);
+                        }
+                        continue;
+                    }
+                    default(wait) => continue,
+                }
+            };
+            let running = self.live.running().len();
+            return Err(Error::Forced(format!(
+                "ended with {running} run(s) still running: {why}; nothing is lost, they are made \
+                 again at the next start"
+            )));
+        }
+    }
+
+    fn last_commit(&mut self) -> LastCommit {
+        self.commits.take();
+        let Some(committer) = self.committer.take() else {
+            return LastCommit::Open("the committer had ended".into());
+        };
+        let deadline = Instant::now() + limits::FINAL_COMMIT_LIMIT + limits::SUPERVISE_INTERVAL;
+        while !committer.is_finished() {
+            let wait = deadline.saturating_duration_since(Instant::now());
+            if wait.is_zero() {
+                return LastCommit::Open("the broker did not answer in time".into());
+            }
+            let _ = self.events.recv_timeout(wait.min(limits::STOP_LOOK_INTERVAL));
+        }
+        committer.join().unwrap_or_else(|panic| LastCommit::Open(panic.to_string()))
+    }
+}
+
+fn sensor_settings(
+    config: &Config,
+    index: usize,
+    topic: &Arc<str>,
+    topic_id: Option<String>,
+) -> SensorSettings {
+    SensorSettings {
+        index,
+        count: config.sensors,
+        limits: BatchLimits {
+            max_records: config.max_batch,
+            max_bytes: config.max_batch_bytes,
+            max_wait: config.max_wait,
+        },
+        fetch: FetchSettings {
+            min_bytes: config.fetch_min_bytes,
+            max_record_bytes: config.queue_bytes,
+        },
+        tick_runtime: config.tick_runtime,
+        tick_interval: config.tick_interval,
+        topic: Arc::clone(topic),
+        topic_id,
+    }
+}
+
+fn status(config: &Config, broker: &dyn Broker) -> Status {
+    let connection = &config.connection;
+    let server = connection.bootstrap_server.as_deref().unwrap_or(LOCAL_SERVER);
+    Status {
+        pid: std::process::id(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        bootstrap_server: (broker.backend() != Backend::Embedded).then(|| server.to_owned()),
+        topic: connection.topic.clone(),
+        group: connection.group.clone(),
+        client: broker.backend().name().to_owned(),
+    }
+}
+
+/// Tells systemd, where it listens.
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(cause) = sd_notify::notify(false, states) {
+        log::debug!("systemd was not told: {cause}");
+    }
+}

@@ -1,0 +1,36 @@
+//! A pipeline's threads by name, until they are joined.
+
+use std::collections::BTreeMap;
+
+use crate::error::Error;
+use crate::thread::Thread;
+
+/// Threads by name, until they are joined.
+#[derive(Default)]
+pub(super) struct Threads {
+    running: BTreeMap<String, Thread<()>>,
+    /// The first one that a thread ended by.
+    pub(super) panic: Option<Error>,
+}
+
+impl Threads {
+    pub(super) fn add(&mut self, thread: Thread<()>) {
+        let before = self.running.insert(thread.name().to_owned(), thread);
+        assert!(before.is_none(), "no two threads have one name");
+    }
+
+    /// Whether a thread whose name begins so is not joined yet.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.running.keys().any(|known| known.starts_with(name))
+    }
+
+    /// Joins a thread that said farewell; false where there is none of that name. Its panic is
+    /// kept.
+    pub(super) fn join(&mut self, name: &str) -> bool {
+        let Some(thread) = self.running.remove(name) else { return false };
+        if let Err(panic) = thread.join() {
+            self.panic.get_or_insert(panic);
+        }
+        true
+    }
+}
