@@ -110,7 +110,7 @@ const ADAPTERS: &[(&str, &[&str])] = &[
     ("ctrlc::", &["src/signals.rs"]),
     ("env_logger::", &["src/cli/mod.rs"]),
     ("jiff::", &["src/clock.rs"]),
-    ("sd_notify::", &["src/pipeline.rs"]),
+    ("sd_notify::", &["src/pipeline/running.rs"]),
     ("unsafe ", &["src/broker/librdkafka/native.rs"]),
 ];
 

@@ -20,7 +20,7 @@ use crate::events::{self, Event, Farewell};
 use crate::history::History;
 use crate::ledgers::Ledgers;
 use crate::limits;
-use crate::live::Live;
+use crate::live::{Live, Trouble};
 use crate::producer::ProducerTask;
 use crate::retry::RetryPolicy;
 use crate::run_queue::RunQueue;
@@ -220,9 +220,10 @@ impl Running {
             self.config.max_concurrent_runs,
             self.config.max_batch
         );
+        let trouble = Trouble::default();
         let mut target_due = self.config.until_caught_up && !self.threads.has("producer");
         let reason = loop {
-            if target_due && self.set_target() {
+            if target_due && self.set_target(&trouble) {
                 target_due = false;
             }
             self.warn_of_stalls();
@@ -262,18 +263,20 @@ impl Running {
     }
 
     /// `--until-caught-up`: what is in the topic now is what is to be done. False: asked again.
-    fn set_target(&self) -> bool {
+    fn set_target(&self, trouble: &Trouble) -> bool {
+        const WHAT: &str = "finding the topic's end";
         let found = self.broker.topic(&self.topic).and_then(|info| {
             let marks = self.broker.watermarks(&self.topic, &info.partitions)?;
             Ok(marks.into_iter().map(|(partition, marks)| (partition, marks.end)).collect())
         });
         match found {
             Ok(target) => {
+                trouble.end(WHAT);
                 self.ledgers.set_target(target);
                 true
             }
             Err(error) => {
-                log::warn!("cannot find the topic's end: {error}; trying again");
+                trouble.begin(WHAT, &error.to_string());
                 false
             }
         }
