@@ -547,3 +547,36 @@ fn a_forced_stop_ends_running_commands_and_their_attempt_does_not_count() {
     assert_eq!(step.done_records(), every_record_once(7));
     assert_eq!(query::runs(&world.history(), Some("failed"), 10).unwrap(), []);
 }
+
+#[test]
+fn a_stop_ends_where_the_history_cannot_be_written_and_the_next_start_makes_up_for_it() {
+    let world = World::with_records(7);
+    let (stopper, stop) = Stopper::new();
+    let lock = Mutex::new(None);
+    let path = history_file(world.dir.path());
+    let step = Recorder::new(move |_| {
+        let mut lock = lock.lock().unwrap();
+        if lock.is_none() {
+            let other = rusqlite::Connection::open(&path).unwrap();
+            other.busy_timeout(Duration::from_secs(60)).unwrap();
+            other.execute_batch("BEGIN IMMEDIATE").unwrap();
+            *lock = Some(other);
+            stopper.stop();
+        }
+        Ok(())
+    });
+    let config = Config { until_caught_up: false, ..world.config() };
+    let pipeline = Pipeline::new(config, Arc::<Recorder>::clone(&step) as Arc<dyn Step>)
+        .with_broker(Arc::new(world.topics.clone()));
+    let (ended, end) = crossbeam_channel::bounded(1);
+    let running = std::thread::spawn(move || ended.send(pipeline.run(&stop)));
+    let error = end.recv_timeout(Duration::from_secs(60)).expect("it ends").unwrap_err();
+    assert_eq!(error.exit_code(), 1, "{error}");
+    assert!(error.to_string().contains("history"), "{error}");
+    running.join().unwrap().unwrap();
+    drop(step); // and the lock with it
+
+    let again = Recorder::new(|_| Ok(()));
+    world.run(world.config(), &again).unwrap();
+    assert_eq!(world.committed("mb"), all(7));
+}
