@@ -33,7 +33,7 @@ use crate::run_queue::RunQueue;
 use crate::sensor::{Sensor, SensorSettings};
 use crate::startup::{self, Start};
 use crate::step::Step;
-use crate::thread::Thread;
+use crate::thread::{Thread, stopped_within};
 use crate::worker::Worker;
 
 /// A pipeline that is ready to run.
@@ -113,7 +113,7 @@ impl Pipeline {
         let wants_embedded = self.config.produce.is_some() || connection.client == Client::Embedded;
         let stopped = std::cell::Cell::new(false);
         let keep_waiting = |wait: Duration| {
-            let came = stop.recv_timeout(wait).is_ok();
+            let came = stopped_within(stop, wait);
             stopped.set(stopped.get() || came);
             !came
         };
@@ -159,7 +159,7 @@ impl Pipeline {
                 }
                 Err(error) => trouble.begin(what, &error.to_string()),
             }
-            if stop.recv_timeout(limits::FIRST_CONTACT_PAUSE).is_ok() {
+            if stopped_within(stop, limits::FIRST_CONTACT_PAUSE) {
                 return Ok(None);
             }
         }
@@ -516,7 +516,7 @@ impl Running {
         forceable: bool,
     ) -> Result<()> {
         let never = never();
-        let stop = if forceable { stop } else { &never };
+        let mut stop = if forceable { stop } else { &never };
         loop {
             if !names.iter().any(|name| self.threads.has(name)) {
                 return Ok(());
@@ -526,7 +526,14 @@ impl Running {
                 "their time (--drain-timeout) is over"
             } else {
                 select! {
-                    recv(stop) -> _ => "a second stop was asked for",
+                    recv(stop) -> asked => match asked {
+                        Ok(()) => "a second stop was asked for",
+                        // Its stopper is gone, and nobody can ask any more.
+                        Err(_) => {
+                            stop = &never;
+                            continue;
+                        }
+                    },
                     recv(self.events) -> event => {
                         if let Ok(Event::Ended(name)) = event {
                             self.threads.join(&name);
