@@ -45,7 +45,7 @@ impl Committer {
     pub fn run(self, stop: &Receiver<()>) -> LastCommit {
         let trouble = Trouble::default();
         let mut failures = 0;
-        let mut doubtful = false;
+        let mut doubt = None;
         let stop_or_wait = |wait: Duration| {
             select! {
                 recv(stop) -> _ => true,
@@ -62,7 +62,7 @@ impl Committer {
             if stop_or_wait(wait) {
                 break;
             }
-            match self.commit(&mut doubtful) {
+            match self.commit(&mut doubt) {
                 Ok(()) => {
                     trouble.end(WHAT);
                     failures = 0;
@@ -82,14 +82,14 @@ impl Committer {
                 }
             }
         }
-        self.commit_finally(&mut doubtful)
+        self.commit_finally(&mut doubt)
     }
 
     /// The last commit is tried again within its time limit: at a stop the broker may be busy.
-    fn commit_finally(&self, doubtful: &mut bool) -> LastCommit {
+    fn commit_finally(&self, doubt: &mut Option<Instant>) -> LastCommit {
         let deadline = Instant::now() + limits::FINAL_COMMIT_LIMIT;
         loop {
-            match self.commit(doubtful) {
+            match self.commit(doubt) {
                 Ok(()) => return LastCommit::Confirmed,
                 Err(error) if error.class() != Class::Retry || Instant::now() >= deadline => {
                     return LastCommit::Open(error.to_string());
@@ -102,7 +102,8 @@ impl Committer {
         }
     }
 
-    fn commit(&self, doubtful: &mut bool) -> Result<()> {
+    /// `doubt`: when a commit failed last whose fate is not known.
+    fn commit(&self, doubt: &mut Option<Instant>) -> Result<()> {
         let offsets = self.ledgers.to_commit();
         if offsets.is_empty() {
             return Ok(());
@@ -115,11 +116,14 @@ impl Committer {
         }
         if let Err(error) = self.broker.commit(&self.group, &self.topic, &offsets) {
             // It may have reached the log all the same, now or later: its intent stays.
-            *doubtful = true;
+            *doubt = Some(Instant::now());
             return Err(error);
         }
         self.ledgers.confirm(&offsets);
-        self.history.confirm(&offsets, !*doubtful);
+        if doubt.is_some_and(|since| since.elapsed() >= limits::COMMIT_DOUBT) {
+            *doubt = None;
+        }
+        self.history.confirm(&offsets, doubt.is_none());
         Ok(())
     }
 }

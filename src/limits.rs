@@ -27,6 +27,9 @@ pub const STOP_LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Offsets are committed this often while runs finish; the promise is once a second.
 pub const COMMIT_INTERVAL: Duration = Duration::from_millis(500);
+/// A commit without an answer may still reach the log for so long, counted from its failure; past
+/// it a confirmed one settles all before.
+pub const COMMIT_DOUBT: Duration = Duration::from_secs(60);
 /// How often the watching thread looks for stalled runs.
 pub const SUPERVISE_INTERVAL: Duration = Duration::from_secs(1);
 /// From a second signal to the end of the process, whatever it does.
@@ -151,6 +154,7 @@ pub const TOPIC_NAME_CHARS: usize = 249;
 pub const RUN_OVERHEAD_BYTES: usize = 512;
 
 const _: () = assert!(COMMIT_INTERVAL.as_millis() < 1000, "commits happen at least once a second");
+const _: () = assert!(COMMIT_DOUBT.as_millis() >= 3 * BROKER_CALL_LIMIT.as_millis());
 const _: () = assert!(HISTORY_GROUP_WRITES <= HISTORY_QUEUE_WRITES);
 const _: () = assert!(EMBEDDED_CHUNK_RECORDS <= POLL_RECORDS, "a poll hands over whole chunks");
 const _: () = assert!(EMBEDDED_CHUNK_BYTES <= EMBEDDED_OUTBOX_BYTES);

@@ -22,6 +22,7 @@ use crate::limits;
 use crate::live::Trouble;
 use crate::startup::{self, Start};
 use crate::step::Step;
+use crate::thread::stopped_within;
 
 use self::running::Running;
 
@@ -102,7 +103,7 @@ impl Pipeline {
         let wants_embedded = self.config.produce.is_some() || connection.client == Client::Embedded;
         let stopped = std::cell::Cell::new(false);
         let keep_waiting = |wait: Duration| {
-            let came = stop.recv_timeout(wait).is_ok();
+            let came = stopped_within(stop, wait);
             stopped.set(stopped.get() || came);
             !came
         };
@@ -148,7 +149,7 @@ impl Pipeline {
                 }
                 Err(error) => trouble.begin(what, &error.to_string()),
             }
-            if stop.recv_timeout(limits::FIRST_CONTACT_PAUSE).is_ok() {
+            if stopped_within(stop, limits::FIRST_CONTACT_PAUSE) {
                 return Ok(None);
             }
         }

@@ -56,6 +56,8 @@ pub struct Sensor {
     pub stop: Receiver<()>,
     /// By partition number; `None` where it is another sensor's.
     slots: Vec<Option<Slot>>,
+    /// Ticks so far: each puts another partition first.
+    turn: usize,
     /// The next tick reads this partition alone: a range from before needs all the memory.
     alone: Option<Partition>,
 }
@@ -130,6 +132,7 @@ impl Sensor {
             events,
             stop,
             slots: Vec::new(),
+            turn: 0,
             alone: None,
         }
     }
@@ -253,16 +256,24 @@ impl Sensor {
         Ok(())
     }
 
-    /// Where each partition's fresh consumer starts.
+    /// Where each partition's fresh consumer starts. Clients read in this order, and with a backlog a
+    /// tick may get no further than the first one: so each tick begins with another.
     fn assignment(&mut self) -> Vec<(Partition, Offset)> {
         let alone = self.alone;
         let mine = self.slots().filter(|(partition, _)| alone.is_none_or(|p| p == *partition));
-        mine.map(|(partition, slot)| {
-            slot.passed = None;
-            slot.batcher.skip_finished();
-            (partition, slot.batcher.read_position())
-        })
-        .collect()
+        let mut from: Vec<_> = mine
+            .map(|(partition, slot)| {
+                slot.passed = None;
+                slot.batcher.skip_finished();
+                (partition, slot.batcher.read_position())
+            })
+            .collect();
+        if !from.is_empty() {
+            let first = self.turn % from.len();
+            from.rotate_left(first);
+        }
+        self.turn = self.turn.wrapping_add(1);
+        from
     }
 }
 
@@ -489,6 +500,16 @@ impl Tick<'_> {
             }
         }
         self.sensor.alone = dropped.then_some(partition);
+        // Another sensor may wait just so for what this one holds: one of them gives way, and
+        // chance says which.
+        if !dropped
+            && self.sensor.settings.count > 1
+            && fastrand::bool()
+            && let Some(slot) = self.sensor.slot(partition)
+        {
+            slot.batcher.drop_fill();
+            slot.passed = None;
+        }
         self.end(Ended::MemoryFull);
     }
 

@@ -547,3 +547,129 @@ fn a_forced_stop_ends_running_commands_and_their_attempt_does_not_count() {
     assert_eq!(step.done_records(), every_record_once(7));
     assert_eq!(query::runs(&world.history(), Some("failed"), 10).unwrap(), []);
 }
+
+#[test]
+fn a_stop_ends_where_the_history_cannot_be_written_and_the_next_start_makes_up_for_it() {
+    let world = World::with_records(7);
+    let (stopper, stop) = Stopper::new();
+    let lock = Mutex::new(None);
+    let path = history_file(world.dir.path());
+    let step = Recorder::new(move |_| {
+        let mut lock = lock.lock().unwrap();
+        if lock.is_none() {
+            let other = rusqlite::Connection::open(&path).unwrap();
+            other.busy_timeout(Duration::from_secs(60)).unwrap();
+            other.execute_batch("BEGIN IMMEDIATE").unwrap();
+            *lock = Some(other);
+            stopper.stop();
+        }
+        Ok(())
+    });
+    let config = Config { until_caught_up: false, ..world.config() };
+    let pipeline = Pipeline::new(config, Arc::<Recorder>::clone(&step) as Arc<dyn Step>)
+        .with_broker(Arc::new(world.topics.clone()));
+    let (ended, end) = crossbeam_channel::bounded(1);
+    let running = std::thread::spawn(move || ended.send(pipeline.run(&stop)));
+    let error = end.recv_timeout(Duration::from_secs(60)).expect("it ends").unwrap_err();
+    assert_eq!(error.exit_code(), 1, "{error}");
+    assert!(error.to_string().contains("history"), "{error}");
+    running.join().unwrap().unwrap();
+    drop(step); // and the lock with it
+
+    let again = Recorder::new(|_| Ok(()));
+    world.run(world.config(), &again).unwrap();
+    assert_eq!(world.committed("mb"), all(7));
+}
+
+#[test]
+fn a_stopper_that_is_dropped_after_its_stop_asks_for_no_second_one() {
+    let world = World::with_records(7);
+    let (stopper, stop) = Stopper::new();
+    let stopper = Mutex::new(Some(stopper));
+    let (stopping, until_stopping) = crossbeam_channel::bounded(0);
+    let topics = world.topics.clone();
+    let step = Recorder::new(move |_| {
+        let Some(stopper) = stopper.lock().unwrap().take() else { return Ok(()) };
+        stopper.stop();
+        drop(stopper);
+        // The pipeline has seen both once the partition's worker is waited for.
+        let _ = stopping.send(());
+        std::thread::sleep(Duration::from_millis(50));
+        Ok(())
+    });
+    let config = Config { until_caught_up: false, ..world.config() };
+    let pipeline = Pipeline::new(config, Arc::<Recorder>::clone(&step) as Arc<dyn Step>)
+        .with_broker(Arc::new(topics));
+    let running = std::thread::spawn(move || pipeline.run(&stop));
+    until_stopping.recv().unwrap();
+    running.join().unwrap().expect("an orderly stop");
+    assert!(!step.done_records().is_empty());
+}
+
+#[test]
+fn sensors_that_wait_for_each_others_memory_come_to_an_end() {
+    let world = World::new();
+    // Interleaved, so that no sensor reads one whole range before the other one begins.
+    for n in 0..60 {
+        world.post(n % 2, &vec![b'x'; 5_000]);
+    }
+    let step = Recorder::new(|attempt| {
+        let last = attempt.key.range.last == Offset::new(29);
+        if last { Err(StepError::Stop("here".into())) } else { Ok(()) }
+    });
+    // Both ranges are planned, neither is done.
+    let large = Config {
+        max_batch: 30,
+        max_wait: Duration::from_secs(60),
+        max_concurrent_runs: 2,
+        tick_runtime: Duration::from_secs(60),
+        ..world.config()
+    };
+    world.run(large, &step).unwrap_err();
+    let unfinished = query::runs(&world.history(), None, 10).unwrap();
+    assert_eq!(unfinished.len(), 2, "{unfinished:?}");
+    let step = Recorder::new(|_| Ok(()));
+    let small = Config {
+        sensors: 2,
+        queue_bytes: 200_000,
+        max_batch_bytes: 10_000,
+        tick_runtime: Duration::from_millis(100),
+        ..world.config()
+    };
+    world.run(small, &step).unwrap();
+    assert_eq!(step.numbers_of("orders/0/0-29"), [1]);
+    assert_eq!(step.numbers_of("orders/1/0-29"), [1]);
+}
+
+#[test]
+fn with_a_backlog_in_all_partitions_none_of_them_waits_for_another_to_end() {
+    let world = World::with_records(200);
+    let (stopper, stop) = Stopper::new();
+    let seen = Arc::new(Mutex::new((BTreeSet::new(), 0)));
+    let step = {
+        let seen = Arc::clone(&seen);
+        Recorder::new(move |attempt| {
+            std::thread::sleep(Duration::from_millis(5));
+            let mut seen = seen.lock().unwrap();
+            seen.0.insert(attempt.key.partition);
+            seen.1 += 1;
+            if seen.0.len() == 3 || seen.1 == 200 {
+                stopper.stop();
+            }
+            Ok(())
+        })
+    };
+    let config = Config {
+        max_batch: 1,
+        queue: 1,
+        max_concurrent_runs: 1,
+        tick_runtime: Duration::from_millis(20),
+        until_caught_up: false,
+        ..world.config()
+    };
+    let pipeline =
+        Pipeline::new(config, step as Arc<dyn Step>).with_broker(Arc::new(world.topics.clone()));
+    pipeline.run(&stop).unwrap();
+    let (partitions, runs) = seen.lock().unwrap().clone();
+    assert_eq!(partitions, BTreeSet::from([0, 1, 2]), "after {runs} runs");
+}

@@ -12,7 +12,7 @@ mod writer;
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rusqlite::Connection;
@@ -118,6 +118,8 @@ struct Progress {
     failing: AtomicBool,
     /// No more will be written.
     ended: AtomicBool,
+    /// mb is stopping: nobody waits for a run to be planned any more.
+    stopping: AtomicBool,
     changed: (Mutex<()>, Condvar),
 }
 
@@ -142,6 +144,7 @@ impl History {
             planned: AtomicI64::new(newest),
             failing: AtomicBool::new(false),
             ended: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
             changed: (Mutex::new(()), Condvar::new()),
         });
         let writer = writer::Writer::new(db, scope, client, keep_runs, Arc::clone(&progress));
@@ -167,9 +170,20 @@ impl History {
         self.send(Write::Planned(make(id))).then_some(id)
     }
 
-    /// Waits until the run's range is in the file; false where the history ended before.
+    /// Waits until the run's range is in the file, and while the file cannot be written: what a
+    /// run did could not be kept. False where mb stops or the history ended before.
     pub fn wait_planned(&self, id: RunId) -> bool {
-        self.wait(|progress| progress.planned.load(Ordering::Acquire) >= id.0)
+        let planned = |progress: &Progress| {
+            progress.planned.load(Ordering::Acquire) >= id.0
+                && !progress.failing.load(Ordering::Acquire)
+        };
+        self.wait(planned)
+    }
+
+    /// mb is stopping: who waits for a run to be planned waits no more.
+    pub fn stop_waiting(&self) {
+        self.progress.stopping.store(true, Ordering::Release);
+        self.progress.announce();
     }
 
     /// Waits where much output is on its way already.
@@ -209,10 +223,14 @@ impl History {
         self.send(Write::Confirm(offsets.to_vec(), settles))
     }
 
-    /// Returns when everything sent before is in the file.
-    pub fn flush(&self) -> bool {
+    /// Returns when everything sent before is in the file; false where that is not so within
+    /// `limit`.
+    pub fn flush(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
         let (done, wait) = bounded(1);
-        self.send(Write::Flush(done)) && wait.recv().is_ok()
+        let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        sender.is_some_and(|sender| sender.send_timeout(Write::Flush(done), limit).is_ok())
+            && wait.recv_deadline(deadline).is_ok()
     }
 
     /// Whether the file cannot be written for now.
@@ -240,7 +258,9 @@ impl History {
             if reached(&self.progress) {
                 return true;
             }
-            if self.progress.ended.load(Ordering::Acquire) {
+            let gone = self.progress.ended.load(Ordering::Acquire)
+                || self.progress.stopping.load(Ordering::Acquire);
+            if gone {
                 return false;
             }
             guard = changed.wait(guard).unwrap_or_else(PoisonError::into_inner);
@@ -280,4 +300,53 @@ fn receive_group(receiver: &Receiver<Write>, group: &mut Vec<Write>) -> bool {
     }
     group.extend(receiver.try_iter().take(limits::HISTORY_GROUP_WRITES - 1));
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn planned(id: RunId) -> Planned {
+        let range = OffsetRange::new(Offset::new(id.0), Offset::new(id.0));
+        Planned { id, partition: 0, range, records: 1, bytes: 1, queued_ms: 0 }
+    }
+
+    #[test]
+    fn while_the_file_cannot_be_written_no_run_starts_and_a_stop_does_not_wait_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE);
+        let db = schema::open(&path).unwrap();
+        db.busy_timeout(Duration::ZERO).unwrap();
+        db.execute("INSERT INTO scopes VALUES (1, 'kafka', '', 'g', 't', '', 0)", []).unwrap();
+        let (history, thread) = History::start(db, ScopeId(1), "rdkafka", 100, |_| {}).unwrap();
+        let first = history.plan(planned).unwrap();
+        assert!(history.wait_planned(first));
+
+        let other = Connection::open(&path).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        history.plan(planned).unwrap();
+        while !history.is_failing() {
+            std::thread::yield_now();
+        }
+        let (started, starts) = bounded(1);
+        let waiter = {
+            let history = Arc::clone(&history);
+            thread::spawn("waiter", move || started.send(history.wait_planned(first))).unwrap()
+        };
+        let while_failing = starts.recv_timeout(Duration::from_millis(50));
+        assert!(while_failing.is_err(), "its outcome could not be kept");
+        assert!(!history.flush(Duration::from_millis(5)));
+        other.execute_batch("ROLLBACK").unwrap();
+        assert_eq!(starts.recv_timeout(Duration::from_secs(60)), Ok(true));
+        waiter.join().unwrap().unwrap();
+
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let last = history.plan(planned).unwrap();
+        history.stop_waiting();
+        assert!(!history.wait_planned(last));
+        other.execute_batch("ROLLBACK").unwrap();
+        assert!(history.flush(Duration::from_secs(60)));
+        history.close();
+        thread.join().unwrap();
+    }
 }

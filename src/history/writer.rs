@@ -84,6 +84,7 @@ impl Writer {
         }
         if let Some(since) = failing_since {
             self.progress.failing.store(false, Ordering::Release);
+            self.progress.announce();
             let seconds = (clock::now_ms() - since) / 1000;
             log::info!("the history can be written again, after {seconds} s");
         }

@@ -307,6 +307,7 @@ impl Running {
         self.intake.take();
         self.budget.close();
         self.queue.close();
+        self.history.stop_waiting();
         let drained = began + self.config.drain_timeout;
         if let Err(error) = self.wait_for(&["worker"], drained, stop, true) {
             self.forced.store(true, Ordering::Release);
@@ -317,11 +318,18 @@ impl Running {
         // What sensors and producer still do is worth nothing: they are not waited for long.
         let patience = (began + limits::INTAKE_STOP_LIMIT).max(Instant::now());
         let _ = self.wait_for(&["sensor", "producer"], patience, stop, false);
-        self.history.flush();
-        let last = self.last_commit();
+        let kept = self.history.flush(limits::HISTORY_STOP_LIMIT);
+        // Without the history there is nothing that may be committed.
+        let last = if kept {
+            self.last_commit()
+        } else {
+            LastCommit::Open("the history cannot be written".into())
+        };
         self.history.close();
-        let _ =
-            self.wait_for(&["history"], Instant::now() + limits::HISTORY_STOP_LIMIT, stop, false);
+        if kept {
+            let deadline = Instant::now() + limits::HISTORY_STOP_LIMIT;
+            let _ = self.wait_for(&["history"], deadline, stop, false);
+        }
         if let Some(control) = self.control.take() {
             control.stop();
         }
@@ -344,6 +352,14 @@ impl Running {
         }
         match last {
             LastCommit::Confirmed => Ok(summary),
+            LastCommit::Open(_) if !kept => Err(Error::Storage {
+                doing: "write the last outcomes to the history (nothing is lost: what ended \
+                        without being written is made again at the next start)"
+                    .into(),
+                cause: "it could not be written until the end of its time; is the disk full, or \
+                        the file locked?"
+                    .into(),
+            }),
             LastCommit::Open(cause) => Err(Error::Broker {
                 doing: "commit the last offsets (nothing is lost: the history has them, and the \
                         next start passes over what is done)"
@@ -363,7 +379,7 @@ impl Running {
         forceable: bool,
     ) -> Result<()> {
         let never = never();
-        let stop = if forceable { stop } else { &never };
+        let mut stop = if forceable { stop } else { &never };
         loop {
             if !names.iter().any(|name| self.threads.has(name)) {
                 return Ok(());
@@ -373,7 +389,14 @@ impl Running {
                 "their time (--drain-timeout) is over"
             } else {
                 select! {
-                    recv(stop) -> _ => "a second stop was asked for",
+                    recv(stop) -> asked => match asked {
+                        Ok(()) => "a second stop was asked for",
+                        // Its stopper is gone, and nobody can ask any more.
+                        Err(_) => {
+                            stop = &never;
+                            continue;
+                        }
+                    },
                     recv(self.events) -> event => {
                         if let Ok(Event::Ended(name)) = event {
                             self.threads.join(&name);
