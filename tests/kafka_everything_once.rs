@@ -269,7 +269,7 @@ fn the_pure_rust_client_does_the_main_job_on_3_9() {
     assert_eq!(mb.wait(LIMIT).code(), Some(0), "{}", mb.stderr().join("\n"));
 
     let first = mb.stderr().into_iter().next().expect("a first line");
-    assert!(first.contains("client kafka: --client kafka"), "{first}");
+    assert!(first.contains(", client kafka (") && first.ends_with(": --client kafka"), "{first}");
     let in_log = raw::read_all(&server, &topic);
     assert_same(&Files::read(out.path(), &topic).records(), &in_log);
     let numbers: Vec<u64> = sequence_numbers(&in_log);
