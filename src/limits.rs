@@ -20,7 +20,7 @@ pub const BROKER_DOWN_LIMIT: Duration = Duration::from_secs(1);
 
 /// The wait after a tick's first error, doubled with each further one up to the maximum.
 pub const SENSOR_BACKOFF_MIN: Duration = Duration::from_millis(100);
-pub const SENSOR_BACKOFF_MAX: Duration = Duration::from_secs(5);
+pub const SENSOR_BACKOFF_MAX: Duration = Duration::from_secs(2);
 
 /// A poll of the client that waits for records is ended this often, to see whether mb stops.
 pub const STOP_LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -110,9 +110,10 @@ pub const PRODUCER_BACKOFF_MIN: Duration = Duration::from_millis(100);
 pub const PRODUCER_BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// Tries of a message that a fresh producer refuses before it is given up on.
 pub const PRODUCER_TRIES: u32 = 3;
-/// How long the last flush of a producer may go without progress; after a stop, how long it may
-/// take at all.
-pub const PRODUCER_FLUSH_LIMIT: Duration = Duration::from_secs(5);
+/// How long the last flush of a producer may go without progress: a lost broker is waited for.
+pub const PRODUCER_FLUSH_LIMIT: Duration = Duration::from_secs(60);
+/// How long it may take as a whole after a stop.
+pub const PRODUCER_STOP_FLUSH_LIMIT: Duration = Duration::from_secs(3);
 /// One line of `mb produce -`, in bytes.
 pub const STDIN_LINE_BYTES: usize = 64 << 20;
 /// Lines of stdin are handed to the producer in chunks of this many bytes (or one longer line),
@@ -159,4 +160,5 @@ const _: () = assert!(HISTORY_GROUP_WRITES <= HISTORY_QUEUE_WRITES);
 const _: () = assert!(EMBEDDED_CHUNK_RECORDS <= POLL_RECORDS, "a poll hands over whole chunks");
 const _: () = assert!(EMBEDDED_CHUNK_BYTES <= EMBEDDED_OUTBOX_BYTES);
 const _: () = assert!(EMBEDDED_BUSY_LIMIT.as_millis() < BROKER_CALL_LIMIT.as_millis());
+const _: () = assert!(PRODUCER_STOP_FLUSH_LIMIT.as_millis() < INTAKE_STOP_LIMIT.as_millis());
 const _: () = assert!(PROBE_LIMIT.as_millis() < FIRST_CONTACT_LIMIT.as_millis());

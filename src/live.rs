@@ -15,6 +15,9 @@ pub struct Live {
     pub records_done: Counter,
     pub runs_succeeded: Counter,
     pub runs_failed: Counter,
+    pub runs_halted: Counter,
+    /// Messages of the producer that the broker has not acknowledged, at its end.
+    pub messages_failed: Counter,
     pub attempts_failed: Counter,
     pub dead_letters: Counter,
     pub ticks: Counter,
@@ -56,6 +59,8 @@ impl Live {
             records_done: Counter::default(),
             runs_succeeded: Counter::default(),
             runs_failed: Counter::default(),
+            runs_halted: Counter::default(),
+            messages_failed: Counter::default(),
             attempts_failed: Counter::default(),
             dead_letters: Counter::default(),
             ticks: Counter::default(),

@@ -352,10 +352,15 @@ impl Link {
         now
     }
 
-    /// Waits for the acknowledgements of what is under way: as long as some come in where the
-    /// messages have ended, `limits::PRODUCER_FLUSH_LIMIT` at most after a stop.
+    /// Waits for the acknowledgements of what is under way: where the messages have ended, until
+    /// none came for `limits::PRODUCER_FLUSH_LIMIT`; after a stop, `PRODUCER_STOP_FLUSH_LIMIT` at
+    /// most.
     fn finish(&mut self, stop: &Receiver<()>, mut stopped: bool, reporter: &mut Reporter) {
-        let mut deadline = Instant::now() + limits::PRODUCER_FLUSH_LIMIT;
+        let limit = match stopped {
+            true => limits::PRODUCER_STOP_FLUSH_LIMIT,
+            false => limits::PRODUCER_FLUSH_LIMIT,
+        };
+        let mut deadline = Instant::now() + limit;
         let mut acknowledged = self.look().acknowledged;
         loop {
             let Some(producer) = &mut self.producer else { return };
@@ -374,7 +379,7 @@ impl Link {
             }
             if !stopped && is_stopped(stop) {
                 stopped = true;
-                deadline = now + limits::PRODUCER_FLUSH_LIMIT;
+                deadline = now + limits::PRODUCER_STOP_FLUSH_LIMIT;
             } else if !stopped && delivery.acknowledged > acknowledged {
                 deadline = now + limits::PRODUCER_FLUSH_LIMIT;
             }

@@ -112,6 +112,7 @@ impl Worker {
                             run.key,
                             attempt.error.as_deref().unwrap_or_default()
                         );
+                        self.live.runs_halted.add(1);
                         self.note(&run, RunState::Halted, attempt);
                         // Full: another end is on its way already.
                         let _ = self.events.try_send(Event::Halt(Error::Halt(text)));

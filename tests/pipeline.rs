@@ -93,6 +93,15 @@ impl World {
     }
 }
 
+fn runs_in(
+    history: &rusqlite::Connection,
+    state: &str,
+    limit: u32,
+) -> mb::Result<Vec<query::RunRow>> {
+    let selection = query::Selection { state: Some(state.into()), limit, ..Default::default() };
+    query::runs(history, &selection)
+}
+
 fn all(offset: i64) -> BTreeMap<Partition, Offset> {
     (0..3).map(|partition| (partition, Offset::new(offset))).collect()
 }
@@ -224,7 +233,7 @@ fn after_the_last_attempt_records_are_dead_letters_and_the_offsets_go_on() {
     assert_eq!(world.committed("mb"), all(21));
 
     let history = world.history();
-    let failed = query::runs(&history, Some("failed"), 10).unwrap();
+    let failed = runs_in(&history, "failed", 10).unwrap();
     assert_eq!(failed.len(), 1);
     assert_eq!(failed[0].error.as_deref(), Some("bad record"));
     let detail = query::run(&history, failed[0].id).unwrap().unwrap();
@@ -320,7 +329,7 @@ fn with_on_failure_halt_the_last_attempt_halts() {
     assert!(matches!(&error, Error::Halt(text) if text.contains("orders/2/0-6")), "{error}");
     assert_eq!(step.numbers_of("orders/2/0-6"), [1, 2]);
     assert!(world.committed("mb").get(&2).is_none_or(|offset| *offset == Offset::ZERO));
-    let halted = query::runs(&world.history(), Some("failed"), 10).unwrap();
+    let halted = runs_in(&world.history(), "failed", 10).unwrap();
     assert_eq!((halted.len(), halted[0].state.as_str()), (1, "halted"));
 }
 
@@ -348,7 +357,7 @@ fn somebody_elses_reset_voids_the_stored_ranges() {
         again.done_records().into_iter().filter(|(p, _)| p == "0").map(|(_, o)| o).collect();
     assert_eq!(of_0, (3..21).collect::<Vec<_>>(), "all from the new position on");
     assert!(again.numbers_of("orders/0/7-13").is_empty(), "the old range means nothing");
-    let voided = query::runs(&world.history(), Some("voided"), 10).unwrap();
+    let voided = runs_in(&world.history(), "voided", 10).unwrap();
     assert!(voided.iter().any(|run| run.key == "orders/0/7-13"), "{voided:?}");
 }
 
@@ -512,7 +521,7 @@ fn old_runs_leave_the_history_but_not_those_that_a_restart_needs() {
     let config =
         Config { max_batch: 1, max_attempts: u32::MAX, history_keep: 100, ..world.config() };
     world.run(config.clone(), &step).unwrap_err();
-    let count = |state: &str| query::runs(&world.history(), Some(state), 100_000).unwrap().len();
+    let count = |state: &str| runs_in(&world.history(), state, 100_000).unwrap().len();
     assert!(count("succeeded") < 2600, "old runs of partitions 1 and 2 are gone");
     let finished_above = step.done_records().iter().filter(|(p, _)| p == "0").count();
     let again = Recorder::new(|_| Ok(()));
@@ -545,7 +554,7 @@ fn a_forced_stop_ends_running_commands_and_their_attempt_does_not_count() {
     let step = Recorder::new(|_| Ok(()));
     world.run(world.config(), &step).unwrap();
     assert_eq!(step.done_records(), every_record_once(7));
-    assert_eq!(query::runs(&world.history(), Some("failed"), 10).unwrap(), []);
+    assert_eq!(runs_in(&world.history(), "failed", 10).unwrap(), []);
 }
 
 #[test]
@@ -626,7 +635,9 @@ fn sensors_that_wait_for_each_others_memory_come_to_an_end() {
         ..world.config()
     };
     world.run(large, &step).unwrap_err();
-    let unfinished = query::runs(&world.history(), None, 10).unwrap();
+    let unfinished =
+        query::runs(&world.history(), &query::Selection { limit: 10, ..Default::default() })
+            .unwrap();
     assert_eq!(unfinished.len(), 2, "{unfinished:?}");
     let step = Recorder::new(|_| Ok(()));
     let small = Config {
@@ -645,7 +656,7 @@ fn sensors_that_wait_for_each_others_memory_come_to_an_end() {
 fn with_a_backlog_in_all_partitions_none_of_them_waits_for_another_to_end() {
     let world = World::with_records(200);
     let (stopper, stop) = Stopper::new();
-    let seen = Arc::new(Mutex::new((BTreeSet::new(), 0)));
+    let seen = Arc::new(Mutex::new((BTreeSet::new(), 0, false)));
     let step = {
         let seen = Arc::clone(&seen);
         Recorder::new(move |attempt| {
@@ -653,7 +664,7 @@ fn with_a_backlog_in_all_partitions_none_of_them_waits_for_another_to_end() {
             let mut seen = seen.lock().unwrap();
             seen.0.insert(attempt.key.partition);
             seen.1 += 1;
-            if seen.0.len() == 3 || seen.1 == 200 {
+            if (seen.0.len() == 3 || seen.1 == 200) && !std::mem::replace(&mut seen.2, true) {
                 stopper.stop();
             }
             Ok(())
@@ -670,6 +681,6 @@ fn with_a_backlog_in_all_partitions_none_of_them_waits_for_another_to_end() {
     let pipeline =
         Pipeline::new(config, step as Arc<dyn Step>).with_broker(Arc::new(world.topics.clone()));
     pipeline.run(&stop).unwrap();
-    let (partitions, runs) = seen.lock().unwrap().clone();
+    let (partitions, runs, _) = seen.lock().unwrap().clone();
     assert_eq!(partitions, BTreeSet::from([0, 1, 2]), "after {runs} runs");
 }

@@ -123,8 +123,8 @@ fn connect_rdkafka(servers: &str, wire: Arc<Wire>) -> Result<Arc<dyn Broker>> {
 
 fn nowhere(cause: &Error) -> Error {
     Error::Other(format!(
-        "no broker: {cause}; name one with --bootstrap-server HOST:PORT, or try mb on its embedded \
-         topic with mb --rate 1000"
+        "no broker: {cause}; name one with --bootstrap-server HOST:PORT, or use the embedded \
+         topic with --client embedded (mb --rate 1000 does so by itself)"
     ))
 }
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use crate::cli::bridge::{self, Line, Request, Spec, shown};
 use crate::cli::flags::{HEADINGS, LagFlags, ProduceFlags, RunFlags, RunsFlags};
-pub use crate::cli::values::Listen;
 use crate::cli::values::StepName;
+pub use crate::cli::values::{Given, Listen};
 use crate::config::{Config, Connection, Produce};
 use crate::error::{Error, Result};
 
@@ -53,6 +53,7 @@ pub enum StepChoice {
 #[derive(Debug)]
 pub struct ProduceArgs {
     pub connection: Connection,
+    pub given: Given,
     pub settings: Produce,
     pub source: Source,
     /// `--rate` was given: the embedded topic will do where there is no Kafka.
@@ -71,12 +72,15 @@ pub enum Source {
 #[derive(Debug)]
 pub struct LagArgs {
     pub connection: Connection,
+    pub given: Given,
     pub json: bool,
 }
 
 #[derive(Debug)]
 pub struct RunsArgs {
     pub connection: Connection,
+    /// A topic or group that was typed selects its runs.
+    pub given: Given,
     /// One run, in full.
     pub id: Option<String>,
     pub state: Option<String>,
@@ -220,7 +224,7 @@ fn settings(
 }
 
 fn produce(flags: ProduceFlags) -> Result<ProduceArgs> {
-    let connection = flags.connection();
+    let (connection, given) = (flags.connection(), flags.given());
     connection.check()?;
     let source = match flags.source.as_deref() {
         None => match &flags.key_separator {
@@ -256,13 +260,13 @@ fn produce(flags: ProduceFlags) -> Result<ProduceArgs> {
     let default_rate = if source == Source::Sequence { Produce::default().rate } else { 0.0 };
     let rate = flags.rate.unwrap_or(default_rate);
     let settings = settings(rate, flags.count, flags.message_bytes, flags.keys);
-    Ok(ProduceArgs { connection, settings, source, rate_given: flags.rate.is_some() })
+    Ok(ProduceArgs { connection, given, settings, source, rate_given: flags.rate.is_some() })
 }
 
 fn lag(flags: LagFlags) -> Result<LagArgs> {
     let connection = flags.connection();
     connection.check()?;
-    Ok(LagArgs { connection, json: flags.json })
+    Ok(LagArgs { connection, given: flags.given(), json: flags.json })
 }
 
 fn runs(flags: RunsFlags) -> Result<RunsArgs> {
@@ -275,7 +279,8 @@ fn runs(flags: RunsFlags) -> Result<RunsArgs> {
         ));
     }
     let limit = flags.limit.unwrap_or(RUNS_LIMIT);
-    Ok(RunsArgs { connection, id: flags.id, state: flags.state, limit, json: flags.json })
+    let given = flags.given();
+    Ok(RunsArgs { connection, given, id: flags.id, state: flags.state, limit, json: flags.json })
 }
 
 fn usage<T>(text: impl Into<String>) -> Result<T> {

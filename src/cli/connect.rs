@@ -9,6 +9,7 @@ use log::info;
 use crate::broker::embedded::{Embedded as EmbeddedTopic, FILE as EMBEDDED_FILE};
 use crate::broker::select::choose;
 use crate::broker::{Broker, TopicInfo};
+use crate::cli::args::Given;
 use crate::config::{self, Connection};
 use crate::control::Client;
 use crate::control::remote::RemoteEmbedded;
@@ -21,6 +22,8 @@ use crate::limits;
 /// embedded topic itself.
 pub struct Connected {
     pub broker: Arc<dyn Broker>,
+    /// What was asked for, with the running mb's answers where nothing was typed.
+    pub connection: Connection,
     _data_dir: Option<DataDir>,
 }
 
@@ -36,20 +39,26 @@ pub enum Embedded {
 }
 
 /// The broker that `connection` describes. Without a named server, an mb that runs on the data
-/// directory says where its topic is.
+/// directory says where its topic is, and which topic and group it has.
 ///
 /// # Errors
 /// `Broker` where none answers in time; `Config` where the data directory cannot be used.
-pub fn broker(connection: &Connection, embedded: Embedded) -> Result<Connected> {
+pub fn broker(connection: &Connection, given: Given, embedded: Embedded) -> Result<Connected> {
     connection.check()?;
     let mut connection = connection.clone();
     let unnamed = connection.bootstrap_server.is_none();
     if unnamed && let Some(mut client) = Client::connect(&connection.data_dir)? {
         let status: Status = client.ask_for(&Request::Status)?;
+        if !given.topic {
+            connection.topic = status.topic;
+        }
+        if !given.group {
+            connection.group = status.group;
+        }
         match status.bootstrap_server {
             None => {
                 let broker = Arc::new(RemoteEmbedded::new(&connection.data_dir));
-                return Ok(Connected { broker, _data_dir: None });
+                return Ok(Connected { broker, connection, _data_dir: None });
             }
             Some(_) if connection.client == config::Client::Embedded => {}
             Some(server) => connection.bootstrap_server = Some(server),
@@ -80,7 +89,8 @@ pub fn broker(connection: &Connection, embedded: Embedded) -> Result<Connected> 
         true
     };
     let chosen = choose(&connection, wants_embedded, false, &keep_waiting, &open_embedded)?;
-    Ok(Connected { broker: chosen.broker, _data_dir: lock.into_inner() })
+    let broker = chosen.broker;
+    Ok(Connected { broker, connection, _data_dir: lock.into_inner() })
 }
 
 /// The topic, which is created where it does not exist.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use argh::{ArgsInfo, FromArgs};
 
-use crate::cli::values::{self, Listen, StepName};
+use crate::cli::values::{self, Given, Listen, StepName};
 use crate::config::{Client, Connection, OnFailure, StartFrom};
 
 /// Headings in the help text of every command, each with the first flag beneath it.
@@ -90,6 +90,11 @@ macro_rules! command {
         }
 
         impl $name {
+            /// Which of them were typed.
+            pub fn given(&self) -> Given {
+                Given { topic: self.topic.is_some(), group: self.group.is_some() }
+            }
+
             /// The flags that every command has.
             pub fn connection(&self) -> Connection {
                 let default = Connection::default();

@@ -3,6 +3,8 @@
 
 use serde::Serialize;
 
+use log::info;
+
 use crate::broker::Broker;
 use crate::cli::args::LagArgs;
 use crate::cli::{connect, output};
@@ -32,8 +34,14 @@ pub struct Row {
 /// # Errors
 /// `UnknownTopic`, or whatever the broker cannot answer.
 pub fn run(args: &LagArgs) -> Result<()> {
-    let connected = connect::broker(&args.connection, connect::Embedded::IfPresent)?;
-    let rows = rows(connected.broker.as_ref(), &args.connection)?;
+    let connected = connect::broker(&args.connection, args.given, connect::Embedded::IfPresent)?;
+    info!(
+        "lag of group {} in topic {}: {}",
+        connected.connection.group,
+        connected.connection.topic,
+        connected.broker.describe()
+    );
+    let rows = rows(connected.broker.as_ref(), &connected.connection)?;
     if args.json {
         return output::print_json(&rows);
     }

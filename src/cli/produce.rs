@@ -25,11 +25,10 @@ const FORCED_STOP: u8 = 2;
 /// Where the broker cannot be reached at the start, or messages were not acknowledged.
 pub fn run(args: ProduceArgs) -> Result<ExitCode> {
     let signals = signals::listen()?;
-    let connection = &args.connection;
     let embedded =
         if args.rate_given { connect::Embedded::Welcome } else { connect::Embedded::IfNamed };
-    let connected = connect::broker(connection, embedded)?;
-    let broker = Arc::clone(&connected.broker);
+    let connected = connect::broker(&args.connection, args.given, embedded)?;
+    let (broker, connection) = (Arc::clone(&connected.broker), &connected.connection);
     let topic = connect::topic_or_create(broker.as_ref(), connection)?;
     info!(
         "producing to topic {} ({} partitions): {}",

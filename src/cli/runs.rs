@@ -10,7 +10,7 @@ use crate::clock::format_ms as format_time;
 use crate::control::Client;
 use crate::control::requests::Request;
 use crate::error::{Error, Result};
-use crate::history::query::{self, RunDetail, RunRow};
+use crate::history::query::{self, RunDetail, RunRow, Selection};
 use crate::history::{self, schema};
 use crate::units::format_bytes;
 
@@ -25,13 +25,17 @@ pub fn run(args: &RunsArgs) -> Result<()> {
 }
 
 fn list(args: &RunsArgs) -> Result<()> {
-    let limit = u32::try_from(args.limit).unwrap_or(u32::MAX);
-    let request = Request::Runs { state: args.state.clone(), limit };
+    let selection = Selection {
+        state: args.state.clone(),
+        topic: args.given.topic.then(|| args.connection.topic.clone()),
+        group: args.given.group.then(|| args.connection.group.clone()),
+        limit: u32::try_from(args.limit).unwrap_or(u32::MAX),
+    };
     let runs: Vec<RunRow> = match Client::connect(&args.connection.data_dir)? {
-        Some(mut client) => client.ask_for(&request)?,
+        Some(mut client) => client.ask_for(&Request::Runs(selection))?,
         None => {
             let db = schema::open_read_only(&args.connection.data_dir.join(history::FILE))?;
-            query::runs(&db, args.state.as_deref(), limit)?
+            query::runs(&db, &selection)?
         }
     };
     if args.json {
@@ -40,8 +44,8 @@ fn list(args: &RunsArgs) -> Result<()> {
     let rows: Vec<_> = runs.iter().map(row).collect();
     output::print_table(
         [
-            "RUN", "STATE", "KEY", "RECORDS", "BYTES", "ATTEMPTS", "QUEUED", "WAIT", "RUN-TIME",
-            "WORKER", "ERROR",
+            "RUN", "STATE", "GROUP", "KEY", "RECORDS", "BYTES", "ATTEMPTS", "QUEUED", "WAIT",
+            "RUN-TIME", "WORKER", "ERROR",
         ],
         &rows,
     )
@@ -72,11 +76,12 @@ fn show(args: &RunsArgs, id: &str) -> Result<()> {
     output::print(&text(&detail))
 }
 
-fn row(run: &RunRow) -> [String; 11] {
+fn row(run: &RunRow) -> [String; 12] {
     let dash = || "-".to_owned();
     [
         run.id.to_string(),
         run.state.clone(),
+        run.group.clone(),
         run.key.clone(),
         run.records.to_string(),
         format_bytes(run.bytes),

@@ -88,6 +88,13 @@ pub fn step(text: &str) -> Result<StepName, String> {
     )
 }
 
+/// Which of the flags were typed that a running mb could answer for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Given {
+    pub topic: bool,
+    pub group: bool,
+}
+
 /// Where the page is served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listen {

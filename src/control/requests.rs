@@ -22,10 +22,7 @@ pub enum Request {
     /// A `Status`.
     Status,
     /// The newest runs: a list of `query::RunRow`.
-    Runs {
-        state: Option<String>,
-        limit: u32,
-    },
+    Runs(query::Selection),
     /// One run: a `query::RunDetail` or null.
     Run {
         id: i64,
@@ -134,8 +131,8 @@ pub fn read_answer(line: &[u8]) -> Result<Value> {
 fn handle(context: &Context, session: &mut Session, request: Request) -> Result<Value> {
     match request {
         Request::Status => Ok(json!(context.status)),
-        Request::Runs { state, limit } => {
-            let mut runs = query::runs(session.history(context)?, state.as_deref(), limit)?;
+        Request::Runs(selection) => {
+            let mut runs = query::runs(session.history(context)?, &selection)?;
             for run in context.live.running() {
                 for row in runs.iter_mut().filter(|row| row.id == run.id.0) {
                     row.state = "running".to_owned();

@@ -56,13 +56,22 @@ const COLUMNS: &str = "runs.id, scopes.topic, scopes.group_name, client, partiti
      last_offset, lane, lanes, records, bytes, state, attempts, queued_ms, started_ms, ended_ms, \
      run_us, worker, error";
 
-/// The newest runs first, at most `limit`; `state` as in `RunState::name`, where "failed" means
-/// halted ones too.
+/// Which runs are asked for.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Selection {
+    /// As in `RunState::name`, where "failed" means halted ones too; any without it.
+    pub state: Option<String>,
+    pub topic: Option<String>,
+    pub group: Option<String>,
+    pub limit: u32,
+}
+
+/// The newest runs first.
 ///
 /// # Errors
 /// `Usage` for a state that there is not; `Storage` where the file cannot be read.
-pub fn runs(db: &Connection, state: Option<&str>, limit: u32) -> Result<Vec<RunRow>> {
-    let states = match state {
+pub fn runs(db: &Connection, selection: &Selection) -> Result<Vec<RunRow>> {
+    let states = match selection.state.as_deref() {
         None => RunState::ALL.to_vec(),
         Some(name) => {
             let state = RunState::from_name(name).ok_or_else(|| unknown_state(name))?;
@@ -75,11 +84,13 @@ pub fn runs(db: &Connection, state: Option<&str>, limit: u32) -> Result<Vec<RunR
     let codes: Vec<String> = states.iter().map(|state| state.code().to_string()).collect();
     let select = format!(
         "SELECT {COLUMNS} FROM runs JOIN scopes ON scopes.id = runs.scope \
-         WHERE state IN ({}) ORDER BY runs.id DESC LIMIT ?1",
+         WHERE state IN ({}) AND ifnull(scopes.topic = ?2, true) \
+         AND ifnull(scopes.group_name = ?3, true) ORDER BY runs.id DESC LIMIT ?1",
         codes.join(", ")
     );
     let read = || -> rusqlite::Result<Vec<RunRow>> {
-        db.prepare(&select)?.query_map([limit], run_row)?.collect()
+        let Selection { topic, group, limit, .. } = selection;
+        db.prepare(&select)?.query_map(params![limit, topic, group], run_row)?.collect()
     };
     read().map_err(storage)
 }

@@ -196,10 +196,12 @@ impl Running {
         let producer = broker.producer(&topic)?;
         let reconnect = Box::new(move || broker.producer(&topic));
         let task = ProducerTask::sequence(produce, partitions, producer, reconnect, stop);
+        let live = Arc::clone(&self.live);
         let thread = events::spawn("producer", events, move || {
             let report = task.run();
             if report.failed > 0 {
                 log::error!("{} messages posted were not acknowledged", report.failed);
+                live.messages_failed.add(report.failed);
             }
             if let Some(error) = report.error {
                 log::error!("the producer ends with trouble: {error}");
@@ -341,17 +343,27 @@ impl Running {
             dead_letters: self.live.dead_letters.get(),
         };
         log::info!(
-            "stopped: {} record(s) in {} run(s) processed, {} run(s) failed",
+            "stopped: {} record(s) in {} run(s) processed, {} run(s) failed{}",
             summary.records_done,
             summary.runs_succeeded,
-            summary.runs_failed
+            summary.runs_failed,
+            match self.live.runs_halted.get() {
+                0 => String::new(),
+                halted => format!(", {halted} halted"),
+            }
         );
         reason?;
         if let Some(panic) = panic {
             return Err(panic);
         }
         match last {
-            LastCommit::Confirmed => Ok(summary),
+            LastCommit::Confirmed => match self.live.messages_failed.get() {
+                0 => Ok(summary),
+                failed => Err(Error::Other(format!(
+                    "{failed} messages that --rate posted were not acknowledged: they may not be in \
+                     the topic"
+                ))),
+            },
             LastCommit::Open(_) if !kept => Err(Error::Storage {
                 doing: "write the last outcomes to the history (nothing is lost: what ended \
                         without being written is made again at the next start)"

@@ -181,15 +181,18 @@ fn the_stop_is_seen_while_waiting_while_full_and_while_the_broker_is_away() {
 }
 
 #[test]
-fn a_flush_without_progress_ends() {
+fn a_flush_without_progress_ends_soon_after_a_stop() {
     let fake = Fake::default();
     fake.log.lock().unwrap().flushes_never_end = true;
     let (stop, task) = fake.task(unpaced(1));
     let (sender, outcome) = bounded(1);
     std::thread::spawn(move || sender.send(task.run()));
-    let report = outcome.recv_timeout(limits::PRODUCER_FLUSH_LIMIT * 4).unwrap();
-    assert_eq!(report.posted, 1);
+    while fake.sequence_numbers().is_empty() {
+        std::thread::yield_now();
+    }
     drop(stop);
+    let report = outcome.recv_timeout(limits::PRODUCER_STOP_FLUSH_LIMIT * 4).unwrap();
+    assert_eq!((report.posted, report.failed), (1, 1));
 }
 
 #[test]
