@@ -122,7 +122,7 @@ impl Broker for Librdkafka {
         // librdkafka asks for the producer's id each 500 ms, and in vain where no connection is up
         // by then: this brings one up. Where the broker is away, the producer waits for it anyway.
         let _ = native.client().fetch_metadata(Some(topic), limits::PROBE_LIMIT);
-        Ok(Box::new(LibrdkafkaProducer::new(native, topic)))
+        Ok(Box::new(LibrdkafkaProducer::new(native, &self.servers, topic)))
     }
 }
 

@@ -12,6 +12,7 @@ use rdkafka::TopicPartitionList;
 use rdkafka::bindings as ffi;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::producer::{BaseProducer, Producer as _};
 
 use super::context::Context;
 use crate::batch::Record;
@@ -55,6 +56,15 @@ impl<T> Drop for Owned<T> {
         // SAFETY: `new` was promised that the object is ours and that this destroys it.
         unsafe { (self.destroy)(self.object.as_ptr()) }
     }
+}
+
+/// Gives a producer its servers again. A broker that shuts down or starts may answer for a moment
+/// that the cluster has no brokers: librdkafka (2.12.1) then drops the last one that it knows, and
+/// has nobody left to ask.
+pub(super) fn add_brokers(producer: &BaseProducer<Context>, servers: &str) {
+    let Ok(servers) = CString::new(servers) else { return };
+    // SAFETY: the client lives as long as `producer`, and the text is copied by the call.
+    unsafe { ffi::rd_kafka_brokers_add(producer.client().native_ptr(), servers.as_ptr()) };
 }
 
 /// Partitions being read: their records, ends and errors come out of one queue, in the order of

@@ -8,7 +8,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
 use super::context::{self, Context};
-use super::let_go;
+use super::{let_go, native};
 use crate::broker::{Delivery, Message, Producer, Sent};
 use crate::error::{Error, Result};
 
@@ -16,21 +16,32 @@ use crate::error::{Error, Result};
 const ROOM_WAIT: Duration = Duration::from_millis(5);
 /// Deliveries are counted at least once per so many messages, so that they do not pile up.
 const SERVE_EVERY: u64 = 64;
+/// Where nothing was acknowledged for so long, the client is given its servers again.
+const REVIVE_AFTER: Duration = Duration::from_secs(2);
 
 pub(super) struct LibrdkafkaProducer {
     topic: String,
     /// `None` once it is dropped.
     native: Option<BaseProducer<Context>>,
+    servers: String,
     accepted: u64,
+    /// Messages done with when last looked at, and since when it is so many.
+    progress: (u64, Instant),
     trouble: Option<String>,
 }
 
 impl LibrdkafkaProducer {
-    pub(super) fn new(native: BaseProducer<Context>, topic: &str) -> LibrdkafkaProducer {
+    pub(super) fn new(
+        native: BaseProducer<Context>,
+        servers: &str,
+        topic: &str,
+    ) -> LibrdkafkaProducer {
         LibrdkafkaProducer {
             topic: topic.to_owned(),
             native: Some(native),
+            servers: servers.to_owned(),
             accepted: 0,
+            progress: (0, Instant::now()),
             trouble: None,
         }
     }
@@ -42,6 +53,19 @@ impl LibrdkafkaProducer {
     fn serve(&mut self) {
         if let Some(newest) = context::serve_producer(self.native()).pop() {
             self.trouble = Some(newest.reason);
+        }
+    }
+
+    /// See `native::add_brokers`: where messages are under way and none arrives, the client may
+    /// have lost its last broker.
+    fn revive_if_quiet(&mut self, delivery: &Delivery) {
+        let done = delivery.acknowledged + delivery.failed;
+        let (before, since) = self.progress;
+        if done != before || done == self.accepted {
+            self.progress = (done, Instant::now());
+        } else if since.elapsed() >= REVIVE_AFTER {
+            native::add_brokers(self.native(), &self.servers);
+            self.progress = (done, Instant::now());
         }
     }
 
@@ -98,6 +122,7 @@ impl Producer for LibrdkafkaProducer {
     fn delivery(&mut self) -> Delivery {
         self.serve();
         let mut delivery = self.native().client().context().delivery();
+        self.revive_if_quiet(&delivery);
         // A failed delivery says more than the client's own troubles.
         delivery.last_error = delivery.last_error.or_else(|| self.trouble.clone());
         delivery

@@ -93,10 +93,6 @@ fn common(servers: &str) -> ClientConfig {
         .set("reconnect.backoff.ms", "20")
         .set("reconnect.backoff.max.ms", "1000")
         .set("retry.backoff.ms", "50")
-        // A broker that starts again may answer before it knows of itself, with no brokers at all:
-        // the client forgets its last one then, and begins again from the servers it was given only
-        // after this time (300,000 ms if left alone).
-        .set("metadata.recovery.rebootstrap.trigger.ms", "3000")
         .set("topic.metadata.refresh.fast.interval.ms", "20")
         // A topic that the broker does not know is reported after this time. (It is short, as a
         // topic is asked for by another way before anything reads it.)
