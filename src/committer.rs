@@ -120,10 +120,29 @@ impl Committer {
             return Err(error);
         }
         self.ledgers.confirm(&offsets);
-        if doubt.is_some_and(|since| since.elapsed() >= limits::COMMIT_DOUBT) {
+        let settles = settles(*doubt, Instant::now());
+        if settles {
             *doubt = None;
         }
-        self.history.confirm(&offsets, doubt.is_none());
+        self.history.confirm(&offsets, settles);
         Ok(())
+    }
+}
+
+/// Whether a commit confirmed at `now` settles all before it; `doubt` is when one failed last.
+fn settles(doubt: Option<Instant>, now: Instant) -> bool {
+    doubt.is_none_or(|since| now.saturating_duration_since(since) >= limits::COMMIT_DOUBT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn doubt_about_a_failed_commit_ends() {
+        let now = Instant::now();
+        assert!(settles(None, now));
+        assert!(!settles(Some(now), now + limits::COMMIT_DOUBT / 2), "it may still arrive");
+        assert!(settles(Some(now), now + limits::COMMIT_DOUBT), "or intents would pile up");
     }
 }

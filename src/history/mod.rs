@@ -212,10 +212,14 @@ impl History {
         self.send(Write::Start(partition, start))
     }
 
-    /// Writes what is about to be committed, and returns when it is in the file.
+    /// Writes what is about to be committed, and returns when it is in the file. False where the
+    /// history was closed meanwhile: nothing may be committed any more, the next process may be
+    /// at work already.
     pub fn intend(&self, offsets: &[(Partition, Offset)]) -> bool {
         let (done, wait) = bounded(1);
-        self.send(Write::Intend(offsets.to_vec(), done)) && wait.recv().is_ok()
+        self.send(Write::Intend(offsets.to_vec(), done))
+            && wait.recv().is_ok()
+            && self.sender.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     /// The log has confirmed these. `settles`: no commit before it is still in doubt.
