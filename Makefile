@@ -3,7 +3,7 @@
 
 # The broker versions that the tests start, and the tests that run once more without librdkafka.
 KAFKA_VERSIONS := 3.9.1 4.1.0 3.4.1
-PURE_RUST_TESTS := --lib --test cli --test pipeline
+PURE_RUST_TESTS := --lib --test cli --test pipeline --test pipeline_restarts --test running_mb
 
 .PHONY: help build demo test lint bench start_kafka stop_kafka start_producer check_lag clean
 

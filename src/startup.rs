@@ -88,6 +88,17 @@ pub fn recover(
             Standing::Ours(resume) => {
                 resumes.insert(partition, resume);
             }
+            Standing::Forgotten(resume) => {
+                log::warn!(
+                    "the log has no offset of group {} in {}/{partition} any more: going on from {}, \
+                     where the history has it; to start over, use another --group, or set offsets \
+                     with Kafka's consumer-groups tool (--reset-offsets)",
+                    connection.group,
+                    topic.name,
+                    resume.position
+                );
+                resumes.insert(partition, resume);
+            }
             Standing::New => fresh.push((partition, false)),
             Standing::Moved { expected } => {
                 log::warn!(

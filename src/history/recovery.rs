@@ -65,6 +65,10 @@ pub enum Standing {
     New,
     /// Go on from here; the ranges hold.
     Ours(Resume),
+    /// The log has forgotten the group's offset (it expires where nobody commits for long, or
+    /// somebody deleted the group): go on from the last one that it had confirmed. To start over
+    /// could lose records, or process all of them again.
+    Forgotten(Resume),
     /// Somebody moved the group's offsets: the ranges are void. `expected` is where we left them.
     Moved { expected: Option<Offset> },
 }
@@ -77,9 +81,11 @@ pub fn resume(recorded: Option<&Recorded>, committed: Option<Offset>) -> Standin
             Some(position) => Standing::Ours(Resume { position, committed, stored: Vec::new() }),
         };
     };
-    let ours = committed == recorded.confirmed
+    let forgotten = committed.is_none() && recorded.confirmed.is_some();
+    let ours = forgotten
+        || committed == recorded.confirmed
         || committed.is_some_and(|offset| recorded.intents.contains(&offset));
-    let position = committed.unwrap_or(recorded.start);
+    let position = committed.or(recorded.confirmed).unwrap_or(recorded.start);
     let moved = Standing::Moved { expected: recorded.confirmed };
     if !ours {
         return moved;
@@ -94,7 +100,8 @@ pub fn resume(recorded: Option<&Recorded>, committed: Option<Offset>) -> Standin
         at = run.range.end();
         stored.push(run.stored());
     }
-    Standing::Ours(Resume { position, committed, stored })
+    let resume = Resume { position, committed, stored };
+    if forgotten { Standing::Forgotten(resume) } else { Standing::Ours(resume) }
 }
 
 impl RecordedRun {
@@ -318,10 +325,19 @@ mod tests {
 
     #[test]
     fn any_other_offset_was_set_by_somebody_else() {
-        for committed in [None, Some(at(0)), Some(at(9)), Some(at(11)), Some(at(1000))] {
+        for committed in [Some(at(0)), Some(at(9)), Some(at(11)), Some(at(1000))] {
             let expected = Standing::Moved { expected: Some(at(10)) };
             assert_eq!(resume(Some(&recorded()), committed), expected, "{committed:?}");
         }
+    }
+
+    #[test]
+    fn an_offset_that_the_log_has_forgotten_is_taken_from_the_history() {
+        let Standing::Forgotten(resume) = resume(Some(&recorded()), None) else {
+            panic!("the log has no offset, the history has");
+        };
+        assert_eq!((resume.position, resume.committed), (at(10), None));
+        assert_eq!(resume.stored.len(), 4);
     }
 
     #[test]

@@ -155,11 +155,16 @@ fn prune(db: &mut Connection, keep_runs: u64) -> rusqlite::Result<bool> {
     let cutoff = newest.saturating_sub(i64::try_from(keep_runs).unwrap_or(i64::MAX));
     change
         .prepare_cached(
-            "DELETE FROM runs WHERE id <= ?1 AND state IN (?2, ?3) AND last_offset < ifnull(
+            "DELETE FROM runs WHERE id <= ?1 AND (state = ?4 OR state IN (?2, ?3) AND last_offset < ifnull(
                  (SELECT confirmed FROM partitions
-                  WHERE partitions.scope = runs.scope AND partitions.partition = runs.partition), 0)",
+                  WHERE partitions.scope = runs.scope AND partitions.partition = runs.partition), 0))",
         )?
-        .execute(params![cutoff, RunState::Succeeded.code(), RunState::Failed.code()])?;
+        .execute(params![
+            cutoff,
+            RunState::Succeeded.code(),
+            RunState::Failed.code(),
+            RunState::Voided.code()
+        ])?;
     change.execute(
         "DELETE FROM attempts WHERE run <= ?1 AND NOT EXISTS (SELECT 1 FROM runs WHERE id = run)",
         [cutoff],

@@ -54,6 +54,8 @@ pub(super) struct Running {
     control: Option<control::Server>,
     /// Set before running steps are ended by force.
     forced: Arc<AtomicBool>,
+    /// The first halt that came while mb was stopping already.
+    late_halt: Option<Error>,
     /// Held until everything has ended.
     _data_dir: DataDir,
 }
@@ -174,6 +176,7 @@ impl Running {
             committer: Some(committer),
             control: Some(control),
             forced,
+            late_halt: None,
             _data_dir: data_dir,
         };
         for (index, sensor) in sensors.into_iter().enumerate() {
@@ -353,6 +356,9 @@ impl Running {
             }
         );
         reason?;
+        if let Some(halt) = self.late_halt.take() {
+            return Err(halt);
+        }
         if let Some(panic) = panic {
             return Err(panic);
         }
@@ -410,8 +416,8 @@ impl Running {
                         }
                     },
                     recv(self.events) -> event => {
-                        if let Ok(Event::Ended(name)) = event {
-                            self.threads.join(&name);
+                        if let Ok(event) = event {
+                            self.hear_while_stopping(event);
                         }
                         continue;
                     }
@@ -426,6 +432,18 @@ impl Running {
         }
     }
 
+    fn hear_while_stopping(&mut self, event: Event) {
+        match event {
+            Event::Ended(name) => {
+                self.threads.join(&name);
+            }
+            Event::Halt(error) => {
+                self.late_halt.get_or_insert(error);
+            }
+            Event::CaughtUp => {}
+        }
+    }
+
     fn last_commit(&mut self) -> LastCommit {
         self.commits.take();
         let Some(committer) = self.committer.take() else {
@@ -437,7 +455,9 @@ impl Running {
             if wait.is_zero() {
                 return LastCommit::Open("the broker did not answer in time".into());
             }
-            let _ = self.events.recv_timeout(wait.min(limits::STOP_LOOK_INTERVAL));
+            if let Ok(event) = self.events.recv_timeout(wait.min(limits::STOP_LOOK_INTERVAL)) {
+                self.hear_while_stopping(event);
+            }
         }
         committer.join().unwrap_or_else(|panic| LastCommit::Open(panic.to_string()))
     }

@@ -192,7 +192,7 @@ fn a_flush_without_progress_ends_soon_after_a_stop() {
     }
     drop(stop);
     let report = outcome.recv_timeout(limits::PRODUCER_STOP_FLUSH_LIMIT * 4).unwrap();
-    assert_eq!((report.posted, report.failed), (1, 1));
+    assert_eq!(report.posted, 1);
 }
 
 #[test]

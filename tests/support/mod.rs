@@ -9,6 +9,7 @@ pub mod kafka;
 pub mod mb;
 #[cfg(feature = "rdkafka")]
 pub mod raw;
+pub mod world;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::atomic::{AtomicU32, Ordering};
