@@ -398,3 +398,43 @@ fn a_lost_broker_is_an_error_of_the_consumer_and_waited_for_by_the_producer() {
     let expected = [(10, Some(b"before".to_vec())), (11, Some(b"during".to_vec()))];
     assert_eq!(got.values[&0], expected);
 }
+
+/// librdkafka (2.12.1) drops its last broker where that one answers, on its way out, that there are
+/// none. It happens to some producers only, so there are many.
+#[test]
+fn producers_go_on_after_a_broker_that_was_stopped_in_order() {
+    let kafka = Kafka::start(V3_9);
+    let log = broker(&kafka);
+    let topic = unique("stopped");
+    log.create_topic(&topic, 1).unwrap();
+    let mut producers: Vec<_> = (0..16).map(|_| log.producer(&topic).unwrap()).collect();
+    let post = |producers: &mut Vec<Box<dyn Producer>>| {
+        for producer in producers {
+            let message = Message { partition: 0, key: None, value: Some(b"v"), headers: &[] };
+            assert_eq!(producer.send(message, LIMIT).unwrap(), Sent::Accepted);
+        }
+    };
+    post(&mut producers);
+    for producer in &mut producers {
+        assert_eq!(producer.flush(LIMIT).unwrap(), 0);
+    }
+    // Messages are under way while it stops: they have the clients ask for leaders.
+    let stopping = std::thread::scope(|scope| {
+        let stopping = scope.spawn(|| kafka.term());
+        while !stopping.is_finished() {
+            post(&mut producers);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        stopping.join()
+    });
+    stopping.unwrap();
+    kafka.restart();
+    let deadline = Instant::now() + LIMIT;
+    for producer in &mut producers {
+        let left = deadline.saturating_duration_since(Instant::now());
+        while producer.flush(Duration::from_millis(200)).unwrap() > 0 {
+            assert!(Instant::now() < deadline, "{left:?}: {:?}", producer.delivery());
+        }
+        assert_eq!(producer.delivery().failed, 0);
+    }
+}

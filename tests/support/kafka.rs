@@ -139,6 +139,14 @@ impl Kafka {
         eventually(Duration::from_secs(10), "the killed broker is gone", || !alive(pid));
     }
 
+    /// Ends the broker in order, and returns when it is gone. On its way out it answers for a moment
+    /// that the cluster has no brokers.
+    pub fn term(&self) {
+        let pid = self.pid();
+        self.signal(Signal::TERM);
+        eventually(Duration::from_secs(60), "the stopped broker is gone", || !alive(pid));
+    }
+
     /// Starts the broker (again), on the same data and port, and returns when it answers.
     ///
     /// # Panics
