@@ -26,7 +26,7 @@ pub const SENSOR_BACKOFF_MAX: Duration = Duration::from_secs(2);
 pub const STOP_LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Offsets are committed this often while runs finish; the promise is once a second.
-pub const COMMIT_INTERVAL: Duration = Duration::from_millis(500);
+pub const COMMIT_INTERVAL: Duration = Duration::from_millis(250);
 /// A commit without an answer may still reach the log for so long, counted from its failure; past
 /// it a confirmed one settles all before.
 pub const COMMIT_DOUBT: Duration = Duration::from_secs(60);
