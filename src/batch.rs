@@ -5,7 +5,7 @@
 use crate::offset::{Offset, OffsetRange};
 
 /// One record, borrowed from wherever it lies: a client's buffer or a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Record<'a> {
     pub offset: Offset,
     /// Milliseconds since 1970, UTC; `None` where the log or the client has none.
@@ -134,6 +134,15 @@ impl Batch {
     /// Offsets of the first and the last record; `None` for an empty batch.
     pub fn range(&self) -> Option<OffsetRange> {
         Some(OffsetRange::new(self.index.first()?.offset, self.index.last()?.offset))
+    }
+
+    /// TEMPORARY
+    pub fn select(&self, keep: impl Fn(&Record<'_>) -> bool) -> Batch {
+        let mut selected = Batch::default();
+        for record in self.records().filter(|r| keep(r)) {
+            selected.push(record);
+        }
+        selected
     }
 
     pub fn records(&self) -> impl ExactSizeIterator<Item = Record<'_>> {

@@ -5,7 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use mb::batch::{Batch, Record};
-use mb::offset::{Lane, Offset, OffsetRange, RunKey};
+use mb::offset::{Offset, OffsetRange, RunKey};
 use mb::step::{Attempt, ExecStep, Step};
 
 fn descriptors() -> usize {
@@ -38,12 +38,7 @@ fn two_hundred_runs_leave_no_descriptor_no_thread_and_no_zombie() {
         large.push(Record { offset, timestamp: None, key: None, value: Some(&value) });
     }
     let empty = Batch::default();
-    let key = RunKey {
-        topic: "t".into(),
-        partition: 0,
-        range: OffsetRange::new(Offset::new(0), Offset::new(2)),
-        lane: Lane::WHOLE,
-    };
+    let key = RunKey::new("t", 0, OffsetRange::new(Offset::new(0), Offset::new(2)));
     let short = Duration::from_millis(5);
     let steps = [
         (ExecStep::new("cat", None), &large, 40),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use mb::batch::{Batch, Record};
 use mb::limits::{CAPTURE_BYTES, KILL_GRACE};
-use mb::offset::{Lane, Offset, OffsetRange, RunKey};
+use mb::offset::{Offset, OffsetRange, RunKey};
 use mb::step::record_json::write_lines;
 use mb::step::{Attempt, ExecStep, Step, StepError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -34,17 +34,12 @@ impl Done {
 }
 
 fn key() -> RunKey {
-    RunKey {
-        topic: "First_Topic".into(),
-        partition: 3,
-        range: OffsetRange::new(Offset::new(100), Offset::new(149)),
-        lane: Lane::WHOLE,
-    }
+    RunKey::new("First_Topic", 3, OffsetRange::new(Offset::new(100), Offset::new(149)))
 }
 
 fn run(step: &ExecStep, batch: &Batch) -> Done {
     let key = key();
-    let mut attempt = Attempt { key: &key, number: 2, batch, output: None };
+    let mut attempt = Attempt { key: &key, number: 2, batch, output: None, failed: Vec::new() };
     let began = Instant::now();
     let outcome = step.run(&mut attempt);
     Done { outcome, output: attempt.output.unwrap_or_default(), took: began.elapsed() }

@@ -203,6 +203,14 @@ pub trait Consumer: Send {
     /// no longer) what was asked for; `Unreadable` where a record cannot be read.
     fn poll(&mut self, wait: Duration, sink: &mut dyn Sink) -> Result<()>;
 
+    /// TEMPORARY
+    fn pause(&mut self, _partition: Partition) -> Result<()> {
+        Ok(())
+    }
+    fn resume(&mut self, _partition: Partition, _from: Offset) -> Result<()> {
+        Ok(())
+    }
+
     /// Ends it, within `limits::CONSUMER_CLOSE_LIMIT`.
     fn close(self: Box<Self>);
 }
