@@ -66,7 +66,7 @@ pub struct Capabilities {
     pub null_values: bool,
     /// Records come with their timestamp.
     pub timestamps: bool,
-    /// Records can be produced with headers.
+    /// Records are read with their headers, and can be produced with some.
     pub headers: bool,
     /// Records of aborted transactions are never seen, and control records are passed over.
     pub read_committed: bool,
@@ -213,7 +213,8 @@ pub struct Message<'a> {
     pub partition: Partition,
     pub key: Option<&'a [u8]>,
     pub value: Option<&'a [u8]>,
-    pub headers: &'a [(&'a str, &'a [u8])],
+    /// Names, and values or nulls.
+    pub headers: &'a [(&'a str, Option<&'a [u8]>)],
 }
 
 /// What became of a message that was handed to a producer.

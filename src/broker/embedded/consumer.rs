@@ -130,7 +130,7 @@ impl EmbeddedConsumer {
         };
         let mut handed = 0;
         for read in Records::new(&self.chunk, first) {
-            let Some((record, _headers)) = read else {
+            let Some(record) = read else {
                 return Err(unreadable(cursor.next, "its chunk in the file is broken".to_owned()));
             };
             if record.offset < cursor.next {

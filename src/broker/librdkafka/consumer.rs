@@ -63,9 +63,10 @@ impl LibrdkafkaConsumer {
     fn hand_over(&mut self, wait: Duration, sink: &mut dyn Sink) -> Result<bool> {
         let records = self.records.as_mut().expect("a consumer is polled before its close only");
         let mut came = false;
+        let mut scratch = Vec::new();
         for message in records.take(wait) {
             came = true;
-            match message.event() {
+            match message.event(&mut scratch) {
                 Event::Record { partition, record } => {
                     let bytes = record.payload_bytes();
                     if bytes > self.max_record_bytes {

@@ -16,6 +16,7 @@ use rdkafka::producer::{BaseProducer, Producer as _};
 
 use super::context::Context;
 use crate::batch::Record;
+use crate::headers::{self, Headers};
 use crate::limits;
 use crate::offset::{Offset, Partition};
 
@@ -184,14 +185,16 @@ pub(super) enum Event<'a> {
 }
 
 impl Message {
-    pub(super) fn event(&self) -> Event<'_> {
+    /// `scratch` takes the record's headers, where it has any.
+    pub(super) fn event<'a>(&'a self, scratch: &'a mut Vec<u8>) -> Event<'a> {
         // SAFETY: the message is alive until `self` is dropped, and nothing changes it.
         let message = unsafe { self.0.as_ref() };
         let partition = message.partition;
         match message.err {
-            ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => {
-                Event::Record { partition, record: self.record(message) }
-            }
+            ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => match self.headers(scratch) {
+                Ok(headers) => Event::Record { partition, record: self.record(message, headers) },
+                Err(failure) => Event::Failure { partition, offset: message.offset, failure },
+            },
             ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__PARTITION_EOF => {
                 Event::End { partition, next: message.offset }
             }
@@ -204,7 +207,50 @@ impl Message {
         }
     }
 
-    fn record<'a>(&'a self, message: &'a ffi::rd_kafka_message_t) -> Record<'a> {
+    /// Encodes the headers behind one another; costs next to nothing where there are none.
+    /// (librdkafka parses them now, and shows a name up to its first NUL byte only.)
+    fn headers<'a>(&self, scratch: &'a mut Vec<u8>) -> Result<Headers<'a>, Failure> {
+        scratch.clear();
+        let mut list = std::ptr::null_mut();
+        // SAFETY: the message is alive and ours alone, so that librdkafka may keep with it what it
+        // parses; the list belongs to the message.
+        let code = unsafe { ffi::rd_kafka_message_headers(self.0.as_ptr(), &raw mut list) };
+        match code {
+            ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => {}
+            ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__NOENT => return Ok(Headers::NONE),
+            code => {
+                let reason = "its headers are broken".to_owned();
+                return Err(Failure { code: code.into(), reason });
+            }
+        }
+        for index in 0.. {
+            let (mut name, mut value, mut size) = (std::ptr::null(), std::ptr::null(), 0);
+            // SAFETY: the list lives as long as the message, and nothing changes it. At success the
+            // name is a NUL-ended string and the value null or `size` bytes, both of the list's.
+            unsafe {
+                let code = ffi::rd_kafka_header_get_all(
+                    list,
+                    index,
+                    &raw mut name,
+                    &raw mut value,
+                    &raw mut size,
+                );
+                // There are no more.
+                if code != ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+                    break;
+                }
+                let name = CStr::from_ptr(name).to_bytes();
+                headers::append(scratch, name, bytes(value.cast(), size));
+            }
+        }
+        Ok(Headers::trusted(scratch))
+    }
+
+    fn record<'a>(
+        &'a self,
+        message: &'a ffi::rd_kafka_message_t,
+        headers: Headers<'a>,
+    ) -> Record<'a> {
         // SAFETY: `message` is this message, with no error, so `payload` and `key` are null or
         // `len` and `key_len` bytes that live as long as it does. Minus one is "no timestamp".
         unsafe {
@@ -214,6 +260,7 @@ impl Message {
                 timestamp: (timestamp != -1).then_some(timestamp),
                 key: bytes(message.key.cast(), message.key_len),
                 value: bytes(message.payload.cast(), message.len),
+                headers,
             }
         }
     }

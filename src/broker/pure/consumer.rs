@@ -16,6 +16,7 @@ use crate::batch::Record;
 use crate::broker::wire::{StoredBatch, Wire};
 use crate::broker::{Consumer, FetchSettings, Flow, Sink};
 use crate::error::{Error, Result};
+use crate::headers::Headers;
 use crate::limits::{BROKER_CALL_LIMIT, PURE_FETCH_BYTES, PURE_PARTITION_FETCH_BYTES};
 use crate::offset::{Offset, Partition};
 
@@ -202,6 +203,7 @@ impl PureConsumer {
                 timestamp: None,
                 key: (!message.key.is_empty()).then_some(message.key),
                 value: Some(message.value),
+                headers: Headers::NONE,
             };
             if record.payload_bytes() > self.settings.max_record_bytes {
                 let cause = format!(
