@@ -4,6 +4,10 @@
 
 mod support;
 
+#[path = "conformance/edges.rs"]
+mod edges;
+#[path = "conformance/pausing.rs"]
+mod pausing;
 #[path = "conformance/subject.rs"]
 mod subject;
 
@@ -15,6 +19,8 @@ use mb::broker::{Backend, Broker, FetchSettings, Message};
 use mb::error::Error;
 use mb::offset::Offset;
 
+use crate::edges::*;
+use crate::pausing::*;
 use crate::subject::*;
 #[cfg(feature = "rdkafka")]
 use crate::support::kafka::V4_1;
@@ -32,6 +38,7 @@ macro_rules! suite {
             beginning_and_end_are_known
             trimmed_logs_begin_above_zero
             an_offset_outside_the_log_is_an_error
+            an_offset_outside_the_log_is_named_with_its_partition
             transactions_leave_gaps
             commits_are_kept_per_group
             a_message_of_900_kb_comes_back
@@ -41,6 +48,9 @@ macro_rules! suite {
             creating_a_topic_twice_changes_nothing
             partitions_may_be_added
             stopping_in_mid_batch_loses_nothing
+            a_paused_partition_is_silent_and_the_others_go_on
+            a_partition_resumes_exactly_where_it_is_told
+            pausing_again_and_again_loses_and_repeats_nothing
             an_empty_topic_is_polled_for_the_wait
             waiting_ends_with_a_record
             every_codec_is_read_or_refused

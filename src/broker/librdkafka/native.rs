@@ -1,6 +1,6 @@
 //! What librdkafka's C interface has and crate rdkafka does not wrap: reading records by the array,
-//! and committing a group's offsets through the admin interface. All of this backend's unsafe code is here;
-//! what records and errors mean is decided by its callers.
+//! pausing one partition of them, and committing a group's offsets through the admin interface. All
+//! of this backend's unsafe code is here; what records and errors mean is decided by its callers.
 
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::ptr::NonNull;
@@ -74,7 +74,7 @@ pub(super) struct Records {
     // Fields are dropped in this order: what was taken, then the handles, the client last.
     taken: Vec<Message>,
     queue: Owned<ffi::rd_kafka_queue_t>,
-    _topic: Owned<ffi::rd_kafka_topic_t>,
+    topic: Owned<ffi::rd_kafka_topic_t>,
     client: Client,
 }
 
@@ -103,23 +103,39 @@ impl Records {
             )
         };
         let (Some(queue), Some(handle)) = (queue, handle) else { return Err(last_failure()) };
-        for (partition, offset) in from {
-            // SAFETY: both handles are alive. No partition is started twice: the caller's list has
-            // each once, and a second start would be refused.
-            let started = unsafe {
-                ffi::rd_kafka_consume_start_queue(
-                    handle.get(),
-                    *partition,
-                    offset.get(),
-                    queue.get(),
-                )
-            };
-            if started != 0 {
-                return Err(last_failure());
-            }
-        }
         let taken = Vec::with_capacity(limits::POLL_RECORDS);
-        Ok(Records { taken, queue, _topic: handle, client })
+        let records = Records { taken, queue, topic: handle, client };
+        for (partition, offset) in from {
+            records.start_partition(*partition, *offset)?;
+        }
+        Ok(records)
+    }
+
+    /// Fetches the partition from `offset` on. It must not be started already.
+    pub(super) fn start_partition(
+        &self,
+        partition: Partition,
+        offset: Offset,
+    ) -> Result<(), Failure> {
+        // SAFETY: both handles are alive. A second start would be refused.
+        let started = unsafe {
+            ffi::rd_kafka_consume_start_queue(
+                self.topic.get(),
+                partition,
+                offset.get(),
+                self.queue.get(),
+            )
+        };
+        if started == 0 { Ok(()) } else { Err(last_failure()) }
+    }
+
+    /// Stops fetching the partition, which must be started. What lies in the queue of it is
+    /// outdated from here on: librdkafka drops it rather than hand it over.
+    pub(super) fn stop_partition(&self, partition: Partition) -> Result<(), Failure> {
+        // SAFETY: the handle is alive. The call waits for librdkafka's main thread, which waits for
+        // no broker (and nothing was stored that it would commit first).
+        let stopped = unsafe { ffi::rd_kafka_consume_stop(self.topic.get(), partition) };
+        if stopped == 0 { Ok(()) } else { Err(last_failure()) }
     }
 
     pub(super) fn client(&self) -> &Client {
@@ -185,6 +201,11 @@ pub(super) enum Event<'a> {
 }
 
 impl Message {
+    pub(super) fn partition(&self) -> Partition {
+        // SAFETY: the message is alive until `self` is dropped, and nothing changes it.
+        unsafe { self.0.as_ref() }.partition
+    }
+
     /// `scratch` takes the record's headers, where it has any.
     pub(super) fn event<'a>(&'a self, scratch: &'a mut Vec<u8>) -> Event<'a> {
         // SAFETY: the message is alive until `self` is dropped, and nothing changes it.
