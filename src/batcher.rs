@@ -329,6 +329,7 @@ mod tests {
 
     use super::*;
     use crate::budget::Budget;
+    use crate::headers::Headers;
 
     const LIMITS: BatchLimits = BatchLimits {
         max_records: 4,
@@ -382,6 +383,7 @@ mod tests {
                 timestamp: None,
                 key: None,
                 value: Some(value),
+                headers: Headers::NONE,
             };
             while let Some(cut) = self.batcher.cut_before(record.offset, record.payload_bytes()) {
                 self.accept(cut);

@@ -34,6 +34,7 @@ pub mod control;
 pub mod data_dir;
 pub mod error;
 pub mod events;
+pub mod headers;
 pub mod history;
 pub mod lanes;
 pub mod ledger;

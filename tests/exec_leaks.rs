@@ -5,6 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use mb::batch::{Batch, Record};
+use mb::headers::Headers;
 use mb::offset::{Offset, OffsetRange, RunKey};
 use mb::step::{Attempt, ExecStep, Step};
 
@@ -35,7 +36,8 @@ fn two_hundred_runs_leave_no_descriptor_no_thread_and_no_zombie() {
     let mut large = Batch::default();
     for offset in 0..3 {
         let offset = Offset::new(offset);
-        large.push(Record { offset, timestamp: None, key: None, value: Some(&value) });
+        let headers = Headers::NONE;
+        large.push(Record { offset, timestamp: None, key: None, value: Some(&value), headers });
     }
     let empty = Batch::default();
     let key = RunKey::new("t", 0, OffsetRange::new(Offset::new(0), Offset::new(2)));

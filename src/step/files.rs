@@ -187,6 +187,7 @@ fn is_leftover(path: &Path) -> bool {
 mod tests {
     use super::*;
     use crate::batch::{Batch, Record};
+    use crate::headers::Headers;
     use crate::offset::{Offset, OffsetRange};
 
     fn key(topic: &str, first: i64, last: i64) -> RunKey {
@@ -197,7 +198,14 @@ mod tests {
         let mut batch = Batch::default();
         for (offset, value) in values.iter().enumerate() {
             let offset = Offset::new(100 + offset as i64);
-            batch.push(Record { offset, timestamp: Some(5), key: None, value: Some(value) });
+            let headers = Headers::NONE;
+            batch.push(Record {
+                offset,
+                timestamp: Some(5),
+                key: None,
+                value: Some(value),
+                headers,
+            });
         }
         batch
     }
