@@ -128,7 +128,8 @@ impl Worker {
             // Compaction left nothing of the range: there is nothing to do.
             return (Ok(()), None);
         }
-        let mut attempt = Attempt { key: &run.key, number, batch: &run.batch, output: None };
+        let (key, batch) = (&run.key, &run.batch);
+        let mut attempt = Attempt { key, number, batch, output: None, failed: Vec::new() };
         let result = catch_unwind(AssertUnwindSafe(|| self.step.run(&mut attempt)));
         let result = result.unwrap_or_else(|payload| {
             Err(StepError::Retry(format!("the step panicked: {}", panic_message(payload.as_ref()))))

@@ -204,7 +204,7 @@ mod tests {
     }
 
     fn run(step: &FilesStep, key: &RunKey, batch: &Batch) -> Result<(), StepError> {
-        step.run(&mut Attempt { key, number: 1, batch, output: None })
+        step.run(&mut Attempt { key, number: 1, batch, output: None, failed: Vec::new() })
     }
 
     /// Every file below `dir`, by its path from there, sorted.
