@@ -157,12 +157,15 @@ mod tests {
         for partition in [0, 1] {
             ledgers.add(partition, Ledger::new(Offset::ZERO, None));
         }
+        assert_eq!(ledgers.progress(), None);
         ledgers.set_target([(0, Offset::new(10)), (1, Offset::ZERO)].into());
         assert!(!ledgers.is_caught_up());
+        assert_eq!(ledgers.progress(), Some((0, 10)));
         let range = OffsetRange::new(Offset::ZERO, Offset::new(9));
         ledgers.register(0, range);
         ledgers.settle(&[Settled { partition: 0, range, state: RunState::Succeeded }]);
         assert!(ledgers.is_caught_up());
+        assert_eq!(ledgers.progress(), Some((10, 10)));
         assert_eq!(ledgers.reached().try_recv(), Ok(()));
     }
 }

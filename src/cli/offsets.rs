@@ -75,6 +75,15 @@ pub fn run(args: &OffsetsArgs) -> Result<()> {
             one.wanted, connection.topic, one.partition
         );
     }
+    let no_record =
+        |one: &&Move| matches!(args.target, Target::Time(_)) && one.new >= one.marks.end;
+    for one in moves.iter().filter(no_record) {
+        warn!(
+            "{}/{} has no record from that time on, by the records' timestamps: the log's end {} is \
+             taken",
+            connection.topic, one.partition, one.new
+        );
+    }
     if args.execute {
         execute(broker, connection, &topic, &moves)?;
     }
