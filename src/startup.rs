@@ -53,13 +53,7 @@ pub fn recover(
 ) -> Result<Start> {
     let connection = &config.connection;
     let db = schema::open(&data_dir.join(history::FILE))?;
-    let key = ScopeKey {
-        log: if broker.backend() == Backend::Embedded { "embedded" } else { "kafka" },
-        cluster_id: topic.cluster_id.clone().unwrap_or_default(),
-        group: connection.group.clone(),
-        topic: topic.name.clone(),
-        topic_id: topic.id.clone().unwrap_or_default(),
-    };
+    let key = scope_key(broker.backend(), &connection.group, &topic);
     let scope = recovery::scope(&db, &key)?;
     let recorded = recovery::recorded(&db, scope)?;
     check_clients(broker.backend(), &recorded)?;
@@ -131,6 +125,17 @@ pub fn recover(
     }
     tell(&resumes);
     Ok(Start { db, scope, topic, resumes })
+}
+
+/// What the history's ranges of this group and topic belong to.
+pub fn scope_key(backend: Backend, group: &str, topic: &TopicInfo) -> ScopeKey {
+    ScopeKey {
+        log: if backend == Backend::Embedded { "embedded" } else { "kafka" },
+        cluster_id: topic.cluster_id.clone().unwrap_or_default(),
+        group: group.to_owned(),
+        topic: topic.name.clone(),
+        topic_id: topic.id.clone().unwrap_or_default(),
+    }
 }
 
 /// Where partitions without offsets start. `moved`: their offsets were deleted by somebody, so

@@ -30,8 +30,8 @@ use crate::step::Step;
 use crate::thread::Thread;
 use crate::worker::Worker;
 
-use super::Summary;
 use super::threads::Threads;
+use super::{Progress, Summary};
 
 /// A pipeline whose threads run.
 pub(super) struct Running {
@@ -217,7 +217,11 @@ impl Running {
     }
 
     /// Watches until there is a reason to stop; then stops.
-    pub(super) fn supervise(mut self, stop: &Receiver<()>) -> Result<Summary> {
+    pub(super) fn supervise(
+        mut self,
+        stop: &Receiver<()>,
+        mut progress: Option<Progress>,
+    ) -> Result<Summary> {
         notify(&[sd_notify::NotifyState::Ready]);
         log::info!(
             "topic {}, group {}, step {}: {} worker(s), batches of up to {} records",
@@ -232,6 +236,9 @@ impl Running {
         let reason = loop {
             if target_due && self.set_target(&trouble) {
                 target_due = false;
+            }
+            if let (Some(tell), Some((done, to_do))) = (&mut progress, self.ledgers.progress()) {
+                tell(done, to_do);
             }
             self.warn_of_stalls();
             let event = select! {
@@ -259,6 +266,7 @@ impl Running {
                 }
             }
         };
+        drop(progress);
         self.stop(reason, stop)
     }
 
