@@ -43,10 +43,12 @@ impl RetryPolicy {
             StepError::Retry(_) | StepError::RetryFailed(_) if self.bisect && suspects > 1 => {
                 Verdict::Halve
             }
-            StepError::Retry(_) | StepError::RetryFailed(_) | StepError::DeadLetter(_) => match self.on_failure {
-                OnFailure::DeadLetter => Verdict::DeadLetter,
-                OnFailure::Halt => Verdict::Halt,
-            },
+            StepError::Retry(_) | StepError::RetryFailed(_) | StepError::DeadLetter(_) => {
+                match self.on_failure {
+                    OnFailure::DeadLetter => Verdict::DeadLetter,
+                    OnFailure::Halt => Verdict::Halt,
+                }
+            }
         }
     }
 }

@@ -363,7 +363,9 @@ fn a_command_names_the_records_that_failed() {
 
 #[test]
 fn names_of_a_command_that_did_not_come_to_its_end_do_not_count() {
-    for end in ["exit 1", "exit 78", "exit 126", "nosuchcommand", "kill -KILL $$", "sh -c 'kill $$'"] {
+    for end in
+        ["exit 1", "exit 78", "exit 126", "nosuchcommand", "kill -KILL $$", "sh -c 'kill $$'"]
+    {
         let done = exec(&format!("{NAME_TWO}; {end}"), &small());
         assert!(done.outcome.is_err(), "{end}");
         assert_eq!(done.named(), [] as [&str; 0], "{end}: {:?}", done.outcome);

@@ -224,13 +224,6 @@ pub trait Consumer: Send {
     /// no longer) what was asked for; `Unreadable` where a record cannot be read.
     fn poll(&mut self, wait: Duration, sink: &mut dyn Sink) -> Result<()>;
 
-    /// TEMPORARY
-    fn pause(&mut self, _partition: Partition) -> Result<()> {
-        Ok(())
-    }
-    fn resume(&mut self, _partition: Partition, _from: Offset) -> Result<()> {
-        Ok(())
-    }
     /// Hands over nothing more of the partition, and fetches nothing more of it, until it is
     /// resumed; the others go on. What the client holds of it is dropped. A partition that is
     /// paused already stays so.

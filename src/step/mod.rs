@@ -212,7 +212,7 @@ impl Step for Box<dyn Step> {
 mod tests {
     use super::*;
     use crate::batch::Record;
-    use crate::offset::{Lane, OffsetRange};
+    use crate::offset::OffsetRange;
 
     /// Names the records without a value, and processes the others.
     struct Picky;
@@ -236,10 +236,10 @@ mod tests {
         let mut batch = Batch::default();
         for (offset, value) in [(3, Some(&b"v"[..])), (5, None), (6, Some(b"")), (9, None)] {
             let offset = Offset::new(offset);
-            batch.push(Record { offset, timestamp: None, key: None, value });
+            batch.push(Record { offset, value, ..Record::default() });
         }
         let range = OffsetRange::new(Offset::new(0), Offset::new(9));
-        let key = RunKey { topic: "t".into(), partition: 0, range, lane: Lane::WHOLE };
+        let key = RunKey::new("t", 0, range);
         let mut attempt =
             Attempt { key: &key, number: 1, batch: &batch, output: None, failed: Vec::new() };
         work(&mut attempt);

@@ -118,7 +118,7 @@ pub(super) fn first_at(
         let looked = statement.query_row([partition_row, passed], |row| {
             let mut records = Records::new(row.get_ref(2)?.as_blob()?, Offset::new(row.get(0)?));
             let found = records.find_map(|read| {
-                let (record, _) = read?;
+                let record = read?;
                 record.timestamp.is_some_and(|at| at >= timestamp_ms).then_some(record.offset)
             });
             Ok((row.get(1)?, found))

@@ -171,7 +171,7 @@ mod tests {
         let mut batch = Batch::default();
         for offset in [100, 101, 102, 109] {
             let offset = Offset::new(offset);
-            batch.push(Record { offset, timestamp: None, key: None, value: None });
+            batch.push(Record { offset, ..Record::default() });
         }
         batch
     }
