@@ -38,8 +38,14 @@ impl Ledgers {
         self.lock().ledgers.insert(partition, ledger);
     }
 
-    pub fn register(&self, partition: Partition, range: OffsetRange) {
-        self.lock().of(partition).register(range, 1);
+    /// A batch goes into flight, as `runs` runs.
+    pub fn register(&self, partition: Partition, range: OffsetRange, runs: usize) {
+        self.lock().of(partition).register(range, runs);
+    }
+
+    /// One run of the batch has become `runs` runs.
+    pub fn split(&self, partition: Partition, range: OffsetRange, runs: usize) {
+        self.lock().of(partition).split(range, runs);
     }
 
     /// Nothing of the partition below `next` is left to register.
@@ -53,7 +59,7 @@ impl Ledgers {
     pub fn settle(&self, settled: &[Settled]) {
         let mut inner = self.lock();
         for run in settled {
-            inner.of(run.partition).done(run.range);
+            inner.of(run.partition).done(run.batch);
             self.check_target(&mut inner, run.partition);
         }
     }
@@ -162,8 +168,8 @@ mod tests {
         assert!(!ledgers.is_caught_up());
         assert_eq!(ledgers.progress(), Some((0, 10)));
         let range = OffsetRange::new(Offset::ZERO, Offset::new(9));
-        ledgers.register(0, range);
-        ledgers.settle(&[Settled { partition: 0, range, state: RunState::Succeeded }]);
+        ledgers.register(0, range, 1);
+        ledgers.settle(&[Settled { partition: 0, batch: range, state: RunState::Succeeded }]);
         assert!(ledgers.is_caught_up());
         assert_eq!(ledgers.progress(), Some((10, 10)));
         assert_eq!(ledgers.reached().try_recv(), Ok(()));

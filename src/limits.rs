@@ -153,6 +153,15 @@ pub const TOPIC_NAME_CHARS: usize = 249;
 
 /// A run's memory beyond its records: its key, its place in the queue, its bookkeeping.
 pub const RUN_OVERHEAD_BYTES: usize = 512;
+/// The most lanes that a partition's keys are split into.
+pub const LANES_MAX: u32 = 64;
+/// With `--bisect` each record may become a run of its own: what that takes beyond its bytes.
+pub const SPLIT_RECORD_BYTES: usize = 320;
+/// Runs of one partition that wait behind others of their lane, before the sensor stops reading
+/// it; it goes on below half of them.
+pub const PARKED_RUNS: usize = 64;
+/// How often a sensor looks whether a partition that it does not read may be read again.
+pub const PARKED_LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
 const _: () = assert!(COMMIT_INTERVAL.as_millis() < 1000, "commits happen at least once a second");
 const _: () = assert!(COMMIT_DOUBT.as_millis() >= 3 * BROKER_CALL_LIMIT.as_millis());

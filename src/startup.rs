@@ -192,14 +192,14 @@ fn check_clients(backend: Backend, recorded: &BTreeMap<Partition, Recorded>) -> 
 }
 
 fn tell(resumes: &BTreeMap<Partition, Resume>) {
-    use crate::batcher::Progress;
     let stored = || resumes.values().flat_map(|resume| &resume.stored);
-    let finished = stored().filter(|stored| stored.progress == Progress::Finished).count();
-    let unfinished = stored().count() - finished;
+    let finished = stored().filter(|stored| stored.is_finished()).count();
+    let unfinished: usize = stored().map(|stored| stored.parts.len()).sum();
     if unfinished + finished > 0 {
         log::info!(
             "going on where an earlier mb ended: {unfinished} unfinished run(s) are made again with \
-             the same ranges, {finished} finished above the committed offsets are passed over"
+             the same ranges, {finished} batch(es) finished above the committed offsets are passed \
+             over"
         );
     }
 }

@@ -5,7 +5,8 @@ use std::fs;
 use std::time::Duration;
 
 use mb::batch::{Batch, Record};
-use mb::offset::{Lane, Offset, OffsetRange, RunKey};
+use mb::headers::Headers;
+use mb::offset::{Offset, OffsetRange, RunKey};
 use mb::step::{Attempt, ExecStep, Step};
 
 fn descriptors() -> usize {
@@ -35,15 +36,11 @@ fn two_hundred_runs_leave_no_descriptor_no_thread_and_no_zombie() {
     let mut large = Batch::default();
     for offset in 0..3 {
         let offset = Offset::new(offset);
-        large.push(Record { offset, timestamp: None, key: None, value: Some(&value) });
+        let headers = Headers::NONE;
+        large.push(Record { offset, timestamp: None, key: None, value: Some(&value), headers });
     }
     let empty = Batch::default();
-    let key = RunKey {
-        topic: "t".into(),
-        partition: 0,
-        range: OffsetRange::new(Offset::new(0), Offset::new(2)),
-        lane: Lane::WHOLE,
-    };
+    let key = RunKey::new("t", 0, OffsetRange::new(Offset::new(0), Offset::new(2)));
     let short = Duration::from_millis(5);
     let steps = [
         (ExecStep::new("cat", None), &large, 40),

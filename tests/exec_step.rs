@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use mb::batch::{Batch, Record};
+use mb::headers::Headers;
 use mb::limits::{CAPTURE_BYTES, KILL_GRACE};
-use mb::offset::{Lane, Offset, OffsetRange, RunKey};
+use mb::offset::{Offset, OffsetRange, RunKey};
 use mb::step::record_json::write_lines;
 use mb::step::{Attempt, ExecStep, Step, StepError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -34,17 +35,12 @@ impl Done {
 }
 
 fn key() -> RunKey {
-    RunKey {
-        topic: "First_Topic".into(),
-        partition: 3,
-        range: OffsetRange::new(Offset::new(100), Offset::new(149)),
-        lane: Lane::WHOLE,
-    }
+    RunKey::new("First_Topic", 3, OffsetRange::new(Offset::new(100), Offset::new(149)))
 }
 
 fn run(step: &ExecStep, batch: &Batch) -> Done {
     let key = key();
-    let mut attempt = Attempt { key: &key, number: 2, batch, output: None };
+    let mut attempt = Attempt { key: &key, number: 2, batch, output: None, failed: Vec::new() };
     let began = Instant::now();
     let outcome = step.run(&mut attempt);
     Done { outcome, output: attempt.output.unwrap_or_default(), took: began.elapsed() }
@@ -58,11 +54,15 @@ fn exec_for(command: &str, limit: Duration) -> Done {
     run(&ExecStep::new(command, Some(limit)), &small())
 }
 
+fn record<'a>(key: Option<&'a [u8]>, value: Option<&'a [u8]>) -> Record<'a> {
+    Record { offset: Offset::ZERO, timestamp: None, key, value, headers: Headers::NONE }
+}
+
 fn batch(records: usize, value: &[u8]) -> Batch {
     let mut batch = Batch::default();
     for offset in 0..records {
         let offset = Offset::new(100 + offset as i64);
-        batch.push(Record { offset, timestamp: Some(7), key: Some(b"k"), value: Some(value) });
+        batch.push(Record { offset, timestamp: Some(7), ..record(Some(b"k"), Some(value)) });
     }
     batch
 }
@@ -140,9 +140,9 @@ fn hostile_bytes_arrive_exact() {
     ];
     for (offset, bytes) in hostile.iter().enumerate() {
         let offset = Offset::new(offset as i64);
-        batch.push(Record { offset, timestamp: None, key: Some(bytes), value: Some(bytes) });
+        batch.push(Record { offset, ..record(Some(bytes), Some(bytes)) });
     }
-    batch.push(Record { offset: Offset::new(99), timestamp: None, key: None, value: None });
+    batch.push(Record { offset: Offset::new(99), ..record(None, None) });
     let dir = tempfile::tempdir().unwrap();
     let (path, file) = quoted(dir.path(), "stdin");
     assert_eq!(exec(&format!("cat > {file}"), &batch).outcome, Ok(()));

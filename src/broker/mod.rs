@@ -66,7 +66,7 @@ pub struct Capabilities {
     pub null_values: bool,
     /// Records come with their timestamp.
     pub timestamps: bool,
-    /// Records can be produced with headers.
+    /// Records are read with their headers, and can be produced with some.
     pub headers: bool,
     /// Records of aborted transactions are never seen, and control records are passed over.
     pub read_committed: bool,
@@ -224,8 +224,28 @@ pub trait Consumer: Send {
     /// no longer) what was asked for; `Unreadable` where a record cannot be read.
     fn poll(&mut self, wait: Duration, sink: &mut dyn Sink) -> Result<()>;
 
+    /// Hands over nothing more of the partition, and fetches nothing more of it, until it is
+    /// resumed; the others go on. What the client holds of it is dropped. A partition that is
+    /// paused already stays so.
+    ///
+    /// # Errors
+    /// `Broker` where the consumer does not read the partition, or the client refuses.
+    fn pause(&mut self, partition: Partition) -> Result<()>;
+
+    /// Goes on with a paused partition at `from`, which may lie anywhere in its log. Nothing
+    /// changes for one that is not paused.
+    ///
+    /// # Errors
+    /// As for `pause`. An offset outside the log is an error of a later `poll`.
+    fn resume(&mut self, partition: Partition, from: Offset) -> Result<()>;
+
     /// Ends it, within `limits::CONSUMER_CLOSE_LIMIT`.
     fn close(self: Box<Self>);
+}
+
+/// The answer to a consumer's owner who names a partition that it does not read.
+fn not_read(topic: &str, partition: Partition) -> Error {
+    Error::broker(format!("pause or resume {topic}/{partition}"), "this consumer does not read it")
 }
 
 /// A message to be written.
@@ -234,7 +254,8 @@ pub struct Message<'a> {
     pub partition: Partition,
     pub key: Option<&'a [u8]>,
     pub value: Option<&'a [u8]>,
-    pub headers: &'a [(&'a str, &'a [u8])],
+    /// Names, and values or nulls.
+    pub headers: &'a [(&'a str, Option<&'a [u8]>)],
 }
 
 /// What became of a message that was handed to a producer.

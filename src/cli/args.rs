@@ -12,7 +12,7 @@ use crate::cli::bridge::{self, Line, Request, Spec, shown};
 use crate::cli::flags::{HEADINGS, LagFlags, OffsetsFlags, ProduceFlags, RunFlags, RunsFlags};
 pub use crate::cli::values::{Given, Listen};
 use crate::cli::values::{StepName, either};
-use crate::config::{Config, Connection, Produce};
+use crate::config::{Config, Connection, Order, Produce};
 use crate::error::{Error, Result};
 use crate::offset::{Offset, Partition};
 
@@ -183,9 +183,12 @@ fn run(flags: RunFlags) -> Result<RunArgs> {
         queue: flags.queue.unwrap_or(default.queue),
         queue_bytes: flags.queue_bytes.unwrap_or(default.queue_bytes),
         max_concurrent_runs: flags.max_concurrent_runs.unwrap_or(default.max_concurrent_runs),
+        order: order(&flags)?,
+        lanes: flags.lanes,
         max_attempts: flags.max_attempts.unwrap_or(default.max_attempts),
         retry_backoff: flags.retry_backoff.unwrap_or(default.retry_backoff),
         on_failure: flags.on_failure.unwrap_or(default.on_failure),
+        bisect: flags.bisect,
         step_timeout: flags.step_timeout,
         history_keep: flags.history_keep.unwrap_or(default.history_keep),
         drain_timeout: flags.drain_timeout.unwrap_or(default.drain_timeout),
@@ -195,6 +198,16 @@ fn run(flags: RunFlags) -> Result<RunArgs> {
     config.check()?;
     let step_delay = flags.step_delay.unwrap_or_default();
     Ok(RunArgs { config, step, step_delay, listen: flags.listen.unwrap_or_default() })
+}
+
+fn order(flags: &RunFlags) -> Result<Order> {
+    let order = flags.order.unwrap_or_default();
+    match flags.lanes {
+        Some(lanes) if order != Order::Key => {
+            usage(format!("--lanes: got {lanes}, expected it with --order key only"))
+        }
+        _ => Ok(order),
+    }
 }
 
 fn step(flags: &RunFlags) -> Result<StepChoice> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use argh::{ArgsInfo, FromArgs};
 
 use crate::cli::values::{self, Given, Listen, StepName};
-use crate::config::{Client, Connection, OnFailure, StartFrom};
+use crate::config::{Client, Connection, OnFailure, Order, StartFrom};
 
 /// Headings in the help text of every command, each with the first flag beneath it.
 pub const HEADINGS: [(&str, &str); 11] = [
@@ -202,6 +202,16 @@ command! {
         #[argh(option, arg_name = "N", from_str_fn(values::whole::<1, 1000, _>))]
         max_concurrent_runs: Option<usize>,
 
+        /// which runs wait for others: none, partition (a partition's runs one after another) or key
+        /// (records of one key one after another) (default none)
+        #[argh(option, arg_name = "ORDER", from_str_fn(values::order))]
+        order: Option<Order>,
+
+        /// with --order key: lanes that a partition's keys are split into, 1 to 64 (without it as
+        /// many as --max-concurrent-runs)
+        #[argh(option, arg_name = "N", from_str_fn(values::whole::<1, 64, _>))]
+        lanes: Option<u32>,
+
         /// what a run does with its batch: discard (counts only), log or files (one NDJSON file per
         /// run) (default log)
         #[argh(option, arg_name = "STEP", from_str_fn(values::step))]
@@ -237,6 +247,11 @@ command! {
         /// offsets go on) or halt (mb ends with 65) (default dead-letter)
         #[argh(option, arg_name = "WHAT", from_str_fn(values::on_failure))]
         on_failure: Option<OnFailure>,
+
+        /// halve a batch whose last attempt failed, and its halves, with attempts of their own, until
+        /// the bad records stand alone
+        #[argh(switch)]
+        bisect: bool,
 
         /// runs that the history keeps, 1 to 1000000000 (default 100000)
         #[argh(option, arg_name = "N", from_str_fn(values::whole::<1, 1_000_000_000, _>))]

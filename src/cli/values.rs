@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::config::{Client, OnFailure, StartFrom};
+use crate::config::{Client, OnFailure, Order, StartFrom};
 use crate::{clock, units};
 
 /// A whole number from `MIN` to `MAX`.
@@ -84,6 +84,11 @@ pub fn start_from(text: &str) -> Result<StartFrom, String> {
 
 pub fn on_failure(text: &str) -> Result<OnFailure, String> {
     choice(text, &[("dead-letter", OnFailure::DeadLetter), ("halt", OnFailure::Halt)])
+}
+
+pub fn order(text: &str) -> Result<Order, String> {
+    let orders = [("none", Order::None), ("partition", Order::Partition), ("key", Order::Key)];
+    choice(text, &orders)
 }
 
 /// The steps that have a name; a command has none, it is `--exec`.

@@ -75,7 +75,7 @@ impl Running {
         let workers = config.max_concurrent_runs;
         let live = Arc::new(Live::new(workers));
         let ledgers = Arc::new(Ledgers::default());
-        let queue = Arc::new(RunQueue::new(config.queue));
+        let queue = Arc::new(RunQueue::new(config.queue, config.order, config.queue_bytes));
         let budget = Budget::new(config.queue_bytes);
         let (events_in, events) = bounded(limits::EVENTS);
         let (intake, intake_stop) = bounded(0);
@@ -103,12 +103,14 @@ impl Running {
             max_attempts: config.max_attempts,
             backoff: config.retry_backoff,
             on_failure: config.on_failure,
+            bisect: config.bisect,
         };
         for index in 0..workers {
             let worker = Worker {
                 index,
                 queue: Arc::clone(&queue),
                 history: Arc::clone(&history),
+                ledgers: Arc::clone(&ledgers),
                 step: Arc::clone(&step),
                 policy,
                 live: Arc::clone(&live),
@@ -484,6 +486,8 @@ fn sensor_settings(
             max_records: config.max_batch,
             max_bytes: config.max_batch_bytes,
             max_wait: config.max_wait,
+            batch_overhead: config.batch_overhead_bytes(),
+            record_overhead: config.record_overhead_bytes(),
         },
         fetch: FetchSettings {
             min_bytes: config.fetch_min_bytes,
@@ -491,6 +495,7 @@ fn sensor_settings(
         },
         tick_runtime: config.tick_runtime,
         tick_interval: config.tick_interval,
+        lanes: config.lane_count(),
         topic: Arc::clone(topic),
         topic_id,
     }

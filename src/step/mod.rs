@@ -63,6 +63,15 @@ pub struct Attempt<'a> {
     /// What the step printed or wants to be remembered; kept with the run, cut to
     /// `limits::CAPTURE_BYTES` a stream.
     pub output: Option<String>,
+    /// TEMPORARY
+    pub failed: Vec<FailedRecord>,
+}
+
+/// TEMPORARY
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedRecord {
+    pub offset: crate::offset::Offset,
+    pub reason: String,
 }
 
 /// What a run does with its batch.
