@@ -78,6 +78,12 @@ pub const FEED_BYTES: usize = 64 * 1024;
 pub const PIPE_REST_BYTES: usize = 1024 * 1024;
 /// Characters of a command's last line on stderr that an error shows.
 pub const ERROR_LINE_CHARS: usize = 200;
+/// What is read of a command's `MB_FAILED_FILE`, in bytes: so much, and so much more for each
+/// record of the batch. An offset and its line end take 21 bytes at most, the rest is for reasons.
+pub const FAILED_FILE_BYTES: u64 = 64 * 1024;
+pub const FAILED_FILE_BYTES_PER_RECORD: u64 = 256;
+/// Tries to make the private folder of those files, each under a new name.
+pub const SCRATCH_FOLDER_TRIES: usize = 16;
 /// Asking the shell, at the start, whether it can make sense of a command.
 pub const SHELL_CHECK_LIMIT: Duration = Duration::from_secs(10);
 
@@ -165,6 +171,7 @@ pub const PARKED_LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
 const _: () = assert!(COMMIT_INTERVAL.as_millis() < 1000, "commits happen at least once a second");
 const _: () = assert!(COMMIT_DOUBT.as_millis() >= 3 * BROKER_CALL_LIMIT.as_millis());
+const _: () = assert!(FAILED_FILE_BYTES_PER_RECORD > 21, "every record can be named");
 const _: () = assert!(HISTORY_GROUP_WRITES <= HISTORY_QUEUE_WRITES);
 const _: () = assert!(EMBEDDED_CHUNK_RECORDS <= POLL_RECORDS, "a poll hands over whole chunks");
 const _: () = assert!(EMBEDDED_CHUNK_BYTES <= EMBEDDED_OUTBOX_BYTES);

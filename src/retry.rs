@@ -37,11 +37,13 @@ impl RetryPolicy {
     pub fn after(&self, attempt: u32, error: &StepError, suspects: usize, jitter: f64) -> Verdict {
         match error {
             StepError::Stop(_) => Verdict::Halt,
-            StepError::Retry(_) if attempt < self.max_attempts => {
+            StepError::Retry(_) | StepError::RetryFailed(_) if attempt < self.max_attempts => {
                 Verdict::Again(backoff(self.backoff, attempt - 1, jitter))
             }
-            StepError::Retry(_) if self.bisect && suspects > 1 => Verdict::Halve,
-            StepError::Retry(_) | StepError::DeadLetter(_) => match self.on_failure {
+            StepError::Retry(_) | StepError::RetryFailed(_) if self.bisect && suspects > 1 => {
+                Verdict::Halve
+            }
+            StepError::Retry(_) | StepError::RetryFailed(_) | StepError::DeadLetter(_) => match self.on_failure {
                 OnFailure::DeadLetter => Verdict::DeadLetter,
                 OnFailure::Halt => Verdict::Halt,
             },

@@ -225,10 +225,12 @@ impl Worker {
         let result = catch_unwind(AssertUnwindSafe(|| self.step.run(&mut attempt)));
         let Attempt { output, mut failed, .. } = attempt;
         let result = result.unwrap_or_else(|payload| {
-            // What it had said by then is worth nothing.
-            failed.clear();
             Err(StepError::Retry(format!("the step panicked: {}", panic_message(payload.as_ref()))))
         });
+        if matches!(result, Err(StepError::Retry(_) | StepError::Stop(_))) {
+            // It may not have come to the others.
+            failed.clear();
+        }
         // A step of a user's may name what it was not given.
         if !failed.is_empty() {
             let known: BTreeSet<Offset> = run.batch.records().map(|record| record.offset).collect();

@@ -147,11 +147,23 @@ fn records_that_a_step_names_become_dead_letters_and_the_others_are_done() {
 }
 
 #[test]
+fn names_are_void_where_an_error_came_in_between() {
+    let world = World::with_records(30);
+    let step = Recorder::naming(name_the_bad, |attempt| match attempt.number {
+        1 => Err(StepError::Retry("it had not come to the others".into())),
+        _ => Ok(()),
+    });
+    world.run(Config { max_batch: 30, ..world.config() }, &step).unwrap();
+    assert_eq!(step.numbers_of("orders/0/0-29"), [1, 2]);
+    assert_eq!(values(&world), BAD);
+}
+
+#[test]
 fn named_records_alone_are_tried_again_where_the_step_asks_for_it() {
     let world = World::with_records(30);
     let step = Recorder::naming(name_the_bad, |attempt| {
         let bad = attempt.batch.records().any(|record| is_bad(record.value));
-        if bad { Err(StepError::Retry("some failed".into())) } else { Ok(()) }
+        if bad { Err(StepError::RetryFailed("some failed".into())) } else { Ok(()) }
     });
     let config = Config { max_batch: 30, max_attempts: 3, ..world.config() };
     world.run(config, &step).unwrap();

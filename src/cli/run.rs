@@ -35,7 +35,8 @@ fn step(args: &RunArgs) -> Arc<dyn Step> {
         StepChoice::Log => Box::new(LogStep::new()),
         StepChoice::Files { dir } => Box::new(FilesStep::new(dir)),
         StepChoice::Exec { command } => {
-            Box::new(ExecStep::new(command.clone(), args.config.step_timeout))
+            let data_dir = &args.config.connection.data_dir;
+            Box::new(ExecStep::new(command.clone(), args.config.step_timeout).scratch_dir(data_dir))
         }
     };
     if args.step_delay.is_zero() {
