@@ -58,6 +58,18 @@ pub enum StartFrom {
     Committed,
 }
 
+/// What happens where offsets that should be read are not in the log: removed by retention before
+/// they were read, or beyond the end of a log that was made again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnMissingOffsets {
+    /// mb stops with exit 65.
+    #[default]
+    Halt,
+    /// They are passed over, counted and recorded; a log that was made again is read from its
+    /// beginning.
+    Skip,
+}
+
 /// What becomes of a run whose last attempt failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnFailure {
@@ -118,6 +130,7 @@ pub struct Config {
     /// Sensor threads; partitions are split among them.
     pub sensors: usize,
     pub from: StartFrom,
+    pub on_missing_offsets: OnMissingOffsets,
 
     /// Runs that the run queue holds.
     pub queue: usize,
@@ -164,6 +177,7 @@ impl Default for Config {
             fetch_min_bytes: 1,
             sensors: 1,
             from: StartFrom::Earliest,
+            on_missing_offsets: OnMissingOffsets::Halt,
             queue: 100,
             queue_bytes: 32 << 20,
             max_concurrent_runs: 5,

@@ -92,12 +92,13 @@ impl TopicInfo {
     /// Holds the topic against the id that it had before; no id says nothing.
     ///
     /// # Errors
-    /// `Halt` where another topic has its name now: offsets mean other records.
+    /// `LogReplaced` where another topic has its name now.
     pub fn check_id(&self, before: Option<&str>) -> Result<()> {
         match (before, &self.id) {
-            (Some(before), Some(now)) if before != now => Err(Error::Halt(format!(
+            (Some(before), Some(now)) if before != now => Err(Error::LogReplaced(format!(
                 "topic {} was deleted and made again (its id was {before} and is {now}): its \
-                 offsets mean other records now; start mb again to begin with the new topic",
+                 offsets mean other records now; to begin with the new topic, start mb with \
+                 --on-missing-offsets skip",
                 self.name
             ))),
             _ => Ok(()),

@@ -180,6 +180,7 @@ fn run(flags: RunFlags) -> Result<RunArgs> {
         fetch_min_bytes: flags.fetch_min_bytes.unwrap_or(default.fetch_min_bytes),
         sensors: flags.sensors.unwrap_or(default.sensors),
         from: flags.from.unwrap_or(default.from),
+        on_missing_offsets: flags.on_missing_offsets.unwrap_or_default(),
         queue: flags.queue.unwrap_or(default.queue),
         queue_bytes: flags.queue_bytes.unwrap_or(default.queue_bytes),
         max_concurrent_runs: flags.max_concurrent_runs.unwrap_or(default.max_concurrent_runs),

@@ -496,6 +496,7 @@ fn sensor_settings(
         tick_runtime: config.tick_runtime,
         tick_interval: config.tick_interval,
         lanes: config.lane_count(),
+        on_missing_offsets: config.on_missing_offsets,
         topic: Arc::clone(topic),
         topic_id,
     }
