@@ -8,7 +8,7 @@ use crate::headers::Headers;
 use crate::offset::{Offset, OffsetRange};
 
 /// One record, borrowed from wherever it lies: a client's buffer or a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Record<'a> {
     pub offset: Offset,
     /// Milliseconds since 1970, UTC; `None` where the log or the client has none.
@@ -173,6 +173,11 @@ impl Batch {
         Some(OffsetRange::new(self.index.first()?.offset, self.index.last()?.offset))
     }
 
+    /// Whether one of its records has this offset.
+    pub fn contains(&self, offset: Offset) -> bool {
+        self.index.binary_search_by_key(&offset, |entry| entry.offset).is_ok()
+    }
+
     pub fn records(&self) -> impl ExactSizeIterator<Item = Record<'_>> {
         self.index.iter().map(|entry| {
             let key_end = entry.start as usize + length(entry.key_len);
@@ -221,6 +226,17 @@ mod tests {
         assert_eq!(batch.range(), Some(OffsetRange::new(Offset::new(3), Offset::new(12))));
         assert_eq!(batch.payload_bytes(), 5 + 3 + 2 + 1 + headers.len() + 2);
         assert_eq!(batch.len(), 6);
+    }
+
+    #[test]
+    fn it_knows_its_offsets_gaps_too() {
+        let mut batch = Batch::default();
+        assert!(!batch.contains(Offset::ZERO));
+        for offset in [3, 4, 9] {
+            batch.push(record(offset, None, None));
+        }
+        let known: Vec<_> = (0..12).filter(|n| batch.contains(Offset::new(*n))).collect();
+        assert_eq!(known, [3, 4, 9]);
     }
 
     #[test]

@@ -135,6 +135,18 @@ pub struct Watermarks {
     pub end: Offset,
 }
 
+/// What `Broker::offsets_at` answers, from a log's ends and what was found in it. The ends are to be
+/// asked first: a record that comes between the two questions may be found, but not passed over.
+fn found_or_end(
+    ends: &BTreeMap<Partition, Watermarks>,
+    found: &BTreeMap<Partition, Option<Offset>>,
+) -> BTreeMap<Partition, Offset> {
+    let or_end = |(partition, marks): (&Partition, &Watermarks)| {
+        (*partition, found.get(partition).copied().flatten().unwrap_or(marks.end))
+    };
+    ends.iter().map(or_end).collect()
+}
+
 /// How a consumer fetches.
 #[derive(Clone, Debug)]
 pub struct FetchSettings {
@@ -171,6 +183,15 @@ pub trait Broker: Send + Sync {
         topic: &str,
         partitions: &[Partition],
     ) -> Result<BTreeMap<Partition, Watermarks>>;
+
+    /// For each of `partitions` the first offset whose record's timestamp (ms since 1970) is at or
+    /// after `timestamp_ms`, the log's end where there is none; the answer has every one of them.
+    fn offsets_at(
+        &self,
+        topic: &str,
+        partitions: &[Partition],
+        timestamp_ms: i64,
+    ) -> Result<BTreeMap<Partition, Offset>>;
 
     /// The group's committed offsets; a partition without one is absent.
     fn committed(

@@ -5,6 +5,8 @@
 //! Headers lie as `headers` encodes them. Offsets are not written: the row has the first one, and
 //! they are dense.
 
+use rusqlite::{Connection, OptionalExtension};
+
 use crate::batch::Record;
 use crate::broker::Message;
 use crate::headers::{self, Headers};
@@ -96,6 +98,36 @@ impl<'a> Iterator for Records<'a> {
             self.rest = &[];
         }
         Some(read)
+    }
+}
+
+/// The offset of the first record of a partition (by its row) whose timestamp is at or after
+/// `timestamp_ms`. A chunk that is broken counts as far as it can be read.
+pub(super) fn first_at(
+    reader: &Connection,
+    partition_row: i64,
+    timestamp_ms: i64,
+) -> rusqlite::Result<Option<Offset>> {
+    let mut statement = reader.prepare_cached(
+        "SELECT first_offset, last_offset, records FROM chunks \
+         WHERE partition = ?1 AND last_offset > ?2 ORDER BY last_offset LIMIT 1",
+    )?;
+    // One chunk at a time: nothing is held open while the others are looked at.
+    let mut passed = -1_i64;
+    loop {
+        let looked = statement.query_row([partition_row, passed], |row| {
+            let mut records = Records::new(row.get_ref(2)?.as_blob()?, Offset::new(row.get(0)?));
+            let found = records.find_map(|read| {
+                let record = read?;
+                record.timestamp.is_some_and(|at| at >= timestamp_ms).then_some(record.offset)
+            });
+            Ok((row.get(1)?, found))
+        });
+        match looked.optional()? {
+            Some((last, None)) => passed = last,
+            Some((_, found)) => return Ok(found),
+            None => return Ok(None),
+        }
     }
 }
 
