@@ -220,12 +220,11 @@ impl Batcher {
         None
     }
 
-    /// Everything below `next` is cut and accepted: the cursor passes a gap at the log's end.
-    /// True where it moved.
+    /// Everything below `next` is cut and accepted: the cursor passes a gap, to the log's end or up
+    /// to the next stored range. True where it moved.
     pub fn advance(&mut self, next: Offset) -> bool {
-        let free = self.fill.is_none()
-            && self.stored.front().is_none_or(|front| front.range.first >= next);
-        if free && next > self.cursor {
+        let next = self.stored.front().map_or(next, |front| next.min(front.range.first));
+        if self.fill.is_none() && next > self.cursor {
             self.cursor = next;
             return true;
         }

@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
+use crate::clock;
 use crate::run::Run;
+use crate::thread::stopped_within;
 
 /// Why a run was not taken. It is dropped, with its memory: its records are read again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,9 +71,19 @@ impl RunQueue {
             Err(refused) => refused.into_inner(),
         };
         loop {
-            let wait = deadline.saturating_duration_since(Instant::now());
+            let wait = deadline.saturating_duration_since(clock::now());
             if wait.is_zero() {
                 return Err(Refused::Full);
+            }
+            if clock::wait_simulated(wait) {
+                if stopped_within(stop, Duration::ZERO) {
+                    return Err(Refused::Stopping);
+                }
+                run = match self.sender.try_send(run) {
+                    Ok(()) => return Ok(()),
+                    Err(refused) => refused.into_inner(),
+                };
+                continue;
             }
             // A send inside select! takes the value even where another arm wins, so readiness is
             // awaited first and the send tried after it.
@@ -125,6 +137,14 @@ impl RunQueue {
         }
     }
 
+    /// As `next`, for a caller that does not wait.
+    pub fn try_next(&self) -> Option<Run> {
+        if self.is_closed() {
+            return None;
+        }
+        self.due_retry().ok().or_else(|| self.receiver.try_recv().ok())
+    }
+
     /// No run is handed out any more; workers end after the one they have.
     pub fn close(&self) {
         self.closed.store(true, Release);
@@ -153,7 +173,7 @@ impl RunQueue {
     fn due_retry(&self) -> Result<Run, Duration> {
         let mut retries = self.lock_retries();
         let Some(Reverse(first)) = retries.peek() else { return Err(IDLE) };
-        let wait = first.due.saturating_duration_since(Instant::now());
+        let wait = first.due.saturating_duration_since(clock::now());
         if !wait.is_zero() {
             return Err(wait.clamp(Duration::from_micros(1), IDLE));
         }

@@ -179,9 +179,9 @@ impl Sensor {
         }
     }
 
-    /// One evaluation: consumer, polls, cuts; then its record in the history.
-    fn tick(&mut self) -> Option<Error> {
-        let started = Instant::now();
+    /// One evaluation: consumer, polls, cuts; then its record in the history. `run` repeats it.
+    pub fn tick(&mut self) -> Option<Error> {
+        let started = clock::now();
         let started_ms = clock::now_ms();
         let index = self.settings.index;
         let mut tick = Tick {
@@ -203,7 +203,7 @@ impl Sensor {
         let record = TickRecord {
             sensor: index,
             started_ms,
-            run_us: i64::try_from(started.elapsed().as_micros()).unwrap_or(i64::MAX),
+            run_us: i64::try_from((clock::now() - started).as_micros()).unwrap_or(i64::MAX),
             records: tick.records,
             bytes: tick.bytes,
             batches: tick.batches,
@@ -298,7 +298,7 @@ impl Tick<'_> {
 
     fn poll_until_over(&mut self, consumer: &mut dyn Consumer) -> Result<()> {
         loop {
-            self.now = Instant::now();
+            self.now = clock::now();
             if stopped_within(&self.sensor.stop, Duration::ZERO) {
                 self.end(Ended::Stopping);
             }
@@ -310,7 +310,7 @@ impl Tick<'_> {
                 return Ok(());
             }
             consumer.poll(self.wait(), self)?;
-            self.now = Instant::now();
+            self.now = clock::now();
             self.cut_due();
             self.tell_ledgers();
         }
@@ -347,6 +347,13 @@ impl Tick<'_> {
             }
         }
         self.tell_ledgers();
+        // Who was read alone has nothing half read any more: the others' turn.
+        if self.ended != Some(Ended::MemoryFull)
+            && let Some(alone) = self.sensor.alone
+            && self.sensor.slot(alone).is_none_or(|slot| slot.batcher.held() == 0)
+        {
+            self.sensor.alone = None;
+        }
     }
 
     /// Cursors that moved past gaps and finished ranges are told to the ledgers.
@@ -406,7 +413,7 @@ impl Tick<'_> {
             batch: cut.batch,
             permit: cut.permit,
             failed_attempts,
-            queued: Instant::now(),
+            queued: clock::now(),
         };
         let pushed = self.sensor.queue.push(run, self.deadline, &self.sensor.stop);
         let slot = self.sensor.slot(partition).expect("the cut came from this slot");
@@ -478,7 +485,7 @@ impl Tick<'_> {
     fn memory_of_ended_runs(&mut self, needs: usize) -> Option<Permit> {
         let budget = &self.sensor.budget;
         while !budget.is_closed() && self.sensor.ledgers.in_flight() > 0 {
-            let look = Instant::now() + limits::STOP_LOOK_INTERVAL;
+            let look = clock::now() + limits::STOP_LOOK_INTERVAL;
             if let Some(permit) = budget.acquire_until(needs, look.min(self.deadline)) {
                 return Some(permit);
             }

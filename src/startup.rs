@@ -43,16 +43,30 @@ pub fn topic(broker: &dyn Broker, config: &Config) -> Result<TopicInfo> {
 /// Opens the history and finds where each partition goes on.
 ///
 /// # Errors
-/// `Config` for a history that cannot be used, unfinished runs that this client cannot read, or
-/// `--from committed` without offsets; `Broker`, `Storage`.
+/// As `recover_from`.
 pub fn recover(
     broker: &dyn Broker,
     config: &Config,
     data_dir: &Path,
     topic: TopicInfo,
 ) -> Result<Start> {
-    let connection = &config.connection;
     let db = schema::open(&data_dir.join(history::FILE))?;
+    let (scope, resumes) = recover_from(&db, broker, config, &topic)?;
+    Ok(Start { db, scope, topic, resumes })
+}
+
+/// Finds in an open history where each partition goes on.
+///
+/// # Errors
+/// `Config` for a history that cannot be used, unfinished runs that this client cannot read, or
+/// `--from committed` without offsets; `Broker`, `Storage`.
+pub fn recover_from(
+    db: &Database,
+    broker: &dyn Broker,
+    config: &Config,
+    topic: &TopicInfo,
+) -> Result<(ScopeId, BTreeMap<Partition, Resume>)> {
+    let connection = &config.connection;
     let key = ScopeKey {
         log: if broker.backend() == Backend::Embedded { "embedded" } else { "kafka" },
         cluster_id: topic.cluster_id.clone().unwrap_or_default(),
@@ -60,12 +74,12 @@ pub fn recover(
         topic: topic.name.clone(),
         topic_id: topic.id.clone().unwrap_or_default(),
     };
-    let scope = recovery::scope(&db, &key)?;
-    let recorded = recovery::recorded(&db, scope)?;
+    let scope = recovery::scope(db, &key)?;
+    let recorded = recovery::recorded(db, scope)?;
     check_clients(broker.backend(), &recorded)?;
     let mut committed = broker.committed(&connection.group, &topic.name, &topic.partitions)?;
     // A topic that was made again may have the offsets of the one before, committed late.
-    let gone = recovery::of_predecessors(&db, &key)?;
+    let gone = recovery::of_predecessors(db, &key)?;
     committed.retain(|partition, offset| {
         let began = recorded.get(partition).is_some_and(|recorded| recorded.confirmed.is_some());
         let late = !began && gone.get(partition).is_some_and(|gone| gone.contains(offset));
@@ -111,7 +125,7 @@ pub fn recover(
                 );
                 match committed {
                     Some(position) => {
-                        recovery::void(&db, scope, partition, position)?;
+                        recovery::void(db, scope, partition, position)?;
                         let resume = Resume { position, committed: Some(position), stored: vec![] };
                         resumes.insert(partition, resume);
                     }
@@ -120,17 +134,17 @@ pub fn recover(
             }
         }
     }
-    for (partition, position) in starts(broker, config, &topic, &fresh, known_group)? {
+    for (partition, position) in starts(broker, config, topic, &fresh, known_group)? {
         if recorded.contains_key(&partition) {
-            recovery::void(&db, scope, partition, position)?;
+            recovery::void(db, scope, partition, position)?;
         }
         resumes.insert(partition, Resume { position, committed: None, stored: vec![] });
     }
     for (partition, resume) in &resumes {
-        recovery::begin(&db, scope, *partition, resume)?;
+        recovery::begin(db, scope, *partition, resume)?;
     }
     tell(&resumes);
-    Ok(Start { db, scope, topic, resumes })
+    Ok((scope, resumes))
 }
 
 /// Where partitions without offsets start. `moved`: their offsets were deleted by somebody, so

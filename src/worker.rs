@@ -3,7 +3,6 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
 use crossbeam_channel::Sender;
 
@@ -36,12 +35,20 @@ impl Worker {
     /// Works until the queue is closed.
     pub fn run(self) {
         while let Some(run) = self.queue.next() {
-            // The range must be in the history before its run starts. False: mb is ending.
-            if !self.history.wait_planned(run.id) || self.queue.is_closed() {
+            if !self.work(run) {
                 return;
             }
-            self.attempt(run);
         }
+    }
+
+    /// What happens to one run that was taken from the queue. False where mb is ending.
+    pub fn work(&self, run: Run) -> bool {
+        // The range must be in the history before its run starts.
+        if !self.history.wait_planned(run.id) || self.queue.is_closed() {
+            return false;
+        }
+        self.attempt(run);
+        true
     }
 
     fn attempt(&self, mut run: Run) {
@@ -51,16 +58,16 @@ impl Worker {
             id: run.id,
             key: run.key.clone(),
             attempt: number,
-            since: Instant::now(),
+            since: clock::now(),
             stalled: false,
         });
         let started_ms = clock::now_ms();
-        let started = Instant::now();
+        let started = clock::now();
         let (result, output) = self.step(&run, number);
         let mut attempt = AttemptRecord {
             number,
             started_ms,
-            run_us: i64::try_from(started.elapsed().as_micros()).unwrap_or(i64::MAX),
+            run_us: i64::try_from((clock::now() - started).as_micros()).unwrap_or(i64::MAX),
             worker: self.index,
             error: None,
             output,
@@ -91,7 +98,7 @@ impl Worker {
                         );
                         run.failed_attempts = number;
                         self.note(&run, RunState::Queued, attempt);
-                        self.queue.retry(run, Instant::now() + pause);
+                        self.queue.retry(run, clock::now() + pause);
                     }
                     Verdict::DeadLetter => {
                         log::error!(

@@ -9,8 +9,9 @@ use std::sync::atomic::Ordering;
 use crossbeam_channel::Receiver;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
-use super::{AttemptRecord, Outcome, Progress, ScopeId, Write, receive_group};
+use super::{AttemptRecord, Ending, Outcome, Progress, ScopeId, Write, receive_group};
 use crate::clock;
+use crate::error::{Error, Result};
 use crate::limits;
 use crate::offset::{OffsetRange, Partition};
 use crate::run::RunState;
@@ -21,6 +22,70 @@ pub struct Settled {
     pub partition: Partition,
     pub range: OffsetRange,
     pub state: RunState,
+}
+
+/// The writing end: the history thread's, or a simulation's, which makes each step itself.
+pub struct Stepped {
+    writer: Writer,
+    receiver: Receiver<Write>,
+    settled: Box<dyn Fn(&[Settled]) + Send>,
+    /// What is in the file, and not yet announced.
+    group: Vec<Write>,
+    _ending: Ending,
+}
+
+impl Stepped {
+    pub(super) fn new(
+        writer: Writer,
+        receiver: Receiver<Write>,
+        settled: Box<dyn Fn(&[Settled]) + Send>,
+        ending: Ending,
+    ) -> Stepped {
+        Stepped { writer, receiver, settled, group: Vec::new(), _ending: ending }
+    }
+
+    /// The history thread: writes until the last sender is gone.
+    pub(super) fn run(mut self) {
+        while receive_group(&self.receiver, &mut self.group) {
+            self.writer.write_whatever_it_takes(&self.group);
+            self.conclude();
+        }
+        self.writer.prune();
+    }
+
+    /// Writes that wait.
+    pub fn waiting(&self) -> usize {
+        self.receiver.len()
+    }
+
+    /// Makes one transaction of the next writes, `most` at most.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn write(&mut self, most: usize) -> Result<()> {
+        self.group.extend(self.receiver.try_iter().take(most));
+        self.writer.write(&self.group).map_err(|cause| Error::storage("write the history", cause))
+    }
+
+    /// Announces what was written.
+    pub fn conclude(&mut self) {
+        self.writer.conclude(&mut self.group, &self.settled);
+    }
+
+    pub fn db(&self) -> &Connection {
+        &self.writer.db
+    }
+
+    /// Loses what is not in the file, as a kill does; whoever waits for it is told so.
+    pub fn lose(&mut self) {
+        self.group.clear();
+        self.receiver.try_iter().for_each(drop);
+    }
+
+    /// The file outlives its writer.
+    pub fn into_db(self) -> Connection {
+        self.writer.db
+    }
 }
 
 pub(super) struct Writer {
@@ -51,19 +116,13 @@ impl Writer {
         Writer { db, scope, client, keep_runs, since_pruned: 0, prune_owed: true, progress }
     }
 
-    /// Writes until the last sender is gone.
-    pub fn run(mut self, receiver: &Receiver<Write>, settled: impl Fn(&[Settled])) {
-        let mut group = Vec::new();
-        while receive_group(receiver, &mut group) {
-            self.write_whatever_it_takes(&group);
-            let confirms = group.iter().any(|write| matches!(write, Write::Confirm(..)));
-            self.announce(&mut group, &settled);
-            if self.since_pruned >= PRUNE_EVERY.min(self.keep_runs) || (self.prune_owed && confirms)
-            {
-                self.prune();
-            }
+    /// The group is in the file: says so, and removes old runs where that is due.
+    fn conclude(&mut self, group: &mut Vec<Write>, settled: &impl Fn(&[Settled])) {
+        let confirms = group.iter().any(|write| matches!(write, Write::Confirm(..)));
+        self.announce(group, settled);
+        if self.since_pruned >= PRUNE_EVERY.min(self.keep_runs) || (self.prune_owed && confirms) {
+            self.prune();
         }
-        self.prune();
     }
 
     /// Tries until the group is in the file: meanwhile the channel fills, and with it everything
@@ -135,7 +194,7 @@ impl Writer {
     }
 
     /// Removes the oldest runs beyond `keep_runs`. What a restart needs stays: runs that are not
-    /// done, and done ones above the confirmed offset.
+    /// done, and done ones above the confirmed offset or above a commit that may yet arrive.
     fn prune(&mut self) {
         self.since_pruned = 0;
         match prune(&mut self.db, self.keep_runs) {
@@ -157,7 +216,10 @@ fn prune(db: &mut Connection, keep_runs: u64) -> rusqlite::Result<bool> {
         .prepare_cached(
             "DELETE FROM runs WHERE id <= ?1 AND (state = ?4 OR state IN (?2, ?3) AND last_offset < ifnull(
                  (SELECT confirmed FROM partitions
-                  WHERE partitions.scope = runs.scope AND partitions.partition = runs.partition), 0))",
+                  WHERE partitions.scope = runs.scope AND partitions.partition = runs.partition), 0)
+                 AND NOT EXISTS (SELECT 1 FROM intents
+                  WHERE intents.scope = runs.scope AND intents.partition = runs.partition
+                  AND committing <= last_offset))",
         )?
         .execute(params![
             cutoff,
