@@ -7,6 +7,7 @@ mod simulation {
     pub mod life;
     pub mod log;
     pub mod oracle;
+    pub mod order;
     pub mod plan;
     pub mod world;
 }

@@ -109,11 +109,11 @@ impl Life {
             Err(error) => return Err((db, error)),
         };
         world.note(|| format!("resumes {resumes:?}"));
-        oracle::resumed(world, &resumes);
+        oracle::resumed(world, config.order, &resumes);
         let topic: Arc<str> = Arc::from(info.name.as_str());
         let live = Arc::new(Live::new(config.max_concurrent_runs));
         let ledgers = Arc::new(Ledgers::default());
-        let queue = Arc::new(RunQueue::new(config.queue));
+        let queue = Arc::new(RunQueue::new(config.queue, config.order, config.queue_bytes));
         let budget = Budget::new(config.queue_bytes);
         let (events_in, events) = bounded(1000);
         let (intake, intake_stop) = bounded(0);
@@ -127,12 +127,14 @@ impl Life {
             max_attempts: config.max_attempts,
             backoff: config.retry_backoff,
             on_failure: config.on_failure,
+            bisect: config.bisect,
         };
         let workers = (0..config.max_concurrent_runs).map(|index| {
             let worker = Worker {
                 index,
                 queue: Arc::clone(&queue),
                 history: Arc::clone(&history),
+                ledgers: Arc::clone(&ledgers),
                 step: Arc::clone(&step),
                 policy,
                 live: Arc::clone(&live),
@@ -335,10 +337,11 @@ impl Life {
         let committed: Vec<_> =
             world.log.borrow().partitions.iter().map(|of| (of.committed, of.end)).collect();
         world.violate(format!(
-            "stuck: committed and end {committed:?}, in flight {}, queued {}, retries {}, {} bytes",
+            "stuck: committed and end {committed:?}, in flight {}, queued {}, retries {}, parked {}, {} bytes",
             self.ledgers.in_flight(),
             self.queue.len(),
             self.queue.waiting_retries(),
+            self.queue.parked(),
             self.budget.used()
         ));
         false
@@ -348,6 +351,7 @@ impl Life {
         self.ledgers.in_flight() == 0
             && self.queue.is_empty()
             && self.queue.waiting_retries() == 0
+            && self.queue.parked() == 0
             && self.budget.used() == 0
     }
 }
@@ -371,6 +375,8 @@ fn sensor_settings(
             max_records: config.max_batch,
             max_bytes: config.max_batch_bytes,
             max_wait: config.max_wait,
+            batch_overhead: config.batch_overhead_bytes(),
+            record_overhead: config.record_overhead_bytes(),
         },
         fetch: FetchSettings {
             min_bytes: config.fetch_min_bytes,
@@ -378,6 +384,7 @@ fn sensor_settings(
         },
         tick_runtime: config.tick_runtime,
         tick_interval: config.tick_interval,
+        lanes: config.lane_count(),
         topic: Arc::clone(topic),
         topic_id,
     }

@@ -1,7 +1,7 @@
 //! The topic in memory, and its broker: partitions with gaps, compaction, commits that arrive late
 //! or without an answer, calls that fail. It tells consumers only what a real log would show.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use mb::broker::{
     Watermarks,
 };
 use mb::error::{Error, Result};
+use mb::headers::Headers;
 use mb::limits;
 use mb::offset::{Offset, Partition};
 
@@ -192,6 +193,15 @@ impl Broker for SimulatedBroker {
         Ok(marks.collect())
     }
 
+    fn offsets_at(
+        &self,
+        _topic: &str,
+        _partitions: &[Partition],
+        _timestamp_ms: i64,
+    ) -> Result<BTreeMap<Partition, Offset>> {
+        Err(Error::Other("the simulated log has no times".into()))
+    }
+
     fn committed(
         &self,
         _group: &str,
@@ -253,7 +263,7 @@ impl Broker for SimulatedBroker {
         ask(&world, "make a consumer")?;
         world.note(|| format!("a consumer from {from:?}"));
         let cursors = from.iter().map(|(partition, next)| (*partition, next.get())).collect();
-        Ok(Box::new(SimulatedConsumer { cursors, turn: 0 }))
+        Ok(Box::new(SimulatedConsumer { cursors, turn: 0, paused: BTreeSet::new() }))
     }
 
     fn producer(&self, _topic: &str) -> Result<Box<dyn Producer>> {
@@ -264,6 +274,7 @@ impl Broker for SimulatedBroker {
 struct SimulatedConsumer {
     cursors: Vec<(Partition, i64)>,
     turn: usize,
+    paused: BTreeSet<Partition>,
 }
 
 impl Consumer for SimulatedConsumer {
@@ -279,6 +290,10 @@ impl Consumer for SimulatedConsumer {
             }
             let index = self.turn % self.cursors.len();
             let (partition, next) = self.cursors[index];
+            if self.paused.contains(&partition) {
+                self.turn += 1;
+                continue;
+            }
             let (next_record, end) = {
                 let log = world.log.borrow();
                 let of = &log.partitions[partition as usize];
@@ -311,6 +326,7 @@ impl Consumer for SimulatedConsumer {
                 timestamp: None,
                 key: key.as_deref(),
                 value: value.as_deref(),
+                headers: Headers::NONE,
             };
             world.note(|| format!("{partition}: record {offset}"));
             if sink.record(partition, record) == Flow::Stop {
@@ -319,6 +335,25 @@ impl Consumer for SimulatedConsumer {
         }
         let part = if handed == 0 { 1 } else { 1 + world.below(10) };
         world.pass(wait / part);
+        Ok(())
+    }
+
+    fn pause(&mut self, partition: Partition) -> Result<()> {
+        let world = world();
+        ask(&world, "pause")?;
+        world.note(|| format!("{partition}: paused"));
+        self.paused.insert(partition);
+        Ok(())
+    }
+
+    fn resume(&mut self, partition: Partition, from: Offset) -> Result<()> {
+        let world = world();
+        ask(&world, "resume")?;
+        if self.paused.remove(&partition) {
+            world.note(|| format!("{partition}: resumed from {from}"));
+            let cursor = self.cursors.iter_mut().find(|(of, _)| *of == partition);
+            cursor.expect("it is read").1 = from.get();
+        }
         Ok(())
     }
 

@@ -1,19 +1,21 @@
 //! What must hold, whatever happens: checked at each attempt, at each commit, and at the end.
 //! The step of the simulation is here too, since it keeps what the checks compare.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::resume_unwind;
 
-use mb::batch::Batch;
+use mb::batch::{Batch, Record};
+use mb::config::{OnFailure, Order, StartFrom};
 use mb::history::recovery::Resume;
-use mb::offset::{Offset, Partition, RunKey};
+use mb::lanes::lane_of_record;
+use mb::offset::{Lane, Offset, OffsetRange, Partition, RunKey};
 use mb::run::RunState;
 use mb::step::{Attempt, Step, StepError};
 use rusqlite::{Connection, params};
 
+use crate::simulation::order::Orders;
 use crate::simulation::plan::Rate;
 use crate::simulation::world::{Fate, World, world};
-use mb::config::{OnFailure, StartFrom};
 
 #[derive(Default)]
 pub struct Oracle {
@@ -23,13 +25,17 @@ pub struct Oracle {
     held: BTreeMap<(Partition, i64), RunKey>,
     /// Everything below was found done at an earlier commit.
     done_below: BTreeMap<Partition, i64>,
+    /// Every run key that was attempted.
+    attempted: BTreeSet<RunKey>,
+    orders: Orders,
     /// What this process knows as committed.
     committed: BTreeMap<Partition, Offset>,
 }
 
 /// A process has found where it goes on.
-pub fn resumed(world: &World, resumes: &BTreeMap<Partition, Resume>) {
+pub fn resumed(world: &World, order: Order, resumes: &BTreeMap<Partition, Resume>) {
     let mut oracle = world.oracle.borrow_mut();
+    oracle.orders.begin_life(order);
     oracle.committed.clear();
     let known_group = !oracle.starts.is_empty();
     for (partition, resume) in resumes {
@@ -169,13 +175,18 @@ pub fn check_end(world: &World, db: &Connection) {
     let mut rows = letters.query([]).unwrap();
     while let Some(row) = rows.next().unwrap() {
         let record: (Partition, i64) = (row.get(0).unwrap(), row.get(1).unwrap());
-        let (key, count): (String, i64) = (row.get(2).unwrap(), row.get(3).unwrap());
+        let (run_key, count): (String, i64) = (row.get(2).unwrap(), row.get(3).unwrap());
         if count > 1 {
             world.violate(format!("record {record:?} is a dead letter {count} times"));
         }
         let oracle = world.oracle.borrow();
-        if let Some(holder) = oracle.held.get(&record).filter(|holder| holder.to_string() != key) {
-            world.violate(format!("record {record:?} is held by {holder}, a dead letter of {key}"));
+        let letter = oracle.attempted.iter().find(|key| key.to_string() == run_key);
+        if let (Some(holder), Some(letter)) = (oracle.held.get(&record), letter)
+            && holder != letter
+            && !is_piece(letter, holder)
+        {
+            world
+                .violate(format!("record {record:?}: held by {holder}, a dead letter of {letter}"));
         }
     }
     let unfinished: i64 = db
@@ -207,28 +218,39 @@ impl Step for SimulatedStep {
         }
         world.count(|figures| figures.attempts += 1);
         world.note(|| format!("attempt {} of {}", attempt.number, attempt.key));
-        if let Err(what) = check_content(&world, attempt.key, attempt.batch) {
+        let checked = check_content(&world, attempt.key, attempt.batch)
+            .and_then(|()| check_identity(&world, attempt.key))
+            .and_then(|()| world.oracle.borrow_mut().orders.begin(attempt.key, attempt.batch));
+        if let Err(what) = checked {
             world.violate(format!("attempt {} of {}: {what}", attempt.number, attempt.key));
         }
-        let failure = failure(&world, attempt);
-        let has_effect = failure.is_none() || world.hits(world.plan.late_failure);
-        if has_effect {
-            match world.effect() {
-                Fate::Never => return Err(killed()),
-                Fate::Happens | Fate::Last => store(&world, attempt),
-            }
-        }
-        world.interleave();
-        match failure {
+        let result = attempt_it(&world, attempt);
+        world.oracle.borrow_mut().orders.end(attempt.key, attempt.batch);
+        match result {
             _ if world.is_dead() => Err(killed()),
-            None => Ok(()),
-            Some(Failure::Error(error)) => {
-                world.note(|| format!("{} fails: {error:?}", attempt.key));
+            Ok(()) => Ok(()),
+            Err(Failure::Panic) => resume_unwind(Box::new("a panic in the step")),
+            Err(Failure::Error(error)) => {
+                world.note(|| format!("{} fails: {error:?}, {:?}", attempt.key, attempt.failed));
                 Err(error)
             }
-            Some(Failure::Panic) => resume_unwind(Box::new("a panic in the step")),
         }
     }
+}
+
+/// The step's work: its effect, if it has one, and what it says.
+fn attempt_it(world: &World, attempt: &mut Attempt<'_>) -> Result<(), Failure> {
+    let failure = failure(world, attempt);
+    let has_effect =
+        failure.is_none() || !attempt.failed.is_empty() || world.hits(world.plan.late_failure);
+    if has_effect {
+        match world.effect() {
+            Fate::Never => {}
+            Fate::Happens | Fate::Last => store(world, attempt),
+        }
+    }
+    world.interleave();
+    failure.map_or(Ok(()), Err)
 }
 
 enum Failure {
@@ -236,27 +258,33 @@ enum Failure {
     Panic,
 }
 
-fn failure(world: &World, attempt: &Attempt<'_>) -> Option<Failure> {
+fn failure(world: &World, attempt: &mut Attempt<'_>) -> Option<Failure> {
     // A halt is answered by mending what is wrong.
     let mended = world.calm.get() && world.plan.on_failure == OnFailure::Halt;
     let partition = attempt.key.partition as u64;
     let poison = |offset: Offset| {
         !mended && world.fixed(world.plan.poison, &[1, partition, offset.get() as u64])
     };
-    if let Some(record) = attempt.batch.records().find(|record| poison(record.offset)) {
-        let hopeless = world.fixed(Rate(3), &[2, partition, record.offset.get() as u64]);
-        let text = "poison".to_owned();
+    if world.hits(world.plan.flaky) {
+        return Some(match world.below(12) {
+            0 => Failure::Error(StepError::Stop("stop".into())),
+            1 => Failure::Panic,
+            _ => Failure::Error(StepError::Retry("flaky".into())),
+        });
+    }
+    let bad: Vec<Offset> = attempt.batch.records().map(|record| record.offset).collect();
+    let bad: Vec<Offset> = bad.into_iter().filter(|offset| poison(*offset)).collect();
+    let first = bad.first()?;
+    let hopeless = world.fixed(Rate(3), &[2, partition, first.get() as u64]);
+    let text = "poison".to_owned();
+    if !world.plan.names {
         let error = if hopeless { StepError::DeadLetter(text) } else { StepError::Retry(text) };
         return Some(Failure::Error(error));
     }
-    if !world.hits(world.plan.flaky) {
-        return None;
+    for offset in bad {
+        attempt.fail(offset, "poison");
     }
-    Some(match world.below(12) {
-        0 => Failure::Error(StepError::Stop("stop".into())),
-        1 => Failure::Panic,
-        _ => Failure::Error(StepError::Retry("flaky".into())),
-    })
+    if hopeless { None } else { Some(Failure::Error(StepError::RetryFailed(text))) }
 }
 
 /// The batch has what the log has in the range, and nothing that was never posted.
@@ -266,6 +294,15 @@ fn check_content(world: &World, key: &RunKey, batch: &Batch) -> Result<(), Strin
     let from = entries.partition_point(|entry| entry.offset < key.range.first.get());
     let mut records = batch.records().peekable();
     for entry in entries[from..].iter().take_while(|e| e.offset <= key.range.last.get()) {
+        let record = Record {
+            offset: Offset::new(entry.offset),
+            key: entry.key.as_deref(),
+            ..Record::default()
+        };
+        let Lane { index, count } = key.lane;
+        if count > 1 && lane_of_record(&record, count) != index {
+            continue;
+        }
         match records.next_if(|record| record.offset.get() == entry.offset) {
             Some(record) => {
                 if (record.key, record.value) != (entry.key.as_deref(), entry.value.as_deref()) {
@@ -282,12 +319,70 @@ fn check_content(world: &World, key: &RunKey, batch: &Batch) -> Result<(), Strin
     }
 }
 
+/// A run that was split is never tried again: nothing that it became has come before it.
+fn check_identity(world: &World, key: &RunKey) -> Result<(), String> {
+    let mut oracle = world.oracle.borrow_mut();
+    let from_here = oracle.attempted.range(RunKey { range: first_of(key.range), ..key.clone() }..);
+    let within = from_here.take_while(|other| other.range.first <= key.range.last);
+    let mut pieces = within.filter(|other| is_piece(other, key));
+    if let Some(piece) = pieces.next() {
+        return Err(format!("it was split: {piece} came before"));
+    }
+    let life = world.life.borrow().clone();
+    let is_split = life.is_some_and(|life| life.with_history(|db| is_split(db, key)));
+    if is_split {
+        return Err("the history has it as split".into());
+    }
+    oracle.attempted.insert(key.clone());
+    Ok(())
+}
+
+fn first_of(range: OffsetRange) -> OffsetRange {
+    OffsetRange::new(range.first, range.first)
+}
+
+/// Whether `piece` is of a run that `whole` was split into.
+fn is_piece(piece: &RunKey, whole: &RunKey) -> bool {
+    piece.partition == whole.partition
+        && piece.lane == whole.lane
+        && piece.range != whole.range
+        && whole.range.contains(piece.range.first)
+        && whole.range.contains(piece.range.last)
+}
+
+fn is_split(db: &Connection, key: &RunKey) -> bool {
+    db.prepare_cached(
+        "SELECT count(*) FROM runs WHERE partition = ?1 AND first_offset = ?2 AND last_offset = ?3 \
+         AND lane = ?4 AND lanes = ?5 AND state = ?6",
+    )
+    .unwrap()
+    .query_row(
+        params![
+            key.partition,
+            key.range.first.get(),
+            key.range.last.get(),
+            key.lane.index,
+            key.lane.count,
+            RunState::Split.code()
+        ],
+        |row| row.get::<_, i64>(0),
+    )
+    .unwrap()
+        > 0
+}
+
+/// What the step does: all but the records that it names as failed are held by this run key. A run
+/// that was split may have had its effect in a process that was killed before it knew.
 fn store(world: &World, attempt: &Attempt<'_>) {
     let mut oracle = world.oracle.borrow_mut();
     for record in attempt.batch.records() {
+        if attempt.failed.iter().any(|failed| failed.offset == record.offset) {
+            continue;
+        }
         let place = (attempt.key.partition, record.offset.get());
         if let Some(before) = oracle.held.insert(place, attempt.key.clone())
             && before != *attempt.key
+            && !is_piece(attempt.key, &before)
         {
             world.violate(format!(
                 "record {place:?} is held twice: by {before} and by {}",

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use fastrand::Rng;
-use mb::config::{Config, Connection, OnFailure, StartFrom};
+use mb::config::{Config, Connection, OnFailure, Order, StartFrom};
 
 /// "One in so many"; 0 is never.
 #[derive(Clone, Copy, Debug)]
@@ -67,12 +67,18 @@ pub struct Plan {
     pub poison: Rate,
     /// An attempt that fails, whatever it has.
     pub flaky: Rate,
-    /// A failed attempt had its effect all the same.
+    /// A step that knows names its failed records.
+    pub names: bool,
+    /// A failed attempt had its effect all the same; not where records may go on in other runs.
     pub late_failure: Rate,
     pub on_failure: OnFailure,
     pub until_caught_up: Rate,
     /// A life that ends in order.
     pub orderly: Rate,
+    /// Lives whose batches are halved.
+    pub bisect: Rate,
+    /// The order in all lives; chosen anew for each where there is none.
+    pub order: Option<Order>,
     /// The same settings in each life.
     pub steady: Option<Config>,
 }
@@ -84,6 +90,10 @@ impl Plan {
         weights[Actor::Outside as usize] = rng.u32(0..3);
         let from = if rng.u32(0..10) == 0 { StartFrom::Latest } else { StartFrom::Earliest };
         let on_failure = if rng.u32(0..6) == 0 { OnFailure::Halt } else { OnFailure::DeadLetter };
+        let bisect = Rate::choose(rng, &[0, 1, 2]);
+        let names = rng.u32(0..3) == 0;
+        let late_failure = if bisect.0 > 0 || names { Rate(0) } else { Rate(one_of(rng, &[0, 3])) };
+        let orders = [None, Some(Order::None), Some(Order::Partition), Some(Order::Key)];
         let mut plan = Plan {
             lives: rng.u32(0..6),
             partitions: rng.i32(1..4),
@@ -99,7 +109,10 @@ impl Plan {
             compaction: Rate::choose(rng, &[0, 0, 20, 4]),
             poison: Rate::choose(rng, &[0, 0, 12, 4]),
             flaky: Rate::choose(rng, &[0, 0, 6, 2]),
-            late_failure: Rate::choose(rng, &[0, 3]),
+            names,
+            late_failure,
+            bisect,
+            order: one_of(rng, &orders),
             on_failure,
             until_caught_up: Rate::choose(rng, &[0, 3]),
             orderly: Rate::choose(rng, &[0, 3]),
@@ -130,19 +143,25 @@ impl Plan {
             sensors: rng.usize(1..3),
             from: self.from,
             queue: rng.usize(1..5),
-            queue_bytes: LEAST_QUEUE_BYTES + one_of(rng, &[0, 500, 5_000]),
+            queue_bytes: LEAST_QUEUE_BYTES + one_of(rng, &[0, 0, 500, 5_000]),
             max_concurrent_runs: rng.usize(1..4),
             max_attempts: rng.u32(1..4),
             retry_backoff: millis(rng, &[1, 100]),
             on_failure: self.on_failure,
             history_keep: one_of(rng, &[1, 4, 1000]),
+            order: self
+                .order
+                .unwrap_or_else(|| one_of(rng, &[Order::None, Order::Partition, Order::Key])),
+            lanes: one_of(rng, &[None, Some(1), Some(2), Some(4)]),
+            bisect: self.bisect.hits(rng),
             ..Config::default()
         }
     }
 }
 
-/// The largest batch that any life makes fits: less would block a stored range, as mb says then.
-pub const LEAST_QUEUE_BYTES: usize = 1_600;
+/// The largest batch that any life makes fits, with four lanes and six runs of its own: less would
+/// block a stored range, as mb says then.
+const LEAST_QUEUE_BYTES: usize = 5_100;
 
 pub fn one_of<T: Copy>(rng: &mut Rng, choices: &[T]) -> T {
     choices[rng.usize(0..choices.len())]
