@@ -28,7 +28,8 @@ pub struct BatchLimits {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
     pub range: OffsetRange,
-    /// Its runs that are still to be made, ascending by run number. None: all of them are done,
+    /// Its runs that are still to be made, ascending by first offset: a half that was halved again
+    /// has newer runs than the other half. None: all of them are done,
     /// above the committed offset, and the records are passed over.
     pub parts: Vec<Part>,
     /// This process' ledger has it in flight already.

@@ -211,7 +211,7 @@ fn read(db: &Connection, scope: ScopeId) -> rusqlite::Result<BTreeMap<Partition,
         "SELECT id, client, partition, first_offset, last_offset, state, attempts, lane, lanes, \
          ifnull(batch_first, first_offset) AS whole_first, ifnull(batch_last, last_offset) FROM runs \
          WHERE scope = ?1 AND state NOT IN (?2, ?3) AND kind = ?4 \
-         ORDER BY partition, whole_first, id",
+         ORDER BY partition, whole_first, first_offset, id",
     )?;
     let left_out = [RunState::Voided.code(), RunState::Split.code()];
     let mut rows = rows.query(params![scope.0, left_out[0], left_out[1], KIND_TOPIC])?;

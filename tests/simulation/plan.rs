@@ -5,6 +5,10 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use mb::config::{Config, Connection, OnFailure, Order, StartFrom};
+use mb::limits;
+
+const MAX_BATCH: usize = 6;
+const MAX_LANES: u32 = 4;
 
 /// "One in so many"; 0 is never.
 #[derive(Clone, Copy, Debug)]
@@ -124,6 +128,13 @@ impl Plan {
         plan
     }
 
+    /// The largest batch that any life makes fits: less would block a stored range, as mb says then.
+    fn least_queue_bytes(&self) -> usize {
+        let halves = if self.bisect.0 > 0 { MAX_BATCH * limits::SPLIT_RECORD_BYTES } else { 0 };
+        let lanes = if matches!(self.order, None | Some(Order::Key)) { MAX_LANES } else { 1 };
+        lanes as usize * limits::RUN_OVERHEAD_BYTES + halves + 1_100
+    }
+
     /// A life's settings.
     pub fn config(&self, rng: &mut Rng) -> Config {
         if let Some(steady) = &self.steady {
@@ -136,14 +147,14 @@ impl Plan {
                 group: "g".into(),
                 ..Connection::default()
             },
-            max_batch: rng.usize(1..7),
+            max_batch: rng.usize(1..=MAX_BATCH),
             max_batch_bytes: one_of(rng, &[60, 150, 1000]),
             max_wait: millis(rng, &[0, 5, 10_000]),
             tick_runtime: millis(rng, &[1, 20, 300]),
             sensors: rng.usize(1..3),
             from: self.from,
             queue: rng.usize(1..5),
-            queue_bytes: LEAST_QUEUE_BYTES + one_of(rng, &[0, 0, 500, 5_000]),
+            queue_bytes: self.least_queue_bytes() + one_of(rng, &[0, 0, 500, 5_000]),
             max_concurrent_runs: rng.usize(1..4),
             max_attempts: rng.u32(1..4),
             retry_backoff: millis(rng, &[1, 100]),
@@ -152,16 +163,12 @@ impl Plan {
             order: self
                 .order
                 .unwrap_or_else(|| one_of(rng, &[Order::None, Order::Partition, Order::Key])),
-            lanes: one_of(rng, &[None, Some(1), Some(2), Some(4)]),
+            lanes: one_of(rng, &[None, Some(1), Some(2), Some(MAX_LANES)]),
             bisect: self.bisect.hits(rng),
             ..Config::default()
         }
     }
 }
-
-/// The largest batch that any life makes fits, with four lanes and six runs of its own: less would
-/// block a stored range, as mb says then.
-const LEAST_QUEUE_BYTES: usize = 5_100;
 
 pub fn one_of<T: Copy>(rng: &mut Rng, choices: &[T]) -> T {
     choices[rng.usize(0..choices.len())]
