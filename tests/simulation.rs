@@ -52,6 +52,7 @@ struct Tables(Option<Connection>);
 
 impl Tables {
     fn take(&mut self) -> Connection {
+        // The names ascend by what they refer to: emptied from the end.
         let db = self.0.take().unwrap_or_else(|| {
             let db = schema::open(Path::new(":memory:")).unwrap();
             db.pragma_update(None, "synchronous", "OFF").unwrap();

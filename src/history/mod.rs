@@ -190,7 +190,8 @@ impl History {
         settled: impl Fn(&[Settled]) + Send + 'static,
     ) -> Result<(Arc<History>, Stepped)> {
         let newest: i64 = db
-            .query_row("SELECT ifnull(max(id), 0) FROM runs", [], |row| row.get(0))
+            .prepare_cached("SELECT ifnull(max(id), 0) FROM runs")
+            .and_then(|mut newest| newest.query_row([], |row| row.get(0)))
             .map_err(|cause| Error::storage("read the history", cause))?;
         let (sender, receiver) = bounded(limits::HISTORY_QUEUE_WRITES);
         let progress = Arc::new(Progress {

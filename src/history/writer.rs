@@ -214,8 +214,9 @@ impl Writer {
 /// True where old runs are left that may go once more is confirmed.
 fn prune(db: &mut Connection, keep_runs: u64) -> rusqlite::Result<bool> {
     let change = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let newest: i64 =
-        change.query_row("SELECT ifnull(max(id), 0) FROM runs", [], |row| row.get(0))?;
+    let newest: i64 = change
+        .prepare_cached("SELECT ifnull(max(id), 0) FROM runs")?
+        .query_row([], |row| row.get(0))?;
     let cutoff = newest.saturating_sub(i64::try_from(keep_runs).unwrap_or(i64::MAX));
     change
         .prepare_cached(
@@ -234,22 +235,20 @@ fn prune(db: &mut Connection, keep_runs: u64) -> rusqlite::Result<bool> {
             RunState::Voided.code(),
             RunState::Split.code()
         ])?;
-    change.execute(
-        "DELETE FROM attempts WHERE run <= ?1 AND NOT EXISTS (SELECT 1 FROM runs WHERE id = run)",
-        [cutoff],
-    )?;
     change
-        .execute("DELETE FROM ticks WHERE id <= (SELECT max(id) FROM ticks) - ?1", [KEEP_TICKS])?;
-    let owed = change.query_row(
-        "SELECT EXISTS (SELECT 1 FROM runs WHERE id <= ?1 AND state IN (?2, ?3, ?4))",
-        params![
-            cutoff,
-            RunState::Succeeded.code(),
-            RunState::Failed.code(),
-            RunState::Split.code()
-        ],
-        |row| row.get(0),
-    )?;
+        .prepare_cached(
+            "DELETE FROM attempts WHERE run <= ?1 AND NOT EXISTS (SELECT 1 FROM runs WHERE id = run)",
+        )?
+        .execute([cutoff])?;
+    change
+        .prepare_cached("DELETE FROM ticks WHERE id <= (SELECT max(id) FROM ticks) - ?1")?
+        .execute([KEEP_TICKS])?;
+    let done = [RunState::Succeeded, RunState::Failed, RunState::Split].map(RunState::code);
+    let owed = change
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM runs WHERE id <= ?1 AND state IN (?2, ?3, ?4))",
+        )?
+        .query_row(params![cutoff, done[0], done[1], done[2]], |row| row.get(0))?;
     change.commit()?;
     Ok(owed)
 }
