@@ -92,6 +92,8 @@ struct Fill {
     /// When its first record came.
     since: Instant,
     stored: bool,
+    /// It took no more than it needed from its beginning.
+    tight: bool,
 }
 
 /// One partition's batcher.
@@ -105,6 +107,8 @@ pub struct Batcher {
     fill: Option<Fill>,
     /// Payload and records of the last fresh cut: what the next one will likely need.
     usual: (usize, usize),
+    /// Memory is short, until the next cut.
+    tight: bool,
 }
 
 impl Batcher {
@@ -116,7 +120,7 @@ impl Batcher {
             assert!(stored.range.first >= at, "stored range {} overlaps", stored.range);
             at = stored.range.end();
         }
-        Batcher { limits, cursor, stored: stored.into(), fill: None, usual: (0, 0) }
+        Batcher { limits, cursor, stored: stored.into(), fill: None, usual: (0, 0), tight: false }
     }
 
     pub fn cursor(&self) -> Offset {
@@ -192,9 +196,16 @@ impl Batcher {
     /// Memory is short: what is being filled, or begun next, takes no more than it needs.
     pub fn grow_tightly(&mut self) {
         self.usual = (0, 0);
+        self.tight = true;
         if let Some(fill) = &mut self.fill {
             fill.batch.grow_tightly();
         }
+    }
+
+    /// Forgets what is being filled where it took more than it needed, so that it is read again
+    /// without. True where it did.
+    pub fn refill_tightly(&mut self) -> bool {
+        self.fill.take_if(|fill| !fill.tight).is_some()
     }
 
     /// Forgets what is being filled; it is read again later. True where there was something.
@@ -209,7 +220,13 @@ impl Batcher {
             let stored =
                 self.stored.front().is_some_and(|front| front.range.contains(record.offset));
             let batch = self.new_batch();
-            self.fill = Some(Fill { batch, permit: Permit::nothing(), since: now, stored });
+            self.fill = Some(Fill {
+                batch,
+                permit: Permit::nothing(),
+                since: now,
+                stored,
+                tight: self.tight,
+            });
         }
         let fill = self.fill.as_mut().expect("made just now");
         fill.permit.merge(permit);
@@ -295,12 +312,16 @@ impl Batcher {
         let (bytes, records) = self.usual;
         let mut batch = Batch::default();
         batch.expect(bytes.min(self.limits.max_bytes), records.min(self.limits.max_records));
+        if self.tight {
+            batch.grow_tightly();
+        }
         batch
     }
 
     fn cut_fill(&mut self) -> Option<Cut> {
         let fill = self.fill.take()?;
         let range = fill.batch.range()?;
+        self.tight = false;
         let identity = if fill.stored {
             let front = self.stored.front().expect("a stored fill has its range in front");
             Identity::Again(front.clone())
@@ -313,6 +334,7 @@ impl Batcher {
 
     /// A stored range as far as it was filled, which compaction may have left with nothing.
     fn cut_stored(&mut self, stored: Stored) -> Option<Cut> {
+        self.tight = false;
         let (permit, batch) = match self.fill.take() {
             Some(fill) => (fill.permit, fill.batch),
             None => (Permit::nothing(), Batch::default()),

@@ -523,6 +523,11 @@ impl Tick<'_> {
         slot.batcher.grow_tightly();
         let needs = slot.batcher.needs(record);
         let whole = slot.batcher.held() + needs;
+        if whole > limit && slot.batcher.refill_tightly() {
+            slot.passed = None;
+            self.end(Ended::MemoryFull);
+            return None;
+        }
         if whole > limit {
             self.error = Some(Error::Unreadable {
                 topic: self.sensor.settings.topic.to_string(),

@@ -31,6 +31,7 @@ const REGRESSIONS: &[(u64, &str)] = &[
     (15, "a partition was read alone for ever, once memory had been short"),
     (96, "runs were removed that a late commit made needed again"),
     (28, "a gap in front of a finished range was not passed before more records came"),
+    (11_391, "a stored range that filled generously did not fit, and was not tried again tightly"),
     (206, "what was left of a batch that was halved twice was made again out of order"),
 ];
 
