@@ -3,7 +3,7 @@
 //! Ranges that the history holds from before (`Stored`) are made again exactly; fresh batches
 //! never overlap one. Where batches go, and whether there is memory for them, is the sensor's.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::batch::{Batch, Record};
@@ -48,6 +48,13 @@ pub struct Part {
 impl Stored {
     pub fn is_finished(&self) -> bool {
         self.parts.is_empty()
+    }
+
+    /// Its runs that memory is had for at its beginning. `split_later`: each record brings what a run
+    /// of its own takes, so that pieces of a run that was split count once.
+    fn runs(&self, split_later: bool) -> usize {
+        let lanes: BTreeSet<Lane> = self.parts.iter().map(|part| part.lane).collect();
+        if split_later { lanes.len() } else { self.parts.len() }
     }
 }
 
@@ -105,6 +112,8 @@ pub struct Batcher {
     /// Ascending, none below the cursor.
     stored: VecDeque<Stored>,
     fill: Option<Fill>,
+    /// The log has nothing below it.
+    floor: Offset,
     /// Payload and records of the last fresh cut: what the next one will likely need.
     usual: (usize, usize),
     /// Memory is short, until the next cut.
@@ -120,7 +129,15 @@ impl Batcher {
             assert!(stored.range.first >= at, "stored range {} overlaps", stored.range);
             at = stored.range.end();
         }
-        Batcher { limits, cursor, stored: stored.into(), fill: None, usual: (0, 0), tight: false }
+        Batcher {
+            limits,
+            cursor,
+            stored: stored.into(),
+            fill: None,
+            floor: Offset::ZERO,
+            usual: (0, 0),
+            tight: false,
+        }
     }
 
     pub fn cursor(&self) -> Offset {
@@ -130,7 +147,13 @@ impl Batcher {
     /// Where a fresh consumer has to start: behind the cursor and what is being filled.
     pub fn read_position(&self) -> Offset {
         let filled = self.fill.as_ref().and_then(|fill| fill.batch.range());
-        filled.map_or(self.cursor, OffsetRange::end)
+        filled.map_or(self.cursor, OffsetRange::end).max(self.floor)
+    }
+
+    /// The log has nothing below `floor` (any more): reading goes on from there at the earliest. A
+    /// stored range that it cuts is made of what is left.
+    pub fn skip_to(&mut self, floor: Offset) {
+        self.floor = self.floor.max(floor);
     }
 
     pub fn set_limits(&mut self, limits: BatchLimits) {
@@ -180,9 +203,9 @@ impl Batcher {
             None => {
                 let stored =
                     self.stored.front().filter(|front| front.range.contains(record.offset));
-                let runs =
-                    stored.map_or(0, |stored| stored.parts.len() * limits::RUN_OVERHEAD_BYTES);
-                self.limits.batch_overhead.max(runs) + self.new_batch().growth_for(record)
+                let runs = stored.map_or(0, |stored| stored.runs(self.limits.record_overhead > 0));
+                self.limits.batch_overhead.max(runs * limits::RUN_OVERHEAD_BYTES)
+                    + self.new_batch().growth_for(record)
             }
         };
         growth + self.limits.record_overhead
@@ -497,6 +520,22 @@ mod tests {
             .collect();
         assert_eq!(driver.cuts, expected);
         assert_eq!(driver.batcher.cursor(), Offset::new(30));
+    }
+
+    #[test]
+    fn a_stored_range_whose_beginning_is_gone_runs_with_what_is_left() {
+        let stored = vec![unfinished(1, 0, 9), unfinished(2, 10, 19)];
+        let mut driver = Driver::new(LIMITS, 0, stored.clone());
+        driver.offer(0, b"v");
+        driver.batcher.skip_to(Offset::new(15));
+        driver.passed(15);
+        assert_eq!(driver.batcher.read_position(), Offset::new(15));
+        (15..21).for_each(|offset| driver.offer(offset, b"v"));
+        let expected = [
+            (Identity::Again(stored[0].clone()), vec![0]),
+            (Identity::Again(stored[1].clone()), (15..20).collect()),
+        ];
+        assert_eq!(driver.cuts, expected);
     }
 
     #[test]

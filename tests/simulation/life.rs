@@ -9,8 +9,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use mb::batcher::BatchLimits;
-use mb::broker::{Broker, FetchSettings};
+use mb::broker::Broker;
 use mb::budget::Budget;
 use mb::committer::{Committer, Doubt};
 use mb::config::Config;
@@ -20,10 +19,11 @@ use mb::history::{History, Stepped};
 use mb::ledgers::Ledgers;
 use mb::live::Live;
 use mb::offset::{Offset, Partition};
+use mb::pipeline::sensor_settings;
 use mb::retry::RetryPolicy;
 use mb::run::Run;
 use mb::run_queue::RunQueue;
-use mb::sensor::{Sensor, SensorSettings};
+use mb::sensor::Sensor;
 use mb::startup;
 use mb::step::Step;
 use mb::worker::Worker;
@@ -359,33 +359,5 @@ impl Life {
 impl Desk {
     fn is_free(&self) -> bool {
         self.run.borrow().is_none() && !self.busy.get()
-    }
-}
-
-fn sensor_settings(
-    config: &Config,
-    index: usize,
-    topic: &Arc<str>,
-    topic_id: Option<String>,
-) -> SensorSettings {
-    SensorSettings {
-        index,
-        count: config.sensors,
-        limits: BatchLimits {
-            max_records: config.max_batch,
-            max_bytes: config.max_batch_bytes,
-            max_wait: config.max_wait,
-            batch_overhead: config.batch_overhead_bytes(),
-            record_overhead: config.record_overhead_bytes(),
-        },
-        fetch: FetchSettings {
-            min_bytes: config.fetch_min_bytes,
-            max_record_bytes: config.queue_bytes,
-        },
-        tick_runtime: config.tick_runtime,
-        tick_interval: config.tick_interval,
-        lanes: config.lane_count(),
-        topic: Arc::clone(topic),
-        topic_id,
     }
 }

@@ -129,10 +129,13 @@ impl Plan {
     }
 
     /// The largest batch that any life makes fits: less would block a stored range, as mb says then.
-    fn least_queue_bytes(&self) -> usize {
-        let halves = if self.bisect.0 > 0 { MAX_BATCH * limits::SPLIT_RECORD_BYTES } else { 0 };
+    fn least_queue_bytes(&self, bisect: bool) -> usize {
         let lanes = if matches!(self.order, None | Some(Order::Key)) { MAX_LANES } else { 1 };
-        lanes as usize * limits::RUN_OVERHEAD_BYTES + halves + 1_100
+        // Without halving, pieces of a run that was split before count as runs, one a record at most.
+        let is_split = self.bisect.0 > 0 || self.names;
+        let pieces = if is_split && !bisect { MAX_BATCH } else { 1 };
+        let halves = if bisect { MAX_BATCH * limits::SPLIT_RECORD_BYTES } else { 0 };
+        pieces.max(lanes as usize) * limits::RUN_OVERHEAD_BYTES + halves + 560
     }
 
     /// A life's settings.
@@ -140,6 +143,7 @@ impl Plan {
         if let Some(steady) = &self.steady {
             return steady.clone();
         }
+        let bisect = self.bisect.hits(rng);
         let millis = |rng: &mut Rng, choices: &[u64]| Duration::from_millis(one_of(rng, choices));
         Config {
             connection: Connection {
@@ -154,7 +158,7 @@ impl Plan {
             sensors: rng.usize(1..3),
             from: self.from,
             queue: rng.usize(1..5),
-            queue_bytes: self.least_queue_bytes() + one_of(rng, &[0, 0, 500, 5_000]),
+            queue_bytes: self.least_queue_bytes(bisect) + one_of(rng, &[0, 0, 500, 5_000]),
             max_concurrent_runs: rng.usize(1..4),
             max_attempts: rng.u32(1..4),
             retry_backoff: millis(rng, &[1, 100]),
@@ -164,7 +168,7 @@ impl Plan {
                 .order
                 .unwrap_or_else(|| one_of(rng, &[Order::None, Order::Partition, Order::Key])),
             lanes: one_of(rng, &[None, Some(1), Some(2), Some(MAX_LANES)]),
-            bisect: self.bisect.hits(rng),
+            bisect,
             ..Config::default()
         }
     }
