@@ -50,7 +50,7 @@ pub fn recover(
     data_dir: &Path,
     topic: TopicInfo,
 ) -> Result<Start> {
-    let db = schema::open(&data_dir.join(history::FILE))?;
+    let db = schema::open_or_set_aside(&data_dir.join(history::FILE))?;
     let (scope, resumes) = recover_from(&db, broker, config, &topic)?;
     Ok(Start { db, scope, topic, resumes })
 }
