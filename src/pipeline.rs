@@ -24,6 +24,8 @@ use crate::startup::{self, Start};
 use crate::step::Step;
 use crate::thread::stopped_within;
 
+pub use self::running::sensor_settings;
+
 use self::running::Running;
 
 /// A pipeline that is ready to run.

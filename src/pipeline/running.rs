@@ -481,7 +481,8 @@ impl Running {
     }
 }
 
-fn sensor_settings(
+/// What the sensor of this number is told.
+pub fn sensor_settings(
     config: &Config,
     index: usize,
     topic: &Arc<str>,
