@@ -105,6 +105,7 @@ impl Wire {
         let body = OffsetCommitRequest::default()
             .with_group_id(group_id(group))
             .with_topics(vec![committed]);
+        let doing = || format!("commit offsets of group {group} in topic {topic}");
         let answer = self
             .coordinated(group, |address, deadline| {
                 self.on(address, deadline, |session| {
@@ -114,13 +115,12 @@ impl Wire {
                     read_commit(&answer, version).map_err(broken)
                 })
             })
-            .map_err(|cause| Error::broker(format!("commit for group {group}"), cause))?;
+            .map_err(|cause| Error::broker(doing(), cause))?;
         match offsets.iter().find(|(partition, _)| !answer.iter().any(|one| one.0 == *partition)) {
             None => Ok(()),
-            Some((partition, _)) => Err(Error::broker(
-                format!("commit for group {group}"),
-                format!("the answer does not mention {topic}/{partition}"),
-            )),
+            Some((partition, _)) => {
+                Err(Error::broker(doing(), format!("no answer for partition {partition}")))
+            }
         }
     }
 
@@ -148,7 +148,7 @@ impl Wire {
             };
             self.forget_coordinator(group);
             if !retriable(code) || Instant::now() + RETRY_INTERVAL >= deadline {
-                return Err(explain(code));
+                return Err(explain(group, code));
             }
             std::thread::sleep(RETRY_INTERVAL);
         }
@@ -186,14 +186,21 @@ fn group_id(group: &str) -> GroupId {
     GroupId(StrBytes::from_string(group.to_owned()))
 }
 
-fn explain(code: i16) -> String {
-    if code == ResponseError::UnknownMemberId.code() {
-        return format!(
-            "{}: the group has live members of another kind; give mb a --group of its own",
-            error_name(code)
-        );
+fn explain(group: &str, code: i16) -> Cause {
+    use ResponseError::{
+        FencedInstanceId, IllegalGeneration, RebalanceInProgress, StaleMemberEpoch, UnknownMemberId,
+    };
+    match ResponseError::try_from_code(code) {
+        // The broker takes offsets from outside a group only while nobody is in it.
+        Some(
+            UnknownMemberId | IllegalGeneration | RebalanceInProgress | FencedInstanceId
+            | StaleMemberEpoch,
+        ) => format!(
+            "group {group} has active members: another consumer uses this group; stop it, or name \
+             another group with --group"
+        ),
+        _ => error_name(code),
     }
-    error_name(code)
 }
 
 fn read_coordinator(answer: &[u8], version: i16) -> Read<Result<String, i16>> {
@@ -253,4 +260,15 @@ fn read_commit(answer: &[u8], version: i16) -> Read<Answer> {
         topic.array(|partition| Ok((partition.i32()?, -1, partition.i16()?)))
     })?;
     Ok(topics.into_iter().flatten().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_in_use_by_others_is_named() {
+        let text = explain("g", ResponseError::UnknownMemberId.code());
+        assert!(text.contains("group g has active members"), "{text}");
+    }
 }
