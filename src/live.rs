@@ -16,6 +16,9 @@ pub struct Live {
     pub runs_succeeded: Counter,
     pub runs_failed: Counter,
     pub runs_halted: Counter,
+    pub runs_split: Counter,
+    /// Offsets passed over without being processed (`--on-missing-offsets skip`).
+    pub offsets_skipped: Counter,
     /// Messages of the producer that the broker has not acknowledged, at its end.
     pub messages_failed: Counter,
     pub attempts_failed: Counter,
@@ -60,6 +63,8 @@ impl Live {
             runs_succeeded: Counter::default(),
             runs_failed: Counter::default(),
             runs_halted: Counter::default(),
+            runs_split: Counter::default(),
+            offsets_skipped: Counter::default(),
             messages_failed: Counter::default(),
             attempts_failed: Counter::default(),
             dead_letters: Counter::default(),

@@ -148,7 +148,7 @@ impl Wire {
             };
             self.forget_coordinator(group);
             if !retriable(code) || Instant::now() + RETRY_INTERVAL >= deadline {
-                return Err(explain(group, code));
+                return Err(explain(code));
             }
             std::thread::sleep(RETRY_INTERVAL);
         }
@@ -186,21 +186,24 @@ fn group_id(group: &str) -> GroupId {
     GroupId(StrBytes::from_string(group.to_owned()))
 }
 
-fn explain(group: &str, code: i16) -> Cause {
-    use ResponseError::{
-        FencedInstanceId, IllegalGeneration, RebalanceInProgress, StaleMemberEpoch, UnknownMemberId,
-    };
-    match ResponseError::try_from_code(code) {
-        // The broker takes offsets from outside a group only while nobody is in it.
-        Some(
-            UnknownMemberId | IllegalGeneration | RebalanceInProgress | FencedInstanceId
-            | StaleMemberEpoch,
-        ) => format!(
-            "group {group} has active members: another consumer uses this group; stop it, or name \
-             another group with --group"
-        ),
-        _ => error_name(code),
+fn explain(code: i16) -> String {
+    // The broker takes offsets from outside a group only while nobody is in it.
+    let in_use = [
+        ResponseError::UnknownMemberId,
+        ResponseError::IllegalGeneration,
+        ResponseError::RebalanceInProgress,
+        ResponseError::FencedInstanceId,
+        ResponseError::StaleMemberEpoch,
+        ResponseError::NonEmptyGroup,
+    ];
+    if in_use.iter().any(|refusal| refusal.code() == code) {
+        return format!(
+            "{}: the group has active members: another consumer uses this group; stop it, or name \
+             another group with --group",
+            error_name(code)
+        );
     }
+    error_name(code)
 }
 
 fn read_coordinator(answer: &[u8], version: i16) -> Read<Result<String, i16>> {
@@ -268,7 +271,7 @@ mod tests {
 
     #[test]
     fn a_group_in_use_by_others_is_named() {
-        let text = explain("g", ResponseError::UnknownMemberId.code());
-        assert!(text.contains("group g has active members"), "{text}");
+        let text = explain(ResponseError::UnknownMemberId.code());
+        assert!(text.contains("the group has active members"), "{text}");
     }
 }
