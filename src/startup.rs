@@ -52,7 +52,7 @@ pub fn recover(
     topic: TopicInfo,
 ) -> Result<Start> {
     let connection = &config.connection;
-    let db = schema::open(&data_dir.join(history::FILE))?;
+    let db = schema::open_or_set_aside(&data_dir.join(history::FILE))?;
     let key = scope_key(broker.backend(), &connection.group, &topic);
     let scope = recovery::scope(&db, &key)?;
     let recorded = recovery::recorded(&db, scope)?;

@@ -178,6 +178,7 @@ fn run(flags: RunFlags) -> Result<RunArgs> {
         tick_runtime: flags.tick_runtime.unwrap_or(default.tick_runtime),
         tick_interval: flags.tick_interval.unwrap_or(default.tick_interval),
         fetch_min_bytes: flags.fetch_min_bytes.unwrap_or(default.fetch_min_bytes),
+        isolation: flags.isolation,
         sensors: flags.sensors.unwrap_or(default.sensors),
         from: flags.from.unwrap_or(default.from),
         on_missing_offsets: flags.on_missing_offsets.unwrap_or_default(),

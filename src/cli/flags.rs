@@ -9,7 +9,7 @@ use std::time::Duration;
 use argh::{ArgsInfo, FromArgs};
 
 use crate::cli::values::{self, Given, Listen, StepName};
-use crate::config::{Client, Connection, OnFailure, OnMissingOffsets, Order, StartFrom};
+use crate::config::{Client, Connection, Isolation, OnFailure, OnMissingOffsets, Order, StartFrom};
 
 /// Headings in the help text of every command, each with the first flag beneath it.
 pub const HEADINGS: [(&str, &str); 11] = [
@@ -180,6 +180,11 @@ command! {
         /// bytes that the broker gathers before it answers a fetch, 1 to 64MiB (default 1)
         #[argh(option, arg_name = "SIZE", from_str_fn(values::size::<1, 67_108_864, _>))]
         fetch_min_bytes: Option<usize>,
+
+        /// which records of transactions are read: read_committed or read_uncommitted, those of
+        /// aborted ones too (without it read_committed where the client can)
+        #[argh(option, arg_name = "LEVEL", from_str_fn(values::isolation))]
+        isolation: Option<Isolation>,
 
         /// sensor threads, the partitions split among them, 1 to 100 (default 1)
         #[argh(option, arg_name = "N", from_str_fn(values::whole::<1, 100, _>))]

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::config::{Client, OnFailure, OnMissingOffsets, Order, StartFrom};
+use crate::config::{Client, Isolation, OnFailure, OnMissingOffsets, Order, StartFrom};
 use crate::{clock, units};
 
 /// A whole number from `MIN` to `MAX`.
@@ -80,6 +80,11 @@ pub fn start_from(text: &str) -> Result<StartFrom, String> {
             ("committed", StartFrom::Committed),
         ],
     )
+}
+
+pub fn isolation(text: &str) -> Result<Isolation, String> {
+    let levels = [Isolation::ReadCommitted, Isolation::ReadUncommitted];
+    choice(text, &levels.map(|level| (level.name(), level)))
 }
 
 pub fn on_failure(text: &str) -> Result<OnFailure, String> {

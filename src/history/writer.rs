@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use crossbeam_channel::Receiver;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
-use super::schema::{KIND_REDRIVE, KIND_REPLAY, KIND_TOPIC};
+use super::schema::{KIND_REDRIVE, KIND_REPLAY, KIND_TOPIC, is_damage};
 use super::{
     AttemptRecord, DeadLetters, Outcome, Planned, Progress, ScopeId, Write, receive_group,
 };
@@ -59,7 +59,9 @@ impl Writer {
     pub fn run(mut self, receiver: &Receiver<Write>, settled: impl Fn(&[Settled])) {
         let mut group = Vec::new();
         while receive_group(receiver, &mut group) {
-            self.write_whatever_it_takes(&group);
+            if !self.write_whatever_it_takes(&group) {
+                return;
+            }
             let confirms = group.iter().any(|write| matches!(write, Write::Confirm(..)));
             self.announce(&mut group, &settled);
             if self.since_pruned >= PRUNE_EVERY.min(self.keep_runs) || (self.prune_owed && confirms)
@@ -71,10 +73,18 @@ impl Writer {
     }
 
     /// Tries until the group is in the file: meanwhile the channel fills, and with it everything
-    /// that would start or commit a run waits.
-    fn write_whatever_it_takes(&mut self, group: &[Write]) {
+    /// that would start or commit a run waits. False where the file is broken, which no waiting
+    /// mends: mb has to end, and its next start moves the file aside.
+    fn write_whatever_it_takes(&mut self, group: &[Write]) -> bool {
         let mut failing_since = None;
         while let Err(cause) = self.write(group) {
+            if is_damage(&cause) {
+                log::error!(
+                    "the history is damaged: {cause}; mb ends, its next start moves the file aside \
+                     and goes on from the committed offsets"
+                );
+                return false;
+            }
             if failing_since.is_none() {
                 failing_since = Some(clock::now_ms());
                 self.progress.failing.store(true, Ordering::Release);
@@ -92,6 +102,7 @@ impl Writer {
             let seconds = (clock::now_ms() - since) / 1000;
             log::info!("the history can be written again, after {seconds} s");
         }
+        true
     }
 
     fn write(&mut self, group: &[Write]) -> rusqlite::Result<()> {
