@@ -7,6 +7,7 @@
 pub mod files;
 pub mod kafka;
 pub mod mb;
+pub mod proxy;
 #[cfg(feature = "rdkafka")]
 pub mod raw;
 pub mod world;
