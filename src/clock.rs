@@ -1,11 +1,17 @@
 //! The wall clock, for what people read. Durations and deadlines are measured with `Instant`.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
+
+/// How far this clock is put forward, in ms: 0 but in tests, which can make it jump with this where
+/// the system's own clock is everybody's.
+pub static JUMP_MS: AtomicI64 = AtomicI64::new(0);
 
 /// Milliseconds since 1970, UTC; 0 for a clock set before that.
 pub fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    let ms = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
+    ms.saturating_add(JUMP_MS.load(Ordering::Relaxed)).max(0)
 }
 
 /// A time of this clock for people: `2026-11-24T06:10:30.123Z`, UTC as in the log.

@@ -4,6 +4,8 @@
 // Each test file uses its own part of this.
 #![allow(dead_code)]
 
+#[cfg(feature = "rdkafka")]
+pub mod faults;
 pub mod files;
 pub mod kafka;
 pub mod mb;

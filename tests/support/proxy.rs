@@ -18,6 +18,8 @@ const LOOK: Duration = Duration::from_millis(5);
 /// How long a connection to the broker may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 const CHUNK_BYTES: usize = 64 * 1024;
+/// Pieces smaller than this are left whole by `Flip`.
+const FLIP_BYTES: usize = 8 * 1024;
 /// Of one direction, between its reader and its writer; past it nothing is read.
 const WAITING_BYTES: usize = 16 << 20;
 
@@ -41,7 +43,8 @@ pub enum Mode {
     Drip(u64),
     /// Each chunk of the answers comes that much later.
     Hold(Duration),
-    /// One byte in about so many of the answers is another one.
+    /// One byte in about so many is another one, in answers that come in large pieces: records do,
+    /// which have a checksum; the small answers about topics and offsets have none.
     Flip(u64),
     /// The client is told that no more comes, while what it sends still reaches the broker.
     HalfClose,
@@ -458,7 +461,7 @@ impl<'a> Direction<'a> {
                 at = now + *time;
                 self.connection.shared.fault("hold");
             }
-            Mode::Flip(every) if !self.requests => {
+            Mode::Flip(every) if !self.requests && bytes.len() >= FLIP_BYTES => {
                 let every = *every;
                 let mut position = 0;
                 while self.left < bytes.len() as u64 - position {
