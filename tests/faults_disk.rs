@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use support::eventually;
-use support::faults::{LIMIT, RECOVERY, World, as_strs, by_form, each_seed, no_panic};
+use support::faults::{
+    LIMIT, PARTITIONS, RECOVERY, World, as_strs, by_form, each_seed, no_panic, sound,
+};
 use support::mb::Mb;
 
 const CANNOT_WRITE: &str = "cannot write the history";
@@ -133,8 +135,13 @@ fn row_29_a_limit_on_the_size_of_files_is_an_error_and_not_the_end() {
         assert_stands_still(&world);
         assert!(mb.try_wait().is_none(), "{}", mb.stderr().join("\n"));
         mb.term();
-        let status = mb.wait(LIMIT);
-        assert_eq!(status.code(), Some(0), "{}", mb.stderr().join("\n"));
+        assert_eq!(mb.wait(LIMIT).code(), Some(1));
+        let said = mb.stderr();
+        let last = said.last().unwrap();
+        assert!(
+            last.contains("cannot write the last outcomes") && last.contains("nothing is lost"),
+            "{last}"
+        );
         no_panic(&mb);
         world.finish(None);
     });
@@ -145,26 +152,36 @@ fn row_29_too_few_descriptors_are_an_error_that_says_so() {
     each_seed("row_29_files", |row| {
         let mut world = World::new(row);
         world.fill(200, 20);
-        world.watch();
-        // The shell and mb itself need some; 64 are enough for them, and 24 are not.
-        for (limit, enough) in [(64, true), (24, false)] {
-            let command = world.keeping_keys("");
-            let flags = world.flags(&["--exec", &command, "--until-caught-up"]);
+        let command = world.keeping_keys("");
+        let flags = world.flags(&["--exec", &command, "--until-caught-up"]);
+        let start = |world: &World, limit: u32| {
             let before = format!("ulimit -n {limit}");
-            let mut mb = Mb::start_under(&before, world.data_dir.path(), &as_strs(&flags));
-            let status = mb.wait(LIMIT);
-            let said = mb.stderr().join("\n");
-            println!("ulimit -n {limit}: {status}\n{said}");
-            no_panic(&mb);
-            if enough {
-                assert_eq!(status.code(), Some(0), "{said}");
-            } else {
-                assert_eq!(status.code(), Some(1), "{said}");
-                assert!(said.contains("Too many open files"), "{said}");
-            }
-            world.fill(200, 20);
+            Mb::start_under(&before, world.data_dir.path(), &as_strs(&flags))
+        };
+        let mut mb = start(&world, 64);
+        assert_eq!(mb.wait(LIMIT).code(), Some(0), "{}", mb.stderr().join("\n"));
+        let said = mb.stderr().join("\n");
+        assert!(!said.contains("Too many open files"), "64 are enough: {said}");
+        assert_eq!(world.done(), 200 * i64::from(PARTITIONS));
+
+        // Now there are too few for connections or for the pipes of commands.
+        world.fill(200, 20);
+        let mut mb = start(&world, row.random.u32(22..26));
+        mb.wait_for_line("Too many open files", LIMIT);
+        std::thread::sleep(row.millis(0..1000));
+        if mb.try_wait().is_none() {
+            mb.term();
+            mb.wait(LIMIT);
         }
-        world.finish(None);
+        no_panic(&mb);
+        let mut mb = world.start(&["--exec", &command, "--until-caught-up"]);
+        assert_eq!(mb.wait(LIMIT).code(), Some(0), "{}", mb.stderr().join("\n"));
+        // A command that cannot be started is a failed attempt, and at last a dead letter.
+        let count = "SELECT count(*) FROM dead_letters";
+        let kept: i64 = world.history().query_row(count, [], |row| row.get(0)).unwrap();
+        assert_eq!(world.done() + kept, 400 * i64::from(PARTITIONS), "{kept} dead letters");
+        assert_eq!(world.committed(), world.ends());
+        sound(world.data_dir());
     });
 }
 

@@ -59,7 +59,6 @@ fn row_26_added_partitions_are_read_from_their_beginning() {
     each_seed("row_26", |row| {
         let mut world = World::new(row);
         world.fill(100, 20);
-        world.watch();
         let mb = world.start_working(&world.files(&["--from", "latest"]));
         std::thread::sleep(row.millis(0..1000));
         world.kafka.add_partitions(&world.topic, 8);

@@ -26,21 +26,25 @@ fn duplicates(world: &World) -> usize {
 fn row_01_nothing_is_lost_when_mb_is_killed_at_any_instant() {
     each_seed("row_01", |row| {
         let mut world = World::new(row);
-        world.fill(300, 20);
+        world.fill(by_form(2000, 20_000), 20);
         world.watch();
-        world.write(1000);
-        let command = world.keeping_keys("");
+        world.write(500);
+        let command = world.keeping_keys("sleep 0.05");
         let kills = by_form(5, 200);
         for kill in 1..=kills {
             let before = duplicates(&world);
-            let mut mb = world.start(&["--exec", &command]);
-            std::thread::sleep(row.millis(0..2000));
+            let step = ["--exec", &command];
+            // Some before it works, most while it does.
+            let early = row.random.u8(0..4) == 0;
+            let mut mb = if early { world.start(&step) } else { world.start_working(&step) };
+            std::thread::sleep(row.millis(if early { 0..500 } else { 0..2000 }));
             assert!(mb.try_wait().is_none(), "{}", mb.stderr().join("\n"));
             mb.kill9();
             no_panic(&mb);
             let again = duplicates(&world) - before;
             println!("kill {kill}: {} records done, {again} runs again", world.done());
         }
+        assert!(world.done() > 0, "all kills came before any work");
         world.finish(None);
         let again = duplicates(&world);
         assert!(again <= kills * WORKERS, "{again} runs again after {kills} kills");
@@ -228,7 +232,6 @@ fn row_22_a_poisoned_run_is_tried_and_kept_and_its_neighbours_flow() {
     each_seed("row_22", |row| {
         let mut world = World::new(row);
         world.fill(200, 20);
-        world.watch();
         let (partition, number) = (row.random.i32(0..PARTITIONS), row.random.u32(0..200));
         // The poison is found by content: whichever run has it fails.
         let value = format!("{partition}-{number:>20}");
