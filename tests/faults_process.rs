@@ -215,7 +215,7 @@ fn row_21_the_commit_waits_for_the_first_run_while_others_are_done() {
         let mb = world.start_working(&["--exec", &command, "--queue", "10", "--max-wait", "5"]);
         let mut most = 0;
         eventually(LIMIT, "all others are done", || {
-            most = most.max(runs(&world, "state NOT IN (2, 3)"));
+            most = most.max(runs(&world, "state NOT IN (2, 3, 6)"));
             world.done() >= 500 * i64::from(PARTITIONS) - 20
         });
         // Those on the queue, at work, and one cut that finds the queue full.

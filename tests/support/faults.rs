@@ -50,6 +50,11 @@ impl Row {
         if self.seed.is_multiple_of(2) { V3_9 } else { V4_1 }
     }
 
+    /// One of them in the short form, by the seed; all in the long one.
+    pub fn some_of<T: Clone>(&mut self, all: &[T]) -> Vec<T> {
+        if is_long() { all.to_vec() } else { vec![all[self.random.usize(0..all.len())].clone()] }
+    }
+
     pub fn millis(&mut self, range: std::ops::Range<u64>) -> Duration {
         Duration::from_millis(self.random.u64(range))
     }
