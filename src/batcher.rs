@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use crate::batch::{Batch, Record};
 use crate::budget::Permit;
+use crate::lanes::lane_of_record;
 use crate::limits;
-use crate::offset::{Offset, OffsetRange};
+use crate::offset::{Lane, Offset, OffsetRange};
 use crate::run::RunId;
 
 /// How large a fresh batch may grow, and how long it may wait.
@@ -18,22 +19,43 @@ pub struct BatchLimits {
     pub max_records: usize,
     pub max_bytes: usize,
     pub max_wait: Duration,
+    /// Memory beyond the records' bytes and index: of a batch, and of each record.
+    pub batch_overhead: usize,
+    pub record_overhead: usize,
 }
 
-/// A range that already has an identity: planned before, by this process or an earlier one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A batch's range that already has an identity: planned before, by this process or an earlier one.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
     pub range: OffsetRange,
-    pub run: RunId,
-    pub progress: Progress,
+    /// Its runs that are still to be made, ascending by run number. None: all of them are done,
+    /// above the committed offset, and the records are passed over.
+    pub parts: Vec<Part>,
+    /// This process' ledger has it in flight already.
+    pub registered: bool,
 }
 
+/// A run of a stored batch: all of it, a lane, or what a split left of either.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
-    /// Done by an earlier process, above the committed offset: its records are passed over.
-    Finished,
-    /// To be made again. `registered`: this process' ledger has it in flight already.
-    Unfinished { failed_attempts: u32, registered: bool },
+pub struct Part {
+    pub run: RunId,
+    pub range: OffsetRange,
+    pub lane: Lane,
+    pub failed_attempts: u32,
+}
+
+impl Stored {
+    pub fn is_finished(&self) -> bool {
+        self.parts.is_empty()
+    }
+}
+
+impl Part {
+    /// Whether the record is one of the run's.
+    pub fn covers(&self, record: &Record<'_>) -> bool {
+        let Lane { index, count } = self.lane;
+        self.range.contains(record.offset) && (count == 1 || lane_of_record(record, count) == index)
+    }
 }
 
 /// A batch that is complete.
@@ -45,7 +67,7 @@ pub struct Cut {
     pub identity: Identity,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Identity {
     /// A fresh range, to be planned.
     Fresh(OffsetRange),
@@ -55,8 +77,8 @@ pub enum Identity {
 
 impl Cut {
     pub fn range(&self) -> OffsetRange {
-        match self.identity {
-            Identity::Fresh(range) => range,
+        match &self.identity {
+            Identity::Fresh(range) => *range,
             Identity::Again(stored) => stored.range,
         }
     }
@@ -115,7 +137,7 @@ impl Batcher {
         let before = self.cursor;
         while self.fill.is_none()
             && let Some(front) = self.stored.front()
-            && front.progress == Progress::Finished
+            && front.is_finished()
             && front.range.first <= self.cursor
         {
             self.cursor = self.cursor.max(front.range.end());
@@ -140,17 +162,25 @@ impl Batcher {
     /// was read before.
     pub fn wants(&self, offset: Offset) -> bool {
         offset >= self.read_position()
-            && !self.stored.front().is_some_and(|front| {
-                front.progress == Progress::Finished && front.range.contains(offset)
-            })
+            && !self
+                .stored
+                .front()
+                .is_some_and(|front| front.is_finished() && front.range.contains(offset))
     }
 
     /// Bytes of memory to be had before `take` can take this record.
     pub fn needs(&self, record: &Record<'_>) -> usize {
-        match &self.fill {
+        let growth = match &self.fill {
             Some(fill) => fill.batch.growth_for(record),
-            None => limits::RUN_OVERHEAD_BYTES + self.new_batch().growth_for(record),
-        }
+            None => {
+                let stored =
+                    self.stored.front().filter(|front| front.range.contains(record.offset));
+                let runs =
+                    stored.map_or(0, |stored| stored.parts.len() * limits::RUN_OVERHEAD_BYTES);
+                self.limits.batch_overhead.max(runs) + self.new_batch().growth_for(record)
+            }
+        };
+        growth + self.limits.record_overhead
     }
 
     /// Bytes of memory that the batch being filled holds.
@@ -202,20 +232,19 @@ impl Batcher {
     /// The log has nothing more below `next`: a stored range that ends below it is complete.
     /// Asked again until there is none.
     pub fn cut_passed(&mut self, next: Offset) -> Option<Cut> {
-        while let Some(front) = self.stored.front().copied() {
+        while let Some(front) = self.stored.front() {
             if front.range.last >= next {
                 return None;
             }
             if self.fill.as_ref().is_some_and(|fill| !fill.stored) {
                 return self.cut_fill();
             }
-            match front.progress {
-                Progress::Unfinished { .. } => return self.cut_stored(front),
-                Progress::Finished => {
-                    self.cursor = self.cursor.max(front.range.end());
-                    self.stored.pop_front();
-                }
+            if !front.is_finished() {
+                let stored = front.clone();
+                return self.cut_stored(stored);
             }
+            self.cursor = self.cursor.max(front.range.end());
+            self.stored.pop_front();
         }
         None
     }
@@ -273,7 +302,8 @@ impl Batcher {
         let fill = self.fill.take()?;
         let range = fill.batch.range()?;
         let identity = if fill.stored {
-            Identity::Again(*self.stored.front().expect("a stored fill has its range in front"))
+            let front = self.stored.front().expect("a stored fill has its range in front");
+            Identity::Again(front.clone())
         } else {
             self.usual = (fill.batch.payload_bytes(), fill.batch.len());
             Identity::Fresh(range)
@@ -299,21 +329,28 @@ mod tests {
 
     use super::*;
     use crate::budget::Budget;
+    use crate::headers::Headers;
 
-    const LIMITS: BatchLimits =
-        BatchLimits { max_records: 4, max_bytes: 100, max_wait: Duration::from_millis(100) };
+    const LIMITS: BatchLimits = BatchLimits {
+        max_records: 4,
+        max_bytes: 100,
+        max_wait: Duration::from_millis(100),
+        batch_overhead: limits::RUN_OVERHEAD_BYTES,
+        record_overhead: 0,
+    };
 
     fn range(first: i64, last: i64) -> OffsetRange {
         OffsetRange::new(Offset::new(first), Offset::new(last))
     }
 
     fn unfinished(run: i64, first: i64, last: i64) -> Stored {
-        let progress = Progress::Unfinished { failed_attempts: 0, registered: false };
-        Stored { range: range(first, last), run: RunId(run), progress }
+        let range = range(first, last);
+        let part = Part { run: RunId(run), range, lane: Lane::WHOLE, failed_attempts: 0 };
+        Stored { range, parts: vec![part], registered: false }
     }
 
-    fn finished(run: i64, first: i64, last: i64) -> Stored {
-        Stored { range: range(first, last), run: RunId(run), progress: Progress::Finished }
+    fn finished(first: i64, last: i64) -> Stored {
+        Stored { range: range(first, last), parts: vec![], registered: false }
     }
 
     /// Drives a batcher as the sensor does; every cut is accepted.
@@ -346,6 +383,7 @@ mod tests {
                 timestamp: None,
                 key: None,
                 value: Some(value),
+                headers: Headers::NONE,
             };
             while let Some(cut) = self.batcher.cut_before(record.offset, record.payload_bytes()) {
                 self.accept(cut);
@@ -407,17 +445,17 @@ mod tests {
 
     #[test]
     fn stored_ranges_come_again_exactly_whatever_the_limits_are_now() {
-        let stored = vec![unfinished(1, 0, 9), finished(2, 10, 12), unfinished(3, 13, 14)];
+        let stored = vec![unfinished(1, 0, 9), finished(10, 12), unfinished(3, 13, 14)];
         let mut driver = Driver::new(LIMITS, 0, stored.clone());
         (0..20).for_each(|offset| driver.offer(offset, b"v"));
-        assert_eq!(driver.cuts[0], (Identity::Again(stored[0]), (0..=9).collect()));
-        assert_eq!(driver.cuts[1], (Identity::Again(stored[2]), vec![13, 14]));
+        assert_eq!(driver.cuts[0], (Identity::Again(stored[0].clone()), (0..=9).collect()));
+        assert_eq!(driver.cuts[1], (Identity::Again(stored[2].clone()), vec![13, 14]));
         assert_eq!(driver.fresh(), [range(15, 18)]);
     }
 
     #[test]
     fn fresh_batches_stop_where_a_stored_range_begins() {
-        let mut driver = Driver::new(LIMITS, 0, vec![finished(1, 2, 3), unfinished(2, 6, 6)]);
+        let mut driver = Driver::new(LIMITS, 0, vec![finished(2, 3), unfinished(2, 6, 6)]);
         (0..8).for_each(|offset| driver.offer(offset, b"v"));
         assert_eq!(driver.fresh(), [range(0, 1), range(4, 5)]);
         assert_eq!(driver.cuts[2], (Identity::Again(unfinished(2, 6, 6)), vec![6]));
@@ -430,8 +468,11 @@ mod tests {
         driver.offer(4, b"v");
         driver.offer(25, b"v");
         driver.passed(30);
-        let expected: Vec<_> =
-            stored.iter().map(|s| Identity::Again(*s)).zip([vec![4], vec![], vec![25]]).collect();
+        let expected: Vec<_> = stored
+            .iter()
+            .map(|s| Identity::Again(s.clone()))
+            .zip([vec![4], vec![], vec![25]])
+            .collect();
         assert_eq!(driver.cuts, expected);
         assert_eq!(driver.batcher.cursor(), Offset::new(30));
     }
@@ -441,9 +482,9 @@ mod tests {
         let mut driver = Driver::new(LIMITS, 0, vec![]);
         (0..3).for_each(|offset| driver.offer(offset, b"v"));
         let cut = driver.batcher.cut_now().unwrap();
-        let progress = Progress::Unfinished { failed_attempts: 0, registered: true };
-        let stored = Stored { range: cut.range(), run: RunId(5), progress };
-        driver.batcher.refused(stored);
+        let (first, last) = (cut.range().first.get(), cut.range().last.get());
+        let stored = Stored { registered: true, ..unfinished(5, first, last) };
+        driver.batcher.refused(stored.clone());
         assert_eq!(driver.batcher.read_position(), Offset::ZERO);
         (0..6).for_each(|offset| driver.offer(offset, b"v"));
         assert_eq!(driver.cuts, [(Identity::Again(stored), vec![0, 1, 2])]);
@@ -475,7 +516,7 @@ mod tests {
                 let (first, last) = (at + gap, at + gap + length - 1);
                 at = last + 1;
                 match kind {
-                    0 => stored.push(finished(id as i64, first, last)),
+                    0 => stored.push(finished(first, last)),
                     _ => stored.push(unfinished(id as i64, first, last)),
                 }
             }
@@ -487,7 +528,7 @@ mod tests {
                 driver.accept(cut);
             }
             let is_done = |offset: i64| stored.iter().any(|s| {
-                s.progress == Progress::Finished && s.range.contains(Offset::new(offset))
+                s.is_finished() && s.range.contains(Offset::new(offset))
             });
             let expected: Vec<i64> = present.iter().copied().filter(|o| !is_done(*o)).collect();
             let cut: Vec<i64> = driver.cuts.iter().flat_map(|(_, offsets)| offsets.clone()).collect();
@@ -498,8 +539,8 @@ mod tests {
                     prop_assert!(apart, "{} touches stored {}", fresh, stored.range);
                 }
             }
-            for stored in stored.iter().filter(|s| s.progress != Progress::Finished) {
-                let again = driver.cuts.iter().filter(|(id, _)| *id == Identity::Again(*stored));
+            for stored in stored.iter().filter(|s| !s.is_finished()) {
+                let again = driver.cuts.iter().filter(|(id, _)| *id == Identity::Again(stored.clone()));
                 prop_assert_eq!(again.count(), usize::from(stored.range.last < Offset::new(60)));
             }
         }

@@ -22,9 +22,89 @@ pub fn format_ms(ms: i64) -> String {
     }
 }
 
+/// What `parse_ms` takes, as it is said in errors.
+pub const TIME_RULE: &str = "a time from 1970 on such as 2026-11-24T06:10:30Z or \
+    2026-11-24T07:10:30.5+01:00, or without a zone (then UTC) 2026-11-24T06:10:30 or 2026-11-24";
+
+/// A time as people write it (RFC 3339, or without a zone, which is UTC), in milliseconds since
+/// 1970. Of a part of a millisecond the next whole one is taken, so that nothing before the time
+/// counts as at or after it.
+///
+/// # Errors
+/// The rule, for anything else, and for times before 1970: Kafka has none.
+pub fn parse_ms(text: &str) -> Result<i64, String> {
+    let rule = || TIME_RULE.to_owned();
+    let time = match text.parse::<jiff::Timestamp>() {
+        Ok(time) => time,
+        // What has a zone, though one that cannot be understood, must not pass as UTC.
+        Err(_) if has_zone(text) => return Err(rule()),
+        Err(_) => {
+            let local = text.parse::<jiff::civil::DateTime>().map_err(|_| rule())?;
+            jiff::tz::Offset::UTC.to_timestamp(local).map_err(|_| rule())?
+        }
+    };
+    let started = i64::from(time.subsec_nanosecond() % 1_000_000 > 0);
+    if time < jiff::Timestamp::UNIX_EPOCH {
+        Err(rule())
+    } else {
+        Ok(time.as_millisecond() + started)
+    }
+}
+
+/// Whether anything but digits, and dots and colons between them, stands behind the day.
+fn has_zone(text: &str) -> bool {
+    let time = text.get("YYYY-MM-DD".len()..).unwrap_or_default();
+    let is_time = |c: char| c.is_ascii_digit() || matches!(c, 'T' | 't' | ' ' | ':' | '.' | ',');
+    !time.chars().all(is_time)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_has_a_zone_or_is_utc() {
+        const MS: i64 = 1_795_500_630_000;
+        for text in [
+            "2026-11-24T06:10:30Z",
+            "2026-11-24T06:10:30.000",
+            "2026-11-24T06:10:30",
+            "2026-11-24 06:10:30",
+            "2026-11-24T07:10:30+01:00",
+            "2026-11-24T00:40:30-05:30",
+        ] {
+            assert_eq!(parse_ms(text), Ok(MS), "{text}");
+        }
+        assert_eq!(parse_ms("2026-11-24"), Ok(MS - (6 * 3600 + 10 * 60 + 30) * 1000));
+        assert_eq!(parse_ms("1970-01-01T00:00:00Z"), Ok(0));
+        assert_eq!(parse_ms("2026-11-24T06:10:30.123Z"), Ok(MS + 123));
+        assert_eq!(parse_ms("2026-11-24T06:10:30.1230001Z"), Ok(MS + 124));
+        assert_eq!(parse_ms(&format_ms(MS)), Ok(MS));
+    }
+
+    #[test]
+    fn what_is_no_time_or_has_a_zone_that_is_none_is_refused() {
+        for text in [
+            "",
+            "now",
+            "yesterday",
+            "06:10",
+            "1795500630000",
+            "2026-13-01",
+            "2026-02-30T00:00:00Z",
+            "2026-11-24T25:00:00",
+            "2026-11-24T06:10:30+99:00",
+            "2026-11-24T06:10:30[Europe/Berlin]",
+            "2026-11-24T06:10:30 CET",
+            "1969-12-31T23:59:59Z",
+            "2026-11-24T06:10:30Z\n",
+            "-2026-11-24",
+            "99999-01-01",
+            "\u{661}\u{662}",
+        ] {
+            assert_eq!(parse_ms(text), Err(TIME_RULE.to_owned()), "{text:?}");
+        }
+    }
 
     #[test]
     fn times_are_shown_in_utc_to_the_millisecond() {

@@ -68,6 +68,19 @@ pub enum OnFailure {
     Halt,
 }
 
+/// Which runs wait for others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// None does.
+    #[default]
+    None,
+    /// A partition's runs start in offset order, one at a time.
+    Partition,
+    /// Records of one key are processed in offset order, one run at a time: batches are split
+    /// into lanes by key.
+    Key,
+}
+
 /// The producer that `--rate` starts, and `mb produce`.
 #[derive(Clone, Debug)]
 pub struct Produce {
@@ -112,11 +125,18 @@ pub struct Config {
     pub queue_bytes: usize,
     /// Worker threads: the concurrent-run limit.
     pub max_concurrent_runs: usize,
+    pub order: Order,
+    /// With `Order::Key`: the lanes that a partition's keys are split into; `None` takes
+    /// `max_concurrent_runs`, up to `limits::LANES_MAX`.
+    pub lanes: Option<u32>,
 
     pub max_attempts: u32,
     /// The pause before the second attempt; doubled for each further one, with jitter.
     pub retry_backoff: Duration,
     pub on_failure: OnFailure,
+    /// A batch whose last attempt failed is halved, and its halves get attempts of their own, until
+    /// the bad records stand alone.
+    pub bisect: bool,
     /// Time limit of one attempt; `None` has none.
     pub step_timeout: Option<Duration>,
 
@@ -147,9 +167,12 @@ impl Default for Config {
             queue: 100,
             queue_bytes: 32 << 20,
             max_concurrent_runs: 5,
+            order: Order::None,
+            lanes: None,
             max_attempts: 3,
             retry_backoff: Duration::from_secs(1),
             on_failure: OnFailure::DeadLetter,
+            bisect: false,
             step_timeout: None,
             history_keep: 100_000,
             drain_timeout: Duration::from_secs(25),
@@ -166,14 +189,20 @@ impl Config {
     /// `Config`, with both settings named where two do not fit together.
     pub fn check(&self) -> Result<()> {
         self.connection.check()?;
-        let least = self.max_batch_bytes + limits::RUN_OVERHEAD_BYTES;
-        if self.queue_bytes < least {
+        let overhead = self.batch_overhead_bytes()
+            + if self.bisect { self.max_batch * self.record_overhead_bytes() } else { 0 };
+        if self.queue_bytes < self.max_batch_bytes + overhead {
             return Err(Error::Config(format!(
-                "--queue-bytes: got {}, expected at least --max-batch-bytes ({}) and {} more for \
-                 a run's own bookkeeping: a larger --queue-bytes or a smaller --max-batch-bytes",
+                "--queue-bytes: got {}, expected at least --max-batch-bytes ({}) and {overhead} more \
+                 for the bookkeeping of a batch's runs: a larger --queue-bytes or a smaller \
+                 --max-batch-bytes{}",
                 self.queue_bytes,
                 self.max_batch_bytes,
-                limits::RUN_OVERHEAD_BYTES
+                if self.bisect {
+                    " (or --max-batch: with --bisect each record may be a run)"
+                } else {
+                    ""
+                }
             )));
         }
         if self.tick_runtime.is_zero() {
@@ -182,6 +211,27 @@ impl Config {
             ));
         }
         Ok(())
+    }
+}
+
+impl Config {
+    /// Into how many runs a fresh batch is split, by key.
+    pub fn lane_count(&self) -> u32 {
+        let workers = u32::try_from(self.max_concurrent_runs).unwrap_or(u32::MAX);
+        match self.order {
+            Order::Key => self.lanes.unwrap_or(workers.min(limits::LANES_MAX)),
+            Order::None | Order::Partition => 1,
+        }
+    }
+
+    /// Memory of a batch beyond its records, in bytes.
+    pub fn batch_overhead_bytes(&self) -> usize {
+        limits::RUN_OVERHEAD_BYTES * self.lane_count() as usize
+    }
+
+    /// Memory of a record beyond its bytes and its index entry.
+    pub fn record_overhead_bytes(&self) -> usize {
+        if self.bisect { limits::SPLIT_RECORD_BYTES } else { 0 }
     }
 }
 

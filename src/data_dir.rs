@@ -66,6 +66,19 @@ impl DataDir {
         &self.path
     }
 
+    /// The process that holds the lock on this folder, as errors name it: with its pid where that
+    /// can be read.
+    pub fn holder(path: &Path) -> Option<String> {
+        if !DataDir::is_held(path) {
+            return None;
+        }
+        let pid = fs::read_to_string(path.join(LOCK_FILE)).unwrap_or_default();
+        Some(match pid.trim() {
+            "" => "another mb".to_owned(),
+            pid => format!("another mb (pid {pid})"),
+        })
+    }
+
     /// Whether some process holds the lock on this folder.
     pub fn is_held(path: &Path) -> bool {
         let Ok(file) = File::open(path.join(LOCK_FILE)) else { return false };
@@ -84,10 +97,13 @@ mod tests {
         assert!(!DataDir::is_held(&path));
         let held = DataDir::lock(&path).unwrap();
         assert!(DataDir::is_held(&path));
+        let holder = format!("another mb (pid {})", std::process::id());
+        assert_eq!(DataDir::holder(&path), Some(holder));
         let error = DataDir::lock(&path).unwrap_err();
         assert_eq!(error.exit_code(), 78);
         assert!(error.to_string().contains(&format!("pid {}", std::process::id())), "{error}");
         drop(held);
+        assert_eq!(DataDir::holder(&path), None);
         DataDir::lock(&path).unwrap();
     }
 

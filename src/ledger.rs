@@ -17,15 +17,15 @@ pub struct Ledger {
     committed: Option<Offset>,
     /// Every record below it belongs to a registered run, or is not in the log.
     position: Offset,
-    /// First offset of each run in flight, with its last one and how many of its lanes are open.
-    /// Finished runs leave at once, so it is never larger than the number of runs in flight.
+    /// First offset of each batch in flight, with its last one and how many of its runs are open.
+    /// Finished batches leave at once, so it is never larger than the number of runs in flight.
     open: BTreeMap<Offset, Open>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Open {
     last: Offset,
-    lanes: u32,
+    runs: usize,
 }
 
 impl Ledger {
@@ -34,19 +34,19 @@ impl Ledger {
         Ledger { committed, position: start, open: BTreeMap::new() }
     }
 
-    /// A run goes into flight. Runs are registered in offset order.
+    /// A batch goes into flight, as `runs` runs. Batches are registered in offset order.
     ///
     /// # Panics
-    /// Where the range begins below the position: it would overlap a run registered before.
-    pub fn register(&mut self, range: OffsetRange, lanes: u32) {
+    /// Where the range begins below the position: it would overlap a batch registered before.
+    pub fn register(&mut self, range: OffsetRange, runs: usize) {
         assert!(
             range.first >= self.position,
-            "run {range} overlaps what was registered up to {}",
+            "batch {range} overlaps what was registered up to {}",
             self.position
         );
-        assert!(lanes > 0, "a run has at least one lane");
+        assert!(runs > 0, "a batch has at least one run");
         let before = self.committable();
-        self.open.insert(range.first, Open { last: range.last, lanes });
+        self.open.insert(range.first, Open { last: range.last, runs });
         self.position = range.end();
         assert!(self.committable() >= before, "the committable offset never decreases");
     }
@@ -57,17 +57,25 @@ impl Ledger {
         self.position = self.position.max(next);
     }
 
-    /// One lane of a registered run is done, for good: processed or kept as dead letters, and
+    /// One run of a registered batch has become `runs` runs: so many must be done in its place.
+    ///
+    /// # Panics
+    /// Where no such batch is in flight.
+    pub fn split(&mut self, range: OffsetRange, runs: usize) {
+        assert!(runs > 0, "a run is split into one at least");
+        self.of(range).runs += runs - 1;
+    }
+
+    /// One run of a registered batch is done, for good: processed or kept as dead letters, and
     /// written to the history.
     ///
     /// # Panics
-    /// Where no such run is in flight.
+    /// Where no such batch is in flight.
     pub fn done(&mut self, range: OffsetRange) {
         let before = self.committable();
-        let open = self.open.get_mut(&range.first).expect("a run that ends was registered");
-        assert_eq!(open.last, range.last, "run {range} ends as it was registered");
-        open.lanes -= 1;
-        if open.lanes == 0 {
+        let open = self.of(range);
+        open.runs -= 1;
+        if open.runs == 0 {
             self.open.remove(&range.first);
         }
         let after = self.committable();
@@ -76,6 +84,12 @@ impl Ledger {
             self.open.first_key_value().is_none_or(|(first, _)| after <= *first),
             "the committable offset never passes an unfinished run"
         );
+    }
+
+    fn of(&mut self, range: OffsetRange) -> &mut Open {
+        let open = self.open.get_mut(&range.first).expect("a run that ends was registered");
+        assert_eq!(open.last, range.last, "batch {range} ends as it was registered");
+        open
     }
 
     /// The lowest offset not yet done: what may be committed.
@@ -98,7 +112,7 @@ impl Ledger {
         self.committed
     }
 
-    /// How many runs are in flight.
+    /// How many batches are in flight.
     pub fn in_flight(&self) -> usize {
         self.open.len()
     }

@@ -22,6 +22,8 @@ struct Inner {
     ledgers: BTreeMap<Partition, Ledger>,
     /// Partitions that are not yet done up to here (`--until-caught-up`).
     behind: Option<BTreeMap<Partition, Offset>>,
+    /// How many offsets lay below the target when it was set.
+    to_do: u64,
 }
 
 impl Default for Ledgers {
@@ -36,8 +38,14 @@ impl Ledgers {
         self.lock().ledgers.insert(partition, ledger);
     }
 
-    pub fn register(&self, partition: Partition, range: OffsetRange) {
-        self.lock().of(partition).register(range, 1);
+    /// A batch goes into flight, as `runs` runs.
+    pub fn register(&self, partition: Partition, range: OffsetRange, runs: usize) {
+        self.lock().of(partition).register(range, runs);
+    }
+
+    /// One run of the batch has become `runs` runs.
+    pub fn split(&self, partition: Partition, range: OffsetRange, runs: usize) {
+        self.lock().of(partition).split(range, runs);
     }
 
     /// Nothing of the partition below `next` is left to register.
@@ -51,7 +59,7 @@ impl Ledgers {
     pub fn settle(&self, settled: &[Settled]) {
         let mut inner = self.lock();
         for run in settled {
-            inner.of(run.partition).done(run.range);
+            inner.of(run.partition).done(run.batch);
             self.check_target(&mut inner, run.partition);
         }
     }
@@ -82,6 +90,7 @@ impl Ledgers {
         let mut inner = self.lock();
         let partitions: Vec<Partition> = target.keys().copied().collect();
         inner.behind = Some(target);
+        inner.to_do = inner.left();
         for partition in partitions {
             self.check_target(&mut inner, partition);
         }
@@ -96,6 +105,14 @@ impl Ledgers {
     /// Whether a target was set and reached.
     pub fn is_caught_up(&self) -> bool {
         self.lock().behind.as_ref().is_some_and(BTreeMap::is_empty)
+    }
+
+    /// Once a target is set: how many of the offsets that were to be done are done, and how many
+    /// those are.
+    pub fn progress(&self) -> Option<(u64, u64)> {
+        let inner = self.lock();
+        inner.behind.as_ref()?;
+        Some((inner.to_do.saturating_sub(inner.left()), inner.to_do))
     }
 
     fn check_target(&self, inner: &mut Inner, partition: Partition) {
@@ -121,6 +138,15 @@ impl Ledgers {
 }
 
 impl Inner {
+    /// Offsets below the target that are not done.
+    fn left(&self) -> u64 {
+        let left = |(partition, target): (&Partition, &Offset)| {
+            let done = self.ledgers.get(partition).map_or(Offset::ZERO, Ledger::committable);
+            target.distance_from(done)
+        };
+        self.behind.iter().flatten().map(left).sum()
+    }
+
     fn of(&mut self, partition: Partition) -> &mut Ledger {
         self.ledgers.get_mut(&partition).expect("a partition is added before its runs")
     }
@@ -137,12 +163,15 @@ mod tests {
         for partition in [0, 1] {
             ledgers.add(partition, Ledger::new(Offset::ZERO, None));
         }
+        assert_eq!(ledgers.progress(), None);
         ledgers.set_target([(0, Offset::new(10)), (1, Offset::ZERO)].into());
         assert!(!ledgers.is_caught_up());
+        assert_eq!(ledgers.progress(), Some((0, 10)));
         let range = OffsetRange::new(Offset::ZERO, Offset::new(9));
-        ledgers.register(0, range);
-        ledgers.settle(&[Settled { partition: 0, range, state: RunState::Succeeded }]);
+        ledgers.register(0, range, 1);
+        ledgers.settle(&[Settled { partition: 0, batch: range, state: RunState::Succeeded }]);
         assert!(ledgers.is_caught_up());
+        assert_eq!(ledgers.progress(), Some((10, 10)));
         assert_eq!(ledgers.reached().try_recv(), Ok(()));
     }
 }

@@ -78,6 +78,12 @@ pub const FEED_BYTES: usize = 64 * 1024;
 pub const PIPE_REST_BYTES: usize = 1024 * 1024;
 /// Characters of a command's last line on stderr that an error shows.
 pub const ERROR_LINE_CHARS: usize = 200;
+/// What is read of a command's `MB_FAILED_FILE`, in bytes: so much, and so much more for each
+/// record of the batch. An offset and its line end take 21 bytes at most, the rest is for reasons.
+pub const FAILED_FILE_BYTES: u64 = 64 * 1024;
+pub const FAILED_FILE_BYTES_PER_RECORD: u64 = 256;
+/// Tries to make the private folder of those files, each under a new name.
+pub const SCRATCH_FOLDER_TRIES: usize = 16;
 /// Asking the shell, at the start, whether it can make sense of a command.
 pub const SHELL_CHECK_LIMIT: Duration = Duration::from_secs(10);
 
@@ -153,9 +159,19 @@ pub const TOPIC_NAME_CHARS: usize = 249;
 
 /// A run's memory beyond its records: its key, its place in the queue, its bookkeeping.
 pub const RUN_OVERHEAD_BYTES: usize = 512;
+/// The most lanes that a partition's keys are split into.
+pub const LANES_MAX: u32 = 64;
+/// With `--bisect` each record may become a run of its own: what that takes beyond its bytes.
+pub const SPLIT_RECORD_BYTES: usize = 320;
+/// Runs of one partition that wait behind others of their lane, before the sensor stops reading
+/// it; it goes on below half of them.
+pub const PARKED_RUNS: usize = 64;
+/// How often a sensor looks whether a partition that it does not read may be read again.
+pub const PARKED_LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
 const _: () = assert!(COMMIT_INTERVAL.as_millis() < 1000, "commits happen at least once a second");
 const _: () = assert!(COMMIT_DOUBT.as_millis() >= 3 * BROKER_CALL_LIMIT.as_millis());
+const _: () = assert!(FAILED_FILE_BYTES_PER_RECORD > 21, "every record can be named");
 const _: () = assert!(HISTORY_GROUP_WRITES <= HISTORY_QUEUE_WRITES);
 const _: () = assert!(EMBEDDED_CHUNK_RECORDS <= POLL_RECORDS, "a poll hands over whole chunks");
 const _: () = assert!(EMBEDDED_CHUNK_BYTES <= EMBEDDED_OUTBOX_BYTES);

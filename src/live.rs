@@ -16,6 +16,7 @@ pub struct Live {
     pub runs_succeeded: Counter,
     pub runs_failed: Counter,
     pub runs_halted: Counter,
+    pub runs_split: Counter,
     /// Messages of the producer that the broker has not acknowledged, at its end.
     pub messages_failed: Counter,
     pub attempts_failed: Counter,
@@ -60,6 +61,7 @@ impl Live {
             runs_succeeded: Counter::default(),
             runs_failed: Counter::default(),
             runs_halted: Counter::default(),
+            runs_split: Counter::default(),
             messages_failed: Counter::default(),
             attempts_failed: Counter::default(),
             dead_letters: Counter::default(),

@@ -96,13 +96,31 @@ impl Lane {
     pub const WHOLE: Lane = Lane { index: 0, count: 1 };
 }
 
-/// A run's identity: `TOPIC/PARTITION/FIRST-LAST`, and `.lane-K-of-L` behind it for a lane run.
+/// Why records are processed outside the topic's own way: by a request, whose number it carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Again {
+    /// Dead letters, from their stored payload.
+    Redrive(i64),
+    /// A range of the log, read once more.
+    Replay(i64),
+}
+
+/// A run's identity: `TOPIC/PARTITION/FIRST-LAST`, behind it `.lane-K-of-L` for a lane run, and
+/// `.redrive-N` or `.replay-N` for one that a request asked for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RunKey {
     pub topic: Arc<str>,
     pub partition: Partition,
     pub range: OffsetRange,
     pub lane: Lane,
+    pub again: Option<Again>,
+}
+
+impl RunKey {
+    /// The key of a run that has all records of its range, on the topic's own way.
+    pub fn new(topic: impl Into<Arc<str>>, partition: Partition, range: OffsetRange) -> RunKey {
+        RunKey { topic: topic.into(), partition, range, lane: Lane::WHOLE, again: None }
+    }
 }
 
 impl fmt::Display for RunKey {
@@ -111,7 +129,11 @@ impl fmt::Display for RunKey {
         if self.lane != Lane::WHOLE {
             write!(f, ".lane-{}-of-{}", self.lane.index, self.lane.count)?;
         }
-        Ok(())
+        match self.again {
+            None => Ok(()),
+            Some(Again::Redrive(request)) => write!(f, ".redrive-{request}"),
+            Some(Again::Replay(request)) => write!(f, ".replay-{request}"),
+        }
     }
 }
 
@@ -121,15 +143,13 @@ mod tests {
 
     #[test]
     fn a_run_key_reads_topic_partition_first_last() {
-        let mut key = RunKey {
-            topic: "First_Topic".into(),
-            partition: 3,
-            range: OffsetRange::new(Offset::new(100), Offset::new(149)),
-            lane: Lane::WHOLE,
-        };
+        let range = OffsetRange::new(Offset::new(100), Offset::new(149));
+        let mut key = RunKey::new("First_Topic", 3, range);
         assert_eq!(key.to_string(), "First_Topic/3/100-149");
         key.lane = Lane { index: 2, count: 5 };
         assert_eq!(key.to_string(), "First_Topic/3/100-149.lane-2-of-5");
+        key.again = Some(Again::Replay(7));
+        assert_eq!(key.to_string(), "First_Topic/3/100-149.lane-2-of-5.replay-7");
     }
 
     #[test]

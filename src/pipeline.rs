@@ -31,7 +31,12 @@ pub struct Pipeline {
     config: Config,
     step: Arc<dyn Step>,
     broker: Option<Arc<dyn Broker>>,
+    progress: Option<Progress>,
 }
+
+/// Who is told, each second or so, how far `--until-caught-up` is: how many offsets are done, and
+/// how many are to be done in all.
+pub type Progress = Box<dyn FnMut(u64, u64) + Send>;
 
 /// What a pipeline did, at its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,13 +67,19 @@ impl Stopper {
 
 impl Pipeline {
     pub fn new(config: Config, step: Arc<dyn Step>) -> Pipeline {
-        Pipeline { config, step, broker: None }
+        Pipeline { config, step, broker: None, progress: None }
     }
 
     /// Uses this broker rather than choose one by the configuration: for tests, an embedded topic
     /// with faults for one.
     pub fn with_broker(mut self, broker: Arc<dyn Broker>) -> Pipeline {
         self.broker = Some(broker);
+        self
+    }
+
+    /// Tells `progress` how far it is, once the end to be reached is known (`until_caught_up`).
+    pub fn with_progress(mut self, progress: Progress) -> Pipeline {
+        self.progress = Some(progress);
         self
     }
 
@@ -91,7 +102,8 @@ impl Pipeline {
             log::info!("stopped before the topic could be read");
             return Ok(Summary::default());
         };
-        Running::start(self.config, self.step, broker, start, data_dir)?.supervise(stop)
+        Running::start(self.config, self.step, broker, start, data_dir)?
+            .supervise(stop, self.progress)
     }
 
     fn choose(&self, data_dir: &DataDir, stop: &Receiver<()>) -> Result<Option<Chosen>> {

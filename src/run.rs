@@ -1,11 +1,12 @@
 //! A run on its way: from the sensor that planned it to the worker that ends it.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::batch::Batch;
 use crate::budget::Permit;
-use crate::offset::RunKey;
+use crate::offset::{OffsetRange, RunKey};
 
 /// A run's number in the history: ascending in the order in which runs were planned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,9 +23,11 @@ impl fmt::Display for RunId {
 pub struct Run {
     pub id: RunId,
     pub key: RunKey,
+    /// The range of the whole batch that it is a run of: what the ledger knows.
+    pub whole: OffsetRange,
     pub batch: Batch,
-    /// The batch's memory; comes back when the run is dropped.
-    pub permit: Permit,
+    /// The memory of the whole batch; comes back when its last run is dropped.
+    pub permit: Arc<Permit>,
     /// Attempts that failed so far, those before a restart included.
     pub failed_attempts: u32,
     /// When it was given to the queue first (in this process).
@@ -45,16 +48,19 @@ pub enum RunState {
     Halted,
     /// Somebody moved the group's offsets while it was unfinished: its range means nothing now.
     Voided,
+    /// Became several runs, with keys of their own, which have its records now.
+    Split,
 }
 
 impl RunState {
-    pub const ALL: [RunState; 6] = [
+    pub const ALL: [RunState; 7] = [
         RunState::Queued,
         RunState::Running,
         RunState::Succeeded,
         RunState::Failed,
         RunState::Halted,
         RunState::Voided,
+        RunState::Split,
     ];
 
     pub fn name(self) -> &'static str {
@@ -65,6 +71,7 @@ impl RunState {
             RunState::Failed => "failed",
             RunState::Halted => "halted",
             RunState::Voided => "voided",
+            RunState::Split => "split",
         }
     }
 
@@ -81,6 +88,7 @@ impl RunState {
             RunState::Failed => 3,
             RunState::Halted => 4,
             RunState::Voided => 5,
+            RunState::Split => 6,
         }
     }
 

@@ -1,11 +1,13 @@
-//! The run queue: a bounded channel between sensors and workers, and beside it the runs that wait
-//! for another attempt.
+//! The run queue: a bounded channel between sensors and workers, and beside it the runs that wait:
+//! for another attempt, or (with `--order`) behind another run of their lane.
 //!
 //! The channel bounds the number of queued runs; the byte budget, whose permits the runs hold,
-//! bounds both together, so the retries need no bound of their own.
+//! bounds all together, so the retries need no bound of their own. Of runs that wait in their lane
+//! a partition has few: `is_held` tells the sensor to stop reading it. Which run waits for which is
+//! decided in `lanes`.
 
 use std::cmp::{Ordering, Reverse};
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Acquire, Release};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,6 +15,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
+use crate::config::Order;
+use crate::lanes::Lanes;
+use crate::limits;
+use crate::offset::{Partition, RunKey};
 use crate::run::Run;
 
 /// Why a run was not taken. It is dropped, with its memory: its records are read again.
@@ -29,12 +35,26 @@ pub struct RunQueue {
     sender: Sender<Run>,
     receiver: Receiver<Run>,
     retries: Mutex<BinaryHeap<Reverse<Retry>>>,
+    /// `None` without an order: nothing waits for anything.
+    lanes: Option<Mutex<Parked>>,
     /// One message is in it whenever some idle worker should look at the retries again.
     wake: (Sender<()>, Receiver<()>),
     /// Dropping the sender wakes every worker; the flag says why.
     open: Mutex<Option<Sender<()>>>,
     closing: Receiver<()>,
     closed: AtomicBool,
+}
+
+/// Runs that wait behind others of their lane, and what they hold.
+#[derive(Debug)]
+struct Parked {
+    lanes: Lanes<Run>,
+    /// By partition: runs and bytes.
+    held: BTreeMap<Partition, (usize, usize)>,
+    bytes: usize,
+    /// Where the waiting runs hold more than so many bytes together, partitions that have any are
+    /// not read any further.
+    most_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -47,14 +67,15 @@ struct Retry {
 const IDLE: Duration = Duration::from_secs(3600);
 
 impl RunQueue {
-    /// A queue for at most `runs` runs.
-    pub fn new(runs: usize) -> RunQueue {
+    /// A queue for at most `runs` runs, which hold at most `bytes` together.
+    pub fn new(runs: usize, order: Order, bytes: usize) -> RunQueue {
         let (sender, receiver) = bounded(runs);
         let (open, closing) = bounded(0);
         RunQueue {
             sender,
             receiver,
             retries: Mutex::default(),
+            lanes: (order != Order::None).then(|| Mutex::new(Parked::new(order, bytes / 2))),
             wake: bounded(1),
             open: Mutex::new(Some(open)),
             closing,
@@ -115,14 +136,68 @@ impl RunQueue {
             };
             // Which arm of a select wins is chance: a queue that was closed meanwhile hands out
             // nothing.
-            if let Some(run) = run.filter(|_| !self.is_closed()) {
-                // Who watched for the next due retry now has other work: another one watches.
-                if waits_for_retry {
-                    self.wake_one();
-                }
-                return Some(run);
+            let Some(run) = run.filter(|_| !self.is_closed()) else { continue };
+            let Some(run) = self.admit(run) else { continue };
+            // Who watched for the next due retry now has other work: another one watches.
+            if waits_for_retry {
+                self.wake_one();
             }
+            return Some(run);
         }
+    }
+
+    /// A run has ended for good: who waited behind it may start.
+    pub fn ended(&self, run: &RunKey) {
+        let Some(mut lanes) = self.lanes_of(run) else { return };
+        let ready = lanes.ended(run);
+        drop(lanes);
+        self.start_now(ready);
+    }
+
+    /// A run has become several, to be processed in this order where there is one; `due` is when.
+    pub fn split(&self, parent: &RunKey, runs: Vec<Run>, due: Instant) {
+        let ready = match self.lanes_of(parent) {
+            Some(mut lanes) => lanes.replaced(parent, runs),
+            None => runs,
+        };
+        for run in ready {
+            self.retry(run, due);
+        }
+    }
+
+    /// Whether runs may have to wait for others.
+    pub fn is_ordered(&self) -> bool {
+        self.lanes.is_some()
+    }
+
+    /// Whether so much of the partition waits that no more of it should be read. `was` is the
+    /// answer before: it is read again when half of that has gone.
+    pub fn is_held(&self, partition: Partition, was: bool) -> bool {
+        self.lanes.as_ref().is_some_and(|lanes| lock(lanes).is_held(partition, was))
+    }
+
+    /// Runs that wait behind others of their lane.
+    pub fn parked(&self) -> usize {
+        let parked = |lanes| lock(lanes).held.values().map(|(runs, _)| runs).sum();
+        self.lanes.as_ref().map_or(0, parked)
+    }
+
+    fn admit(&self, run: Run) -> Option<Run> {
+        match self.lanes_of(&run.key) {
+            Some(mut lanes) => lanes.admit(run),
+            None => Some(run),
+        }
+    }
+
+    fn start_now(&self, runs: Vec<Run>) {
+        for run in runs {
+            self.retry(run, Instant::now());
+        }
+    }
+
+    /// What a request asked for has no order to keep.
+    fn lanes_of(&self, key: &RunKey) -> Option<MutexGuard<'_, Parked>> {
+        self.lanes.as_ref().filter(|_| key.again.is_none()).map(lock)
     }
 
     /// No run is handed out any more; workers end after the one they have.
@@ -174,6 +249,63 @@ impl RunQueue {
     }
 }
 
+impl Parked {
+    fn new(order: Order, most_bytes: usize) -> Parked {
+        Parked { lanes: Lanes::new(order), held: BTreeMap::new(), bytes: 0, most_bytes }
+    }
+
+    fn admit(&mut self, run: Run) -> Option<Run> {
+        let (partition, lane, bytes) = (run.key.partition, run.key.lane, bytes(&run));
+        let run = self.lanes.admit(partition, lane, run);
+        if run.is_none() {
+            self.wait(partition, bytes);
+        }
+        run
+    }
+
+    fn ended(&mut self, key: &RunKey) -> Vec<Run> {
+        let ready = self.lanes.ended(key.partition, key.lane);
+        for run in &ready {
+            let (runs, held) = self.held.get_mut(&key.partition).expect("it waited until now");
+            *runs -= 1;
+            *held -= bytes(run);
+            self.bytes -= bytes(run);
+            if *runs == 0 {
+                self.held.remove(&key.partition);
+            }
+        }
+        ready
+    }
+
+    fn replaced(&mut self, parent: &RunKey, by: Vec<Run>) -> Vec<Run> {
+        for run in by.iter().skip(1) {
+            self.wait(parent.partition, bytes(run));
+        }
+        self.lanes.replaced(parent.partition, parent.lane, by)
+    }
+
+    fn wait(&mut self, partition: Partition, bytes: usize) {
+        let (runs, held) = self.held.entry(partition).or_default();
+        *runs += 1;
+        *held += bytes;
+        self.bytes += bytes;
+    }
+
+    fn is_held(&self, partition: Partition, was: bool) -> bool {
+        let Some((runs, _)) = self.held.get(&partition) else { return false };
+        let share = if was { 2 } else { 1 };
+        *runs >= limits::PARKED_RUNS / share || self.bytes > self.most_bytes / share
+    }
+}
+
+fn bytes(run: &Run) -> usize {
+    run.batch.payload_bytes() + limits::RUN_OVERHEAD_BYTES
+}
+
+fn lock(lanes: &Mutex<Parked>) -> MutexGuard<'_, Parked> {
+    lanes.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl PartialEq for Retry {
     fn eq(&self, other: &Retry) -> bool {
         self.cmp(other) == Ordering::Equal
@@ -201,7 +333,7 @@ mod tests {
     use super::*;
     use crate::batch::Batch;
     use crate::budget::Permit;
-    use crate::offset::{Lane, Offset, OffsetRange, RunKey};
+    use crate::offset::{Offset, OffsetRange};
     use crate::run::RunId;
     use crate::thread;
 
@@ -209,12 +341,17 @@ mod tests {
         let range = OffsetRange::new(Offset::new(id), Offset::new(id));
         Run {
             id: RunId(id),
-            key: RunKey { topic: "t".into(), partition: 0, range, lane: Lane::WHOLE },
+            key: RunKey::new("t", 0, range),
+            whole: range,
             batch: Batch::default(),
-            permit: Permit::nothing(),
+            permit: Arc::new(Permit::nothing()),
             failed_attempts: 0,
             queued: Instant::now(),
         }
+    }
+
+    fn queue(runs: usize) -> RunQueue {
+        RunQueue::new(runs, Order::None, usize::MAX)
     }
 
     fn soon() -> Instant {
@@ -227,7 +364,7 @@ mod tests {
 
     #[test]
     fn a_full_queue_holds_the_sensor_back_until_its_deadline() {
-        let queue = RunQueue::new(1);
+        let queue = queue(1);
         let (_running, stop) = bounded(0);
         queue.push(run(1), late(), &stop).unwrap();
         assert_eq!(queue.push(run(2), soon(), &stop), Err(Refused::Full));
@@ -237,7 +374,7 @@ mod tests {
 
     #[test]
     fn a_stop_ends_the_wait_for_room() {
-        let queue = RunQueue::new(1);
+        let queue = queue(1);
         let (running, stop) = bounded(0);
         queue.push(run(1), late(), &stop).unwrap();
         drop(running);
@@ -246,7 +383,7 @@ mod tests {
 
     #[test]
     fn room_made_while_waiting_is_used() {
-        let queue = Arc::new(RunQueue::new(1));
+        let queue = Arc::new(queue(1));
         let (_running, stop) = bounded(0);
         queue.push(run(1), late(), &stop).unwrap();
         let taker = {
@@ -262,7 +399,7 @@ mod tests {
 
     #[test]
     fn due_retries_come_in_order_and_before_queued_runs() {
-        let queue = RunQueue::new(5);
+        let queue = queue(5);
         let (_running, stop) = bounded(0);
         let now = Instant::now();
         queue.push(run(9), late(), &stop).unwrap();
@@ -275,7 +412,7 @@ mod tests {
 
     #[test]
     fn an_idle_worker_is_woken_for_a_retry_even_when_the_watching_one_left() {
-        let queue = Arc::new(RunQueue::new(5));
+        let queue = Arc::new(queue(5));
         let (taken, got) = bounded(10);
         let (release, wait) = bounded::<()>(0);
         let workers: Vec<_> = (0..2)
@@ -302,8 +439,85 @@ mod tests {
     }
 
     #[test]
+    fn in_order_a_run_waits_for_the_one_before_it_even_while_that_is_tried_again() {
+        let queue = RunQueue::new(5, Order::Partition, usize::MAX);
+        let (_running, stop) = bounded(0);
+        for id in [1, 2, 3] {
+            queue.push(run(id), late(), &stop).unwrap();
+        }
+        let mut other = run(4);
+        other.key.partition = 1;
+        queue.push(other, late(), &stop).unwrap();
+        let first = queue.next().unwrap();
+        assert_eq!(first.id, RunId(1));
+        assert_eq!(queue.next().unwrap().id, RunId(4), "another partition goes on");
+        assert_eq!(queue.parked(), 2);
+        queue.retry(first, Instant::now());
+        let first = queue.next().unwrap();
+        assert_eq!(first.id, RunId(1));
+        queue.ended(&first.key);
+        let second = queue.next().unwrap();
+        assert_eq!(second.id, RunId(2));
+        let halves = vec![run(20), run(21)];
+        queue.split(&second.key, halves, Instant::now());
+        for id in [20, 21, 3] {
+            let next = queue.next().unwrap();
+            assert_eq!(next.id, RunId(id));
+            queue.ended(&next.key);
+        }
+        assert_eq!(queue.parked(), 0);
+    }
+
+    #[test]
+    fn a_partition_whose_lane_is_stuck_is_held_and_read_again_when_half_has_gone() {
+        let queue = RunQueue::new(200, Order::Partition, usize::MAX);
+        let (_running, stop) = bounded(0);
+        let runs = limits::PARKED_RUNS as i64;
+        for id in 0..=runs {
+            queue.push(run(id), late(), &stop).unwrap();
+        }
+        let mut other = run(runs + 1);
+        other.key.partition = 1;
+        queue.push(other, late(), &stop).unwrap();
+        let stuck = queue.next().unwrap();
+        assert!(!queue.is_held(0, false));
+        assert_eq!(queue.next().unwrap().id, RunId(runs + 1));
+        assert!(queue.is_held(0, false) && !queue.is_held(1, false));
+        let mut running = stuck;
+        while queue.is_held(0, true) {
+            queue.ended(&running.key);
+            running = queue.next().unwrap();
+        }
+        assert_eq!(queue.parked(), limits::PARKED_RUNS / 2 - 1);
+    }
+
+    #[test]
+    fn few_large_waiting_runs_hold_their_partition_too() {
+        let queue = RunQueue::new(9, Order::Partition, 4 * limits::RUN_OVERHEAD_BYTES);
+        let (_running, stop) = bounded(0);
+        for id in 0..4 {
+            queue.push(run(id), late(), &stop).unwrap();
+        }
+        queue
+            .push(
+                {
+                    let mut run = run(9);
+                    run.key.partition = 1;
+                    run
+                },
+                late(),
+                &stop,
+            )
+            .unwrap();
+        queue.next().unwrap();
+        queue.next().unwrap();
+        assert!(queue.is_held(0, false), "three of four hold more than half of all bytes");
+        assert!(!queue.is_held(1, false), "nothing of it waits");
+    }
+
+    #[test]
     fn a_closed_queue_hands_out_nothing() {
-        let queue = RunQueue::new(5);
+        let queue = queue(5);
         let (_running, stop) = bounded(0);
         queue.push(run(1), late(), &stop).unwrap();
         queue.retry(run(2), Instant::now());

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use crate::batch::Record;
-use crate::batcher::{BatchLimits, Batcher, Cut, Identity, Progress, Stored};
+use crate::batch::{Batch, Record};
+use crate::batcher::{BatchLimits, Batcher, Cut, Identity, Part, Stored};
 use crate::broker::{Broker, Consumer, FetchSettings, Flow, Sink};
 use crate::budget::{Budget, Permit};
 use crate::clock;
@@ -18,13 +18,14 @@ use crate::error::{Class, Error, Result};
 use crate::events::Event;
 use crate::history::recovery::Resume;
 use crate::history::{History, Planned, TickRecord};
+use crate::lanes::lane_of_record;
 use crate::ledger::Ledger;
 use crate::ledgers::Ledgers;
 use crate::limits;
 use crate::live::{Live, Trouble};
 use crate::offset::{Lane, Offset, Partition, RunKey};
 use crate::retry::backoff;
-use crate::run::Run;
+use crate::run::{Run, RunId};
 use crate::run_queue::{Refused, RunQueue};
 use crate::thread::stopped_within;
 
@@ -39,6 +40,8 @@ pub struct SensorSettings {
     pub fetch: FetchSettings,
     pub tick_runtime: Duration,
     pub tick_interval: Duration,
+    /// Into how many lanes a partition's keys are split.
+    pub lanes: u32,
     pub topic: Arc<str>,
     /// The topic's id at the start; another one under the same name is another topic.
     pub topic_id: Option<String>,
@@ -70,6 +73,21 @@ struct Slot {
     told: Offset,
     /// In this tick: all that the log has below it was handed over.
     passed: Option<Offset>,
+    /// Nothing of it is taken for now: too many of its runs wait behind others of their lane.
+    held: bool,
+    /// The consumer knows it.
+    paused: bool,
+}
+
+impl Slot {
+    /// Whether a record of it may be taken: one that would begin a batch may not where too much of
+    /// the partition waits already.
+    fn is_held(&mut self, partition: Partition, queue: &RunQueue) -> bool {
+        if !self.held && self.batcher.held() == 0 {
+            self.held = queue.is_held(partition, false);
+        }
+        self.held
+    }
 }
 
 /// Why a tick ended.
@@ -145,7 +163,8 @@ impl Sensor {
         if self.slots.len() <= index {
             self.slots.resize_with(index + 1, || None);
         }
-        self.slots[index] = Some(Slot { batcher, told: resume.position, passed: None });
+        self.slots[index] =
+            Some(Slot { batcher, told: resume.position, passed: None, held: false, paused: false });
     }
 
     /// Ticks until `stop` is closed.
@@ -264,6 +283,7 @@ impl Sensor {
         let mut from: Vec<_> = mine
             .map(|(partition, slot)| {
                 slot.passed = None;
+                (slot.held, slot.paused) = (false, false);
                 slot.batcher.skip_finished();
                 (partition, slot.batcher.read_position())
             })
@@ -309,11 +329,41 @@ impl Tick<'_> {
                 self.end(Ended::Runtime);
                 return Ok(());
             }
-            consumer.poll(self.wait(), self)?;
+            let held = self.hold_back(consumer)?;
+            let wait = self.wait();
+            let wait = if held { wait.min(limits::PARKED_LOOK_INTERVAL) } else { wait };
+            consumer.poll(wait, self)?;
             self.now = Instant::now();
             self.cut_due();
             self.tell_ledgers();
         }
+    }
+
+    /// Stops reading partitions of which too much waits for its turn, and goes on with those of which
+    /// little does by now. True where one is held.
+    fn hold_back(&mut self, consumer: &mut dyn Consumer) -> Result<bool> {
+        let queue = Arc::clone(&self.sensor.queue);
+        if !queue.is_ordered() {
+            return Ok(false);
+        }
+        let mut any = false;
+        let alone = self.sensor.alone;
+        for (partition, slot) in self.sensor.slots().filter(|(p, _)| alone.is_none_or(|a| a == *p))
+        {
+            let held = queue.is_held(partition, slot.held);
+            if (held || slot.held) && !slot.paused {
+                consumer.pause(partition)?;
+                slot.paused = true;
+            }
+            if slot.paused && !held {
+                // Records may have been dropped between the two: they come again.
+                consumer.resume(partition, slot.batcher.read_position())?;
+                slot.paused = false;
+            }
+            slot.held = held;
+            any |= held;
+        }
+        Ok(any)
     }
 
     /// How long a poll may wait: until the tick is over or a batch has waited long enough; a
@@ -368,64 +418,78 @@ impl Tick<'_> {
         Flow::Stop
     }
 
-    /// A cut becomes a run: planned in the history, in flight in the ledger, on the queue.
+    /// A cut becomes a run, or with lanes several: planned in the history, in flight in the ledger, on
+    /// the queue.
     fn deliver(&mut self, partition: Partition, cut: Cut) -> Flow {
-        let (range, records) = (cut.range(), cut.batch.len());
-        let bytes = cut.batch.payload_bytes();
-        let (id, failed_attempts, registered) = match cut.identity {
-            Identity::Again(Stored { run, progress, .. }) => match progress {
-                Progress::Unfinished { failed_attempts, registered } => {
-                    (run, failed_attempts, registered)
-                }
-                Progress::Finished => unreachable!("finished ranges are never cut"),
-            },
-            Identity::Fresh(_) => {
-                let planned = self.sensor.history.plan(|id| Planned {
-                    id,
-                    partition,
-                    range,
-                    records,
-                    bytes,
-                    queued_ms: clock::now_ms(),
+        let range = cut.range();
+        let (records, bytes) = (cut.batch.len(), cut.batch.payload_bytes());
+        let topic = Arc::clone(&self.sensor.settings.topic);
+        let (mut stored, batches) = match cut.identity {
+            Identity::Again(stored) => {
+                let batches = split_as_stored(cut.batch, &stored);
+                (stored, batches)
+            }
+            Identity::Fresh(range) => {
+                let (lanes, batches) = split_by_key(cut.batch, self.sensor.settings.lanes);
+                let planned = lanes.iter().zip(&batches).map(|(lane, batch)| {
+                    let key =
+                        RunKey { lane: *lane, ..RunKey::new(Arc::clone(&topic), partition, range) };
+                    Planned::whole(key, batch.len(), batch.payload_bytes())
                 });
-                let Some(id) = planned else {
+                let Some(first) = self.sensor.history.plan(planned.collect()) else {
                     // The history has ended: what was cut is read again by the next process.
                     self.sensor.slots().for_each(|(_, slot)| slot.passed = None);
                     return self.end(Ended::Stopping);
                 };
-                (id, 0, false)
+                let part = |(run, lane): (i64, &Lane)| Part {
+                    run: RunId(run),
+                    range,
+                    lane: *lane,
+                    failed_attempts: 0,
+                };
+                let parts = (first.0..).zip(&lanes).map(part).collect();
+                (Stored { range, parts, registered: false }, batches)
             }
         };
-        if !registered {
-            self.sensor.ledgers.register(partition, range);
+        if !stored.registered {
+            self.sensor.ledgers.register(partition, range, stored.parts.len());
+            stored.registered = true;
         }
-        let topic = Arc::clone(&self.sensor.settings.topic);
-        let run = Run {
-            id,
-            key: RunKey { topic, partition, range, lane: Lane::WHOLE },
-            batch: cut.batch,
-            permit: cut.permit,
-            failed_attempts,
-            queued: Instant::now(),
-        };
-        let pushed = self.sensor.queue.push(run, self.deadline, &self.sensor.stop);
-        let slot = self.sensor.slot(partition).expect("the cut came from this slot");
-        let why = match pushed {
-            Ok(()) => {
-                slot.batcher.accepted(range);
-                self.batches += 1;
-                self.records += records as u64;
-                self.bytes += bytes as u64;
-                self.sensor.live.records_in.add(records as u64);
-                return Flow::Continue;
+        let permit = Arc::new(cut.permit);
+        // What the queue takes is its own from then on; only the rest would be read again.
+        for batch in batches {
+            let part = stored.parts[0];
+            let key = RunKey {
+                lane: part.lane,
+                ..RunKey::new(Arc::clone(&topic), partition, part.range)
+            };
+            let run = Run {
+                id: part.run,
+                key,
+                whole: range,
+                batch,
+                permit: Arc::clone(&permit),
+                failed_attempts: part.failed_attempts,
+                queued: Instant::now(),
+            };
+            if let Err(refused) = self.sensor.queue.push(run, self.deadline, &self.sensor.stop) {
+                let slot = self.sensor.slot(partition).expect("the cut came from this slot");
+                slot.batcher.refused(stored);
+                slot.passed = None;
+                return self.end(match refused {
+                    Refused::Full => Ended::QueueFull,
+                    Refused::Stopping => Ended::Stopping,
+                });
             }
-            Err(Refused::Full) => Ended::QueueFull,
-            Err(Refused::Stopping) => Ended::Stopping,
-        };
-        let progress = Progress::Unfinished { failed_attempts, registered: true };
-        slot.batcher.refused(Stored { range, run: id, progress });
-        slot.passed = None;
-        self.end(why)
+            stored.parts.remove(0);
+        }
+        let slot = self.sensor.slot(partition).expect("the cut came from this slot");
+        slot.batcher.accepted(range);
+        self.batches += 1;
+        self.records += records as u64;
+        self.bytes += bytes as u64;
+        self.sensor.live.records_in.add(records as u64);
+        Flow::Continue
     }
 
     /// Memory for the next record of the partition; waits for runs to give theirs back.
@@ -542,10 +606,35 @@ impl Tick<'_> {
     }
 }
 
+/// The records of a stored batch, by its runs.
+fn split_as_stored(batch: Batch, stored: &Stored) -> Vec<Batch> {
+    match stored.parts[..] {
+        [part] if part.range == stored.range && part.lane == Lane::WHOLE => vec![batch],
+        _ => stored.parts.iter().map(|part| batch.select(|record| part.covers(record))).collect(),
+    }
+}
+
+/// A fresh batch by the lanes of its keys: those that have records, each with its own.
+fn split_by_key(batch: Batch, count: u32) -> (Vec<Lane>, Vec<Batch>) {
+    if count == 1 {
+        return (vec![Lane::WHOLE], vec![batch]);
+    }
+    let lanes = (0..count).map(|index| Lane { index, count });
+    let all = lanes
+        .map(|lane| (lane, batch.select(|record| lane_of_record(record, count) == lane.index)));
+    all.filter(|(_, records)| !records.is_empty()).unzip()
+}
+
 impl Sink for Tick<'_> {
     fn record(&mut self, partition: Partition, record: Record<'_>) -> Flow {
         if self.ended.is_some() {
             return Flow::Stop;
+        }
+        if self.sensor.queue.is_ordered() {
+            let queue = Arc::clone(&self.sensor.queue);
+            if self.sensor.slot(partition).is_none_or(|slot| slot.is_held(partition, &queue)) {
+                return Flow::Continue;
+            }
         }
         loop {
             let Some(slot) = self.sensor.slot(partition) else { return Flow::Continue };
@@ -578,7 +667,8 @@ impl Sink for Tick<'_> {
 
     fn position(&mut self, partition: Partition, next: Offset) {
         while self.ended.is_none() {
-            let Some(slot) = self.sensor.slot(partition) else { return };
+            // A held partition's records were not taken: nothing is passed.
+            let Some(slot) = self.sensor.slot(partition).filter(|slot| !slot.held) else { return };
             match slot.batcher.cut_passed(next) {
                 Some(cut) => {
                     self.deliver(partition, cut);

@@ -53,13 +53,7 @@ pub fn recover(
 ) -> Result<Start> {
     let connection = &config.connection;
     let db = schema::open(&data_dir.join(history::FILE))?;
-    let key = ScopeKey {
-        log: if broker.backend() == Backend::Embedded { "embedded" } else { "kafka" },
-        cluster_id: topic.cluster_id.clone().unwrap_or_default(),
-        group: connection.group.clone(),
-        topic: topic.name.clone(),
-        topic_id: topic.id.clone().unwrap_or_default(),
-    };
+    let key = scope_key(broker.backend(), &connection.group, &topic);
     let scope = recovery::scope(&db, &key)?;
     let recorded = recovery::recorded(&db, scope)?;
     check_clients(broker.backend(), &recorded)?;
@@ -133,6 +127,17 @@ pub fn recover(
     Ok(Start { db, scope, topic, resumes })
 }
 
+/// What the history's ranges of this group and topic belong to.
+pub fn scope_key(backend: Backend, group: &str, topic: &TopicInfo) -> ScopeKey {
+    ScopeKey {
+        log: if backend == Backend::Embedded { "embedded" } else { "kafka" },
+        cluster_id: topic.cluster_id.clone().unwrap_or_default(),
+        group: group.to_owned(),
+        topic: topic.name.clone(),
+        topic_id: topic.id.clone().unwrap_or_default(),
+    }
+}
+
 /// Where partitions without offsets start. `moved`: their offsets were deleted by somebody, so
 /// `--from` holds for them as for a new group.
 fn starts(
@@ -187,14 +192,14 @@ fn check_clients(backend: Backend, recorded: &BTreeMap<Partition, Recorded>) -> 
 }
 
 fn tell(resumes: &BTreeMap<Partition, Resume>) {
-    use crate::batcher::Progress;
     let stored = || resumes.values().flat_map(|resume| &resume.stored);
-    let finished = stored().filter(|stored| stored.progress == Progress::Finished).count();
-    let unfinished = stored().count() - finished;
+    let finished = stored().filter(|stored| stored.is_finished()).count();
+    let unfinished: usize = stored().map(|stored| stored.parts.len()).sum();
     if unfinished + finished > 0 {
         log::info!(
             "going on where an earlier mb ended: {unfinished} unfinished run(s) are made again with \
-             the same ranges, {finished} finished above the committed offsets are passed over"
+             the same ranges, {finished} batch(es) finished above the committed offsets are passed \
+             over"
         );
     }
 }

@@ -1,5 +1,7 @@
 //! A worker: takes runs from the queue, one at a time, and carries each through an attempt.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,19 +12,23 @@ use crossbeam_channel::Sender;
 use crate::clock;
 use crate::error::Error;
 use crate::events::Event;
-use crate::history::{AttemptRecord, History, Outcome};
+use crate::history::{AttemptRecord, DeadLetters, History, Outcome, Planned};
+use crate::ledgers::Ledgers;
 use crate::limits;
 use crate::live::{Live, Running};
+use crate::offset::{Offset, RunKey};
 use crate::retry::{RetryPolicy, Verdict};
-use crate::run::{Run, RunState};
+use crate::run::{Run, RunId, RunState};
 use crate::run_queue::RunQueue;
-use crate::step::{Attempt, Step, StepError};
+use crate::split::{self, Piece};
+use crate::step::{Attempt, FailedRecord, Step, StepError};
 use crate::thread::panic_message;
 
 pub struct Worker {
     pub index: usize,
     pub queue: Arc<RunQueue>,
     pub history: Arc<History>,
+    pub ledgers: Arc<Ledgers>,
     pub step: Arc<dyn Step>,
     pub policy: RetryPolicy,
     pub live: Arc<Live>,
@@ -56,8 +62,8 @@ impl Worker {
         });
         let started_ms = clock::now_ms();
         let started = Instant::now();
-        let (result, output) = self.step(&run, number);
-        let mut attempt = AttemptRecord {
+        let (result, output, failed) = self.step(&run, number);
+        let attempt = AttemptRecord {
             number,
             started_ms,
             run_us: i64::try_from(started.elapsed().as_micros()).unwrap_or(i64::MAX),
@@ -67,10 +73,10 @@ impl Worker {
         };
         self.live.end(self.index);
         match result {
-            Ok(()) => {
+            Ok(()) if failed.is_empty() => {
                 self.live.runs_succeeded.add(1);
                 self.live.records_done.add(run.batch.len() as u64);
-                self.end(run, RunState::Succeeded, attempt);
+                self.end(run, RunState::Succeeded, attempt, None);
             }
             Err(_) if self.forced.load(Ordering::Acquire) => {
                 log::info!(
@@ -78,75 +84,186 @@ impl Worker {
                     run.key
                 );
             }
-            Err(error) => {
-                attempt.error = Some(one_line(error.message()));
+            outcome => {
                 self.live.attempts_failed.add(1);
-                match self.policy.after(number, &error, fastrand::f64()) {
-                    Verdict::Again(pause) => {
-                        log::warn!(
-                            "run {}: attempt {number} of {} failed: {}; again in {pause:.1?}",
-                            run.key,
-                            self.policy.max_attempts,
-                            attempt.error.as_deref().unwrap_or_default()
-                        );
-                        run.failed_attempts = number;
-                        self.note(&run, RunState::Queued, attempt);
-                        self.queue.retry(run, Instant::now() + pause);
-                    }
-                    Verdict::DeadLetter => {
-                        log::error!(
-                            "run {} failed after {number} attempt(s): {}; its {} record(s) are kept as \
-                             dead letters and the offsets go on",
-                            run.key,
-                            attempt.error.as_deref().unwrap_or_default(),
-                            run.batch.len()
-                        );
-                        self.live.runs_failed.add(1);
-                        self.live.dead_letters.add(run.batch.len() as u64);
-                        self.end(run, RunState::Failed, attempt);
-                    }
-                    Verdict::Halt => {
-                        let text = format!(
-                            "run {} failed after {number} attempt(s): {}; halting as asked: nothing \
-                             is committed past it",
-                            run.key,
-                            attempt.error.as_deref().unwrap_or_default()
-                        );
-                        self.live.runs_halted.add(1);
-                        self.note(&run, RunState::Halted, attempt);
-                        // Full: another end is on its way already.
-                        let _ = self.events.try_send(Event::Halt(Error::Halt(text)));
-                    }
-                }
+                run.failed_attempts = number;
+                self.failed(run, outcome.err(), failed, attempt);
             }
         }
     }
 
+    /// An attempt failed, or it says of some records that they did; then the others are done.
+    fn failed(
+        &self,
+        run: Run,
+        error: Option<StepError>,
+        named: Vec<FailedRecord>,
+        mut attempt: AttemptRecord,
+    ) {
+        let reasons: BTreeMap<Offset, String> =
+            named.into_iter().map(|record| (record.offset, one_line(&record.reason))).collect();
+        let suspects = if reasons.is_empty() { run.batch.len() } else { 1 };
+        let error = error.unwrap_or_else(|| StepError::DeadLetter("records failed".to_owned()));
+        let mut text = one_line(error.message());
+        if let Some((offset, reason)) = reasons.first_key_value() {
+            let (failed, all) = (reasons.len(), run.batch.len());
+            let _ = write!(text, " ({failed} of {all} records named, first {offset}: {reason})");
+        }
+        attempt.error = Some(text.clone());
+        let number = attempt.number;
+        match self.policy.after(number, &error, suspects, fastrand::f64()) {
+            Verdict::Again(pause) => {
+                log::warn!(
+                    "run {}: attempt {number} of {} failed: {text}; again in {pause:.1?}",
+                    run.key,
+                    self.policy.max_attempts
+                );
+                let due = Instant::now() + pause;
+                if reasons.is_empty() || reasons.len() == run.batch.len() {
+                    self.note(&run, RunState::Queued, attempt);
+                    self.queue.retry(run, due);
+                } else {
+                    let pieces = split::pieces(&run.batch, &reasons.into_keys().collect());
+                    self.split(run, pieces, number, attempt, due);
+                }
+            }
+            Verdict::Halve => {
+                log::warn!(
+                    "run {} failed after {number} attempt(s): {text}; its {} records are halved \
+                     (--bisect)",
+                    run.key,
+                    run.batch.len()
+                );
+                let halves = split::halves(run.key.range, &run.batch);
+                self.split(run, halves.into(), 0, attempt, Instant::now());
+            }
+            Verdict::DeadLetter => {
+                let batch = if reasons.is_empty() {
+                    run.batch.clone()
+                } else {
+                    run.batch.select(|record| reasons.contains_key(&record.offset))
+                };
+                log::error!(
+                    "run {} failed after {number} attempt(s): {text}; {} record(s) are kept as \
+                     dead letters and the offsets go on",
+                    run.key,
+                    batch.len()
+                );
+                self.live.runs_failed.add(1);
+                self.live.records_done.add((run.batch.len() - batch.len()) as u64);
+                self.live.dead_letters.add(batch.len() as u64);
+                let permit = Arc::clone(&run.permit);
+                self.end(
+                    run,
+                    RunState::Failed,
+                    attempt,
+                    Some(DeadLetters { batch, permit, reasons }),
+                );
+            }
+            Verdict::Halt => {
+                let text = format!(
+                    "run {} failed after {number} attempt(s): {text}; halting as asked: nothing is \
+                     committed past it",
+                    run.key
+                );
+                self.live.runs_halted.add(1);
+                self.note(&run, RunState::Halted, attempt);
+                // Full: another end is on its way already.
+                let _ = self.events.try_send(Event::Halt(Error::Halt(text)));
+            }
+        }
+    }
+
+    /// The run ends by becoming others, which have the pieces of its records that are not done.
+    fn split(
+        &self,
+        run: Run,
+        pieces: Vec<Piece>,
+        failed_attempts: u32,
+        attempt: AttemptRecord,
+        due: Instant,
+    ) {
+        let key = |range| RunKey { range, ..run.key.clone() };
+        let planned = pieces.iter().map(|(range, batch)| Planned {
+            whole: run.whole,
+            parent: Some(run.id),
+            failed_attempts,
+            ..Planned::whole(key(*range), batch.len(), batch.payload_bytes())
+        });
+        let left: usize = pieces.iter().map(|(_, batch)| batch.len()).sum();
+        let outcome = self.outcome(&run, RunState::Split, attempt, None);
+        let Some(first) = self.history.split(outcome, planned.collect()) else { return };
+        self.live.runs_split.add(1);
+        self.live.records_done.add((run.batch.len() - left) as u64);
+        if run.key.again.is_none() {
+            self.ledgers.split(run.key.partition, run.whole, pieces.len());
+        }
+        let runs = (first.0..).zip(&pieces).map(|(id, (range, batch))| Run {
+            id: RunId(id),
+            key: key(*range),
+            whole: run.whole,
+            batch: batch.clone(),
+            permit: Arc::clone(&run.permit),
+            failed_attempts,
+            queued: Instant::now(),
+        });
+        self.queue.split(&run.key, runs.collect(), due);
+    }
+
     /// A panic in the step fails this attempt, nothing more.
-    fn step(&self, run: &Run, number: u32) -> (Result<(), StepError>, Option<String>) {
+    fn step(
+        &self,
+        run: &Run,
+        number: u32,
+    ) -> (Result<(), StepError>, Option<String>, Vec<FailedRecord>) {
         if run.batch.is_empty() {
             // Compaction left nothing of the range: there is nothing to do.
-            return (Ok(()), None);
+            return (Ok(()), None, Vec::new());
         }
-        let mut attempt = Attempt { key: &run.key, number, batch: &run.batch, output: None };
+        let mut attempt =
+            Attempt { key: &run.key, number, batch: &run.batch, output: None, failed: Vec::new() };
         let result = catch_unwind(AssertUnwindSafe(|| self.step.run(&mut attempt)));
+        let Attempt { output, mut failed, .. } = attempt;
         let result = result.unwrap_or_else(|payload| {
             Err(StepError::Retry(format!("the step panicked: {}", panic_message(payload.as_ref()))))
         });
-        (result, attempt.output)
+        if matches!(result, Err(StepError::Retry(_) | StepError::Stop(_))) {
+            // It may not have come to the others.
+            failed.clear();
+        }
+        // A step of a user's may name what it was not given.
+        if !failed.is_empty() {
+            let known: BTreeSet<Offset> = run.batch.records().map(|record| record.offset).collect();
+            failed.retain(|failed| known.contains(&failed.offset));
+        }
+        (result, output, failed)
     }
 
-    fn end(&self, run: Run, state: RunState, attempt: AttemptRecord) {
-        let Run { id, key, batch, permit, .. } = run;
-        let records = batch.len();
-        let dead_letters = (state == RunState::Failed).then_some((batch, permit));
-        self.history.outcome(Outcome { id, key, state, records, attempt, dead_letters });
+    fn end(
+        &self,
+        run: Run,
+        state: RunState,
+        attempt: AttemptRecord,
+        dead_letters: Option<DeadLetters>,
+    ) {
+        self.history.outcome(self.outcome(&run, state, attempt, dead_letters));
+        self.queue.ended(&run.key);
     }
 
     /// Writes an attempt of a run that is not at its end.
     fn note(&self, run: &Run, state: RunState, attempt: AttemptRecord) {
-        let (id, key, records) = (run.id, run.key.clone(), run.batch.len());
-        self.history.outcome(Outcome { id, key, state, records, attempt, dead_letters: None });
+        self.history.outcome(self.outcome(run, state, attempt, None));
+    }
+
+    fn outcome(
+        &self,
+        run: &Run,
+        state: RunState,
+        attempt: AttemptRecord,
+        dead_letters: Option<DeadLetters>,
+    ) -> Outcome {
+        let (id, key, whole) = (run.id, run.key.clone(), run.whole);
+        Outcome { id, key, whole, state, records: run.batch.len(), attempt, dead_letters }
     }
 }
 

@@ -4,6 +4,10 @@
 
 mod support;
 
+#[path = "conformance/edges.rs"]
+mod edges;
+#[path = "conformance/pausing.rs"]
+mod pausing;
 #[path = "conformance/subject.rs"]
 mod subject;
 
@@ -15,6 +19,8 @@ use mb::broker::{Backend, Broker, FetchSettings, Message};
 use mb::error::Error;
 use mb::offset::Offset;
 
+use crate::edges::*;
+use crate::pausing::*;
 use crate::subject::*;
 #[cfg(feature = "rdkafka")]
 use crate::support::kafka::V4_1;
@@ -27,10 +33,12 @@ macro_rules! suite {
         suite!($backend, $make,
             every_kind_of_key_and_value_comes_back
             null_values_and_headers_work_or_are_refused
+            headers_come_back_as_they_were_written
             reading_starts_at_the_offset_asked_for
             beginning_and_end_are_known
             trimmed_logs_begin_above_zero
             an_offset_outside_the_log_is_an_error
+            an_offset_outside_the_log_is_named_with_its_partition
             transactions_leave_gaps
             commits_are_kept_per_group
             a_message_of_900_kb_comes_back
@@ -40,6 +48,9 @@ macro_rules! suite {
             creating_a_topic_twice_changes_nothing
             partitions_may_be_added
             stopping_in_mid_batch_loses_nothing
+            a_paused_partition_is_silent_and_the_others_go_on
+            a_partition_resumes_exactly_where_it_is_told
+            pausing_again_and_again_loses_and_repeats_nothing
             an_empty_topic_is_polled_for_the_wait
             waiting_ends_with_a_record
             every_codec_is_read_or_refused
@@ -129,7 +140,7 @@ fn null_values_and_headers_work_or_are_refused(subject: &dyn Subject) {
     let topic = new_topic(broker.as_ref(), "refused", 1);
     let null = message(0, Some(b"key"), None);
     let with_headers = Message {
-        headers: &[("trace", b"1"), ("empty", b"")],
+        headers: &[("trace", Some(b"1")), ("empty", Some(b""))],
         ..message(0, Some(b"key"), Some(b"value"))
     };
     let capabilities = broker.capabilities();
@@ -149,6 +160,59 @@ fn null_values_and_headers_work_or_are_refused(subject: &dyn Subject) {
     let read = read_to_end(broker.as_ref(), &topic, &[(0, 0)]).unwrap().read;
     assert_eq!(read.into_iter().map(|read| read.value).collect::<Vec<_>>(), expected);
 }
+
+fn headers_come_back_as_they_were_written(subject: &dyn Subject) {
+    let broker = subject.broker();
+    if !broker.capabilities().headers {
+        return headers_are_passed_over(subject);
+    }
+    let every_byte: Vec<u8> = (0..=255).collect();
+    let kinds: &[(&str, Option<&[u8]>)] = &[
+        ("trace", Some(b"1")),
+        ("trace", Some(b"again")),
+        ("null", None),
+        ("empty", Some(b"")),
+        ("", Some(b"no name")),
+        ("grüße 🦀", Some(&every_byte)),
+    ];
+    let names: Vec<_> = (0..10_000).map(|at| format!("name {at}")).collect();
+    let many: Vec<_> = names.iter().map(|name| (name.as_str(), Some(name.as_bytes()))).collect();
+    let written = [&[], kinds, &[], &many, &kinds[2..3], &[]];
+    let topic = new_topic(broker.as_ref(), "headers", 1);
+    let messages: Vec<_> = written
+        .iter()
+        .map(|headers| Message { headers, ..message(0, Some(b"key"), Some(b"value")) })
+        .collect();
+    produce(broker.as_ref(), &topic, &messages);
+    let read = read_to_end(broker.as_ref(), &topic, &[(0, 0)]).unwrap().read;
+    assert_eq!(read.len(), written.len());
+    for (at, (read, written)) in read.iter().zip(written).enumerate() {
+        let came = read.headers.iter().map(|(name, value)| (name.as_slice(), value.as_deref()));
+        assert!(came.eq(written.iter().map(|(name, value)| (name.as_bytes(), *value))), "{at}");
+        assert_eq!(
+            (read.key.as_deref(), read.value.as_deref()),
+            (Some(&b"key"[..]), Some(&b"value"[..]))
+        );
+    }
+}
+
+/// A client without headers reads records that have some, and shows none.
+#[cfg(feature = "rdkafka")]
+fn headers_are_passed_over(subject: &dyn Subject) {
+    let topic = new_topic(subject.broker().as_ref(), "headers", 1);
+    let kafka = subject.kafka().expect("the embedded topic has headers");
+    let with_headers = connect_rdkafka(&kafka.bootstrap());
+    let headers: &[(&str, Option<&[u8]>)] = &[("trace", Some(b"1")), ("null", None)];
+    let messages =
+        [message(0, None, Some(b"v")), Message { headers, ..message(0, None, Some(b"w")) }];
+    produce(with_headers.as_ref(), &topic, &messages);
+    let read = read_to_end(subject.broker().as_ref(), &topic, &[(0, 0)]).unwrap().read;
+    assert_eq!(values_of(&read), [b"v", b"w"]);
+    assert!(read.iter().all(|read| read.headers.is_empty()));
+}
+
+#[cfg(not(feature = "rdkafka"))]
+fn headers_are_passed_over(_: &dyn Subject) {}
 
 fn reading_starts_at_the_offset_asked_for(subject: &dyn Subject) {
     let broker = subject.broker();

@@ -5,7 +5,8 @@ use std::fs;
 use std::time::Duration;
 
 use mb::batch::{Batch, Record};
-use mb::offset::{Lane, Offset, OffsetRange, RunKey};
+use mb::headers::Headers;
+use mb::offset::{Offset, OffsetRange, RunKey};
 use mb::step::{Attempt, ExecStep, Step};
 
 fn descriptors() -> usize {
@@ -35,33 +36,44 @@ fn two_hundred_runs_leave_no_descriptor_no_thread_and_no_zombie() {
     let mut large = Batch::default();
     for offset in 0..3 {
         let offset = Offset::new(offset);
-        large.push(Record { offset, timestamp: None, key: None, value: Some(&value) });
+        let headers = Headers::NONE;
+        large.push(Record { offset, timestamp: None, key: None, value: Some(&value), headers });
     }
     let empty = Batch::default();
-    let key = RunKey {
-        topic: "t".into(),
-        partition: 0,
-        range: OffsetRange::new(Offset::new(0), Offset::new(2)),
-        lane: Lane::WHOLE,
-    };
+    let key = RunKey::new("t", 0, OffsetRange::new(Offset::new(0), Offset::new(2)));
     let short = Duration::from_millis(5);
+    let names = "echo 1 >> $MB_FAILED_FILE; mkdir $MB_FAILED_FILE.more";
+    let dir = tempfile::tempdir().unwrap();
     let steps = [
         (ExecStep::new("cat", None), &large, 40),
-        (ExecStep::new("exit 1", None), &large, 40),
+        (ExecStep::new(names, None).scratch_dir(dir.path()), &large, 20),
+        (ExecStep::new("exit 1", None), &large, 20),
         (ExecStep::new("sleep 1000 & exit 0", None), &empty, 40),
         (ExecStep::new("cat >&2; kill -9 $$", None), &large, 40),
         (ExecStep::new("sleep 1000", Some(short)), &large, 35),
         // The system has no room for such a command line: it is not even started.
         (ExecStep::new(format!(": {}", "x".repeat(1 << 18)), None), &large, 5),
     ];
+    let before_any = descriptors();
+    let run = |step: &ExecStep, number, batch| {
+        let failed = Vec::new();
+        let mut attempt = Attempt { key: &key, number, batch, output: None, failed };
+        // Failing is part of it; what each failure says is tested elsewhere.
+        let _ = step.run(&mut attempt);
+    };
+    // Each step holds the folder of its MB_FAILED_FILEs from its first run on.
+    for (step, ..) in &steps {
+        run(step, 1, &empty);
+    }
     let before = (descriptors(), threads());
     for (step, batch, runs) in &steps {
         for number in 1..=*runs {
-            let mut attempt = Attempt { key: &key, number, batch, output: None };
-            // Failing is part of it; what each failure says is tested elsewhere.
-            let _ = step.run(&mut attempt);
+            run(step, number, batch);
         }
     }
     assert_eq!((descriptors(), threads()), before);
     assert_eq!(children(), [] as [&str; 0]);
+    drop(steps);
+    assert_eq!(descriptors(), before_any);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nor anything in the scratch folder");
 }

@@ -102,7 +102,7 @@ fn values(count: usize) -> Vec<Vec<u8>> {
 }
 
 fn send(producer: &mut dyn Producer, partition: Partition, value: Option<&[u8]>) -> Result<Sent> {
-    producer.send(Message { partition, key: None, value, headers: &[("h", b"1")] }, LIMIT)
+    producer.send(Message { partition, key: None, value, headers: &[("h", Some(b"1"))] }, LIMIT)
 }
 
 fn is_broker_error<T: std::fmt::Debug>(result: &Result<T>) -> bool {

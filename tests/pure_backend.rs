@@ -402,7 +402,7 @@ fn offsets_and_errors(kafka: &Kafka) {
     broker.create_topic(topic, 3).unwrap();
     broker.create_topic(topic, 3).unwrap();
     let mut producer = broker.producer(topic).unwrap();
-    let headers: &[(&str, &[u8])] = &[("name", b"value")];
+    let headers: &[(&str, Option<&[u8]>)] = &[("name", Some(b"value"))];
     for (value, headers) in [(None, &[][..]), (Some(&b"x"[..]), headers)] {
         let message = Message { partition: 0, key: None, value, headers };
         assert!(matches!(producer.send(message, LIMIT), Err(Error::Unsupported { .. })));

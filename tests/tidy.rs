@@ -106,7 +106,7 @@ const ADAPTERS: &[(&str, &[&str])] = &[
         &["src/broker/embedded", "src/control/requests.rs", "src/history/", "src/startup.rs"],
     ),
     ("argh::", &["src/cli/"]),
-    ("indicatif::", &["src/cli/produce.rs"]),
+    ("indicatif::", &["src/cli/terminal.rs"]),
     ("ctrlc::", &["src/signals.rs"]),
     ("env_logger::", &["src/cli/mod.rs"]),
     ("jiff::", &["src/clock.rs"]),
@@ -257,7 +257,7 @@ const FOREIGN_FLAGS: &[&str] = &[
 
 #[test]
 fn the_readme_has_every_flag_and_no_other() {
-    let helps: Vec<_> = [&[][..], &["produce"], &["lag"], &["runs"]]
+    let helps: Vec<_> = [&[][..], &["produce"], &["lag"], &["runs"], &["offsets"]]
         .iter()
         .map(|command| stdout(Command::new(env!("CARGO_BIN_EXE_mb")).args(*command).arg("--help")))
         .collect();

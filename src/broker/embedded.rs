@@ -29,6 +29,7 @@ use self::producer::Outbox;
 use self::store::{failed, immediate};
 use super::{
     Backend, Broker, Capabilities, Consumer, FetchSettings, Producer, TopicInfo, Watermarks,
+    found_or_end,
 };
 use crate::error::{Error, Result};
 use crate::offset::{Offset, Partition};
@@ -213,6 +214,32 @@ impl Broker for Embedded {
                         Ok((*partition, entry.marks))
                     })
                     .collect()
+            })
+        })
+    }
+
+    /// Looks at every record from the beginning on: timestamps need not ascend.
+    fn offsets_at(
+        &self,
+        topic: &str,
+        partitions: &[Partition],
+        timestamp_ms: i64,
+    ) -> Result<BTreeMap<Partition, Offset>> {
+        let doing = format!("find offsets of topic {topic} by their time");
+        let ends = self.watermarks(topic, partitions)?;
+        self.under(Call::Watermarks, &doing, || {
+            self.shared.read(&doing, |reader| {
+                let (id, _) = find_topic(reader, topic, &doing)?;
+                let rows = watermarks(reader, id).map_err(failed(&doing))?;
+                let mut found = BTreeMap::new();
+                for partition in ends.keys() {
+                    let row = rows
+                        .get(partition)
+                        .ok_or_else(|| no_partition(&doing, topic, *partition))?;
+                    let first = chunk::first_at(reader, row.id, timestamp_ms);
+                    found.insert(*partition, first.map_err(failed(&doing))?);
+                }
+                Ok(found_or_end(&ends, &found))
             })
         })
     }

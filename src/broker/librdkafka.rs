@@ -28,6 +28,7 @@ use self::producer::LibrdkafkaProducer;
 use super::wire::Wire;
 use super::{
     Backend, Broker, Capabilities, Consumer, FetchSettings, Producer, TopicInfo, Watermarks,
+    found_or_end,
 };
 use crate::error::{Error, Result};
 use crate::limits;
@@ -90,6 +91,17 @@ impl Broker for Librdkafka {
         partitions: &[Partition],
     ) -> Result<BTreeMap<Partition, Watermarks>> {
         self.offsets.watermarks(topic, partitions)
+    }
+
+    fn offsets_at(
+        &self,
+        topic: &str,
+        partitions: &[Partition],
+        timestamp_ms: i64,
+    ) -> Result<BTreeMap<Partition, Offset>> {
+        let ends = self.watermarks(topic, partitions)?;
+        let found = self.wire.offsets_at(topic, partitions, timestamp_ms)?;
+        Ok(found_or_end(&ends, &found))
     }
 
     fn committed(

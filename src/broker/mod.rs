@@ -66,7 +66,7 @@ pub struct Capabilities {
     pub null_values: bool,
     /// Records come with their timestamp.
     pub timestamps: bool,
-    /// Records can be produced with headers.
+    /// Records are read with their headers, and can be produced with some.
     pub headers: bool,
     /// Records of aborted transactions are never seen, and control records are passed over.
     pub read_committed: bool,
@@ -114,6 +114,18 @@ pub struct Watermarks {
     pub end: Offset,
 }
 
+/// What `Broker::offsets_at` answers, from a log's ends and what was found in it. The ends are to be
+/// asked first: a record that comes between the two questions may be found, but not passed over.
+fn found_or_end(
+    ends: &BTreeMap<Partition, Watermarks>,
+    found: &BTreeMap<Partition, Option<Offset>>,
+) -> BTreeMap<Partition, Offset> {
+    let or_end = |(partition, marks): (&Partition, &Watermarks)| {
+        (*partition, found.get(partition).copied().flatten().unwrap_or(marks.end))
+    };
+    ends.iter().map(or_end).collect()
+}
+
 /// How a consumer fetches.
 #[derive(Clone, Debug)]
 pub struct FetchSettings {
@@ -148,6 +160,15 @@ pub trait Broker: Send + Sync {
         topic: &str,
         partitions: &[Partition],
     ) -> Result<BTreeMap<Partition, Watermarks>>;
+
+    /// For each of `partitions` the first offset whose record's timestamp (ms since 1970) is at or
+    /// after `timestamp_ms`, the log's end where there is none; the answer has every one of them.
+    fn offsets_at(
+        &self,
+        topic: &str,
+        partitions: &[Partition],
+        timestamp_ms: i64,
+    ) -> Result<BTreeMap<Partition, Offset>>;
 
     /// The group's committed offsets; a partition without one is absent.
     fn committed(
@@ -203,8 +224,28 @@ pub trait Consumer: Send {
     /// no longer) what was asked for; `Unreadable` where a record cannot be read.
     fn poll(&mut self, wait: Duration, sink: &mut dyn Sink) -> Result<()>;
 
+    /// Hands over nothing more of the partition, and fetches nothing more of it, until it is
+    /// resumed; the others go on. What the client holds of it is dropped. A partition that is
+    /// paused already stays so.
+    ///
+    /// # Errors
+    /// `Broker` where the consumer does not read the partition, or the client refuses.
+    fn pause(&mut self, partition: Partition) -> Result<()>;
+
+    /// Goes on with a paused partition at `from`, which may lie anywhere in its log. Nothing
+    /// changes for one that is not paused.
+    ///
+    /// # Errors
+    /// As for `pause`. An offset outside the log is an error of a later `poll`.
+    fn resume(&mut self, partition: Partition, from: Offset) -> Result<()>;
+
     /// Ends it, within `limits::CONSUMER_CLOSE_LIMIT`.
     fn close(self: Box<Self>);
+}
+
+/// The answer to a consumer's owner who names a partition that it does not read.
+fn not_read(topic: &str, partition: Partition) -> Error {
+    Error::broker(format!("pause or resume {topic}/{partition}"), "this consumer does not read it")
 }
 
 /// A message to be written.
@@ -213,7 +254,8 @@ pub struct Message<'a> {
     pub partition: Partition,
     pub key: Option<&'a [u8]>,
     pub value: Option<&'a [u8]>,
-    pub headers: &'a [(&'a str, &'a [u8])],
+    /// Names, and values or nulls.
+    pub headers: &'a [(&'a str, Option<&'a [u8]>)],
 }
 
 /// What became of a message that was handed to a producer.

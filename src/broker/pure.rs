@@ -21,6 +21,7 @@ use self::producer::PureProducer;
 use crate::broker::wire::{Probe, Wire};
 use crate::broker::{
     Backend, Broker, Capabilities, Consumer, FetchSettings, Producer, TopicInfo, Watermarks,
+    found_or_end,
 };
 use crate::error::{Error, Result};
 use crate::limits::{BROKER_CALL_LIMIT, PROBE_LIMIT, PURE_PARTITION_FETCH_BYTES};
@@ -143,6 +144,17 @@ impl Broker for Pure {
         let answer = self.ask_watermarks(&mut guard, topic, partitions)?;
         *idle() = Some((topic.to_owned(), guard));
         Ok(answer)
+    }
+
+    fn offsets_at(
+        &self,
+        topic: &str,
+        partitions: &[Partition],
+        timestamp_ms: i64,
+    ) -> Result<BTreeMap<Partition, Offset>> {
+        let ends = self.watermarks(topic, partitions)?;
+        let found = self.wire.offsets_at(topic, partitions, timestamp_ms)?;
+        Ok(found_or_end(&ends, &found))
     }
 
     fn committed(

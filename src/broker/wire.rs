@@ -1,12 +1,13 @@
 //! mb's own small request client: whether a broker answers and what it serves, topics and their
-//! ids, creating topics, a group's committed offsets, headers of stored batches. Plain TCP, every
-//! call under a deadline. Records are read and written by the backends, not here.
+//! ids, creating topics, a group's committed offsets, offsets by time, headers of stored batches.
+//! Plain TCP, every call under a deadline. Records are read and written by the backends, not here.
 
 mod group;
 mod metadata;
 mod reader;
 mod session;
 mod stored;
+mod times;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -9,11 +9,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cli::bridge::{self, Line, Request, Spec, shown};
-use crate::cli::flags::{HEADINGS, LagFlags, ProduceFlags, RunFlags, RunsFlags};
-use crate::cli::values::StepName;
+use crate::cli::flags::{HEADINGS, LagFlags, OffsetsFlags, ProduceFlags, RunFlags, RunsFlags};
 pub use crate::cli::values::{Given, Listen};
-use crate::config::{Config, Connection, Produce};
+use crate::cli::values::{StepName, either};
+use crate::config::{Config, Connection, Order, Produce};
 use crate::error::{Error, Result};
+use crate::offset::{Offset, Partition};
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -30,6 +31,7 @@ pub enum Command {
     Produce(ProduceArgs),
     Lag(LagArgs),
     Runs(RunsArgs),
+    Offsets(OffsetsArgs),
 }
 
 #[derive(Debug)]
@@ -88,6 +90,29 @@ pub struct RunsArgs {
     pub json: bool,
 }
 
+#[derive(Debug)]
+pub struct OffsetsArgs {
+    pub connection: Connection,
+    pub given: Given,
+    pub target: Target,
+    /// One partition rather than all.
+    pub partition: Option<Partition>,
+    /// Commit, rather than show what would be.
+    pub execute: bool,
+    pub json: bool,
+}
+
+/// Where `mb offsets` moves a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    Earliest,
+    Latest,
+    /// The first record from this time on, in milliseconds since 1970.
+    Time(i64),
+    Offset(Offset),
+    Shift(i64),
+}
+
 /// Runs that `mb runs` lists without `--limit`.
 const RUNS_LIMIT: usize = 20;
 
@@ -108,6 +133,7 @@ pub fn parse(args: &[OsString]) -> Result<Parsed> {
         "produce" => produce(line.build()?).map(Command::Produce),
         "lag" => lag(line.build()?).map(Command::Lag),
         "runs" => runs(line.build()?).map(Command::Runs),
+        "offsets" => offsets(line.build()?).map(Command::Offsets),
         _ => run(line.build()?).map(|args| Command::Run(Box::new(args))),
     };
     command.map(Parsed::Command).map_err(|error| match error {
@@ -120,12 +146,13 @@ pub fn parse(args: &[OsString]) -> Result<Parsed> {
 }
 
 /// Every command, the main job first.
-fn specs() -> [Spec; 4] {
+fn specs() -> [Spec; 5] {
     [
         Spec::of::<RunFlags>(""),
         Spec::of::<ProduceFlags>("produce"),
         Spec::of::<LagFlags>("lag"),
         Spec::of::<RunsFlags>("runs"),
+        Spec::of::<OffsetsFlags>("offsets"),
     ]
 }
 
@@ -134,6 +161,7 @@ fn help(command: &str) -> String {
         "produce" => bridge::help::<ProduceFlags>(command, &HEADINGS),
         "lag" => bridge::help::<LagFlags>(command, &HEADINGS),
         "runs" => bridge::help::<RunsFlags>(command, &HEADINGS),
+        "offsets" => bridge::help::<OffsetsFlags>(command, &HEADINGS),
         _ => bridge::help::<RunFlags>(command, &HEADINGS),
     }
 }
@@ -155,9 +183,12 @@ fn run(flags: RunFlags) -> Result<RunArgs> {
         queue: flags.queue.unwrap_or(default.queue),
         queue_bytes: flags.queue_bytes.unwrap_or(default.queue_bytes),
         max_concurrent_runs: flags.max_concurrent_runs.unwrap_or(default.max_concurrent_runs),
+        order: order(&flags)?,
+        lanes: flags.lanes,
         max_attempts: flags.max_attempts.unwrap_or(default.max_attempts),
         retry_backoff: flags.retry_backoff.unwrap_or(default.retry_backoff),
         on_failure: flags.on_failure.unwrap_or(default.on_failure),
+        bisect: flags.bisect,
         step_timeout: flags.step_timeout,
         history_keep: flags.history_keep.unwrap_or(default.history_keep),
         drain_timeout: flags.drain_timeout.unwrap_or(default.drain_timeout),
@@ -167,6 +198,16 @@ fn run(flags: RunFlags) -> Result<RunArgs> {
     config.check()?;
     let step_delay = flags.step_delay.unwrap_or_default();
     Ok(RunArgs { config, step, step_delay, listen: flags.listen.unwrap_or_default() })
+}
+
+fn order(flags: &RunFlags) -> Result<Order> {
+    let order = flags.order.unwrap_or_default();
+    match flags.lanes {
+        Some(lanes) if order != Order::Key => {
+            usage(format!("--lanes: got {lanes}, expected it with --order key only"))
+        }
+        _ => Ok(order),
+    }
 }
 
 fn step(flags: &RunFlags) -> Result<StepChoice> {
@@ -281,6 +322,38 @@ fn runs(flags: RunsFlags) -> Result<RunsArgs> {
     let limit = flags.limit.unwrap_or(RUNS_LIMIT);
     let given = flags.given();
     Ok(RunsArgs { connection, given, id: flags.id, state: flags.state, limit, json: flags.json })
+}
+
+fn offsets(flags: OffsetsFlags) -> Result<OffsetsArgs> {
+    let connection = flags.connection();
+    connection.check()?;
+    Ok(OffsetsArgs {
+        connection,
+        given: flags.given(),
+        target: target(&flags)?,
+        partition: flags.partition,
+        execute: flags.execute,
+        json: flags.json,
+    })
+}
+
+fn target(flags: &OffsetsFlags) -> Result<Target> {
+    let targets = [
+        ("--to-earliest", flags.to_earliest.then_some(Target::Earliest)),
+        ("--to-latest", flags.to_latest.then_some(Target::Latest)),
+        ("--to-datetime", flags.to_datetime.map(Target::Time)),
+        ("--to-offset", flags.to_offset.map(|offset| Target::Offset(Offset::new(offset)))),
+        ("--shift-by", flags.shift_by.map(Target::Shift)),
+    ];
+    let names = || either(&targets.map(|(name, _)| name));
+    let mut given = targets.iter().filter_map(|(name, target)| Some((name, (*target)?)));
+    match (given.next(), given.next()) {
+        (Some((_, target)), None) => Ok(target),
+        (None, _) => usage(format!("target: got none, expected {}", names())),
+        (Some((first, _)), Some((second, _))) => {
+            usage(format!("{second}: got {first} too, expected one of {}", names()))
+        }
+    }
 }
 
 fn usage<T>(text: impl Into<String>) -> Result<T> {

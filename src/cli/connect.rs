@@ -44,10 +44,23 @@ pub enum Embedded {
 /// # Errors
 /// `Broker` where none answers in time; `Config` where the data directory cannot be used.
 pub fn broker(connection: &Connection, given: Given, embedded: Embedded) -> Result<Connected> {
+    broker_under(None, connection, given, embedded)
+}
+
+/// The same, for a command that has locked the data directory already; the answer keeps the lock.
+///
+/// # Errors
+/// As `broker`.
+pub fn broker_under(
+    held: Option<DataDir>,
+    connection: &Connection,
+    given: Given,
+    embedded: Embedded,
+) -> Result<Connected> {
     connection.check()?;
     let mut connection = connection.clone();
-    let unnamed = connection.bootstrap_server.is_none();
-    if unnamed && let Some(mut client) = Client::connect(&connection.data_dir)? {
+    let may_run = held.is_none() && connection.bootstrap_server.is_none();
+    if may_run && let Some(mut client) = Client::connect(&connection.data_dir)? {
         let status: Status = client.ask_for(&Request::Status)?;
         if !given.topic {
             connection.topic = status.topic;
@@ -70,7 +83,7 @@ pub fn broker(connection: &Connection, given: Given, embedded: Embedded) -> Resu
         Embedded::Welcome => true,
         Embedded::IfNamed => connection.client == config::Client::Embedded,
     };
-    let lock = RefCell::new(None);
+    let lock = RefCell::new(held);
     let open_embedded = || -> Result<Arc<dyn Broker>> {
         if embedded == Embedded::IfPresent && !is_there {
             return Err(Error::Config(format!(
@@ -78,7 +91,8 @@ pub fn broker(connection: &Connection, given: Given, embedded: Embedded) -> Resu
                 connection.data_dir.display()
             )));
         }
-        let data_dir = DataDir::lock(&connection.data_dir)?;
+        let held = lock.take();
+        let data_dir = held.map_or_else(|| DataDir::lock(&connection.data_dir), Ok)?;
         let topics = EmbeddedTopic::open(data_dir.path(), connection.embedded_retention_bytes)?;
         lock.replace(Some(data_dir));
         Ok(Arc::new(topics))

@@ -9,16 +9,17 @@ use std::time::Duration;
 use argh::{ArgsInfo, FromArgs};
 
 use crate::cli::values::{self, Given, Listen, StepName};
-use crate::config::{Client, Connection, OnFailure, StartFrom};
+use crate::config::{Client, Connection, OnFailure, Order, StartFrom};
 
 /// Headings in the help text of every command, each with the first flag beneath it.
-pub const HEADINGS: [(&str, &str); 10] = [
+pub const HEADINGS: [(&str, &str); 11] = [
     ("--rate", "Producer"),
     ("--max-batch", "Sensor and batches"),
     ("--queue", "Run queue and workers"),
     ("--step", "Step"),
     ("--max-attempts", "Failures and history"),
     ("--drain-timeout", "Process"),
+    ("--to-earliest", "Target (one of them)"),
     ("--state", "Selection"),
     ("--bootstrap-server", "Connection and data"),
     ("--json", "Output"),
@@ -116,7 +117,7 @@ macro_rules! command {
 
 command! {
     #[argh(
-        usage = "[FLAGS]\n       mb produce [FLAGS] [-]\n       mb lag [FLAGS]\n       mb runs [FLAGS] [RUN-ID]",
+        usage = "[FLAGS]\n       mb produce [FLAGS] [-]\n       mb lag [FLAGS]\n       mb runs [FLAGS] [RUN-ID]\n       mb offsets [FLAGS]",
         description = "A Kafka topic goes in, tracked micro-batch runs come out.\n\
             \n\
             Without a command it is the main job: sensors read the topic in ticks and cut it into\n\
@@ -130,6 +131,7 @@ command! {
             \x20 produce           post messages to the topic\n\
             \x20 lag               how far the group is behind, per partition\n\
             \x20 runs              the runs that the history holds\n\
+            \x20 offsets           move the group's offsets\n\
             \x20 (each with --help of its own)",
         example = "{command_name} --rate 1000 --max-batch 100\n\
             {command_name} --bootstrap-server localhost:9092 --topic orders --exec 'wc -l' --max-concurrent-runs 8\n\
@@ -200,6 +202,16 @@ command! {
         #[argh(option, arg_name = "N", from_str_fn(values::whole::<1, 1000, _>))]
         max_concurrent_runs: Option<usize>,
 
+        /// which runs wait for others: none, partition (a partition's runs one after another) or key
+        /// (records of one key one after another) (default none)
+        #[argh(option, arg_name = "ORDER", from_str_fn(values::order))]
+        order: Option<Order>,
+
+        /// with --order key: lanes that a partition's keys are split into, 1 to 64 (without it as
+        /// many as --max-concurrent-runs)
+        #[argh(option, arg_name = "N", from_str_fn(values::whole::<1, 64, _>))]
+        lanes: Option<u32>,
+
         /// what a run does with its batch: discard (counts only), log or files (one NDJSON file per
         /// run) (default log)
         #[argh(option, arg_name = "STEP", from_str_fn(values::step))]
@@ -235,6 +247,11 @@ command! {
         /// offsets go on) or halt (mb ends with 65) (default dead-letter)
         #[argh(option, arg_name = "WHAT", from_str_fn(values::on_failure))]
         on_failure: Option<OnFailure>,
+
+        /// halve a batch whose last attempt failed, and its halves, with attempts of their own, until
+        /// the bad records stand alone
+        #[argh(switch)]
+        bisect: bool,
 
         /// runs that the history keeps, 1 to 1000000000 (default 100000)
         #[argh(option, arg_name = "N", from_str_fn(values::whole::<1, 1_000_000_000, _>))]
@@ -329,6 +346,54 @@ command! {
         /// the newest N runs, 1 to 1000000 (default 20)
         #[argh(option, arg_name = "N", from_str_fn(values::whole::<1, 1_000_000, _>))]
         limit: Option<usize>,
+
+        /// print one JSON array
+        #[argh(switch)]
+        json: bool,
+    }
+}
+
+command! {
+    #[argh(
+        usage = "[FLAGS]",
+        description = "Moves the group's offsets in the topic, as Kafka's consumer-groups tool does (--reset-offsets):\n\
+            what lies from the new offset on is processed next, again where it was before. Without\n\
+            --execute it only shows what would be. No mb may run on the data directory meanwhile.\n\
+            \n\
+            A TIME is 2026-11-24T06:10:30Z or has an offset such as +01:00; without either it is UTC, and\n\
+            a day alone is its midnight.",
+        example = "{command_name} --topic orders --group mb --to-earliest --execute\n\
+            {command_name} --to-datetime 2026-11-24T06:00:00Z\n\
+            {command_name} --shift-by -10 --partition 3 --execute"
+    )]
+    struct OffsetsFlags {
+        /// to the first record that the log still has
+        #[argh(switch)]
+        to_earliest: bool,
+
+        /// to the log's end, past all that is there
+        #[argh(switch)]
+        to_latest: bool,
+
+        /// to the first record from TIME on, to the log's end where there is none
+        #[argh(option, arg_name = "TIME", from_str_fn(values::time))]
+        to_datetime: Option<i64>,
+
+        /// to this offset, or the log's beginning or end where it lies outside
+        #[argh(option, arg_name = "N", from_str_fn(values::whole::<0, { i64::MAX as u64 }, _>))]
+        to_offset: Option<i64>,
+
+        /// by N on from where the group is, back where N is below 0
+        #[argh(option, arg_name = "N", from_str_fn(values::signed))]
+        shift_by: Option<i64>,
+
+        /// only this partition (without it all of them)
+        #[argh(option, arg_name = "P", from_str_fn(values::whole::<0, { i32::MAX as u64 }, _>))]
+        partition: Option<i32>,
+
+        /// commit the new offsets (without it nothing is changed)
+        #[argh(switch)]
+        execute: bool,
 
         /// print one JSON array
         #[argh(switch)]

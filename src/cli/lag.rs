@@ -139,6 +139,15 @@ mod tests {
             Ok(all.iter().map(|partition| (*partition, marks(100))).collect())
         }
 
+        fn offsets_at(
+            &self,
+            _: &str,
+            _: &[Partition],
+            _: i64,
+        ) -> Result<BTreeMap<Partition, Offset>> {
+            unreachable!("lag asks for no times")
+        }
+
         fn committed(
             &self,
             _: &str,

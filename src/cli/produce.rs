@@ -1,16 +1,15 @@
 //! `mb produce`: the producer alone, with messages of its own or stdin's lines.
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use crossbeam_channel::{bounded, select};
-use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 use log::info;
 
 use crate::broker::Broker;
 use crate::cli::args::{ProduceArgs, Source};
 use crate::cli::connect;
+use crate::cli::terminal::Terminal;
 use crate::error::{Error, Result};
 use crate::messages::{Lines, Messages, Sequence};
 use crate::producer::{ProducerTask, Progress, Reconnect, Report};
@@ -23,7 +22,7 @@ const FORCED_STOP: u8 = 2;
 ///
 /// # Errors
 /// Where the broker cannot be reached at the start, or messages were not acknowledged.
-pub fn run(args: ProduceArgs) -> Result<ExitCode> {
+pub fn run(args: ProduceArgs, terminal: &Terminal) -> Result<ExitCode> {
     let signals = signals::listen()?;
     let embedded =
         if args.rate_given { connect::Embedded::Welcome } else { connect::Embedded::IfNamed };
@@ -40,7 +39,7 @@ pub fn run(args: ProduceArgs) -> Result<ExitCode> {
     let (stop, stopped) = bounded(0);
     let task = ProducerTask {
         rate: args.settings.rate,
-        progress: progress(&args),
+        progress: progress(&args, terminal),
         messages: messages(args)?,
         partitions: u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX),
         producer: broker.producer(&topic.name)?,
@@ -79,16 +78,13 @@ fn messages(args: ProduceArgs) -> Result<Box<dyn Messages>> {
 }
 
 /// A bar where a count is to be reached and somebody looks on, else lines in the log.
-fn progress(args: &ProduceArgs) -> Progress {
-    let Some(count) = args.settings.count.filter(|_| std::io::stderr().is_terminal()) else {
+fn progress(args: &ProduceArgs, terminal: &Terminal) -> Progress {
+    let Some(count) = args.settings.count.filter(|_| terminal.is_watched()) else {
         return Progress::Log;
     };
-    let style = "{wide_bar} {human_pos} of {human_len} posted, {per_sec}, {eta} left";
-    let style = ProgressStyle::with_template(style).expect("the template is a constant");
     // The line that sums up takes the bar's place.
-    let bar = ProgressBar::new(count).with_style(style).with_finish(ProgressFinish::AndClear);
-    bar.tick();
-    Progress::Tell(Box::new(move |acknowledged| bar.set_position(acknowledged)))
+    let bar = terminal.bar(count, "posted");
+    Progress::Tell(Box::new(move |acknowledged| bar.set(acknowledged)))
 }
 
 /// Anything not acknowledged is an error, after an orderly stop too.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::cli::args::{RunArgs, StepChoice};
+use crate::cli::terminal::Terminal;
 use crate::error::Result;
 use crate::pipeline::Pipeline;
 use crate::signals;
@@ -12,10 +13,19 @@ use crate::step::{Delayed, Discard, ExecStep, FilesStep, LogStep, Step};
 ///
 /// # Errors
 /// Whatever ended it, but for an orderly stop.
-pub fn run(args: RunArgs) -> Result<()> {
+pub fn run(args: RunArgs, terminal: &Terminal) -> Result<()> {
     let step = step(&args);
     let stop = signals::stop()?;
-    Pipeline::new(args.config, step).run(&stop)?;
+    let until_caught_up = args.config.until_caught_up;
+    let mut pipeline = Pipeline::new(args.config, step);
+    if until_caught_up && terminal.is_watched() {
+        let terminal = terminal.clone();
+        let mut bar = None;
+        pipeline = pipeline.with_progress(Box::new(move |done, to_do| {
+            bar.get_or_insert_with(|| terminal.bar(to_do, "done")).set(done);
+        }));
+    }
+    pipeline.run(&stop)?;
     Ok(())
 }
 
@@ -25,7 +35,8 @@ fn step(args: &RunArgs) -> Arc<dyn Step> {
         StepChoice::Log => Box::new(LogStep::new()),
         StepChoice::Files { dir } => Box::new(FilesStep::new(dir)),
         StepChoice::Exec { command } => {
-            Box::new(ExecStep::new(command.clone(), args.config.step_timeout))
+            let data_dir = &args.config.connection.data_dir;
+            Box::new(ExecStep::new(command.clone(), args.config.step_timeout).scratch_dir(data_dir))
         }
     };
     if args.step_delay.is_zero() {

@@ -104,6 +104,9 @@ fn text(detail: &RunDetail) -> String {
     line("run", &run.id.to_string());
     line("key", &run.key);
     line("state", &run.state);
+    if let Some(parent) = run.parent {
+        line("split from", &format!("run {parent}"));
+    }
     line("group", &run.group);
     line("client", &run.client);
     line("records", &run.records.to_string());

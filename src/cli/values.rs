@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use crate::config::{Client, OnFailure, StartFrom};
-use crate::units;
+use crate::config::{Client, OnFailure, Order, StartFrom};
+use crate::{clock, units};
 
 /// A whole number from `MIN` to `MAX`.
 pub fn whole<const MIN: u64, const MAX: u64, T: TryFrom<u64>>(text: &str) -> Result<T, String> {
@@ -34,6 +34,19 @@ pub fn positive_duration(text: &str) -> Result<Duration, String> {
     let rule = || format!("more than 0, as {}", units::DURATION_RULE);
     let duration = units::parse_duration(text).map_err(|_| rule())?;
     if duration.is_zero() { Err(rule()) } else { Ok(duration) }
+}
+
+/// A whole number, below 0 too.
+pub fn signed(text: &str) -> Result<i64, String> {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    let value = units::parse_whole(digits).and_then(|value| i64::try_from(value).ok());
+    let value = value.map(|value| if digits.len() < text.len() { -value } else { value });
+    value.ok_or_else(|| "a whole number such as 10 or -10".to_owned())
+}
+
+/// A point in time, as milliseconds since 1970.
+pub fn time(text: &str) -> Result<i64, String> {
+    clock::parse_ms(text)
 }
 
 /// Messages per second; 0 stands for `max`.
@@ -71,6 +84,11 @@ pub fn start_from(text: &str) -> Result<StartFrom, String> {
 
 pub fn on_failure(text: &str) -> Result<OnFailure, String> {
     choice(text, &[("dead-letter", OnFailure::DeadLetter), ("halt", OnFailure::Halt)])
+}
+
+pub fn order(text: &str) -> Result<Order, String> {
+    let orders = [("none", Order::None), ("partition", Order::Partition), ("key", Order::Key)];
+    choice(text, &orders)
 }
 
 /// The steps that have a name; a command has none, it is `--exec`.
@@ -167,6 +185,16 @@ mod tests {
         for text in ["0", "1001", "-1", "abc", "1e9", "", "1.5", "+5", "99999999999999999999"] {
             let rule = whole::<1, 1000, usize>(text).expect_err(text);
             assert_eq!(rule, "a whole number from 1 to 1000", "{text}");
+        }
+    }
+
+    #[test]
+    fn a_signed_number_may_be_below_0() {
+        assert_eq!(signed("-10"), Ok(-10));
+        assert_eq!(signed("0"), Ok(0));
+        assert_eq!(signed("9223372036854775807"), Ok(i64::MAX));
+        for text in ["", "-", "--5", "+5", "1.5", "ten", "9223372036854775808", "- 1"] {
+            assert_eq!(signed(text), Err("a whole number such as 10 or -10".to_owned()), "{text}");
         }
     }
 

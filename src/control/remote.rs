@@ -97,6 +97,18 @@ impl Broker for RemoteEmbedded {
         Ok(marks.collect())
     }
 
+    fn offsets_at(
+        &self,
+        topic: &str,
+        partitions: &[Partition],
+        timestamp_ms: i64,
+    ) -> Result<BTreeMap<Partition, Offset>> {
+        let (topic, partitions) = (topic.to_owned(), partitions.to_vec());
+        let rows: Vec<(Partition, i64)> =
+            self.ask(&Request::OffsetsAt { topic, partitions, timestamp_ms })?;
+        Ok(rows.into_iter().map(|(partition, offset)| (partition, Offset::new(offset))).collect())
+    }
+
     fn committed(
         &self,
         group: &str,

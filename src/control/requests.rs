@@ -40,6 +40,12 @@ pub enum Request {
         topic: String,
         partitions: Vec<Partition>,
     },
+    /// Partition and offset of each: what `Broker::offsets_at` answers.
+    OffsetsAt {
+        topic: String,
+        partitions: Vec<Partition>,
+        timestamp_ms: i64,
+    },
     /// Partition and offset of each that has one.
     Committed {
         group: String,
@@ -165,6 +171,11 @@ fn handle(context: &Context, session: &mut Session, request: Request) -> Result<
                 .iter()
                 .map(|(partition, marks)| (partition, marks.beginning.get(), marks.end.get()))
                 .collect();
+            Ok(json!(rows))
+        }
+        Request::OffsetsAt { topic, partitions, timestamp_ms } => {
+            let found = context.embedded()?.offsets_at(&topic, &partitions, timestamp_ms)?;
+            let rows: Vec<_> = found.iter().map(|(p, offset)| (p, offset.get())).collect();
             Ok(json!(rows))
         }
         Request::Committed { group, topic, partitions } => {

@@ -10,6 +10,7 @@ pub mod recovery;
 pub mod schema;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,6 +20,7 @@ use rusqlite::Connection;
 
 use crate::batch::Batch;
 use crate::budget::{Budget, Permit};
+use crate::clock;
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::offset::{Offset, OffsetRange, Partition, RunKey};
@@ -34,15 +36,36 @@ pub const FILE: &str = "history.db";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScopeId(pub i64);
 
-/// A range that gets its identity: written before the run starts.
+/// A run that gets its identity: written before it starts.
 #[derive(Clone, Debug)]
 pub struct Planned {
     pub id: RunId,
-    pub partition: Partition,
-    pub range: OffsetRange,
+    pub key: RunKey,
+    /// The range of the batch that it is a run of.
+    pub whole: OffsetRange,
+    /// The run that it was split from.
+    pub parent: Option<RunId>,
+    /// Attempts that failed before it was split off.
+    pub failed_attempts: u32,
     pub records: usize,
     pub bytes: usize,
     pub queued_ms: i64,
+}
+
+impl Planned {
+    /// A run that has all records of a batch.
+    pub fn whole(key: RunKey, records: usize, bytes: usize) -> Planned {
+        Planned {
+            id: RunId(0),
+            whole: key.range,
+            key,
+            parent: None,
+            failed_attempts: 0,
+            records,
+            bytes,
+            queued_ms: clock::now_ms(),
+        }
+    }
 }
 
 /// One attempt's figures.
@@ -66,8 +89,19 @@ pub struct Outcome {
     pub state: RunState,
     pub records: usize,
     pub attempt: AttemptRecord,
-    /// Records to be kept whole, with their memory's permit; for `Failed`.
-    pub dead_letters: Option<(Batch, Permit)>,
+    pub whole: OffsetRange,
+    /// Records to be kept whole; for `Failed`.
+    pub dead_letters: Option<DeadLetters>,
+}
+
+/// Records that are given up on.
+#[derive(Debug)]
+pub struct DeadLetters {
+    pub batch: Batch,
+    /// The memory that the batch is in.
+    pub permit: Arc<Permit>,
+    /// Why, of those whose step said it; of the others the run's error holds.
+    pub reasons: BTreeMap<Offset, String>,
 }
 
 /// One evaluation of a sensor.
@@ -85,7 +119,10 @@ pub struct TickRecord {
 
 #[derive(Debug)]
 enum Write {
-    Planned(Planned),
+    /// The runs of one batch, numbered in this order.
+    Planned(Vec<Planned>),
+    /// A run ends by becoming these.
+    Split(Box<Outcome>, Vec<Planned>),
     /// With the memory of its output.
     Outcome(Box<Outcome>, Option<Permit>),
     Tick(TickRecord),
@@ -162,12 +199,30 @@ impl History {
         Ok((Arc::new(history), thread))
     }
 
-    /// Gives a range its run number and sends it to the file. False where the history has ended.
-    pub fn plan(&self, make: impl FnOnce(RunId) -> Planned) -> Option<RunId> {
+    /// Gives the runs of one batch their numbers (consecutive; `id` is ignored) and sends them to
+    /// the file, where they appear together. Returns the first number; `None` where the history
+    /// has ended.
+    pub fn plan(&self, runs: Vec<Planned>) -> Option<RunId> {
+        self.number(runs, Write::Planned)
+    }
+
+    /// A run ends by becoming others: numbered as by `plan`, and in the file together with its end.
+    pub fn split(&self, parent: Outcome, runs: Vec<Planned>) -> Option<RunId> {
+        self.number(runs, |runs| Write::Split(Box::new(parent), runs))
+    }
+
+    fn number(
+        &self,
+        mut runs: Vec<Planned>,
+        write: impl FnOnce(Vec<Planned>) -> Write,
+    ) -> Option<RunId> {
         let mut next = self.next_id.lock().unwrap_or_else(PoisonError::into_inner);
-        let id = RunId(*next);
-        *next += 1;
-        self.send(Write::Planned(make(id))).then_some(id)
+        let first = RunId(*next);
+        for run in &mut runs {
+            run.id = RunId(*next);
+            *next += 1;
+        }
+        self.send(write(runs)).then_some(first)
     }
 
     /// Waits until the run's range is in the file, and while the file cannot be written: what a
@@ -310,9 +365,9 @@ fn receive_group(receiver: &Receiver<Write>, group: &mut Vec<Write>) -> bool {
 mod tests {
     use super::*;
 
-    fn planned(id: RunId) -> Planned {
-        let range = OffsetRange::new(Offset::new(id.0), Offset::new(id.0));
-        Planned { id, partition: 0, range, records: 1, bytes: 1, queued_ms: 0 }
+    fn planned(offset: i64) -> Vec<Planned> {
+        let range = OffsetRange::new(Offset::new(offset), Offset::new(offset));
+        vec![Planned::whole(RunKey::new("t", 0, range), 1, 1)]
     }
 
     #[test]
@@ -323,12 +378,12 @@ mod tests {
         db.busy_timeout(Duration::ZERO).unwrap();
         db.execute("INSERT INTO scopes VALUES (1, 'kafka', '', 'g', 't', '', 0)", []).unwrap();
         let (history, thread) = History::start(db, ScopeId(1), "rdkafka", 100, |_| {}).unwrap();
-        let first = history.plan(planned).unwrap();
+        let first = history.plan(planned(1)).unwrap();
         assert!(history.wait_planned(first));
 
         let other = Connection::open(&path).unwrap();
         other.execute_batch("BEGIN IMMEDIATE").unwrap();
-        history.plan(planned).unwrap();
+        history.plan(planned(2)).unwrap();
         while !history.is_failing() {
             std::thread::yield_now();
         }
@@ -345,7 +400,7 @@ mod tests {
         waiter.join().unwrap().unwrap();
 
         other.execute_batch("BEGIN IMMEDIATE").unwrap();
-        let last = history.plan(planned).unwrap();
+        let last = history.plan(planned(3)).unwrap();
         history.stop_waiting();
         assert!(!history.wait_planned(last));
         other.execute_batch("ROLLBACK").unwrap();

@@ -3,7 +3,9 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 
+use super::schema::{KIND_REDRIVE, KIND_REPLAY};
 use crate::error::{Error, Result};
+use crate::offset::{Again, Lane, Offset, OffsetRange, RunKey};
 use crate::run::RunState;
 
 /// A run as `mb runs` shows it; times in milliseconds since 1970 (UTC), durations in milliseconds.
@@ -29,6 +31,8 @@ pub struct RunRow {
     pub run_ms: Option<f64>,
     pub worker: Option<u32>,
     pub error: Option<String>,
+    /// The run that it was split from.
+    pub parent: Option<i64>,
 }
 
 /// One run whole: its row, what it printed, and its failed attempts.
@@ -53,8 +57,8 @@ pub struct AttemptRow {
 }
 
 const COLUMNS: &str = "runs.id, scopes.topic, scopes.group_name, client, partition, first_offset, \
-     last_offset, lane, lanes, records, bytes, state, attempts, queued_ms, started_ms, ended_ms, \
-     run_us, worker, error";
+     last_offset, lane, lanes, kind, request, records, bytes, state, attempts, queued_ms, started_ms, ended_ms, \
+     run_us, worker, error, parent";
 
 /// Which runs are asked for.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -105,7 +109,7 @@ pub fn run(db: &Connection, id: i64) -> Result<Option<RunDetail>> {
     );
     let read = || -> rusqlite::Result<Option<RunDetail>> {
         let found =
-            db.query_row(&select, [id], |row| Ok((run_row(row)?, row.get(19)?))).optional()?;
+            db.query_row(&select, [id], |row| Ok((run_row(row)?, row.get(22)?))).optional()?;
         let Some((run, output)) = found else { return Ok(None) };
         let mut attempts = db.prepare(
             "SELECT number, started_ms, run_us, worker, error, output FROM attempts \
@@ -122,30 +126,42 @@ pub fn run(db: &Connection, id: i64) -> Result<Option<RunDetail>> {
 }
 
 fn run_row(row: &Row<'_>) -> rusqlite::Result<RunRow> {
-    let topic: String = row.get(1)?;
     let (partition, first, last): (i32, i64, i64) = (row.get(4)?, row.get(5)?, row.get(6)?);
-    let (lane, lanes): (u32, u32) = (row.get(7)?, row.get(8)?);
-    let lane_part = if lanes > 1 { format!(".lane-{lane}-of-{lanes}") } else { String::new() };
-    let state = RunState::from_code(row.get(11)?).map_or("unknown", RunState::name);
+    let request = row.get::<_, Option<i64>>(10)?.unwrap_or_default();
+    let key = RunKey {
+        lane: Lane { index: row.get(7)?, count: row.get(8)? },
+        again: match row.get(9)? {
+            KIND_REDRIVE => Some(Again::Redrive(request)),
+            KIND_REPLAY => Some(Again::Replay(request)),
+            _ => None,
+        },
+        ..RunKey::new(
+            row.get::<_, String>(1)?,
+            partition,
+            OffsetRange::new(Offset::new(first), Offset::new(last)),
+        )
+    };
+    let state = RunState::from_code(row.get(13)?).map_or("unknown", RunState::name);
     Ok(RunRow {
         id: row.get(0)?,
-        key: format!("{topic}/{partition}/{first}-{last}{lane_part}"),
+        key: key.to_string(),
         state: state.to_owned(),
-        topic,
+        topic: key.topic.to_string(),
         group: row.get(2)?,
         client: row.get(3)?,
         partition,
         first_offset: first,
         last_offset: last,
-        records: row.get(9)?,
-        bytes: row.get(10)?,
-        attempts: row.get(12)?,
-        queued_ms: row.get(13)?,
-        started_ms: row.get(14)?,
-        ended_ms: row.get(15)?,
-        run_ms: row.get::<_, Option<i64>>(16)?.map(millis),
-        worker: row.get(17)?,
-        error: row.get(18)?,
+        records: row.get(11)?,
+        bytes: row.get(12)?,
+        attempts: row.get(14)?,
+        queued_ms: row.get(15)?,
+        started_ms: row.get(16)?,
+        ended_ms: row.get(17)?,
+        run_ms: row.get::<_, Option<i64>>(18)?.map(millis),
+        worker: row.get(19)?,
+        error: row.get(20)?,
+        parent: row.get(21)?,
     })
 }
 

@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::ScopeId;
-use crate::batcher::{Progress, Stored};
+use super::schema::KIND_TOPIC;
+use crate::batcher::{Part, Stored};
 use crate::broker::Backend;
 use crate::clock;
 use crate::error::{Error, Result};
-use crate::offset::{Offset, OffsetRange, Partition};
+use crate::offset::{Lane, Offset, OffsetRange, Partition};
 use crate::run::{RunId, RunState};
 
 /// What ranges belong to. Any difference is another scope, and ranges never cross scopes.
@@ -36,8 +37,9 @@ pub struct Recorded {
     pub confirmed: Option<Offset>,
     /// Commits that were sent, or about to be, and never confirmed.
     pub intents: Vec<Offset>,
-    /// Ascending by first offset: all that is not done, and what is done but may lie above the
-    /// committed offset.
+    /// Ascending by the first offset of their batch, then by number: all that is not done, and what
+    /// is done but may lie above the committed offset. Runs that were split are not among them:
+    /// what they became is.
     pub runs: Vec<RecordedRun>,
 }
 
@@ -45,7 +47,10 @@ pub struct Recorded {
 pub struct RecordedRun {
     pub id: RunId,
     pub client: Option<Backend>,
+    /// The batch that it is a run of.
+    pub whole: OffsetRange,
     pub range: OffsetRange,
+    pub lane: Lane,
     pub state: RunState,
     pub failed_attempts: u32,
 }
@@ -92,29 +97,33 @@ pub fn resume(recorded: Option<&Recorded>, committed: Option<Offset>) -> Standin
     }
     let mut stored: Vec<Stored> = Vec::new();
     let mut at = position;
-    for run in recorded.runs.iter().filter(|run| run.range.last >= position) {
-        // Ours never commits inside a range, and ranges never overlap: anything else is not ours.
-        if run.range.first < at {
-            return moved;
+    for run in recorded.runs.iter().filter(|run| run.whole.last >= position) {
+        if stored.last().is_none_or(|batch| batch.range != run.whole) {
+            // Ours never commits inside a batch, and batches never overlap: anything else is not
+            // ours.
+            if run.whole.first < at {
+                return moved;
+            }
+            at = run.whole.end();
+            stored.push(Stored { range: run.whole, parts: Vec::new(), registered: false });
         }
-        at = run.range.end();
-        stored.push(run.stored());
+        let batch = stored.last_mut().expect("pushed just now");
+        batch.parts.extend(run.part());
     }
     let resume = Resume { position, committed, stored };
     if forgotten { Standing::Forgotten(resume) } else { Standing::Ours(resume) }
 }
 
 impl RecordedRun {
-    fn stored(&self) -> Stored {
-        let progress = match self.state {
-            RunState::Succeeded | RunState::Failed => Progress::Finished,
+    /// What is to be made again of it; `None` where it is done.
+    fn part(&self) -> Option<Part> {
+        let failed_attempts = match self.state {
+            RunState::Succeeded | RunState::Failed | RunState::Split => return None,
             // A halt was answered by starting mb again: all attempts anew.
-            RunState::Halted => Progress::Unfinished { failed_attempts: 0, registered: false },
-            RunState::Queued | RunState::Running | RunState::Voided => {
-                Progress::Unfinished { failed_attempts: self.failed_attempts, registered: false }
-            }
+            RunState::Halted => 0,
+            RunState::Queued | RunState::Running | RunState::Voided => self.failed_attempts,
         };
-        Stored { range: self.range, run: self.id, progress }
+        Some(Part { run: self.id, range: self.range, lane: self.lane, failed_attempts })
     }
 }
 
@@ -199,26 +208,37 @@ fn read(db: &Connection, scope: ScopeId) -> rusqlite::Result<BTreeMap<Partition,
         }
     }
     let mut rows = db.prepare(
-        "SELECT id, client, partition, first_offset, last_offset, state, attempts FROM runs \
-         WHERE scope = ?1 AND state <> ?2 ORDER BY partition, first_offset",
+        "SELECT id, client, partition, first_offset, last_offset, state, attempts, lane, lanes, \
+         ifnull(batch_first, first_offset) AS whole_first, ifnull(batch_last, last_offset) FROM runs \
+         WHERE scope = ?1 AND state NOT IN (?2, ?3) AND kind = ?4 \
+         ORDER BY partition, whole_first, id",
     )?;
-    let mut rows = rows.query([scope.0, RunState::Voided.code()])?;
+    let left_out = [RunState::Voided.code(), RunState::Split.code()];
+    let mut rows = rows.query(params![scope.0, left_out[0], left_out[1], KIND_TOPIC])?;
     while let Some(row) = rows.next()? {
         let id = row.get(0)?;
         let partition: Partition = row.get(2)?;
         let Some(recorded) = partitions.get_mut(&partition) else { continue };
         let range = OffsetRange::new(Offset::new(row.get(3)?), Offset::new(row.get(4)?));
+        let whole = OffsetRange::new(Offset::new(row.get(9)?), Offset::new(row.get(10)?));
+        let lane = Lane { index: row.get(7)?, count: row.get(8)? };
         let state = RunState::from_code(row.get(5)?).unwrap_or(RunState::Queued);
         let committed_since = state.is_done()
-            && recorded.confirmed.is_some_and(|confirmed| range.last < confirmed)
-            && recorded.intents.iter().all(|intent| range.last < *intent);
+            && recorded.confirmed.is_some_and(|confirmed| whole.last < confirmed)
+            && recorded.intents.iter().all(|intent| whole.last < *intent);
         if id <= void_up_to[&partition] || committed_since {
             continue;
         }
         let client: String = row.get(1)?;
-        let client = Backend::from_name(&client);
-        let failed_attempts = row.get(6)?;
-        recorded.runs.push(RecordedRun { id: RunId(id), client, range, state, failed_attempts });
+        recorded.runs.push(RecordedRun {
+            id: RunId(id),
+            client: Backend::from_name(&client),
+            whole,
+            range,
+            lane,
+            state,
+            failed_attempts: row.get(6)?,
+        });
     }
     Ok(partitions)
 }
@@ -285,8 +305,15 @@ mod tests {
 
     fn run(id: i64, first: i64, last: i64, state: RunState) -> RecordedRun {
         let range = OffsetRange::new(at(first), at(last));
-        let client = Some(Backend::Rdkafka);
-        RecordedRun { id: RunId(id), client, range, state, failed_attempts: 1 }
+        RecordedRun {
+            id: RunId(id),
+            client: Some(Backend::Rdkafka),
+            whole: range,
+            range,
+            lane: Lane::WHOLE,
+            state,
+            failed_attempts: 1,
+        }
     }
 
     fn recorded() -> Recorded {
@@ -314,13 +341,40 @@ mod tests {
     fn the_confirmed_offset_and_an_intent_are_ours() {
         let from_confirmed = ours(resume(Some(&recorded()), Some(at(10))));
         assert_eq!(from_confirmed.stored.len(), 4);
-        assert_eq!(from_confirmed.stored[0].progress, Progress::Finished);
+        assert!(from_confirmed.stored[0].is_finished());
         let from_intent = ours(resume(Some(&recorded()), Some(at(20))));
         assert_eq!(from_intent.position, at(20));
-        let unfinished =
-            |failed_attempts| Progress::Unfinished { failed_attempts, registered: false };
-        let progress: Vec<_> = from_intent.stored.iter().map(|stored| stored.progress).collect();
-        assert_eq!(progress, [unfinished(1), Progress::Finished, unfinished(0)]);
+        let failed_attempts: Vec<Option<u32>> = from_intent
+            .stored
+            .iter()
+            .map(|stored| stored.parts.first().map(|part| part.failed_attempts))
+            .collect();
+        assert_eq!(failed_attempts, [Some(1), None, Some(0)]);
+    }
+
+    #[test]
+    fn of_a_batch_in_several_runs_those_are_made_again_that_are_not_done() {
+        let whole = OffsetRange::new(at(10), at(19));
+        let part = |id, index, range, state| RecordedRun {
+            whole,
+            lane: Lane { index, count: 3 },
+            ..run(id, range, range + 4, state)
+        };
+        let runs = vec![
+            part(1, 0, 10, RunState::Succeeded),
+            part(2, 1, 10, RunState::Queued),
+            part(4, 2, 10, RunState::Failed),
+            part(5, 2, 15, RunState::Halted),
+            run(6, 20, 29, RunState::Succeeded),
+        ];
+        let resume = ours(resume(Some(&Recorded { runs, ..recorded() }), Some(at(10))));
+        let ids: Vec<Vec<i64>> = resume
+            .stored
+            .iter()
+            .map(|stored| stored.parts.iter().map(|part| part.run.0).collect())
+            .collect();
+        assert_eq!(ids, [vec![2, 5], vec![]]);
+        assert_eq!(resume.stored[0].range, whole);
     }
 
     #[test]

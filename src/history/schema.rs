@@ -8,10 +8,11 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use crate::error::{Error, Result};
 
 /// The newest schema that this mb knows, in the file's `user_version`.
-pub const VERSION: i64 = 1;
+pub const VERSION: i64 = 2;
 
 /// Step N brings a file from version N to N + 1.
-const MIGRATIONS: [&str; VERSION as usize] = [r#"
+const MIGRATIONS: [&str; VERSION as usize] = [
+    r#"
 CREATE TABLE scopes(
     id INTEGER PRIMARY KEY,
     log TEXT NOT NULL,
@@ -105,7 +106,60 @@ CREATE TABLE ticks(
     ended_by TEXT NOT NULL,
     error TEXT
 ) STRICT;
-"#];
+"#,
+    r#"
+-- the range of the batch that it is a run of, where that is another one than its own
+ALTER TABLE runs ADD COLUMN batch_first INTEGER;
+ALTER TABLE runs ADD COLUMN batch_last INTEGER;
+-- the run that it was split from
+ALTER TABLE runs ADD COLUMN parent INTEGER;
+-- how keys are hashed into lanes; 1 is murmur2, finalized once more
+ALTER TABLE runs ADD COLUMN lane_hash INTEGER NOT NULL DEFAULT 1;
+-- 0 the topic's own way, 1 redrive, 2 replay; of the latter the row in requests
+ALTER TABLE runs ADD COLUMN kind INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE runs ADD COLUMN request INTEGER;
+CREATE INDEX runs_of_request ON runs(request) WHERE request IS NOT NULL;
+
+-- the request that redrives it, while that is under way
+ALTER TABLE dead_letters ADD COLUMN request INTEGER;
+-- the run that redrives it, or did last
+ALTER TABLE dead_letters ADD COLUMN redrive_run INTEGER;
+CREATE INDEX dead_letters_by_state ON dead_letters(state, id);
+CREATE INDEX dead_letters_of_run ON dead_letters(run);
+
+-- redrives and replays that were asked for
+CREATE TABLE requests(
+    id INTEGER PRIMARY KEY,
+    scope INTEGER NOT NULL REFERENCES scopes(id),
+    kind INTEGER NOT NULL,
+    -- of a replay: offsets, both included
+    partition INTEGER,
+    first_offset INTEGER,
+    last_offset INTEGER,
+    -- 0 open, 1 done, 2 cancelled
+    state INTEGER NOT NULL DEFAULT 0,
+    asked_ms INTEGER NOT NULL,
+    ended_ms INTEGER,
+    note TEXT
+) STRICT;
+
+-- offsets that were passed over without being processed (--on-missing-offsets skip)
+CREATE TABLE gaps(
+    id INTEGER PRIMARY KEY,
+    scope INTEGER NOT NULL REFERENCES scopes(id),
+    partition INTEGER NOT NULL,
+    first_offset INTEGER NOT NULL,
+    last_offset INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    at_ms INTEGER NOT NULL
+) STRICT;
+"#,
+];
+
+/// `runs.kind` and `requests.kind`.
+pub const KIND_TOPIC: i64 = 0;
+pub const KIND_REDRIVE: i64 = 1;
+pub const KIND_REPLAY: i64 = 2;
 
 /// Opens (or makes) a history file for writing, brought to the newest version.
 ///

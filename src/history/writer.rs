@@ -10,16 +10,20 @@ use std::time::Instant;
 use crossbeam_channel::Receiver;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
-use super::{AttemptRecord, Outcome, Progress, ScopeId, Write, receive_group};
+use super::schema::{KIND_REDRIVE, KIND_REPLAY, KIND_TOPIC};
+use super::{
+    AttemptRecord, DeadLetters, Outcome, Planned, Progress, ScopeId, Write, receive_group,
+};
 use crate::limits;
-use crate::offset::{OffsetRange, Partition};
+use crate::offset::{Again, OffsetRange, Partition};
 use crate::run::RunState;
 
 /// A run that ended for good and is in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settled {
     pub partition: Partition,
-    pub range: OffsetRange,
+    /// The batch that it was a run of.
+    pub batch: OffsetRange,
     pub state: RunState,
 }
 
@@ -104,16 +108,17 @@ impl Writer {
         let mut planned = None;
         for write in group.drain(..) {
             match write {
-                Write::Planned(run) => {
-                    planned = Some(run.id);
-                    self.since_pruned += 1;
+                Write::Planned(runs) | Write::Split(_, runs) => {
+                    planned = runs.last().map(|run| run.id).or(planned);
+                    self.since_pruned += runs.len() as u64;
                 }
                 Write::Outcome(outcome, output_memory) => {
                     drop(output_memory);
-                    if outcome.state.is_done() {
+                    // What a request asked for is not in the ledger.
+                    if outcome.state.is_done() && outcome.key.again.is_none() {
                         ended.push(Settled {
                             partition: outcome.key.partition,
-                            range: outcome.key.range,
+                            batch: outcome.whole,
                             state: outcome.state,
                         });
                     }
@@ -155,15 +160,17 @@ fn prune(db: &mut Connection, keep_runs: u64) -> rusqlite::Result<bool> {
     let cutoff = newest.saturating_sub(i64::try_from(keep_runs).unwrap_or(i64::MAX));
     change
         .prepare_cached(
-            "DELETE FROM runs WHERE id <= ?1 AND (state = ?4 OR state IN (?2, ?3) AND last_offset < ifnull(
+            "DELETE FROM runs WHERE id <= ?1 AND (state = ?4 OR state IN (?2, ?3, ?5) AND (kind <> 0 OR \
+             ifnull(batch_last, last_offset) < ifnull(
                  (SELECT confirmed FROM partitions
-                  WHERE partitions.scope = runs.scope AND partitions.partition = runs.partition), 0))",
+                  WHERE partitions.scope = runs.scope AND partitions.partition = runs.partition), 0)))",
         )?
         .execute(params![
             cutoff,
             RunState::Succeeded.code(),
             RunState::Failed.code(),
-            RunState::Voided.code()
+            RunState::Voided.code(),
+            RunState::Split.code()
         ])?;
     change.execute(
         "DELETE FROM attempts WHERE run <= ?1 AND NOT EXISTS (SELECT 1 FROM runs WHERE id = run)",
@@ -172,8 +179,13 @@ fn prune(db: &mut Connection, keep_runs: u64) -> rusqlite::Result<bool> {
     change
         .execute("DELETE FROM ticks WHERE id <= (SELECT max(id) FROM ticks) - ?1", [KEEP_TICKS])?;
     let owed = change.query_row(
-        "SELECT EXISTS (SELECT 1 FROM runs WHERE id <= ?1 AND state IN (?2, ?3))",
-        params![cutoff, RunState::Succeeded.code(), RunState::Failed.code()],
+        "SELECT EXISTS (SELECT 1 FROM runs WHERE id <= ?1 AND state IN (?2, ?3, ?4))",
+        params![
+            cutoff,
+            RunState::Succeeded.code(),
+            RunState::Failed.code(),
+            RunState::Split.code()
+        ],
         |row| row.get(0),
     )?;
     change.commit()?;
@@ -187,24 +199,10 @@ fn apply(
     write: &Write,
 ) -> rusqlite::Result<()> {
     match write {
-        Write::Planned(run) => {
-            change
-                .prepare_cached(
-                    "INSERT INTO runs(id, scope, client, partition, first_offset, last_offset, \
-                     records, bytes, state, queued_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-                )?
-                .execute(params![
-                    run.id.0,
-                    scope.0,
-                    client,
-                    run.partition,
-                    run.range.first.get(),
-                    run.range.last.get(),
-                    run.records,
-                    run.bytes,
-                    RunState::Queued.code(),
-                    run.queued_ms
-                ])?;
+        Write::Planned(runs) => insert_runs(change, scope, client, runs)?,
+        Write::Split(parent, runs) => {
+            apply_outcome(change, scope, parent)?;
+            insert_runs(change, scope, client, runs)?;
         }
         Write::Outcome(outcome, _) => apply_outcome(change, scope, outcome)?,
         Write::Tick(tick) => {
@@ -259,6 +257,50 @@ fn apply(
     Ok(())
 }
 
+fn insert_runs(
+    change: &Transaction<'_>,
+    scope: ScopeId,
+    client: &str,
+    runs: &[Planned],
+) -> rusqlite::Result<()> {
+    let mut insert = change.prepare_cached(
+        "INSERT INTO runs(id, scope, client, partition, first_offset, last_offset, batch_first, \
+         batch_last, lane, lanes, parent, attempts, kind, request, records, bytes, state, queued_ms) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
+    )?;
+    for run in runs {
+        let (range, whole, lane) = (run.key.range, run.whole, run.key.lane);
+        // Of most runs the batch is theirs alone.
+        let whole = (whole != range).then_some(whole);
+        let (kind, request) = match run.key.again {
+            None => (KIND_TOPIC, None),
+            Some(Again::Redrive(request)) => (KIND_REDRIVE, Some(request)),
+            Some(Again::Replay(request)) => (KIND_REPLAY, Some(request)),
+        };
+        insert.execute(params![
+            run.id.0,
+            scope.0,
+            client,
+            run.key.partition,
+            range.first.get(),
+            range.last.get(),
+            whole.map(|whole| whole.first.get()),
+            whole.map(|whole| whole.last.get()),
+            lane.index,
+            lane.count,
+            run.parent.map(|parent| parent.0),
+            run.failed_attempts,
+            kind,
+            request,
+            run.records,
+            run.bytes,
+            RunState::Queued.code(),
+            run.queued_ms
+        ])?;
+    }
+    Ok(())
+}
+
 fn apply_outcome(
     change: &Transaction<'_>,
     scope: ScopeId,
@@ -290,7 +332,7 @@ fn apply_outcome(
             )?
             .execute(params![outcome.id.0, number, started_ms, run_us, worker, error, output])?;
     }
-    let Some((batch, _)) = &outcome.dead_letters else { return Ok(()) };
+    let Some(DeadLetters { batch, reasons, .. }) = &outcome.dead_letters else { return Ok(()) };
     let key = outcome.key.to_string();
     let mut insert = change.prepare_cached(
         "INSERT INTO dead_letters(scope, run, run_key, topic, partition, record_offset, \
@@ -308,7 +350,7 @@ fn apply_outcome(
             record.timestamp,
             record.key,
             record.value,
-            error.as_deref().unwrap_or_default(),
+            reasons.get(&record.offset).or(error.as_ref()),
             number,
             started_ms + run_us / 1000
         ])?;

@@ -30,8 +30,8 @@ use crate::step::Step;
 use crate::thread::Thread;
 use crate::worker::Worker;
 
-use super::Summary;
 use super::threads::Threads;
+use super::{Progress, Summary};
 
 /// A pipeline whose threads run.
 pub(super) struct Running {
@@ -75,7 +75,7 @@ impl Running {
         let workers = config.max_concurrent_runs;
         let live = Arc::new(Live::new(workers));
         let ledgers = Arc::new(Ledgers::default());
-        let queue = Arc::new(RunQueue::new(config.queue));
+        let queue = Arc::new(RunQueue::new(config.queue, config.order, config.queue_bytes));
         let budget = Budget::new(config.queue_bytes);
         let (events_in, events) = bounded(limits::EVENTS);
         let (intake, intake_stop) = bounded(0);
@@ -103,12 +103,14 @@ impl Running {
             max_attempts: config.max_attempts,
             backoff: config.retry_backoff,
             on_failure: config.on_failure,
+            bisect: config.bisect,
         };
         for index in 0..workers {
             let worker = Worker {
                 index,
                 queue: Arc::clone(&queue),
                 history: Arc::clone(&history),
+                ledgers: Arc::clone(&ledgers),
                 step: Arc::clone(&step),
                 policy,
                 live: Arc::clone(&live),
@@ -215,7 +217,11 @@ impl Running {
     }
 
     /// Watches until there is a reason to stop; then stops.
-    pub(super) fn supervise(mut self, stop: &Receiver<()>) -> Result<Summary> {
+    pub(super) fn supervise(
+        mut self,
+        stop: &Receiver<()>,
+        mut progress: Option<Progress>,
+    ) -> Result<Summary> {
         notify(&[sd_notify::NotifyState::Ready]);
         log::info!(
             "topic {}, group {}, step {}: {} worker(s), batches of up to {} records",
@@ -230,6 +236,9 @@ impl Running {
         let reason = loop {
             if target_due && self.set_target(&trouble) {
                 target_due = false;
+            }
+            if let (Some(tell), Some((done, to_do))) = (&mut progress, self.ledgers.progress()) {
+                tell(done, to_do);
             }
             self.warn_of_stalls();
             let event = select! {
@@ -257,6 +266,7 @@ impl Running {
                 }
             }
         };
+        drop(progress);
         self.stop(reason, stop)
     }
 
@@ -476,6 +486,8 @@ fn sensor_settings(
             max_records: config.max_batch,
             max_bytes: config.max_batch_bytes,
             max_wait: config.max_wait,
+            batch_overhead: config.batch_overhead_bytes(),
+            record_overhead: config.record_overhead_bytes(),
         },
         fetch: FetchSettings {
             min_bytes: config.fetch_min_bytes,
@@ -483,6 +495,7 @@ fn sensor_settings(
         },
         tick_runtime: config.tick_runtime,
         tick_interval: config.tick_interval,
+        lanes: config.lane_count(),
         topic: Arc::clone(topic),
         topic_id,
     }

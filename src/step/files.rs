@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::{Attempt, Step, StepError, record_json};
 use crate::error::{Error, Result};
-use crate::offset::{Lane, RunKey};
+use crate::offset::{Again, Lane, RunKey};
 
 const BUFFER_BYTES: usize = 64 * 1024;
 
@@ -108,12 +108,16 @@ impl Step for FilesStep {
 
 fn file_name(key: &RunKey) -> String {
     let (first, last) = (key.range.first.get(), key.range.last.get());
-    if key.lane == Lane::WHOLE {
-        format!("{first:020}-{last:020}.ndjson")
-    } else {
-        let Lane { index, count } = key.lane;
-        format!("{first:020}-{last:020}.lane-{index}-of-{count}.ndjson")
-    }
+    let lane = match key.lane {
+        Lane::WHOLE => String::new(),
+        Lane { index, count } => format!(".lane-{index}-of-{count}"),
+    };
+    let again = match key.again {
+        None => String::new(),
+        Some(Again::Redrive(request)) => format!(".redrive-{request}"),
+        Some(Again::Replay(request)) => format!(".replay-{request}"),
+    };
+    format!("{first:020}-{last:020}{lane}{again}.ndjson")
 }
 
 fn write(file: File, attempt: &Attempt<'_>) -> io::Result<()> {
@@ -183,28 +187,31 @@ fn is_leftover(path: &Path) -> bool {
 mod tests {
     use super::*;
     use crate::batch::{Batch, Record};
+    use crate::headers::Headers;
     use crate::offset::{Offset, OffsetRange};
 
     fn key(topic: &str, first: i64, last: i64) -> RunKey {
-        RunKey {
-            topic: topic.into(),
-            partition: 3,
-            range: OffsetRange::new(Offset::new(first), Offset::new(last)),
-            lane: Lane::WHOLE,
-        }
+        RunKey::new(topic, 3, OffsetRange::new(Offset::new(first), Offset::new(last)))
     }
 
     fn batch(values: &[&[u8]]) -> Batch {
         let mut batch = Batch::default();
         for (offset, value) in values.iter().enumerate() {
             let offset = Offset::new(100 + offset as i64);
-            batch.push(Record { offset, timestamp: Some(5), key: None, value: Some(value) });
+            let headers = Headers::NONE;
+            batch.push(Record {
+                offset,
+                timestamp: Some(5),
+                key: None,
+                value: Some(value),
+                headers,
+            });
         }
         batch
     }
 
     fn run(step: &FilesStep, key: &RunKey, batch: &Batch) -> Result<(), StepError> {
-        step.run(&mut Attempt { key, number: 1, batch, output: None })
+        step.run(&mut Attempt { key, number: 1, batch, output: None, failed: Vec::new() })
     }
 
     /// Every file below `dir`, by its path from there, sorted.

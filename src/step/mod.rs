@@ -15,13 +15,16 @@ use std::time::Duration;
 
 use crate::batch::Batch;
 use crate::error::Result;
-use crate::offset::RunKey;
+use crate::offset::{Offset, RunKey};
 
 /// Why an attempt failed, and what should follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StepError {
     /// Try again, up to `--max-attempts`.
     Retry(String),
+    /// Try the records again that `Attempt::fail` named, up to `--max-attempts`; the others are done.
+    /// Where none was named it is `Retry`.
+    RetryFailed(String),
     /// Trying again cannot help: the records become dead letters (or mb halts, with
     /// `--on-failure halt`) at once.
     DeadLetter(String),
@@ -32,7 +35,10 @@ pub enum StepError {
 impl StepError {
     pub fn message(&self) -> &str {
         match self {
-            StepError::Retry(text) | StepError::DeadLetter(text) | StepError::Stop(text) => text,
+            StepError::Retry(text)
+            | StepError::RetryFailed(text)
+            | StepError::DeadLetter(text)
+            | StepError::Stop(text) => text,
         }
     }
 }
@@ -51,6 +57,14 @@ impl From<std::io::Error> for StepError {
     }
 }
 
+/// A record that its step could not process, as `Attempt::fail` names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedRecord {
+    pub offset: Offset,
+    /// Empty where none was given. As the step gave it: any length, any characters.
+    pub reason: String,
+}
+
 /// One attempt of a run, as its step sees it.
 #[derive(Debug)]
 pub struct Attempt<'a> {
@@ -63,6 +77,30 @@ pub struct Attempt<'a> {
     /// What the step printed or wants to be remembered; kept with the run, cut to
     /// `limits::CAPTURE_BYTES` a stream.
     pub output: Option<String>,
+    /// The records that failed, where the step knows: see `fail`. Ascending, each one once.
+    pub failed: Vec<FailedRecord>,
+}
+
+impl Attempt<'_> {
+    /// Names a record that failed. What happens to it is said by what `run` returns, see `Step::run`;
+    /// where that makes the names count, **all the other records are done**. An error that comes
+    /// in between (`?`, a panic) is `StepError::Retry` or less, which makes them void.
+    ///
+    /// A record named again keeps its first reason.
+    ///
+    /// # Panics
+    /// Where the batch has no record of this offset: the attempt fails with that, as with any
+    /// panic, and nothing counts as done.
+    pub fn fail(&mut self, offset: Offset, reason: impl Into<String>) {
+        assert!(
+            self.batch.contains(offset),
+            "failed record: got offset {offset}, expected one of a record of run {}",
+            self.key
+        );
+        if let Err(at) = self.failed.binary_search_by_key(&offset, |failed| failed.offset) {
+            self.failed.insert(at, FailedRecord { offset, reason: reason.into() });
+        }
+    }
 }
 
 /// What a run does with its batch.
@@ -82,6 +120,17 @@ pub trait Step: Send + Sync {
     }
 
     /// Processes the batch; called from several workers at once.
+    ///
+    /// What follows for the batch, where no record was named (`Attempt::fail`), and where some
+    /// were:
+    ///
+    /// | returned | no record named | some named |
+    /// | --- | --- | --- |
+    /// | `Ok` | all done | the named are dead letters at once, the others done |
+    /// | `StepError::DeadLetter` | all are dead letters at once | as with `Ok` |
+    /// | `StepError::RetryFailed` | all are tried again | the named are tried again, the others done |
+    /// | `StepError::Retry`, a panic | all are tried again | the same: names are void |
+    /// | `StepError::Stop` | mb stops (exit 65), the run is made again later | the same: names are void |
     ///
     /// # Errors
     /// See `StepError`.
@@ -156,5 +205,70 @@ impl Step for Box<dyn Step> {
 
     fn finish(&self) {
         self.as_ref().finish();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::Record;
+    use crate::offset::OffsetRange;
+
+    /// Names the records without a value, and processes the others.
+    struct Picky;
+
+    impl Step for Picky {
+        fn name(&self) -> &str {
+            "picky"
+        }
+
+        fn run(&self, attempt: &mut Attempt<'_>) -> Result<(), StepError> {
+            let batch = attempt.batch;
+            for record in batch.records().filter(|record| record.value.is_none()) {
+                attempt.fail(record.offset, "no value");
+            }
+            Ok(())
+        }
+    }
+
+    /// What the work leaves in an attempt at the offsets 3, 5 (a null value), 6 and 9 (another).
+    fn after(work: impl FnOnce(&mut Attempt<'_>)) -> Vec<FailedRecord> {
+        let mut batch = Batch::default();
+        for (offset, value) in [(3, Some(&b"v"[..])), (5, None), (6, Some(b"")), (9, None)] {
+            let offset = Offset::new(offset);
+            batch.push(Record { offset, value, ..Record::default() });
+        }
+        let range = OffsetRange::new(Offset::new(0), Offset::new(9));
+        let key = RunKey::new("t", 0, range);
+        let mut attempt =
+            Attempt { key: &key, number: 1, batch: &batch, output: None, failed: Vec::new() };
+        work(&mut attempt);
+        attempt.failed
+    }
+
+    fn named(offset: i64, reason: &str) -> FailedRecord {
+        FailedRecord { offset: Offset::new(offset), reason: reason.into() }
+    }
+
+    #[test]
+    fn a_step_names_the_records_that_failed() {
+        let failed = after(|attempt| assert_eq!(Picky.run(attempt), Ok(())));
+        assert_eq!(failed, [named(5, "no value"), named(9, "no value")]);
+    }
+
+    #[test]
+    fn named_records_ascend_and_keep_their_first_reason() {
+        let failed = after(|attempt| {
+            for (offset, reason) in [(9, "a"), (3, "b"), (9, "c"), (3, "d"), (6, "")] {
+                attempt.fail(Offset::new(offset), reason);
+            }
+        });
+        assert_eq!(failed, [named(3, "b"), named(6, ""), named(9, "a")]);
+    }
+
+    #[test]
+    #[should_panic(expected = "got offset 4, expected one of a record of run t/0/0-9")]
+    fn a_record_that_the_batch_does_not_have_cannot_fail() {
+        after(|attempt| attempt.fail(Offset::new(4), "in the range, but not in the log"));
     }
 }

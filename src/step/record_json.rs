@@ -59,10 +59,12 @@ pub fn write_lines<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::headers::Headers;
     use crate::offset::Offset;
 
     fn json(key: Option<&[u8]>, value: Option<&[u8]>, timestamp: Option<i64>) -> String {
-        let record = Record { offset: Offset::new(7), timestamp, key, value };
+        let record =
+            Record { offset: Offset::new(7), timestamp, key, value, headers: Headers::NONE };
         serde_json::to_string(&RecordJson { partition: 2, record }).unwrap()
     }
 

@@ -127,6 +127,7 @@ pub struct Read {
     pub timestamp: Option<i64>,
     pub key: Option<Vec<u8>>,
     pub value: Option<Vec<u8>>,
+    pub headers: Vec<(Vec<u8>, Option<Vec<u8>>)>,
 }
 
 /// Takes records, checks the promises of `Sink`'s caller, and stops the consumer where it is told.
@@ -163,6 +164,11 @@ impl Sink for Taker {
             timestamp: record.timestamp,
             key: record.key.map(<[u8]>::to_vec),
             value: record.value.map(<[u8]>::to_vec),
+            headers: record
+                .headers
+                .iter()
+                .map(|(name, value)| (name.to_vec(), value.map(<[u8]>::to_vec)))
+                .collect(),
         });
         if let Some(room) = &mut self.room {
             *room -= 1;

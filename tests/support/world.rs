@@ -106,6 +106,7 @@ pub fn all(offset: i64) -> BTreeMap<Partition, Offset> {
 }
 
 pub type Content = Vec<(i64, Option<Vec<u8>>)>;
+pub type Namer = Box<dyn Fn(&mut Attempt<'_>) + Send + Sync>;
 pub type Judge = Box<dyn Fn(&Attempt<'_>) -> Result<(), StepError> + Send + Sync>;
 
 /// Remembers what it was given, and fails as it is told to.
@@ -115,14 +116,23 @@ pub struct Recorder {
     /// Content of each run that succeeded.
     pub done: Mutex<BTreeMap<String, Content>>,
     pub judge: Judge,
+    /// Names the records of an attempt that failed.
+    pub namer: Namer,
 }
 
 impl Recorder {
     pub fn new(
         judge: impl Fn(&Attempt<'_>) -> Result<(), StepError> + Send + Sync + 'static,
     ) -> Arc<Recorder> {
+        Recorder::naming(|_| {}, judge)
+    }
+
+    pub fn naming(
+        namer: impl Fn(&mut Attempt<'_>) + Send + Sync + 'static,
+        judge: impl Fn(&Attempt<'_>) -> Result<(), StepError> + Send + Sync + 'static,
+    ) -> Arc<Recorder> {
         let (attempts, done) = (Mutex::default(), Mutex::default());
-        Arc::new(Recorder { attempts, done, judge: Box::new(judge) })
+        Arc::new(Recorder { attempts, done, judge: Box::new(judge), namer: Box::new(namer) })
     }
 
     pub fn content_by_key(&self) -> BTreeMap<String, BTreeSet<Content>> {
@@ -161,6 +171,7 @@ impl Step for Recorder {
             records.map(|r| (r.offset.get(), r.value.map(<[u8]>::to_vec))).collect();
         let key = attempt.key.to_string();
         self.attempts.lock().unwrap().push((key.clone(), attempt.number, content.clone()));
+        (self.namer)(attempt);
         (self.judge)(attempt)?;
         self.done.lock().unwrap().insert(key, content);
         Ok(())

@@ -2,11 +2,14 @@
 //!
 //! A record is a head of 20 bytes (timestamp i64, then the lengths of key, value and headers as
 //! u32, little-endian; a length of `u32::MAX` is a missing key or a null value), then the three.
-//! Headers are name length u32, value length u32, name, value, one after another. Offsets are not
-//! written: the row has the first one, and they are dense.
+//! Headers lie as `headers` encodes them. Offsets are not written: the row has the first one, and
+//! they are dense.
+
+use rusqlite::{Connection, OptionalExtension};
 
 use crate::batch::Record;
 use crate::broker::Message;
+use crate::headers::{self, Headers};
 use crate::offset::Offset;
 
 const HEAD_BYTES: usize = 20;
@@ -21,7 +24,9 @@ pub(super) fn encoded_bytes(message: &Message<'_>) -> usize {
 }
 
 fn headers_bytes(message: &Message<'_>) -> usize {
-    message.headers.iter().map(|(name, value)| 8 + name.len() + value.len()).sum()
+    let bytes =
+        |(name, value): &(&str, Option<&[u8]>)| headers::encoded_bytes(name.as_bytes(), *value);
+    message.headers.iter().map(bytes).sum()
 }
 
 /// Writes the message behind the others of `chunk`. The caller has checked its size against
@@ -35,10 +40,7 @@ pub(super) fn encode(chunk: &mut Vec<u8>, message: &Message<'_>, timestamp: i64)
     chunk.extend_from_slice(message.key.unwrap_or_default());
     chunk.extend_from_slice(message.value.unwrap_or_default());
     for (name, value) in message.headers {
-        chunk.extend_from_slice(&(name.len() as u32).to_le_bytes());
-        chunk.extend_from_slice(&(value.len() as u32).to_le_bytes());
-        chunk.extend_from_slice(name.as_bytes());
-        chunk.extend_from_slice(value);
+        headers::append(chunk, name.as_bytes(), *value);
     }
 }
 
@@ -68,7 +70,7 @@ impl<'a> Records<'a> {
         if length == NONE { Some(None) } else { self.take(length as usize).map(Some) }
     }
 
-    fn read(&mut self) -> Option<(Record<'a>, &'a [u8])> {
+    fn read(&mut self) -> Option<Record<'a>> {
         let timestamp = i64::from_le_bytes(self.take(8)?.try_into().expect("eight bytes"));
         let (key, value, headers) = (self.take_u32()?, self.take_u32()?, self.take_u32()?);
         let record = Record {
@@ -76,16 +78,16 @@ impl<'a> Records<'a> {
             timestamp: Some(timestamp),
             key: self.take_optional(key)?,
             value: self.take_optional(value)?,
+            headers: Headers::decode(self.take(headers as usize)?)?,
         };
-        let headers = self.take(headers as usize)?;
         self.offset = self.offset.next();
-        Some((record, headers))
+        Some(record)
     }
 }
 
 impl<'a> Iterator for Records<'a> {
-    /// A record and its headers as they were written, or `None` for a broken chunk.
-    type Item = Option<(Record<'a>, &'a [u8])>;
+    /// A record as it was written, or `None` for a broken chunk.
+    type Item = Option<Record<'a>>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.rest.is_empty() {
@@ -99,6 +101,36 @@ impl<'a> Iterator for Records<'a> {
     }
 }
 
+/// The offset of the first record of a partition (by its row) whose timestamp is at or after
+/// `timestamp_ms`. A chunk that is broken counts as far as it can be read.
+pub(super) fn first_at(
+    reader: &Connection,
+    partition_row: i64,
+    timestamp_ms: i64,
+) -> rusqlite::Result<Option<Offset>> {
+    let mut statement = reader.prepare_cached(
+        "SELECT first_offset, last_offset, records FROM chunks \
+         WHERE partition = ?1 AND last_offset > ?2 ORDER BY last_offset LIMIT 1",
+    )?;
+    // One chunk at a time: nothing is held open while the others are looked at.
+    let mut passed = -1_i64;
+    loop {
+        let looked = statement.query_row([partition_row, passed], |row| {
+            let mut records = Records::new(row.get_ref(2)?.as_blob()?, Offset::new(row.get(0)?));
+            let found = records.find_map(|read| {
+                let record = read?;
+                record.timestamp.is_some_and(|at| at >= timestamp_ms).then_some(record.offset)
+            });
+            Ok((row.get(1)?, found))
+        });
+        match looked.optional()? {
+            Some((last, None)) => passed = last,
+            Some((_, found)) => return Ok(found),
+            None => return Ok(None),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,7 +138,7 @@ mod tests {
     fn message<'a>(
         key: Option<&'a [u8]>,
         value: Option<&'a [u8]>,
-        headers: &'a [(&'a str, &'a [u8])],
+        headers: &'a [(&'a str, Option<&'a [u8]>)],
     ) -> Message<'a> {
         Message { partition: 0, key, value, headers }
     }
@@ -115,8 +147,8 @@ mod tests {
     fn records_come_back_with_their_offsets_and_headers() {
         let messages = [
             message(None, None, &[]),
-            message(Some(b""), Some(b""), &[("a", b"1"), ("", b"")]),
-            message(Some(b"\xff"), Some(b"value"), &[("trace", b"\0")]),
+            message(Some(b""), Some(b""), &[("a", Some(b"1")), ("", Some(b"")), ("null", None)]),
+            message(Some(b"\xff"), Some(b"value"), &[("trace", Some(b"\0"))]),
         ];
         let mut chunk = Vec::new();
         for (at, message) in messages.iter().enumerate() {
@@ -127,13 +159,18 @@ mod tests {
         let read: Vec<_> =
             Records::new(&chunk, Offset::new(7)).map(|record| record.expect("whole")).collect();
         assert_eq!(read.len(), 3);
-        for (at, (record, headers)) in read.iter().enumerate() {
+        for (at, record) in read.iter().enumerate() {
             assert_eq!(record.offset, Offset::new(7 + at as i64));
             assert_eq!(record.timestamp, Some(1000 + at as i64));
             assert_eq!((record.key, record.value), (messages[at].key, messages[at].value));
-            assert_eq!(headers.len(), headers_bytes(&messages[at]));
+            assert!(
+                record
+                    .headers
+                    .iter()
+                    .eq(messages[at].headers.iter().map(|(n, v)| (n.as_bytes(), *v)))
+            );
         }
-        assert_eq!(read[2].1, b"\x05\0\0\0\x01\0\0\0trace\0");
+        assert_eq!(read[2].headers.encoded(), b"\x05\0\0\0\x01\0\0\0trace\0");
     }
 
     #[test]

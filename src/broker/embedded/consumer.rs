@@ -10,7 +10,7 @@ use super::chunk::Records;
 use super::faults::{Call, Faults, under};
 use super::store::failed;
 use super::{Embedded, Shared, find_topic, no_partition, watermarks};
-use crate::broker::{Consumer, FetchSettings, Flow, Sink};
+use crate::broker::{Consumer, FetchSettings, Flow, Sink, not_read};
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::offset::{Offset, Partition};
@@ -38,6 +38,7 @@ struct Cursor {
     /// The partition's row and its end, as last read.
     row: i64,
     end: Offset,
+    paused: bool,
 }
 
 impl EmbeddedConsumer {
@@ -57,7 +58,7 @@ impl EmbeddedConsumer {
             .map(|&(partition, next)| {
                 let row =
                     rows.get(&partition).ok_or_else(|| no_partition(doing, topic, partition))?;
-                Ok(Cursor { partition, next, row: row.id, end: row.marks.end })
+                Ok(Cursor { partition, next, row: row.id, end: row.marks.end, paused: false })
             })
             .collect::<Result<_>>()?;
         Ok(EmbeddedConsumer {
@@ -83,7 +84,7 @@ impl EmbeddedConsumer {
         {
             let at = self.turn % self.cursors.len();
             self.turn = at + 1;
-            if self.cursors[at].next >= self.cursors[at].end {
+            if self.cursors[at].paused || self.cursors[at].next >= self.cursors[at].end {
                 at_end += 1;
                 continue;
             }
@@ -102,7 +103,7 @@ impl EmbeddedConsumer {
         let reader = self.reader.as_ref().expect("a consumer has its reader until it is dropped");
         let rows = watermarks(reader, self.topic_id)
             .map_err(failed(&format!("read topic {}", self.topic)))?;
-        for cursor in &mut self.cursors {
+        for cursor in self.cursors.iter_mut().filter(|cursor| !cursor.paused) {
             let marks = rows[&cursor.partition].marks;
             if cursor.next < marks.beginning || cursor.next > marks.end {
                 return Err(out_of_range(&self.topic, cursor));
@@ -110,6 +111,11 @@ impl EmbeddedConsumer {
             cursor.end = marks.end;
         }
         Ok(())
+    }
+
+    fn cursor(&mut self, partition: Partition) -> Result<&mut Cursor> {
+        let found = self.cursors.iter_mut().find(|cursor| cursor.partition == partition);
+        found.ok_or_else(|| not_read(&self.topic, partition))
     }
 
     /// Hands over the rest of the chunk that the cursor points into.
@@ -130,7 +136,7 @@ impl EmbeddedConsumer {
         };
         let mut handed = 0;
         for read in Records::new(&self.chunk, first) {
-            let Some((record, _headers)) = read else {
+            let Some(record) = read else {
                 return Err(unreadable(cursor.next, "its chunk in the file is broken".to_owned()));
             };
             if record.offset < cursor.next {
@@ -194,6 +200,20 @@ impl Consumer for EmbeddedConsumer {
             }
             self.shared.wait(seen, due.map_or(deadline, |due| due.min(deadline)));
         }
+    }
+
+    fn pause(&mut self, partition: Partition) -> Result<()> {
+        self.cursor(partition)?.paused = true;
+        Ok(())
+    }
+
+    fn resume(&mut self, partition: Partition, from: Offset) -> Result<()> {
+        let cursor = self.cursor(partition)?;
+        if cursor.paused {
+            cursor.paused = false;
+            cursor.next = from;
+        }
+        Ok(())
     }
 
     fn close(self: Box<Self>) {}

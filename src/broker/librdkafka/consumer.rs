@@ -1,6 +1,7 @@
 //! One tick's consumer: hands records to the sink, and decides which of librdkafka's errors are
 //! mb's. How records come out of librdkafka is in `native`.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::Consumer as _;
@@ -9,7 +10,7 @@ use rdkafka::types::RDKafkaErrorCode;
 
 use super::native::{Client, Event, Failure, Records};
 use super::{context, known_partitions, let_go};
-use crate::broker::{Consumer, FetchSettings, Flow, Sink};
+use crate::broker::{Consumer, FetchSettings, Flow, Sink, not_read};
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::offset::{Offset, Partition};
@@ -26,6 +27,8 @@ pub(super) struct LibrdkafkaConsumer {
     max_record_bytes: usize,
     /// `None` once it is closed.
     records: Option<Records>,
+    /// Each partition, and whether it is paused.
+    paused: BTreeMap<Partition, bool>,
     doubt: Option<Doubt>,
 }
 
@@ -55,6 +58,7 @@ impl LibrdkafkaConsumer {
             topic: topic.to_owned(),
             max_record_bytes: settings.max_record_bytes,
             records: Some(records),
+            paused: from.iter().map(|(partition, _)| (*partition, false)).collect(),
             doubt: None,
         })
     }
@@ -63,9 +67,14 @@ impl LibrdkafkaConsumer {
     fn hand_over(&mut self, wait: Duration, sink: &mut dyn Sink) -> Result<bool> {
         let records = self.records.as_mut().expect("a consumer is polled before its close only");
         let mut came = false;
+        let mut scratch = Vec::new();
         for message in records.take(wait) {
+            // librdkafka drops what is outdated; this is sure even where it would not.
+            if self.paused.get(&message.partition()) != Some(&false) {
+                continue;
+            }
             came = true;
-            match message.event() {
+            match message.event(&mut scratch) {
                 Event::Record { partition, record } => {
                     let bytes = record.payload_bytes();
                     if bytes > self.max_record_bytes {
@@ -142,6 +151,26 @@ impl LibrdkafkaConsumer {
         Ok(())
     }
 
+    /// Pauses or resumes the partition by `call`, where it is not so already.
+    fn switch(
+        &mut self,
+        partition: Partition,
+        pause: bool,
+        call: impl FnOnce(&Records) -> Result<(), Failure>,
+    ) -> Result<()> {
+        let records = self.records.as_ref().expect("a consumer is used before its close only");
+        let paused =
+            self.paused.get_mut(&partition).ok_or_else(|| not_read(&self.topic, partition))?;
+        if *paused != pause {
+            call(records).map_err(|failure| {
+                let verb = if pause { "pause" } else { "resume" };
+                Error::broker(format!("{verb} {}/{partition}", self.topic), failure.reason)
+            })?;
+            *paused = pause;
+        }
+        Ok(())
+    }
+
     fn doing(&self) -> String {
         format!("read topic {}", self.topic)
     }
@@ -157,6 +186,14 @@ impl Consumer for LibrdkafkaConsumer {
                 return Ok(());
             }
         }
+    }
+
+    fn pause(&mut self, partition: Partition) -> Result<()> {
+        self.switch(partition, true, |records| records.stop_partition(partition))
+    }
+
+    fn resume(&mut self, partition: Partition, from: Offset) -> Result<()> {
+        self.switch(partition, false, |records| records.start_partition(partition, from))
     }
 
     fn close(self: Box<Self>) {

@@ -1,6 +1,6 @@
 //! What librdkafka's C interface has and crate rdkafka does not wrap: reading records by the array,
-//! and committing a group's offsets through the admin interface. All of this backend's unsafe code is here;
-//! what records and errors mean is decided by its callers.
+//! pausing one partition of them, and committing a group's offsets through the admin interface. All
+//! of this backend's unsafe code is here; what records and errors mean is decided by its callers.
 
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::ptr::NonNull;
@@ -16,6 +16,7 @@ use rdkafka::producer::{BaseProducer, Producer as _};
 
 use super::context::Context;
 use crate::batch::Record;
+use crate::headers::{self, Headers};
 use crate::limits;
 use crate::offset::{Offset, Partition};
 
@@ -73,7 +74,7 @@ pub(super) struct Records {
     // Fields are dropped in this order: what was taken, then the handles, the client last.
     taken: Vec<Message>,
     queue: Owned<ffi::rd_kafka_queue_t>,
-    _topic: Owned<ffi::rd_kafka_topic_t>,
+    topic: Owned<ffi::rd_kafka_topic_t>,
     client: Client,
 }
 
@@ -102,23 +103,39 @@ impl Records {
             )
         };
         let (Some(queue), Some(handle)) = (queue, handle) else { return Err(last_failure()) };
-        for (partition, offset) in from {
-            // SAFETY: both handles are alive. No partition is started twice: the caller's list has
-            // each once, and a second start would be refused.
-            let started = unsafe {
-                ffi::rd_kafka_consume_start_queue(
-                    handle.get(),
-                    *partition,
-                    offset.get(),
-                    queue.get(),
-                )
-            };
-            if started != 0 {
-                return Err(last_failure());
-            }
-        }
         let taken = Vec::with_capacity(limits::POLL_RECORDS);
-        Ok(Records { taken, queue, _topic: handle, client })
+        let records = Records { taken, queue, topic: handle, client };
+        for (partition, offset) in from {
+            records.start_partition(*partition, *offset)?;
+        }
+        Ok(records)
+    }
+
+    /// Fetches the partition from `offset` on. It must not be started already.
+    pub(super) fn start_partition(
+        &self,
+        partition: Partition,
+        offset: Offset,
+    ) -> Result<(), Failure> {
+        // SAFETY: both handles are alive. A second start would be refused.
+        let started = unsafe {
+            ffi::rd_kafka_consume_start_queue(
+                self.topic.get(),
+                partition,
+                offset.get(),
+                self.queue.get(),
+            )
+        };
+        if started == 0 { Ok(()) } else { Err(last_failure()) }
+    }
+
+    /// Stops fetching the partition, which must be started. What lies in the queue of it is
+    /// outdated from here on: librdkafka drops it rather than hand it over.
+    pub(super) fn stop_partition(&self, partition: Partition) -> Result<(), Failure> {
+        // SAFETY: the handle is alive. The call waits for librdkafka's main thread, which waits for
+        // no broker (and nothing was stored that it would commit first).
+        let stopped = unsafe { ffi::rd_kafka_consume_stop(self.topic.get(), partition) };
+        if stopped == 0 { Ok(()) } else { Err(last_failure()) }
     }
 
     pub(super) fn client(&self) -> &Client {
@@ -184,14 +201,21 @@ pub(super) enum Event<'a> {
 }
 
 impl Message {
-    pub(super) fn event(&self) -> Event<'_> {
+    pub(super) fn partition(&self) -> Partition {
+        // SAFETY: the message is alive until `self` is dropped, and nothing changes it.
+        unsafe { self.0.as_ref() }.partition
+    }
+
+    /// `scratch` takes the record's headers, where it has any.
+    pub(super) fn event<'a>(&'a self, scratch: &'a mut Vec<u8>) -> Event<'a> {
         // SAFETY: the message is alive until `self` is dropped, and nothing changes it.
         let message = unsafe { self.0.as_ref() };
         let partition = message.partition;
         match message.err {
-            ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => {
-                Event::Record { partition, record: self.record(message) }
-            }
+            ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => match self.headers(scratch) {
+                Ok(headers) => Event::Record { partition, record: self.record(message, headers) },
+                Err(failure) => Event::Failure { partition, offset: message.offset, failure },
+            },
             ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__PARTITION_EOF => {
                 Event::End { partition, next: message.offset }
             }
@@ -204,7 +228,50 @@ impl Message {
         }
     }
 
-    fn record<'a>(&'a self, message: &'a ffi::rd_kafka_message_t) -> Record<'a> {
+    /// Encodes the headers behind one another; costs next to nothing where there are none.
+    /// (librdkafka parses them now, and shows a name up to its first NUL byte only.)
+    fn headers<'a>(&self, scratch: &'a mut Vec<u8>) -> Result<Headers<'a>, Failure> {
+        scratch.clear();
+        let mut list = std::ptr::null_mut();
+        // SAFETY: the message is alive and ours alone, so that librdkafka may keep with it what it
+        // parses; the list belongs to the message.
+        let code = unsafe { ffi::rd_kafka_message_headers(self.0.as_ptr(), &raw mut list) };
+        match code {
+            ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => {}
+            ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__NOENT => return Ok(Headers::NONE),
+            code => {
+                let reason = "its headers are broken".to_owned();
+                return Err(Failure { code: code.into(), reason });
+            }
+        }
+        for index in 0.. {
+            let (mut name, mut value, mut size) = (std::ptr::null(), std::ptr::null(), 0);
+            // SAFETY: the list lives as long as the message, and nothing changes it. At success the
+            // name is a NUL-ended string and the value null or `size` bytes, both of the list's.
+            unsafe {
+                let code = ffi::rd_kafka_header_get_all(
+                    list,
+                    index,
+                    &raw mut name,
+                    &raw mut value,
+                    &raw mut size,
+                );
+                // There are no more.
+                if code != ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+                    break;
+                }
+                let name = CStr::from_ptr(name).to_bytes();
+                headers::append(scratch, name, bytes(value.cast(), size));
+            }
+        }
+        Ok(Headers::trusted(scratch))
+    }
+
+    fn record<'a>(
+        &'a self,
+        message: &'a ffi::rd_kafka_message_t,
+        headers: Headers<'a>,
+    ) -> Record<'a> {
         // SAFETY: `message` is this message, with no error, so `payload` and `key` are null or
         // `len` and `key_len` bytes that live as long as it does. Minus one is "no timestamp".
         unsafe {
@@ -214,6 +281,7 @@ impl Message {
                 timestamp: (timestamp != -1).then_some(timestamp),
                 key: bytes(message.key.cast(), message.key_len),
                 value: bytes(message.payload.cast(), message.len),
+                headers,
             }
         }
     }

@@ -76,7 +76,7 @@ impl LibrdkafkaProducer {
         if !message.headers.is_empty() {
             let mut headers = OwnedHeaders::new_with_capacity(message.headers.len());
             for (key, value) in message.headers {
-                headers = headers.insert(Header { key, value: Some(*value) });
+                headers = headers.insert(Header { key, value: *value });
             }
             record = record.headers(headers);
         }

@@ -14,8 +14,9 @@ use super::trust::{Caution, believed, complete, stops_short};
 use super::{CODECS, explain, words};
 use crate::batch::Record;
 use crate::broker::wire::{StoredBatch, Wire};
-use crate::broker::{Consumer, FetchSettings, Flow, Sink};
+use crate::broker::{Consumer, FetchSettings, Flow, Sink, not_read};
 use crate::error::{Error, Result};
+use crate::headers::Headers;
 use crate::limits::{BROKER_CALL_LIMIT, PURE_FETCH_BYTES, PURE_PARTITION_FETCH_BYTES};
 use crate::offset::{Offset, Partition};
 
@@ -45,6 +46,13 @@ struct Cursor {
     caution: Caution,
     /// The last plain answer showed that the log goes on at `next`.
     owed: bool,
+    paused: bool,
+}
+
+impl Cursor {
+    fn new(partition: Partition, next: Offset) -> Cursor {
+        Cursor { partition, next, caution: Caution::default(), owed: false, paused: false }
+    }
 }
 
 /// What one answer had for one partition.
@@ -64,12 +72,7 @@ impl PureConsumer {
         settings: &FetchSettings,
         fetch_bytes: usize,
     ) -> PureConsumer {
-        let cursors = from.iter().map(|&(partition, next)| Cursor {
-            partition,
-            next,
-            caution: Caution::default(),
-            owed: false,
-        });
+        let cursors = from.iter().map(|&(partition, next)| Cursor::new(partition, next));
         PureConsumer {
             guard,
             wire,
@@ -79,6 +82,11 @@ impl PureConsumer {
             cursors: cursors.collect(),
             undecoded: 0,
         }
+    }
+
+    fn cursor(&mut self, partition: Partition) -> Result<&mut Cursor> {
+        let found = self.cursors.iter_mut().find(|cursor| cursor.partition == partition);
+        found.ok_or_else(|| not_read(&self.topic, partition))
     }
 
     /// Reads a partition's stored batches one by one while caution is raised. Returns how many
@@ -202,6 +210,7 @@ impl PureConsumer {
                 timestamp: None,
                 key: (!message.key.is_empty()).then_some(message.key),
                 value: Some(message.value),
+                headers: Headers::NONE,
             };
             if record.payload_bytes() > self.settings.max_record_bytes {
                 let cause = format!(
@@ -223,9 +232,14 @@ impl PureConsumer {
 
     /// Fetches the partitions that need no caution, all at once.
     fn read_plainly(&mut self, wait: Duration, sink: &mut dyn Sink) -> Result<Flow> {
+        let is_calm = |cursor: &Cursor| !cursor.paused && !cursor.caution.is_raised();
         let calm: Vec<usize> =
-            (0..self.cursors.len()).filter(|&i| !self.cursors[i].caution.is_raised()).collect();
+            (0..self.cursors.len()).filter(|&i| is_calm(&self.cursors[i])).collect();
         if calm.is_empty() {
+            // No broker waits where there is nothing to ask it for.
+            if self.cursors.iter().all(|cursor| cursor.paused) {
+                std::thread::sleep(wait);
+            }
             return Ok(Flow::Continue);
         }
         let share = (PURE_FETCH_BYTES / calm.len()).clamp(1, self.fetch_bytes);
@@ -335,6 +349,9 @@ impl Consumer for PureConsumer {
         let mut failed = None;
         let mut passed = 0;
         for index in 0..self.cursors.len() {
+            if self.cursors[index].paused {
+                continue;
+            }
             match self.read_carefully(index, sink) {
                 Ok((Flow::Stop, _)) => return Ok(()),
                 Ok((Flow::Continue, batches)) => passed += batches,
@@ -353,6 +370,19 @@ impl Consumer for PureConsumer {
             Ok(_) => failed.map_or(Ok(()), Err),
             Err(cause) => Err(failed.unwrap_or(cause)),
         }
+    }
+
+    fn pause(&mut self, partition: Partition) -> Result<()> {
+        self.cursor(partition)?.paused = true;
+        Ok(())
+    }
+
+    fn resume(&mut self, partition: Partition, from: Offset) -> Result<()> {
+        let cursor = self.cursor(partition)?;
+        if cursor.paused {
+            *cursor = Cursor::new(partition, from);
+        }
+        Ok(())
     }
 
     fn close(self: Box<Self>) {

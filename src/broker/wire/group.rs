@@ -187,9 +187,19 @@ fn group_id(group: &str) -> GroupId {
 }
 
 fn explain(code: i16) -> String {
-    if code == ResponseError::UnknownMemberId.code() {
+    // The broker takes offsets from outside a group only while nobody is in it.
+    let in_use = [
+        ResponseError::UnknownMemberId,
+        ResponseError::IllegalGeneration,
+        ResponseError::RebalanceInProgress,
+        ResponseError::FencedInstanceId,
+        ResponseError::StaleMemberEpoch,
+        ResponseError::NonEmptyGroup,
+    ];
+    if in_use.iter().any(|refusal| refusal.code() == code) {
         return format!(
-            "{}: the group has live members of another kind; give mb a --group of its own",
+            "{}: the group has active members: another consumer uses this group; stop it, or name \
+             another group with --group",
             error_name(code)
         );
     }

@@ -32,7 +32,7 @@ pub(super) struct Metadata {
     cluster_id: Option<String>,
     controller: i32,
     /// Kafka's error code of the topic; 0 is none.
-    error: i16,
+    pub(super) error: i16,
     topic_id: u128,
     pub(super) partitions: Vec<PartitionMetadata>,
 }

@@ -69,6 +69,7 @@ mod tests {
 
     use super::*;
     use crate::batch::Batch;
+    use crate::headers::Headers;
     use crate::offset::Offset;
 
     fn pipe() -> (std::fs::File, std::os::fd::OwnedFd) {
@@ -82,7 +83,8 @@ mod tests {
         let mut batch = Batch::default();
         for offset in 0..records {
             let offset = Offset::new(offset);
-            batch.push(Record { offset, timestamp: None, key: None, value: Some(&value) });
+            let headers = Headers::NONE;
+            batch.push(Record { offset, timestamp: None, key: None, value: Some(&value), headers });
         }
         batch
     }

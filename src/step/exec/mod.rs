@@ -1,23 +1,33 @@
 //! The step that runs a command for each batch, through `sh -c`, as `xargs` would for lines.
 //!
 //! Here is what a command gets and how it is checked at the start; `process` runs it, `feed`
-//! writes its stdin, `capture` keeps its output, `groups` knows what runs, `outcome` judges.
+//! writes its stdin, `capture` keeps its output, `groups` knows what runs, `outcome` judges,
+//! `failed_file` reads which records it named, in a `folder` of this process.
 
 mod capture;
+mod failed_file;
 mod feed;
+mod folder;
 mod groups;
 mod outcome;
 mod process;
 
+use std::env;
 use std::fs;
+use std::io;
 use std::iter;
+use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::{Access, access};
 
 use self::capture::Capture;
+use self::failed_file::FailedFile;
 use self::feed::Feed;
+use self::folder::Folder;
 use self::groups::Groups;
 use self::process::Ended;
 use super::{Attempt, Step, StepError};
@@ -35,10 +45,20 @@ const SERVICE_VARIABLES: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG
 ///
 /// - **stdin**: one record a line, as JSON (`record_json`). A command may read all, some or none.
 /// - **environment**: mb's own, with `MB_RUN_KEY`, `MB_TOPIC`, `MB_PARTITION`, `MB_FIRST_OFFSET`,
-///   `MB_LAST_OFFSET` and `MB_ATTEMPT`.
+///   `MB_LAST_OFFSET`, `MB_ATTEMPT` and `MB_FAILED_FILE`.
 /// - **stdout, stderr**: kept in the attempt's output, `limits::CAPTURE_BYTES` of each.
-/// - **its end**: exit code 0 is done, anything else is tried again. The run ends when the shell
-///   ends; what is left of its process group then is killed.
+/// - **its end**: exit code 0 is done, 65 makes dead letters at once (`StepError::DeadLetter`), 75
+///   is tried again, 78 stops mb, which exits 65 (`StepError::Stop`). Anything else is tried again
+///   too, a signal and the time limit included. The run ends when the shell ends; what is left of
+///   its process group then is killed.
+/// - **failed records**: `MB_FAILED_FILE` is a path of this attempt's own, with no file yet. A
+///   command that writes offsets of its records there, one a line, names those that failed; what
+///   follows a blank is the reason. With exit code 0 or 65 the named records become dead letters at
+///   once, with 75 they alone are tried again, and **all the others are done**. After any other end
+///   the file is not read: it may be that of an error in between, before it came to the others. A file
+///   that names anything but a record of the batch, is larger than `limits::FAILED_FILE_BYTES`
+///   allow, or is no regular file, fails the attempt (tried again), and nothing counts as done.
+///   The file is removed when the command has ended.
 /// - **time limit**: SIGTERM to the whole group, SIGKILL `limits::KILL_GRACE` later.
 ///
 /// The command is idempotent where it uses `MB_RUN_KEY` so: after a crash or a failed attempt the
@@ -49,12 +69,44 @@ pub struct ExecStep {
     command: String,
     timeout: Option<Duration>,
     groups: Groups,
+    /// Where the folder for the `MB_FAILED_FILE`s is made.
+    scratch_dir: PathBuf,
+    folder: Mutex<Option<Arc<Folder>>>,
+    /// Attempts so far: the name of the next one's file.
+    attempts: AtomicU64,
 }
 
 impl ExecStep {
     /// `timeout` is one attempt's; `None` lets a command take as long as it likes.
     pub fn new(command: impl Into<String>, timeout: Option<Duration>) -> ExecStep {
-        ExecStep { command: command.into(), timeout, groups: Groups::default() }
+        ExecStep {
+            command: command.into(),
+            timeout,
+            groups: Groups::default(),
+            scratch_dir: env::temp_dir(),
+            folder: Mutex::default(),
+            attempts: AtomicU64::new(0),
+        }
+    }
+
+    /// Where to make the private folder in which commands write their `MB_FAILED_FILE`; the
+    /// system's folder for temporary files unless said here. It must exist.
+    #[must_use]
+    pub fn scratch_dir(mut self, dir: impl Into<PathBuf>) -> ExecStep {
+        self.scratch_dir = dir.into();
+        self
+    }
+
+    /// The file of an attempt that is about to start.
+    fn failed_file(&self) -> io::Result<FailedFile> {
+        let mut folder = self.folder.lock().unwrap_or_else(PoisonError::into_inner);
+        let folder = match folder.as_ref().filter(|folder| folder.is_in_place()) {
+            Some(folder) => folder,
+            // The first attempt, or somebody removed the folder while mb runs.
+            None => folder.insert(Arc::new(Folder::make(&self.scratch_dir)?)),
+        };
+        let number = self.attempts.fetch_add(1, Ordering::Relaxed);
+        Ok(FailedFile::new(Arc::clone(folder), number))
     }
 
     /// Asks the shell something at the start.
@@ -104,13 +156,26 @@ impl Step for ExecStep {
             let cause = syntax.stderr.last_line().unwrap_or_else(|| syntax.status.to_string());
             return Err(self.unusable(&cause));
         }
-        match plain_first_word(&self.command) {
-            Some(word) => self.check_word(word),
-            None => Ok(()),
+        if let Some(word) = plain_first_word(&self.command) {
+            self.check_word(word)?;
         }
+        folder::remove_leftovers(&self.scratch_dir).and_then(|()| self.failed_file()).map_err(
+            |cause| {
+                Error::Config(format!(
+                    "--exec: got {} as the place for MB_FAILED_FILE, expected a folder that mb can \
+                     write: {cause}",
+                    self.scratch_dir.display()
+                ))
+            },
+        )?;
+        Ok(())
     }
 
     fn run(&self, attempt: &mut Attempt<'_>) -> Result<(), StepError> {
+        let failed_file = self.failed_file().map_err(|cause| {
+            let dir = self.scratch_dir.display();
+            StepError::Retry(format!("cannot make a folder in {dir} for MB_FAILED_FILE: {cause}"))
+        })?;
         let key = attempt.key;
         let mut command = Command::new(SHELL);
         command
@@ -120,7 +185,8 @@ impl Step for ExecStep {
             .env("MB_PARTITION", key.partition.to_string())
             .env("MB_FIRST_OFFSET", key.range.first.to_string())
             .env("MB_LAST_OFFSET", key.range.last.to_string())
-            .env("MB_ATTEMPT", attempt.number.to_string());
+            .env("MB_ATTEMPT", attempt.number.to_string())
+            .env(failed_file::VARIABLE, failed_file.path());
         for name in SERVICE_VARIABLES {
             command.env_remove(name);
         }
@@ -128,13 +194,20 @@ impl Step for ExecStep {
         let ended = process::run(command, feed, self.timeout, &self.groups)
             .map_err(|cause| StepError::Retry(format!("cannot run the command: {cause}")))?;
         let outcome = outcome::judge(&ended, self.timeout);
+        let names_count = outcome::names_count(&ended);
         attempt.output = output(ended.stdout, ended.stderr);
-        match outcome {
-            Err(_) if self.groups.aborted() => {
-                Err(StepError::Retry("ended by mb's forced stop".to_owned()))
-            }
-            outcome => outcome,
+        if outcome.is_err() && self.groups.aborted() {
+            return Err(StepError::Retry("ended by mb's forced stop".to_owned()));
         }
+        if names_count {
+            attempt.failed = failed_file.read(attempt.batch).map_err(|problem| {
+                StepError::Retry(match &outcome {
+                    Ok(()) => problem,
+                    Err(error) => format!("{problem}; {error}"),
+                })
+            })?;
+        }
+        outcome
     }
 
     fn abort(&self) {

@@ -1,4 +1,5 @@
-//! What a command's end means for its attempt: done, or an error in words.
+//! What a command's end means for its attempt: done, or an error in words; and whether the records
+//! that it named count. Reading those is `failed_file`'s.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -10,19 +11,43 @@ use super::process::Ended;
 use crate::limits::ERROR_LINE_CHARS;
 use crate::step::StepError;
 
+/// `EX_DATAERR` of sysexits.h: the batch is bad, trying again cannot help.
+const DEAD_LETTER: i32 = 65;
+/// `EX_TEMPFAIL` of sysexits.h: try again.
+const RETRY: i32 = 75;
+/// `EX_CONFIG` of sysexits.h: no batch can be processed before a person has come.
+const STOP: i32 = 78;
+
 /// # Errors
-/// `StepError::Retry` for everything but exit code 0 within the time limit: how it ended, and the
-/// last line it wrote to stderr.
+/// For everything but exit code 0 within the time limit: how it ended, and the last line it wrote
+/// to stderr. `StepError::DeadLetter` for 65, `RetryFailed` for 75, `Stop` for 78, `Retry` for
+/// anything else.
 pub fn judge(ended: &Ended, timeout: Option<Duration>) -> Result<(), StepError> {
     let how = match timeout {
         Some(limit) if ended.timed_out => format!("timed out after {limit:?}"),
         _ if ended.status.success() => return Ok(()),
         _ => describe(ended.status),
     };
-    Err(StepError::Retry(match ended.stderr.last_line() {
+    let message = match ended.stderr.last_line() {
         Some(line) => format!("{how}: {}", shown(&line)),
         None => how,
-    }))
+    };
+    Err(match ended.status.code() {
+        // It was told to end: its code says how it took that.
+        _ if ended.timed_out => StepError::Retry(message),
+        Some(DEAD_LETTER) => StepError::DeadLetter(message),
+        Some(RETRY) => StepError::RetryFailed(message),
+        Some(STOP) => StepError::Stop(message),
+        _ => StepError::Retry(message),
+    })
+}
+
+/// Whether the records that the command named count as the ones that failed, and all others as
+/// done: only where it ended by itself, and with a code that says so. Any other code may be that of
+/// an error in between, when it had named some and not come to the others.
+pub fn names_count(ended: &Ended) -> bool {
+    let code = ended.status.code();
+    !ended.timed_out && code.is_some_and(|code| matches!(code, 0 | DEAD_LETTER | RETRY))
 }
 
 fn describe(status: ExitStatus) -> String {
@@ -36,6 +61,9 @@ fn describe(status: ExitStatus) -> String {
         Some(code @ 129..=192) => {
             format!("command ended with exit code {code} (128 + {})", signal_name(code - 128))
         }
+        Some(DEAD_LETTER) => format!("command ended with exit code {DEAD_LETTER} (dead letter)"),
+        Some(RETRY) => format!("command ended with exit code {RETRY} (try again)"),
+        Some(STOP) => format!("command ended with exit code {STOP} (stop mb)"),
         Some(code) => format!("command ended with exit code {code}"),
         None => format!("command ended with {status}"),
     }
@@ -72,7 +100,7 @@ fn signal_name(number: i32) -> String {
 }
 
 /// A line as a log or a page can show it: control characters escaped, cut where it is long.
-fn shown(line: &str) -> String {
+pub fn shown(line: &str) -> String {
     let mut shown = String::new();
     for (count, c) in line.chars().enumerate() {
         if count == ERROR_LINE_CHARS {
@@ -115,10 +143,32 @@ mod tests {
     #[test]
     fn only_zero_is_done_whatever_stderr_says() {
         assert_eq!(judge(&ended(0, false, "warning"), None), Ok(()));
-        for code in [1, 2, 65, 75, 78, 126, 127, 128, 255] {
-            let text = message(&ended(code << 8, false, ""));
+    }
+
+    #[test]
+    fn three_exit_codes_have_a_meaning_and_all_others_are_tried_again() {
+        for code in 1..=255 {
+            let text = match (code, judge(&ended(code << 8, false, ""), None)) {
+                (65, Err(StepError::DeadLetter(text))) => text,
+                (78, Err(StepError::Stop(text))) => text,
+                (75, Err(StepError::RetryFailed(text))) => text,
+                (code, Err(StepError::Retry(text))) if ![65, 75, 78].contains(&code) => text,
+                (code, outcome) => panic!("{code}: {outcome:?}"),
+            };
             assert!(text.contains(&format!("exit code {code}")), "{text}");
         }
+        for signal in 1..=64 {
+            assert!(message(&ended(signal, false, "")).contains("was ended by"));
+        }
+    }
+
+    #[test]
+    fn a_command_that_was_cut_off_names_nothing() {
+        let counting: Vec<_> =
+            (0..=255).filter(|code| names_count(&ended(code << 8, false, ""))).collect();
+        assert_eq!(counting, [0, 65, 75]);
+        assert!(!(1..=64).any(|signal| names_count(&ended(signal, false, ""))));
+        assert!(![0, 65, 75].iter().any(|code| names_count(&ended(code << 8, true, ""))));
     }
 
     #[test]
@@ -143,6 +193,9 @@ mod tests {
     fn a_timeout_is_one_even_where_the_command_then_ended_well() {
         assert_eq!(message(&ended(0, true, "")), "timed out after 1.5s");
         assert_eq!(message(&ended(9, true, "so\n")), "timed out after 1.5s: so");
+        for code in [65, 75, 78] {
+            assert_eq!(message(&ended(code << 8, true, "")), "timed out after 1.5s");
+        }
     }
 
     #[test]

@@ -1,0 +1,384 @@
+//! `mb offsets`: moves a group's offsets, as `kafka-consumer-groups --reset-offsets` does, and makes
+//! the history forget what was planned for the old ones. Without `--execute` it only shows.
+//!
+//! Which offsets are ours at the next start is decided in `history::recovery`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use log::{info, warn};
+use serde::Serialize;
+
+use crate::broker::{Broker, TopicInfo, Watermarks};
+use crate::cli::args::{OffsetsArgs, Target};
+use crate::cli::{connect, output};
+use crate::config::Connection;
+use crate::data_dir::DataDir;
+use crate::error::{Error, Result};
+use crate::history::recovery::{self, Resume};
+use crate::history::{self, schema};
+use crate::offset::{Offset, Partition};
+use crate::startup;
+
+const HEADING: [&str; 6] =
+    ["GROUP", "TOPIC", "PARTITION", "CURRENT-OFFSET", "NEW-OFFSET", "LAG-AFTER"];
+
+/// One partition's line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Row {
+    group: String,
+    topic: String,
+    partition: Partition,
+    current_offset: Option<i64>,
+    new_offset: i64,
+    lag_after: i64,
+}
+
+/// Where one partition goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Move {
+    partition: Partition,
+    current: Option<Offset>,
+    /// What was asked for; it may lie outside the log, below 0 too.
+    wanted: i64,
+    new: Offset,
+    marks: Watermarks,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// `Config` where an mb runs on the data directory, or the target does not fit the group or topic;
+/// `UnknownTopic`; whatever the broker cannot answer or refuses.
+pub fn run(args: &OffsetsArgs) -> Result<()> {
+    let data_dir = &args.connection.data_dir;
+    let held = if args.execute { hold(data_dir)? } else { None };
+    let connected =
+        connect::broker_under(held, &args.connection, args.given, connect::Embedded::IfPresent)?;
+    let (broker, connection) = (connected.broker.as_ref(), &connected.connection);
+    info!(
+        "offsets of group {} in topic {}: {}",
+        connection.group,
+        connection.topic,
+        broker.describe()
+    );
+    let topic = broker.topic(&connection.topic)?;
+    let moves = plan(broker, connection, &topic, args.target, args.partition)?;
+    for one in moves.iter().filter(|one| one.wanted != one.new.get()) {
+        let (side, mark) = if one.wanted < one.new.get() {
+            ("below the log's beginning", one.marks.beginning)
+        } else {
+            ("above the log's end", one.marks.end)
+        };
+        warn!(
+            "offset {} of {}/{} is {side}: {mark} is taken",
+            one.wanted, connection.topic, one.partition
+        );
+    }
+    let no_record =
+        |one: &&Move| matches!(args.target, Target::Time(_)) && one.new >= one.marks.end;
+    for one in moves.iter().filter(no_record) {
+        warn!(
+            "{}/{} has no record from that time on, by the records' timestamps: the log's end {} is \
+             taken",
+            connection.topic, one.partition, one.new
+        );
+    }
+    if args.execute {
+        execute(broker, connection, &topic, &moves)?;
+    }
+    print(connection, &moves, args.json)?;
+    if args.execute {
+        info!("committed for group {}", connection.group);
+    } else {
+        info!("dry run: nothing was changed; the same with --execute commits the new offsets");
+    }
+    Ok(())
+}
+
+/// The lock on the data directory, so that no mb starts there meanwhile; `None` where there is no
+/// such folder, thus no mb either.
+fn hold(data_dir: &Path) -> Result<Option<DataDir>> {
+    if !data_dir.exists() {
+        return Ok(None);
+    }
+    if let Some(holder) = DataDir::holder(data_dir) {
+        return Err(Error::Config(format!(
+            "--execute: {holder} runs on {} and would commit over the new offsets; stop it first",
+            data_dir.display()
+        )));
+    }
+    DataDir::lock(data_dir).map(Some)
+}
+
+/// Where each partition goes; asks, and changes nothing.
+fn plan(
+    broker: &dyn Broker,
+    connection: &Connection,
+    info: &TopicInfo,
+    target: Target,
+    only: Option<Partition>,
+) -> Result<Vec<Move>> {
+    let (topic, group) = (&info.name, &connection.group);
+    let partitions = match only {
+        None => info.partitions.clone(),
+        Some(partition) if info.partitions.contains(&partition) => vec![partition],
+        Some(partition) => {
+            let last = info.partitions.last().copied().unwrap_or_default();
+            return Err(Error::Config(format!(
+                "--partition: got {partition}, expected one of topic {topic}, 0 to {last}"
+            )));
+        }
+    };
+    let committed = broker.committed(group, topic, &partitions)?;
+    let marks = broker.watermarks(topic, &partitions)?;
+    let by_time = match target {
+        Target::Time(ms) => broker.offsets_at(topic, &partitions, ms)?,
+        _ => BTreeMap::new(),
+    };
+    let to = |(partition, marks): (Partition, Watermarks)| {
+        let current = committed.get(&partition).copied();
+        let wanted = match target {
+            Target::Earliest => marks.beginning.get(),
+            Target::Latest => marks.end.get(),
+            // What came between the two questions is above the end that was told.
+            Target::Time(_) => by_time.get(&partition).copied().unwrap_or(marks.end).get(),
+            Target::Offset(offset) => offset.get(),
+            Target::Shift(by) => match current {
+                Some(current) => current.get().saturating_add(by),
+                None => {
+                    return Err(Error::Config(format!(
+                        "--shift-by: group {group} has no committed offset in {topic}/{partition}; \
+                         use another target such as --to-earliest, or --partition for one that has"
+                    )));
+                }
+            },
+        };
+        let new = match target {
+            Target::Offset(_) | Target::Shift(_) => {
+                wanted.clamp(marks.beginning.get(), marks.end.get())
+            }
+            _ => wanted,
+        };
+        Ok(Move { partition, current, wanted, new: Offset::new(new), marks })
+    };
+    marks.into_iter().map(to).collect()
+}
+
+/// Commits, then makes the history start anew from there: the ranges of before are neither made
+/// again nor passed over, even where the new offset is one that mb would take for its own. If it is
+/// killed in between, the next start sees offsets that somebody moved.
+fn execute(
+    broker: &dyn Broker,
+    connection: &Connection,
+    topic: &TopicInfo,
+    moves: &[Move],
+) -> Result<()> {
+    let path = connection.data_dir.join(history::FILE);
+    // A history that cannot be used is to be known before anything is changed.
+    let db = if path.exists() { Some(schema::open(&path)?) } else { None };
+    let offsets: Vec<_> = moves.iter().map(|one| (one.partition, one.new)).collect();
+    broker.commit(&connection.group, &topic.name, &offsets)?;
+    let Some(db) = db else { return Ok(()) };
+    let forget = || -> Result<usize> {
+        let key = startup::scope_key(broker.backend(), &connection.group, topic);
+        let scope = recovery::scope(&db, &key)?;
+        let recorded = recovery::recorded(&db, scope)?;
+        let mut open_runs = 0;
+        for &(partition, position) in &offsets {
+            let runs = recorded.get(&partition).map(|recorded| &recorded.runs);
+            open_runs += runs.into_iter().flatten().filter(|run| !run.state.is_done()).count();
+            recovery::void(&db, scope, partition, position)?;
+            let resume = Resume { position, committed: Some(position), stored: Vec::new() };
+            recovery::begin(&db, scope, partition, &resume)?;
+        }
+        Ok(open_runs)
+    };
+    let open_runs = forget().map_err(|cause| {
+        let doing = "forget the ranges of before (the new offsets are committed; the next mb may \
+                     still pass over or make again what it had planned)";
+        Error::storage(doing, cause)
+    })?;
+    if open_runs > 0 {
+        info!("{open_runs} unfinished run(s) of before are void: the new offsets say what is read");
+    }
+    Ok(())
+}
+
+fn print(connection: &Connection, moves: &[Move], json: bool) -> Result<()> {
+    let row = |one: &Move| Row {
+        group: connection.group.clone(),
+        topic: connection.topic.clone(),
+        partition: one.partition,
+        current_offset: one.current.map(Offset::get),
+        new_offset: one.new.get(),
+        lag_after: (one.marks.end.get() - one.new.get()).max(0),
+    };
+    let rows: Vec<Row> = moves.iter().map(row).collect();
+    if json {
+        return output::print_json(&rows);
+    }
+    let cells: Vec<_> = rows
+        .into_iter()
+        .map(|row| {
+            [
+                row.group,
+                row.topic,
+                row.partition.to_string(),
+                row.current_offset.map_or_else(|| "-".to_owned(), |offset| offset.to_string()),
+                row.new_offset.to_string(),
+                row.lag_after.to_string(),
+            ]
+        })
+        .collect();
+    output::print_table(HEADING, &cells)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::broker::Message;
+    use crate::broker::embedded::Embedded;
+
+    /// A topic `t` of two partitions with ten records each, where group `mb` is at 4 in the first.
+    struct World {
+        topics: Embedded,
+        connection: Connection,
+        _folder: tempfile::TempDir,
+    }
+
+    impl World {
+        fn new() -> World {
+            let folder = tempfile::tempdir().unwrap();
+            let topics = Embedded::open(folder.path(), 1 << 20).unwrap();
+            topics.create_topic("t", 2).unwrap();
+            let mut producer = topics.producer("t").unwrap();
+            for partition in [0, 1] {
+                for _ in 0..10 {
+                    let message = Message { partition, key: None, value: Some(b"v"), headers: &[] };
+                    producer.send(message, Duration::from_secs(10)).unwrap();
+                }
+            }
+            assert_eq!(producer.flush(Duration::from_secs(10)), Ok(0));
+            topics.commit("mb", "t", &[(0, Offset::new(4))]).unwrap();
+            let connection = Connection {
+                topic: "t".into(),
+                data_dir: folder.path().to_owned(),
+                ..Connection::default()
+            };
+            World { topics, connection, _folder: folder }
+        }
+
+        fn plan(&self, target: Target, only: Option<Partition>) -> Result<Vec<Move>> {
+            let info = self.topics.topic("t").unwrap();
+            plan(&self.topics, &self.connection, &info, target, only)
+        }
+
+        fn news(&self, target: Target, only: Option<Partition>) -> Vec<(Partition, i64)> {
+            let moves = self.plan(target, only).unwrap();
+            moves.iter().map(|one| (one.partition, one.new.get())).collect()
+        }
+    }
+
+    #[test]
+    fn each_target_is_a_place_in_the_log() {
+        let world = World::new();
+        assert_eq!(world.news(Target::Earliest, None), [(0, 0), (1, 0)]);
+        assert_eq!(world.news(Target::Latest, None), [(0, 10), (1, 10)]);
+        assert_eq!(world.news(Target::Time(0), None), [(0, 0), (1, 0)]);
+        assert_eq!(world.news(Target::Time(i64::MAX), Some(1)), [(1, 10)]);
+        assert_eq!(world.news(Target::Offset(Offset::new(3)), None), [(0, 3), (1, 3)]);
+        assert_eq!(world.news(Target::Shift(-3), Some(0)), [(0, 1)]);
+        assert_eq!(world.news(Target::Shift(0), Some(0)), [(0, 4)]);
+    }
+
+    #[test]
+    fn what_lies_outside_the_log_is_its_beginning_or_end() {
+        let world = World::new();
+        for (target, new) in [
+            (Target::Offset(Offset::new(i64::MAX)), 10),
+            (Target::Shift(i64::MAX), 10),
+            (Target::Shift(7), 10),
+            (Target::Shift(-5), 0),
+            (Target::Shift(i64::MIN), 0),
+        ] {
+            let moves = world.plan(target, Some(0)).unwrap();
+            assert_eq!(moves[0].new.get(), new, "{target:?}");
+            assert_ne!(moves[0].wanted, new, "{target:?} is told to be outside");
+        }
+    }
+
+    #[test]
+    fn a_partition_without_an_offset_cannot_be_shifted_and_is_named() {
+        let error = World::new().plan(Target::Shift(-1), None).unwrap_err();
+        assert_eq!(error.exit_code(), 78);
+        assert!(error.to_string().contains("no committed offset in t/1"), "{error}");
+    }
+
+    #[test]
+    fn a_partition_that_is_not_there_is_refused() {
+        let error = World::new().plan(Target::Earliest, Some(2)).unwrap_err();
+        assert_eq!(error.exit_code(), 78);
+        let text = error.to_string();
+        assert_eq!(text, "--partition: got 2, expected one of topic t, 0 to 1");
+    }
+
+    #[test]
+    fn the_history_takes_the_new_offset_for_its_own_and_forgets_its_ranges() {
+        let world = World::new();
+        let path = world.connection.data_dir.join(history::FILE);
+        let info = world.topics.topic("t").unwrap();
+        let key = startup::scope_key(world.topics.backend(), "mb", &info);
+        // As mb left it: 4 is confirmed, and a commit of 8 was sent.
+        let db = schema::open(&path).unwrap();
+        let scope = recovery::scope(&db, &key).unwrap();
+        let at = |offset| Some(Offset::new(offset));
+        let began = Resume { position: Offset::new(4), committed: at(4), stored: vec![] };
+        recovery::begin(&db, scope, 0, &began).unwrap();
+        let planned = format!(
+            "INSERT INTO intents(scope, partition, committing) VALUES ({0}, 0, 8); \
+             INSERT INTO runs(scope, client, partition, first_offset, last_offset, state, attempts, \
+             records, bytes, queued_ms) VALUES ({0}, 'embedded', 0, 4, 7, {1}, 0, 4, 4, 0)",
+            scope.0,
+            crate::run::RunState::Queued.code()
+        );
+        db.execute_batch(&planned).unwrap();
+        let recorded = recovery::recorded(&db, scope).unwrap();
+        assert_eq!((recorded[&0].runs.len(), recorded[&0].intents.len()), (1, 1));
+        drop(db);
+
+        for new in [4, 8, 0] {
+            let moves = world.plan(Target::Offset(Offset::new(new)), Some(0)).unwrap();
+            execute(&world.topics, &world.connection, &info, &moves).unwrap();
+            let committed = world.topics.committed("mb", "t", &[0]).unwrap();
+            assert_eq!(committed.get(&0).copied(), at(new));
+            let recorded = recovery::recorded(&schema::open(&path).unwrap(), scope).unwrap();
+            let standing = recovery::resume(recorded.get(&0), at(new));
+            let resume = Resume { position: Offset::new(new), committed: at(new), stored: vec![] };
+            assert_eq!(standing, recovery::Standing::Ours(resume), "moved to {new}");
+        }
+    }
+
+    #[test]
+    fn a_history_that_cannot_be_used_is_known_before_anything_is_changed() {
+        let world = World::new();
+        std::fs::write(world.connection.data_dir.join(history::FILE), "garbage".repeat(999))
+            .unwrap();
+        let info = world.topics.topic("t").unwrap();
+        let moves = world.plan(Target::Latest, None).unwrap();
+        let error = execute(&world.topics, &world.connection, &info, &moves).unwrap_err();
+        assert_eq!(error.exit_code(), 78, "{error}");
+        let committed = world.topics.committed("mb", "t", &[0, 1]).unwrap();
+        assert_eq!(committed, BTreeMap::from([(0, Offset::new(4))]));
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_needs_no_lock_and_is_not_made() {
+        let world = World::new();
+        let missing = world.connection.data_dir.join("none");
+        assert!(hold(&missing).unwrap().is_none());
+        assert!(!missing.exists());
+    }
+}
