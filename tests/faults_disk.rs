@@ -102,6 +102,56 @@ fn row_28_a_full_disk_holds_everything_up_and_room_lets_it_go_on() {
 }
 
 #[test]
+fn row_28_without_room_for_files_runs_wait_and_none_of_them_fails() {
+    each_seed("row_28_files", |row| {
+        let disk = SmallDisk::new();
+        let mut world = World::new(row);
+        world.fill(1000, 20);
+        world.set_out(&disk.path().join("out"));
+        world.watch();
+        world.write(50);
+        // Fewer attempts than a run would make while the disk is full.
+        let tries = ["--step-delay", "20ms", "--max-attempts", "2", "--retry-backoff", "100ms"];
+        let mb = world.start(&world.files(&tries));
+        world.wait_for_done(100);
+        let ballast = disk.fill_up(row.random.usize(0..40_000));
+        mb.wait_for_line("runs wait until there is room for files", LIMIT);
+        assert_stands_still(&world);
+        std::thread::sleep(by_form(seconds(1), seconds(60)));
+        fs::remove_file(ballast).unwrap();
+        mb.wait_for_line("there is room for files again", RECOVERY);
+        world.assert_progress();
+        let failed = "SELECT count(*) FROM runs WHERE state = 3 OR attempts > 1";
+        let failed: i64 = world.history().query_row(failed, [], |row| row.get(0)).unwrap();
+        assert_eq!(failed, 0, "runs that failed for want of room");
+        world.finish(Some(mb));
+    });
+}
+
+#[test]
+fn row_28_a_stop_while_there_is_no_room_for_files_ends_in_time() {
+    each_seed("row_28_stop", |row| {
+        let disk = SmallDisk::new();
+        let mut world = World::new(row);
+        world.fill(500, 20);
+        world.set_out(&disk.path().join("out"));
+        world.watch();
+        let mut mb = world.start(&world.files(&["--step-delay", "20ms", "--drain-timeout", "1"]));
+        world.wait_for_done(100);
+        let ballast = disk.fill_up(0);
+        mb.wait_for_line("runs wait until there is room for files", LIMIT);
+        std::thread::sleep(row.millis(0..1000));
+        mb.term();
+        let began = Instant::now();
+        assert_eq!(mb.wait(LIMIT).code(), Some(2), "{}", mb.stderr().join("\n"));
+        assert!(began.elapsed() < seconds(12), "{:?}", began.elapsed());
+        no_panic(&mb);
+        fs::remove_file(ballast).unwrap();
+        world.finish(None);
+    });
+}
+
+#[test]
 fn row_28_a_disk_that_is_full_at_a_kill_loses_nothing_either() {
     each_seed("row_28_killed", |row| {
         let disk = SmallDisk::new();

@@ -47,7 +47,7 @@ fn row_25_a_topic_made_again_while_mb_runs_halts_it_whatever_its_length() {
             assert!(said.contains(&world.topic) && said.contains("made again"), "{said}");
             no_panic(&mb);
             // Only what the first topic held was done: nothing of the second under its numbers.
-            let files = Files::read(world.out.path(), &world.topic);
+            let files = Files::read(world.out(), &world.topic);
             assert!(files.records().iter().all(|record| record.offset < 100));
             sound(world.data_dir.path());
         }
@@ -75,7 +75,7 @@ fn row_26_added_partitions_are_read_from_their_beginning() {
             let committed = world.committed();
             (4..8).all(|partition| committed.get(&partition) == Some(&50))
         });
-        let files = Files::read(world.out.path(), &world.topic);
+        let files = Files::read(world.out(), &world.topic);
         let offsets = |partition: i32| -> Vec<i64> {
             let records =
                 files.records().into_iter().filter(|record| record.partition == partition);
@@ -110,7 +110,7 @@ fn row_27_aborted_transactions_and_their_markers_are_passed_over() {
         assert_eq!(mb.wait(LIMIT).code(), Some(0), "{}", mb.stderr().join("\n"));
         no_panic(&mb);
         assert_eq!(world.committed(), world.ends(), "the lag is 0");
-        let files = Files::read(world.out.path(), &world.topic);
+        let files = Files::read(world.out(), &world.topic);
         support::files::assert_same(&files.records(), &raw::read_all(&world.direct, &world.topic));
         let aborted =
             files.records().into_iter().filter(|r| r.value.as_deref() == Some(b"aborted"));

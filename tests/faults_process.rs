@@ -129,7 +129,7 @@ fn runs(world: &World, condition: &str) -> i64 {
 }
 
 fn half_written(world: &World) -> bool {
-    let folders = fs::read_dir(world.out.path().join(&world.topic)).into_iter().flatten();
+    let folders = fs::read_dir(world.out().join(&world.topic)).into_iter().flatten();
     let mut files =
         folders.flat_map(|folder| fs::read_dir(folder.unwrap().path()).into_iter().flatten());
     files.any(|file| file.is_ok_and(|file| file.file_name().to_string_lossy().ends_with(".tmp")))
@@ -259,7 +259,7 @@ fn row_22_a_poisoned_run_is_tried_and_kept_and_its_neighbours_flow() {
         let (partition, number) = (row.random.i32(0..PARTITIONS), row.random.u32(0..200));
         // The poison is found by content: whichever run has it fails.
         let value = format!("{partition}-{number:>20}");
-        let out = world.out.path().display();
+        let out = world.out().display();
         let command = format!(
             "cat >{out}/.$$; if grep -q '\"{value}\"' {out}/.$$; then echo indigestible >&2; exit 3; fi; \
              rm {out}/.$$; echo $MB_RUN_KEY >>{out}/keys"

@@ -151,7 +151,8 @@ pub struct World {
     pub data_dir: TempDir,
     /// Where the data directory is, if not there.
     elsewhere: Option<PathBuf>,
-    pub out: TempDir,
+    out: TempDir,
+    out_elsewhere: Option<PathBuf>,
     /// The step keeps keys rather than files.
     keeps_keys: Cell<bool>,
     watch: Option<Watch>,
@@ -192,6 +193,7 @@ impl World {
             data_dir: tempfile::tempdir().unwrap(),
             elsewhere: None,
             out: tempfile::tempdir().unwrap(),
+            out_elsewhere: None,
             keeps_keys: Cell::new(false),
             watch: None,
             writer: None,
@@ -240,7 +242,7 @@ impl World {
 
     /// Flags of `--step files`.
     pub fn files<'a>(&'a self, more: &[&'a str]) -> Vec<&'a str> {
-        let out = self.out.path().to_str().expect("a path in UTF-8");
+        let out = self.out().to_str().expect("a path in UTF-8");
         [&["--step", "files", "--out", out][..], more].concat()
     }
 
@@ -251,13 +253,13 @@ impl World {
     }
 
     fn command_keeping_keys(&self, before: &str) -> String {
-        let out = self.out.path().display();
+        let out = self.out().display();
         format!("{before}\ncat >{out}/.$$ && rm {out}/.$$ && echo $MB_RUN_KEY >>{out}/keys")
     }
 
     /// The keys that the command above has kept, as often as it was done.
     pub fn kept_keys(&self) -> Vec<String> {
-        let keys = fs::read_to_string(self.out.path().join("keys")).unwrap_or_default();
+        let keys = fs::read_to_string(self.out().join("keys")).unwrap_or_default();
         keys.lines().map(str::to_owned).collect()
     }
 
@@ -275,7 +277,7 @@ impl World {
 
     /// From now on the committed offsets are looked at: never backwards, never past what is done.
     pub fn watch(&mut self) {
-        let (topic, out) = (self.topic.clone(), self.out.path().to_owned());
+        let (topic, out) = (self.topic.clone(), self.out().to_owned());
         let watch =
             Watch::start(&self.direct, &self.group, &self.topic, move || done_up_to(&out, &topic));
         self.watch = Some(watch);
@@ -293,7 +295,7 @@ impl World {
 
     /// Records that are done, by the step's own word.
     pub fn done(&self) -> i64 {
-        ranges(self.out.path(), &self.topic).values().flatten().map(|(f, l)| l - f + 1).sum()
+        ranges(self.out(), &self.topic).values().flatten().map(|(f, l)| l - f + 1).sum()
     }
 
     pub fn wait_for_done(&self, count: i64) {
@@ -336,7 +338,7 @@ impl World {
             assert_eq!(self.committed(), self.ends());
         }
         self.assert_sound();
-        let done = ranges(self.out.path(), &self.topic);
+        let done = ranges(self.out(), &self.topic);
         for (partition, end) in self.ends() {
             let mut next = 0;
             for (first, last) in done.get(&partition).into_iter().flatten() {
@@ -347,7 +349,7 @@ impl World {
         }
         if by_files {
             let in_log = raw::read_all(&self.direct, &self.topic);
-            assert_same(&Files::read(self.out.path(), &self.topic).records(), &in_log);
+            assert_same(&Files::read(self.out(), &self.topic).records(), &in_log);
             assert_eq!(in_log.len() as u64, self.written, "what was acknowledged is in the log");
         }
     }
@@ -368,6 +370,15 @@ impl World {
 
     pub fn data_dir(&self) -> &Path {
         self.elsewhere.as_deref().unwrap_or_else(|| self.data_dir.path())
+    }
+
+    /// The step's files go to this folder, not to the world's own.
+    pub fn set_out(&mut self, dir: &Path) {
+        self.out_elsewhere = Some(dir.to_owned());
+    }
+
+    pub fn out(&self) -> &Path {
+        self.out_elsewhere.as_deref().unwrap_or_else(|| self.out.path())
     }
 
     pub fn history(&self) -> Connection {
