@@ -102,6 +102,8 @@ pub struct Batcher {
     /// Ascending, none below the cursor.
     stored: VecDeque<Stored>,
     fill: Option<Fill>,
+    /// The log has nothing below it.
+    floor: Offset,
     /// Payload and records of the last fresh cut: what the next one will likely need.
     usual: (usize, usize),
 }
@@ -115,7 +117,14 @@ impl Batcher {
             assert!(stored.range.first >= at, "stored range {} overlaps", stored.range);
             at = stored.range.end();
         }
-        Batcher { limits, cursor, stored: stored.into(), fill: None, usual: (0, 0) }
+        Batcher {
+            limits,
+            cursor,
+            stored: stored.into(),
+            fill: None,
+            floor: Offset::ZERO,
+            usual: (0, 0),
+        }
     }
 
     pub fn cursor(&self) -> Offset {
@@ -125,7 +134,13 @@ impl Batcher {
     /// Where a fresh consumer has to start: behind the cursor and what is being filled.
     pub fn read_position(&self) -> Offset {
         let filled = self.fill.as_ref().and_then(|fill| fill.batch.range());
-        filled.map_or(self.cursor, OffsetRange::end)
+        filled.map_or(self.cursor, OffsetRange::end).max(self.floor)
+    }
+
+    /// The log has nothing below `floor` (any more): reading goes on from there at the earliest. A
+    /// stored range that it cuts is made of what is left.
+    pub fn skip_to(&mut self, floor: Offset) {
+        self.floor = self.floor.max(floor);
     }
 
     pub fn set_limits(&mut self, limits: BatchLimits) {
@@ -475,6 +490,22 @@ mod tests {
             .collect();
         assert_eq!(driver.cuts, expected);
         assert_eq!(driver.batcher.cursor(), Offset::new(30));
+    }
+
+    #[test]
+    fn a_stored_range_whose_beginning_is_gone_runs_with_what_is_left() {
+        let stored = vec![unfinished(1, 0, 9), unfinished(2, 10, 19)];
+        let mut driver = Driver::new(LIMITS, 0, stored.clone());
+        driver.offer(0, b"v");
+        driver.batcher.skip_to(Offset::new(15));
+        driver.passed(15);
+        assert_eq!(driver.batcher.read_position(), Offset::new(15));
+        (15..21).for_each(|offset| driver.offer(offset, b"v"));
+        let expected = [
+            (Identity::Again(stored[0].clone()), vec![0]),
+            (Identity::Again(stored[1].clone()), (15..20).collect()),
+        ];
+        assert_eq!(driver.cuts, expected);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::batcher::{BatchLimits, Batcher, Cut, Identity, Part, Stored};
 use crate::broker::{Broker, Consumer, FetchSettings, Flow, Sink};
 use crate::budget::{Budget, Permit};
 use crate::clock;
+use crate::config::OnMissingOffsets;
 use crate::error::{Class, Error, Result};
 use crate::events::Event;
 use crate::history::recovery::Resume;
@@ -23,10 +24,11 @@ use crate::ledger::Ledger;
 use crate::ledgers::Ledgers;
 use crate::limits;
 use crate::live::{Live, Trouble};
-use crate::offset::{Lane, Offset, Partition, RunKey};
+use crate::offset::{Lane, Offset, OffsetRange, Partition, RunKey};
 use crate::retry::backoff;
 use crate::run::{Run, RunId};
 use crate::run_queue::{Refused, RunQueue};
+use crate::startup;
 use crate::thread::stopped_within;
 
 /// What a sensor is told once.
@@ -42,6 +44,7 @@ pub struct SensorSettings {
     pub tick_interval: Duration,
     /// Into how many lanes a partition's keys are split.
     pub lanes: u32,
+    pub on_missing_offsets: OnMissingOffsets,
     pub topic: Arc<str>,
     /// The topic's id at the start; another one under the same name is another topic.
     pub topic_id: Option<String>,
@@ -313,7 +316,7 @@ impl Tick<'_> {
             self.sensor.broker.consumer(&topic, &from, &self.sensor.settings.fetch)?;
         let result = self.poll_until_over(consumer.as_mut());
         consumer.close();
-        result.map_err(|error| self.explain(error))
+        result.or_else(|error| self.missing(error))
     }
 
     fn poll_until_over(&mut self, consumer: &mut dyn Consumer) -> Result<()> {
@@ -577,32 +580,52 @@ impl Tick<'_> {
         self.end(Ended::MemoryFull);
     }
 
-    /// Says of missing offsets which ones they are.
-    fn explain(&self, error: Error) -> Error {
-        let Error::OffsetOutOfRange { topic, partition, offset } = &error else { return error };
-        let Ok(watermarks) = self.sensor.broker.watermarks(topic, &[*partition]) else {
-            return error;
-        };
-        let Some(watermarks) = watermarks.get(partition) else { return error };
-        if *offset < watermarks.beginning {
-            let last = watermarks.beginning.get() - 1;
-            return Error::Halt(format!(
-                "records {topic}/{partition} {offset}-{last} were removed from the log (retention) \
-                 before mb read them; the log begins at {}. To go on without them, move the group's \
-                 offsets with Kafka's consumer-groups tool (--reset-offsets) and start mb again",
-                watermarks.beginning
+    /// What follows where the log has not what was to be read.
+    fn missing(&mut self, error: Error) -> Result<()> {
+        let Error::OffsetOutOfRange { partition, offset, .. } = error else { return Err(error) };
+        let topic = Arc::clone(&self.sensor.settings.topic);
+        let marks = self.sensor.broker.watermarks(&topic, &[partition])?[&partition];
+        if offset > marks.end {
+            let text = startup::beyond_text(&topic, partition, offset, marks.end);
+            return Err(Error::LogReplaced(text));
+        }
+        if offset >= marks.beginning {
+            // In range by now: another look will do.
+            return Err(Error::broker(
+                format!("read {topic}/{partition} at {offset}"),
+                "offset out of range",
             ));
         }
-        if *offset > watermarks.end {
-            return Error::Halt(format!(
-                "the group's position {offset} in {topic}/{partition} lies beyond the log's end {}: \
-                 the topic was made again or its log was cut; move the group's offsets with Kafka's \
-                 consumer-groups tool (--reset-offsets) and start mb again",
-                watermarks.end
-            ));
+        let missing = OffsetRange::below(marks.beginning, offset);
+        if self.sensor.settings.on_missing_offsets == OnMissingOffsets::Halt {
+            return Err(Error::Halt(format!(
+                "records {topic}/{partition} {missing} were removed from the log (retention) before \
+                 mb read them; the log begins at {}. To go on without them, start mb with \
+                 --on-missing-offsets skip, or move the group's offsets with mb offsets --execute",
+                marks.beginning
+            )));
         }
-        // In range by now: another look will do.
-        Error::broker(format!("read {topic}/{partition} at {offset}"), "offset out of range")
+        self.skip(partition, missing);
+        Ok(())
+    }
+
+    /// Passes over offsets that the log has no more, and says so.
+    fn skip(&mut self, partition: Partition, missing: OffsetRange) {
+        log::warn!(
+            "records {}/{partition} {missing} were removed from the log (retention) before mb read \
+             them: {} offsets are passed over (--on-missing-offsets skip)",
+            self.sensor.settings.topic,
+            missing.end().distance_from(missing.first)
+        );
+        self.sensor.history.gap(partition, missing, "retention");
+        self.sensor.live.offsets_skipped.add(missing.end().distance_from(missing.first));
+        let Some(slot) = self.sensor.slot(partition) else { return };
+        slot.batcher.skip_to(missing.end());
+        if let Some(cut) = slot.batcher.cut_now() {
+            self.deliver(partition, cut);
+        }
+        self.position(partition, missing.end());
+        self.tell_ledgers();
     }
 }
 

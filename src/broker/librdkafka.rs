@@ -123,7 +123,8 @@ impl Broker for Librdkafka {
         from: &[(Partition, Offset)],
         settings: &FetchSettings,
     ) -> Result<Box<dyn Consumer>> {
-        let client = new_client(&settings::consumer(&self.servers, settings))?;
+        let isolation = self.capabilities().isolation(settings.isolation)?;
+        let client = new_client(&settings::consumer(&self.servers, settings, isolation))?;
         Ok(Box::new(LibrdkafkaConsumer::start(client, topic, from, settings)?))
     }
 
@@ -182,6 +183,7 @@ fn let_go<T: Send + 'static>(what: &str, owner: T) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Isolation;
 
     #[test]
     fn every_codec_named_is_built_in() {
@@ -197,9 +199,13 @@ mod tests {
 
     #[test]
     fn librdkafka_takes_the_settings() {
-        let fetch = FetchSettings { min_bytes: 0, max_record_bytes: usize::MAX };
-        for config in [settings::consumer("localhost:1", &fetch), settings::offsets("localhost:1")]
-        {
+        let fetch = FetchSettings { min_bytes: 0, max_record_bytes: usize::MAX, isolation: None };
+        let consumer = |isolation| settings::consumer("localhost:1", &fetch, isolation);
+        for config in [
+            consumer(Isolation::ReadCommitted),
+            consumer(Isolation::ReadUncommitted),
+            settings::offsets("localhost:1"),
+        ] {
             assert_eq!(new_client(&config).map(drop), Ok(()));
         }
         let producer: Result<BaseProducer<Context>, _> = BaseProducer::from_config_and_context(

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::config::{Client, OnFailure, Order, StartFrom};
+use crate::config::{Client, Isolation, OnFailure, OnMissingOffsets, Order, StartFrom};
 use crate::{clock, units};
 
 /// A whole number from `MIN` to `MAX`.
@@ -82,8 +82,17 @@ pub fn start_from(text: &str) -> Result<StartFrom, String> {
     )
 }
 
+pub fn isolation(text: &str) -> Result<Isolation, String> {
+    let levels = [Isolation::ReadCommitted, Isolation::ReadUncommitted];
+    choice(text, &levels.map(|level| (level.name(), level)))
+}
+
 pub fn on_failure(text: &str) -> Result<OnFailure, String> {
     choice(text, &[("dead-letter", OnFailure::DeadLetter), ("halt", OnFailure::Halt)])
+}
+
+pub fn on_missing_offsets(text: &str) -> Result<OnMissingOffsets, String> {
+    choice(text, &[("halt", OnMissingOffsets::Halt), ("skip", OnMissingOffsets::Skip)])
 }
 
 pub fn order(text: &str) -> Result<Order, String> {

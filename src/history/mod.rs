@@ -128,6 +128,8 @@ enum Write {
     Tick(TickRecord),
     /// A partition's first position in this scope.
     Start(Partition, Offset),
+    /// Offsets that are passed over, and why.
+    Gap(Partition, OffsetRange, &'static str),
     Intend(Vec<(Partition, Offset)>, Sender<()>),
     /// Confirmed commits; whether older intents are settled by them.
     Confirm(Vec<(Partition, Offset)>, bool),
@@ -265,6 +267,10 @@ impl History {
 
     pub fn start_partition(&self, partition: Partition, start: Offset) -> bool {
         self.send(Write::Start(partition, start))
+    }
+
+    pub fn gap(&self, partition: Partition, missing: OffsetRange, reason: &'static str) -> bool {
+        self.send(Write::Gap(partition, missing, reason))
     }
 
     /// Writes what is about to be committed, and returns when it is in the file. False where the

@@ -9,6 +9,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::ScopeId;
 use super::schema::KIND_TOPIC;
+use super::writer::insert_gap;
 use crate::batcher::{Part, Stored};
 use crate::broker::Backend;
 use crate::clock;
@@ -273,6 +274,20 @@ pub fn void(db: &Connection, scope: ScopeId, partition: Partition, start: Offset
         change.commit()
     };
     change().map_err(storage)
+}
+
+/// Records offsets that are passed over without being processed, and why.
+///
+/// # Errors
+/// `Storage` where the file cannot be written.
+pub fn gap(
+    db: &Connection,
+    scope: ScopeId,
+    partition: Partition,
+    missing: OffsetRange,
+    reason: &str,
+) -> Result<()> {
+    insert_gap(db, scope, partition, missing, reason).map_err(storage)
 }
 
 /// Records where a partition begins in this scope, and what is committed there already.

@@ -127,7 +127,7 @@ impl Writer {
                     // Who asked may have given up waiting.
                     let _ = done.send(());
                 }
-                Write::Tick(_) | Write::Start(..) | Write::Confirm(..) => {}
+                Write::Tick(_) | Write::Start(..) | Write::Gap(..) | Write::Confirm(..) => {}
             }
         }
         if let Some(id) = planned {
@@ -230,6 +230,9 @@ fn apply(
                 )?
                 .execute(params![scope.0, partition, start.get()])?;
         }
+        Write::Gap(partition, missing, reason) => {
+            insert_gap(change, scope, *partition, *missing, reason)?;
+        }
         Write::Intend(offsets, _) => {
             let mut insert = change.prepare_cached(
                 "INSERT OR IGNORE INTO intents(scope, partition, committing) VALUES (?1, ?2, ?3)",
@@ -254,6 +257,29 @@ fn apply(
         }
         Write::Flush(_) => {}
     }
+    Ok(())
+}
+
+/// Keeps offsets that are passed over without being processed.
+pub(super) fn insert_gap(
+    db: &Connection,
+    scope: ScopeId,
+    partition: Partition,
+    missing: OffsetRange,
+    reason: &str,
+) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "INSERT INTO gaps(scope, partition, first_offset, last_offset, reason, at_ms) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+    )?
+    .execute(params![
+        scope.0,
+        partition,
+        missing.first.get(),
+        missing.last.get(),
+        reason,
+        clock::now_ms()
+    ])?;
     Ok(())
 }
 

@@ -71,6 +71,8 @@ impl Running {
         data_dir: DataDir,
     ) -> Result<Running> {
         let Start { db, scope, topic: info, resumes } = start;
+        // What cannot be is said before anything is read.
+        broker.capabilities().isolation(config.isolation)?;
         let topic: Arc<str> = Arc::from(info.name.as_str());
         let workers = config.max_concurrent_runs;
         let live = Arc::new(Live::new(workers));
@@ -492,10 +494,12 @@ fn sensor_settings(
         fetch: FetchSettings {
             min_bytes: config.fetch_min_bytes,
             max_record_bytes: config.queue_bytes,
+            isolation: config.isolation,
         },
         tick_runtime: config.tick_runtime,
         tick_interval: config.tick_interval,
         lanes: config.lane_count(),
+        on_missing_offsets: config.on_missing_offsets,
         topic: Arc::clone(topic),
         topic_id,
     }
