@@ -14,6 +14,7 @@ use super::schema::{KIND_REDRIVE, KIND_REPLAY, KIND_TOPIC};
 use super::{
     AttemptRecord, DeadLetters, Outcome, Planned, Progress, ScopeId, Write, receive_group,
 };
+use crate::clock;
 use crate::limits;
 use crate::offset::{Again, OffsetRange, Partition};
 use crate::run::RunState;
