@@ -3,6 +3,7 @@
 //! The simulation (`tests/simulation.rs`) puts its own time here, for its own thread alone.
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Time on a thread where nothing happens by itself: a simulation of a pipeline.
@@ -34,10 +35,15 @@ pub fn wait_simulated(limit: Duration) -> bool {
     SIMULATED.get().map(|time| time.wait(limit)).is_some()
 }
 
+/// How far this clock is put forward, in ms: 0 but in tests, which can make it jump with this where
+/// the system's own clock is everybody's.
+pub static JUMP_MS: AtomicI64 = AtomicI64::new(0);
+
 /// Milliseconds since 1970, UTC; 0 for a clock set before that.
 pub fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    let ms = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
+    ms.saturating_add(JUMP_MS.load(Ordering::Relaxed)).max(0)
 }
 
 /// A time of this clock for people: `2026-11-24T06:10:30.123Z`, UTC as in the log.

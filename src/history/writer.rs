@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use crossbeam_channel::Receiver;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
@@ -145,7 +146,7 @@ impl Writer {
                 return false;
             }
             if failing_since.is_none() {
-                failing_since = Some(clock::now_ms());
+                failing_since = Some(Instant::now());
                 self.progress.failing.store(true, Ordering::Release);
                 log::error!(
                     "cannot write the history: {cause}; nothing is started or committed until it \
@@ -158,7 +159,7 @@ impl Writer {
         if let Some(since) = failing_since {
             self.progress.failing.store(false, Ordering::Release);
             self.progress.announce();
-            let seconds = (clock::now_ms() - since) / 1000;
+            let seconds = since.elapsed().as_secs();
             log::info!("the history can be written again, after {seconds} s");
         }
         true

@@ -6,9 +6,12 @@
 
 #[cfg(feature = "rdkafka")]
 pub mod cluster;
+#[cfg(feature = "rdkafka")]
+pub mod faults;
 pub mod files;
 pub mod kafka;
 pub mod mb;
+pub mod proxy;
 #[cfg(feature = "rdkafka")]
 pub mod raw;
 pub mod world;
