@@ -260,6 +260,10 @@ impl Config {
         }
     }
 
+    pub fn skips_missing_offsets(&self) -> bool {
+        self.on_missing_offsets == OnMissingOffsets::Skip
+    }
+
     /// Memory of a batch beyond its records, in bytes.
     pub fn batch_overhead_bytes(&self) -> usize {
         limits::RUN_OVERHEAD_BYTES * self.lane_count() as usize

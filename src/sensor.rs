@@ -201,9 +201,9 @@ impl Sensor {
         }
     }
 
-    /// One evaluation: consumer, polls, cuts; then its record in the history.
-    fn tick(&mut self) -> Option<Error> {
-        let started = Instant::now();
+    /// One evaluation: consumer, polls, cuts; then its record in the history. `run` repeats it.
+    pub fn tick(&mut self) -> Option<Error> {
+        let started = clock::now();
         let started_ms = clock::now_ms();
         let index = self.settings.index;
         let mut tick = Tick {
@@ -225,7 +225,7 @@ impl Sensor {
         let record = TickRecord {
             sensor: index,
             started_ms,
-            run_us: i64::try_from(started.elapsed().as_micros()).unwrap_or(i64::MAX),
+            run_us: i64::try_from((clock::now() - started).as_micros()).unwrap_or(i64::MAX),
             records: tick.records,
             bytes: tick.bytes,
             batches: tick.batches,
@@ -321,7 +321,7 @@ impl Tick<'_> {
 
     fn poll_until_over(&mut self, consumer: &mut dyn Consumer) -> Result<()> {
         loop {
-            self.now = Instant::now();
+            self.now = clock::now();
             if stopped_within(&self.sensor.stop, Duration::ZERO) {
                 self.end(Ended::Stopping);
             }
@@ -336,7 +336,7 @@ impl Tick<'_> {
             let wait = self.wait();
             let wait = if held { wait.min(limits::PARKED_LOOK_INTERVAL) } else { wait };
             consumer.poll(wait, self)?;
-            self.now = Instant::now();
+            self.now = clock::now();
             self.cut_due();
             self.tell_ledgers();
         }
@@ -400,6 +400,13 @@ impl Tick<'_> {
             }
         }
         self.tell_ledgers();
+        // Who was read alone has nothing half read any more: the others' turn.
+        if self.ended != Some(Ended::MemoryFull)
+            && let Some(alone) = self.sensor.alone
+            && self.sensor.slot(alone).is_none_or(|slot| slot.batcher.held() == 0)
+        {
+            self.sensor.alone = None;
+        }
     }
 
     /// Cursors that moved past gaps and finished ranges are told to the ledgers.
@@ -473,7 +480,7 @@ impl Tick<'_> {
                 batch,
                 permit: Arc::clone(&permit),
                 failed_attempts: part.failed_attempts,
-                queued: Instant::now(),
+                queued: clock::now(),
             };
             if let Err(refused) = self.sensor.queue.push(run, self.deadline, &self.sensor.stop) {
                 let slot = self.sensor.slot(partition).expect("the cut came from this slot");
@@ -519,6 +526,11 @@ impl Tick<'_> {
         slot.batcher.grow_tightly();
         let needs = slot.batcher.needs(record);
         let whole = slot.batcher.held() + needs;
+        if whole > limit && slot.batcher.refill_tightly() {
+            slot.passed = None;
+            self.end(Ended::MemoryFull);
+            return None;
+        }
         if whole > limit {
             self.error = Some(Error::Unreadable {
                 topic: self.sensor.settings.topic.to_string(),
@@ -545,7 +557,7 @@ impl Tick<'_> {
     fn memory_of_ended_runs(&mut self, needs: usize) -> Option<Permit> {
         let budget = &self.sensor.budget;
         while !budget.is_closed() && self.sensor.ledgers.in_flight() > 0 {
-            let look = Instant::now() + limits::STOP_LOOK_INTERVAL;
+            let look = clock::now() + limits::STOP_LOOK_INTERVAL;
             if let Some(permit) = budget.acquire_until(needs, look.min(self.deadline)) {
                 return Some(permit);
             }

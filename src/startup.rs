@@ -43,23 +43,37 @@ pub fn topic(broker: &dyn Broker, config: &Config) -> Result<TopicInfo> {
 /// Opens the history and finds where each partition goes on.
 ///
 /// # Errors
-/// `Config` for a history that cannot be used, unfinished runs that this client cannot read, or
-/// `--from committed` without offsets; `Broker`, `Storage`.
+/// As `recover_from`.
 pub fn recover(
     broker: &dyn Broker,
     config: &Config,
     data_dir: &Path,
     topic: TopicInfo,
 ) -> Result<Start> {
+    let db = schema::open_or_set_aside(&data_dir.join(history::FILE))?;
+    let (scope, resumes) = recover_from(&db, broker, config, &topic)?;
+    Ok(Start { db, scope, topic, resumes })
+}
+
+/// Finds in an open history where each partition goes on.
+///
+/// # Errors
+/// `Config` for a history that cannot be used, unfinished runs that this client cannot read, or
+/// `--from committed` without offsets; `Broker`, `Storage`.
+pub fn recover_from(
+    db: &Database,
+    broker: &dyn Broker,
+    config: &Config,
+    topic: &TopicInfo,
+) -> Result<(ScopeId, BTreeMap<Partition, Resume>)> {
     let connection = &config.connection;
-    let db = schema::open(&data_dir.join(history::FILE))?;
-    let key = scope_key(broker.backend(), &connection.group, &topic);
-    let scope = recovery::scope(&db, &key)?;
-    let recorded = recovery::recorded(&db, scope)?;
+    let key = scope_key(broker.backend(), &connection.group, topic);
+    let scope = recovery::scope(db, &key)?;
+    let recorded = recovery::recorded(db, scope)?;
     check_clients(broker.backend(), &recorded)?;
     let mut committed = broker.committed(&connection.group, &topic.name, &topic.partitions)?;
     // A topic that was made again may have the offsets of the one before, committed late.
-    let gone = recovery::of_predecessors(&db, &key)?;
+    let gone = recovery::of_predecessors(db, &key)?;
     committed.retain(|partition, offset| {
         let began = recorded.get(partition).is_some_and(|recorded| recorded.confirmed.is_some());
         let late = !began && gone.get(partition).is_some_and(|gone| gone.contains(offset));
@@ -105,7 +119,7 @@ pub fn recover(
                 );
                 match committed {
                     Some(position) => {
-                        recovery::void(&db, scope, partition, position)?;
+                        recovery::void(db, scope, partition, position)?;
                         let resume = Resume { position, committed: Some(position), stored: vec![] };
                         resumes.insert(partition, resume);
                     }
@@ -118,26 +132,26 @@ pub fn recover(
     // to begin in it.
     let replaced = recorded.is_empty() && !gone.is_empty() && !fresh.is_empty();
     if replaced {
-        check_replaced(config, &topic)?;
+        check_replaced(config, topic)?;
     }
     let start = if replaced || known_group { Begin::AtItsBeginning } else { Begin::AsConfigured };
-    for (partition, position) in starts(broker, config, &topic, &fresh, start)? {
+    for (partition, position) in starts(broker, config, topic, &fresh, start)? {
         if recorded.contains_key(&partition) {
-            recovery::void(&db, scope, partition, position)?;
+            recovery::void(db, scope, partition, position)?;
         }
         resumes.insert(partition, Resume { position, committed: None, stored: vec![] });
     }
-    for (partition, (marks, lost)) in beyond_the_end(broker, config, &topic, &resumes)? {
-        recovery::void(&db, scope, partition, marks.beginning)?;
-        recovery::gap(&db, scope, partition, lost, "beyond the end of the log")?;
+    for (partition, (marks, lost)) in beyond_the_end(broker, config, topic, &resumes)? {
+        recovery::void(db, scope, partition, marks.beginning)?;
+        recovery::gap(db, scope, partition, lost, "beyond the end of the log")?;
         let resume = Resume { position: marks.beginning, committed: None, stored: vec![] };
         resumes.insert(partition, resume);
     }
     for (partition, resume) in &resumes {
-        recovery::begin(&db, scope, *partition, resume)?;
+        recovery::begin(db, scope, *partition, resume)?;
     }
     tell(&resumes);
-    Ok(Start { db, scope, topic, resumes })
+    Ok((scope, resumes))
 }
 
 /// What the history's ranges of this group and topic belong to.

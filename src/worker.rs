@@ -42,12 +42,20 @@ impl Worker {
     /// Works until the queue is closed.
     pub fn run(self) {
         while let Some(run) = self.queue.next() {
-            // The range must be in the history before its run starts. False: mb is ending.
-            if !self.history.wait_planned(run.id) || self.queue.is_closed() {
+            if !self.work(run) {
                 return;
             }
-            self.attempt(run);
         }
+    }
+
+    /// What happens to one run that was taken from the queue. False where mb is ending.
+    pub fn work(&self, run: Run) -> bool {
+        // The range must be in the history before its run starts.
+        if !self.history.wait_planned(run.id) || self.queue.is_closed() {
+            return false;
+        }
+        self.attempt(run);
+        true
     }
 
     fn attempt(&self, mut run: Run) {
@@ -57,16 +65,16 @@ impl Worker {
             id: run.id,
             key: run.key.clone(),
             attempt: number,
-            since: Instant::now(),
+            since: clock::now(),
             stalled: false,
         });
         let started_ms = clock::now_ms();
-        let started = Instant::now();
+        let started = clock::now();
         let (result, output, failed) = self.step(&run, number);
         let attempt = AttemptRecord {
             number,
             started_ms,
-            run_us: i64::try_from(started.elapsed().as_micros()).unwrap_or(i64::MAX),
+            run_us: i64::try_from((clock::now() - started).as_micros()).unwrap_or(i64::MAX),
             worker: self.index,
             error: None,
             output,
@@ -118,7 +126,7 @@ impl Worker {
                     run.key,
                     self.policy.max_attempts
                 );
-                let due = Instant::now() + pause;
+                let due = clock::now() + pause;
                 if reasons.is_empty() || reasons.len() == run.batch.len() {
                     self.note(&run, RunState::Queued, attempt);
                     self.queue.retry(run, due);
@@ -135,7 +143,7 @@ impl Worker {
                     run.batch.len()
                 );
                 let halves = split::halves(run.key.range, &run.batch);
-                self.split(run, halves.into(), 0, attempt, Instant::now());
+                self.split(run, halves.into(), 0, attempt, clock::now());
             }
             Verdict::DeadLetter => {
                 let batch = if reasons.is_empty() {
@@ -205,7 +213,7 @@ impl Worker {
             batch: batch.clone(),
             permit: Arc::clone(&run.permit),
             failed_attempts,
-            queued: Instant::now(),
+            queued: clock::now(),
         });
         self.queue.split(&run.key, runs.collect(), due);
     }

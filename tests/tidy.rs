@@ -368,6 +368,22 @@ fn threads_have_names_of_their_own_that_the_architecture_lists() {
 }
 
 #[test]
+fn every_mutant_still_applies() {
+    let patches: Vec<_> =
+        files().into_iter().map(|(name, _)| name).filter(|name| name.ends_with(".patch")).collect();
+    assert!(patches.len() >= 6, "{patches:?}");
+    let stale: Vec<_> = patches
+        .into_iter()
+        .filter(|patch| {
+            let mut apply = Command::new("git");
+            apply.args(["apply", "--check", patch]).current_dir(root());
+            !apply.output().expect("git").status.success()
+        })
+        .collect();
+    none(&stale, "the code that these break has changed: make them anew");
+}
+
+#[test]
 fn scripts_stop_at_their_first_error() {
     let careless: Vec<_> = files()
         .into_iter()

@@ -57,7 +57,7 @@ pub(super) struct Running {
     /// The first halt that came while mb was stopping already.
     late_halt: Option<Error>,
     /// Held until everything has ended.
-    _data_dir: DataDir,
+    _data_dir: Arc<DataDir>,
 }
 
 impl Running {
@@ -68,7 +68,7 @@ impl Running {
         step: Arc<dyn Step>,
         broker: Arc<dyn Broker>,
         start: Start,
-        data_dir: DataDir,
+        data_dir: Arc<DataDir>,
     ) -> Result<Running> {
         let Start { db, scope, topic: info, resumes } = start;
         // What cannot be is said before anything is read.
@@ -316,7 +316,11 @@ impl Running {
     /// The orderly stop: intake first, then the runs, then what they led to.
     fn stop(mut self, reason: Result<&'static str>, stop: &Receiver<()>) -> Result<Summary> {
         let began = Instant::now();
-        notify(&[sd_notify::NotifyState::Stopping]);
+        let goes_on =
+            matches!(reason, Err(Error::LogReplaced(_))) && self.config.skips_missing_offsets();
+        if !goes_on {
+            notify(&[sd_notify::NotifyState::Stopping]);
+        }
         match &reason {
             Ok(why) => log::info!("stopping ({why}): {} run(s) running", self.live.running().len()),
             Err(error) => log::error!("stopping: {error}"),
@@ -331,7 +335,9 @@ impl Running {
             self.step.abort();
             return Err(error);
         }
-        self.step.finish();
+        if !goes_on {
+            self.step.finish();
+        }
         // What sensors and producer still do is worth nothing: they are not waited for long.
         let patience = (began + limits::INTAKE_STOP_LIMIT).max(Instant::now());
         let _ = self.wait_for(&["sensor", "producer"], patience, stop, false);
@@ -475,7 +481,8 @@ impl Running {
     }
 }
 
-fn sensor_settings(
+/// What the sensor of this number is told.
+pub fn sensor_settings(
     config: &Config,
     index: usize,
     topic: &Arc<str>,

@@ -5,6 +5,8 @@
 #![allow(dead_code)]
 
 #[cfg(feature = "rdkafka")]
+pub mod cluster;
+#[cfg(feature = "rdkafka")]
 pub mod faults;
 pub mod files;
 pub mod kafka;
