@@ -250,7 +250,6 @@ const FOREIGN_FLAGS: &[&str] = &[
     "--example",
     "--no-default-features",
     "--now",
-    "--order",
     "--quiet",
     "--release",
 ];
