@@ -29,11 +29,14 @@ pub struct Settled {
     pub state: RunState,
 }
 
+/// Told after each transaction which runs it ended for good.
+pub(super) type OnSettled = Box<dyn Fn(&[Settled]) + Send>;
+
 /// The writing end: the history thread's, or a simulation's, which makes each step itself.
 pub struct Stepped {
     writer: Writer,
     receiver: Receiver<Write>,
-    settled: Box<dyn Fn(&[Settled]) + Send>,
+    settled: OnSettled,
     /// What is in the file, and not yet announced.
     group: Vec<Write>,
     _ending: Ending,
@@ -43,7 +46,7 @@ impl Stepped {
     pub(super) fn new(
         writer: Writer,
         receiver: Receiver<Write>,
-        settled: Box<dyn Fn(&[Settled]) + Send>,
+        settled: OnSettled,
         ending: Ending,
     ) -> Stepped {
         Stepped { writer, receiver, settled, group: Vec::new(), _ending: ending }
