@@ -32,6 +32,7 @@ pub mod committer;
 pub mod config;
 pub mod control;
 pub mod data_dir;
+pub mod dead_letters;
 pub mod error;
 pub mod events;
 pub mod headers;

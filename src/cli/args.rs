@@ -188,6 +188,7 @@ fn run(flags: RunFlags) -> Result<RunArgs> {
         max_attempts: flags.max_attempts.unwrap_or(default.max_attempts),
         retry_backoff: flags.retry_backoff.unwrap_or(default.retry_backoff),
         on_failure: flags.on_failure.unwrap_or(default.on_failure),
+        dead_letter: flags.dead_letter.clone().unwrap_or_default(),
         bisect: flags.bisect,
         step_timeout: flags.step_timeout,
         history_keep: flags.history_keep.unwrap_or(default.history_keep),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use argh::{ArgsInfo, FromArgs};
 
 use crate::cli::values::{self, Given, Listen, StepName};
-use crate::config::{Client, Connection, OnFailure, Order, StartFrom};
+use crate::config::{Client, Connection, DeadLetterTo, OnFailure, Order, StartFrom};
 
 /// Headings in the help text of every command, each with the first flag beneath it.
 pub const HEADINGS: [(&str, &str); 11] = [
@@ -247,6 +247,11 @@ command! {
         /// offsets go on) or halt (mb ends with 65) (default dead-letter)
         #[argh(option, arg_name = "WHAT", from_str_fn(values::on_failure))]
         on_failure: Option<OnFailure>,
+
+        /// where dead letters go: store (the history), topic:NAME (a topic, which is made if it is not
+        /// there) or both, where :NAME may follow (without it TOPIC-dead-letters) (default store)
+        #[argh(option, arg_name = "WHERE", from_str_fn(values::dead_letter))]
+        dead_letter: Option<DeadLetterTo>,
 
         /// halve a batch whose last attempt failed, and its halves, with attempts of their own, until
         /// the bad records stand alone

@@ -102,6 +102,11 @@ pub struct DeadLetters {
     pub permit: Arc<Permit>,
     /// Why, of those whose step said it; of the others the run's error holds.
     pub reasons: BTreeMap<Offset, String>,
+    /// How the attempts ended: "retry" where they were used up, "retry-failed" where the step asked
+    /// for the named records only, "dead-letter" where it gave up at once.
+    pub why: &'static str,
+    /// Whether the history keeps them (`--dead-letter store|both`).
+    pub stored: bool,
 }
 
 /// One evaluation of a sensor.

@@ -117,9 +117,12 @@ pub fn run(db: &Connection, id: i64) -> Result<Option<RunDetail>> {
         )?;
         let failed_attempts = attempts.query_map([id], attempt_row)?.collect::<Result<_, _>>()?;
         let dead_letters =
-            db.query_row("SELECT count(*) FROM dead_letters WHERE run = ?1", params![id], |row| {
-                row.get(0)
-            })?;
+            db.query_row(
+                "SELECT max(dead_letters, (SELECT count(*) FROM dead_letters WHERE run = ?1)) \
+                 FROM runs WHERE id = ?1",
+                params![id],
+                |row| row.get(0),
+            )?;
         Ok(Some(RunDetail { run, output, failed_attempts, dead_letters }))
     };
     read().map_err(storage)

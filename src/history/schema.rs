@@ -120,12 +120,18 @@ ALTER TABLE runs ADD COLUMN kind INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE runs ADD COLUMN request INTEGER;
 CREATE INDEX runs_of_request ON runs(request) WHERE request IS NOT NULL;
 
+-- records that it gave up on
+ALTER TABLE runs ADD COLUMN dead_letters INTEGER NOT NULL DEFAULT 0;
+
 -- the request that redrives it, while that is under way
 ALTER TABLE dead_letters ADD COLUMN request INTEGER;
 -- the run that redrives it, or did last
 ALTER TABLE dead_letters ADD COLUMN redrive_run INTEGER;
 CREATE INDEX dead_letters_by_state ON dead_letters(state, id);
 CREATE INDEX dead_letters_of_run ON dead_letters(run);
+CREATE INDEX dead_letters_of_request ON dead_letters(request, partition, record_offset)
+    WHERE request IS NOT NULL;
+CREATE INDEX dead_letters_of_redrive ON dead_letters(redrive_run) WHERE redrive_run IS NOT NULL;
 
 -- redrives and replays that were asked for
 CREATE TABLE requests(

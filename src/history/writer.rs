@@ -332,12 +332,20 @@ fn apply_outcome(
             )?
             .execute(params![outcome.id.0, number, started_ms, run_us, worker, error, output])?;
     }
-    let Some(DeadLetters { batch, reasons, .. }) = &outcome.dead_letters else { return Ok(()) };
+    let Some(DeadLetters { batch, reasons, stored, .. }) = &outcome.dead_letters else {
+        return Ok(());
+    };
+    change
+        .prepare_cached("UPDATE runs SET dead_letters = ?2 WHERE id = ?1")?
+        .execute(params![outcome.id.0, batch.len()])?;
+    if !stored {
+        return Ok(());
+    }
     let key = outcome.key.to_string();
     let mut insert = change.prepare_cached(
         "INSERT INTO dead_letters(scope, run, run_key, topic, partition, record_offset, \
-         timestamp_ms, key, value, error, attempts, at_ms) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+         timestamp_ms, key, value, headers, error, attempts, at_ms) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
     )?;
     for record in batch.records() {
         insert.execute(params![
@@ -350,6 +358,7 @@ fn apply_outcome(
             record.timestamp,
             record.key,
             record.value,
+            (!record.headers.is_empty()).then(|| record.headers.encoded()),
             reasons.get(&record.offset).or(error.as_ref()),
             number,
             started_ms + run_us / 1000

@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::control;
 use crate::control::requests::Status;
 use crate::data_dir::DataDir;
+use crate::dead_letters::DeadLetterTopic;
 use crate::error::{Error, Result};
 use crate::events::{self, Event, Farewell};
 use crate::history::History;
@@ -105,6 +106,7 @@ impl Running {
             on_failure: config.on_failure,
             bisect: config.bisect,
         };
+        let letters = DeadLetterTopic::new(&broker, &config, step.name());
         for index in 0..workers {
             let worker = Worker {
                 index,
@@ -113,6 +115,8 @@ impl Running {
                 ledgers: Arc::clone(&ledgers),
                 step: Arc::clone(&step),
                 policy,
+                dead_letter: config.dead_letter.clone(),
+                letters: letters.clone(),
                 live: Arc::clone(&live),
                 events: events_in.clone(),
                 forced: Arc::clone(&forced),
