@@ -21,6 +21,7 @@
 //! [`pipeline::Pipeline`] owns every thread and channel of this and their order of starting and
 //! stopping. A program that brings its own step begins at [`Builder`].
 
+pub mod again;
 pub mod batch;
 pub mod batcher;
 pub mod broker;

@@ -176,8 +176,7 @@ mod tests {
 
     #[test]
     fn an_envelope_is_json_whatever_the_bytes() {
-        let record =
-            Record { key: Some(b"k"), value: Some(b"\xff\x00"), ..Record::default() };
+        let record = Record { key: Some(b"k"), value: Some(b"\xff\x00"), ..Record::default() };
         let headers = [(Cow::Borrowed("a"), Some(Cow::Borrowed(&b"b"[..])))];
         let envelope = String::from_utf8(envelope(&record, &headers)).unwrap();
         assert_eq!(envelope, r#"{"key":"k","value_base64":"/wA=","headers":{"a":"b"}}"#);

@@ -168,8 +168,8 @@ impl DeadLetterTopic {
             let why = if reason.is_some() { letter::NAMED } else { letters.why };
             let message = reason.map_or(error, String::as_str);
             let headers = letter::headers(origin, &record, why, message);
-            let envelope = (!self.broker.capabilities().headers)
-                .then(|| letter::envelope(&record, &headers));
+            let envelope =
+                (!self.broker.capabilities().headers).then(|| letter::envelope(&record, &headers));
             let borrowed: Vec<(&str, Option<&[u8]>)> =
                 headers.iter().map(|(name, value)| (&**name, value.as_deref())).collect();
             let message = match &envelope {

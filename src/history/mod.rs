@@ -2,11 +2,13 @@
 //! committed; a SQLite file in the data directory.
 //!
 //! `schema` makes the file, `recovery` reads it at the start, `writer` is the one thread that
-//! writes it, `query` answers people. Positions are never taken from here alone: the log's
+//! writes it, `query` and `letters` answer people, `requests` says what was asked for. Positions are never taken from here alone: the log's
 //! committed offsets are the truth.
 
+pub mod letters;
 pub mod query;
 pub mod recovery;
+pub mod requests;
 pub mod schema;
 mod writer;
 
@@ -134,6 +136,8 @@ enum Write {
     /// A partition's first position in this scope.
     Start(Partition, Offset),
     Intend(Vec<(Partition, Offset)>, Sender<()>),
+    /// A request is over: its number, its state, and what there is to say of it.
+    EndRequest(i64, i64, Option<String>),
     /// Confirmed commits; whether older intents are settled by them.
     Confirm(Vec<(Partition, Offset)>, bool),
     Flush(Sender<()>),
@@ -285,6 +289,11 @@ impl History {
     /// The log has confirmed these. `settles`: no commit before it is still in doubt.
     pub fn confirm(&self, offsets: &[(Partition, Offset)], settles: bool) -> bool {
         self.send(Write::Confirm(offsets.to_vec(), settles))
+    }
+
+    /// A redrive or replay is over; `state` as in `requests`.
+    pub fn end_request(&self, request: i64, state: i64, note: Option<String>) -> bool {
+        self.send(Write::EndRequest(request, state, note))
     }
 
     /// Returns when everything sent before is in the file; false where that is not so within

@@ -184,12 +184,7 @@ pub fn open(path: &Path) -> Result<Connection> {
 /// # Errors
 /// As `open`; also `Config` where there is no such file.
 pub fn open_read_only(path: &Path) -> Result<Connection> {
-    if !path.exists() {
-        return Err(Error::Config(format!(
-            "--data-dir: there is no history at {}; name the folder that mb runs with",
-            path.display()
-        )));
-    }
+    check_exists(path)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let doing = || format!("open the history {}", path.display());
     let db =
@@ -198,6 +193,18 @@ pub fn open_read_only(path: &Path) -> Result<Connection> {
     db.pragma_update(None, "query_only", true).map_err(|cause| refuse(path, &cause))?;
     let found = version(&db, path)?;
     if found == VERSION { Ok(db) } else { Err(other_version(path, found)) }
+}
+
+/// # Errors
+/// `Config` where there is no such file.
+pub fn check_exists(path: &Path) -> Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    Err(Error::Config(format!(
+        "--data-dir: there is no history at {}; name the folder that mb runs with",
+        path.display()
+    )))
 }
 
 fn configure(db: &Connection, path: &Path) -> Result<()> {
