@@ -5,7 +5,7 @@
 KAFKA_VERSIONS := 3.9.1 4.1.0 3.4.1
 PURE_RUST_TESTS := --lib --test cli --test pipeline --test pipeline_restarts --test running_mb
 
-.PHONY: help build demo test lint bench start_kafka stop_kafka start_producer check_lag clean
+.PHONY: help build demo test faults lint simulate mutants bench start_kafka stop_kafka start_producer check_lag clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z_]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -26,6 +26,11 @@ test: ## set up, check, and run every test, those against real Kafka too
 	cargo test --release --locked --no-default-features $(PURE_RUST_TESTS)
 	cargo test --release --locked
 
+# One of them again: MB_FAULT_SEED=… MB_FAULT_LONG=1 cargo test --release --test NAME ROW
+faults: ## test every kind of fault with 3 seeds each, and with long outages (make test has a short form)
+	scripts/setup test
+	MB_FAULT_SEEDS=3 MB_FAULT_LONG=1 cargo test --release --locked --test 'faults*' -- --nocapture
+
 lint: ## check format, code, docs, scripts and the systemd unit
 	cargo fmt --check
 	cargo clippy --release --all-targets --locked -- -D warnings
@@ -33,6 +38,12 @@ lint: ## check format, code, docs, scripts and the systemd unit
 	@if command -v shellcheck >/dev/null; then set -x; shellcheck $$(grep -l '^#!.*bash' scripts/* .ci/*); \
 	else echo 'lint: shellcheck not found, scripts not checked: run scripts/setup test' >&2; test -z "$$CI"; fi
 	scripts/check-unit
+
+simulate: ## run the deterministic simulation over SEEDS (from..to)
+	MB_SIM_SEEDS=$(or $(SEEDS),0..100000) cargo test --release --locked --test simulation -- --nocapture
+
+mutants: ## break mb in known ways, and show which seed of the simulation catches each
+	scripts/mutants
 
 bench: ## measure throughput and latency (not in this version yet)
 	@echo 'bench: comes with a later version' >&2; exit 1

@@ -3,7 +3,7 @@
 //! Ranges that the history holds from before (`Stored`) are made again exactly; fresh batches
 //! never overlap one. Where batches go, and whether there is memory for them, is the sensor's.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::batch::{Batch, Record};
@@ -28,7 +28,8 @@ pub struct BatchLimits {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
     pub range: OffsetRange,
-    /// Its runs that are still to be made, ascending by run number. None: all of them are done,
+    /// Its runs that are still to be made, ascending by first offset: a half that was halved again
+    /// has newer runs than the other half. None: all of them are done,
     /// above the committed offset, and the records are passed over.
     pub parts: Vec<Part>,
     /// This process' ledger has it in flight already.
@@ -47,6 +48,13 @@ pub struct Part {
 impl Stored {
     pub fn is_finished(&self) -> bool {
         self.parts.is_empty()
+    }
+
+    /// Its runs that memory is had for at its beginning. `split_later`: each record brings what a run
+    /// of its own takes, so that pieces of a run that was split count once.
+    fn runs(&self, split_later: bool) -> usize {
+        let lanes: BTreeSet<Lane> = self.parts.iter().map(|part| part.lane).collect();
+        if split_later { lanes.len() } else { self.parts.len() }
     }
 }
 
@@ -91,6 +99,8 @@ struct Fill {
     /// When its first record came.
     since: Instant,
     stored: bool,
+    /// It took no more than it needed from its beginning.
+    tight: bool,
 }
 
 /// One partition's batcher.
@@ -102,8 +112,12 @@ pub struct Batcher {
     /// Ascending, none below the cursor.
     stored: VecDeque<Stored>,
     fill: Option<Fill>,
+    /// The log has nothing below it.
+    floor: Offset,
     /// Payload and records of the last fresh cut: what the next one will likely need.
     usual: (usize, usize),
+    /// Memory is short, until the next cut.
+    tight: bool,
 }
 
 impl Batcher {
@@ -115,7 +129,15 @@ impl Batcher {
             assert!(stored.range.first >= at, "stored range {} overlaps", stored.range);
             at = stored.range.end();
         }
-        Batcher { limits, cursor, stored: stored.into(), fill: None, usual: (0, 0) }
+        Batcher {
+            limits,
+            cursor,
+            stored: stored.into(),
+            fill: None,
+            floor: Offset::ZERO,
+            usual: (0, 0),
+            tight: false,
+        }
     }
 
     pub fn cursor(&self) -> Offset {
@@ -125,7 +147,13 @@ impl Batcher {
     /// Where a fresh consumer has to start: behind the cursor and what is being filled.
     pub fn read_position(&self) -> Offset {
         let filled = self.fill.as_ref().and_then(|fill| fill.batch.range());
-        filled.map_or(self.cursor, OffsetRange::end)
+        filled.map_or(self.cursor, OffsetRange::end).max(self.floor)
+    }
+
+    /// The log has nothing below `floor` (any more): reading goes on from there at the earliest. A
+    /// stored range that it cuts is made of what is left.
+    pub fn skip_to(&mut self, floor: Offset) {
+        self.floor = self.floor.max(floor);
     }
 
     pub fn set_limits(&mut self, limits: BatchLimits) {
@@ -175,9 +203,9 @@ impl Batcher {
             None => {
                 let stored =
                     self.stored.front().filter(|front| front.range.contains(record.offset));
-                let runs =
-                    stored.map_or(0, |stored| stored.parts.len() * limits::RUN_OVERHEAD_BYTES);
-                self.limits.batch_overhead.max(runs) + self.new_batch().growth_for(record)
+                let runs = stored.map_or(0, |stored| stored.runs(self.limits.record_overhead > 0));
+                self.limits.batch_overhead.max(runs * limits::RUN_OVERHEAD_BYTES)
+                    + self.new_batch().growth_for(record)
             }
         };
         growth + self.limits.record_overhead
@@ -191,9 +219,16 @@ impl Batcher {
     /// Memory is short: what is being filled, or begun next, takes no more than it needs.
     pub fn grow_tightly(&mut self) {
         self.usual = (0, 0);
+        self.tight = true;
         if let Some(fill) = &mut self.fill {
             fill.batch.grow_tightly();
         }
+    }
+
+    /// Forgets what is being filled where it took more than it needed, so that it is read again
+    /// without. True where it did.
+    pub fn refill_tightly(&mut self) -> bool {
+        self.fill.take_if(|fill| !fill.tight).is_some()
     }
 
     /// Forgets what is being filled; it is read again later. True where there was something.
@@ -208,7 +243,13 @@ impl Batcher {
             let stored =
                 self.stored.front().is_some_and(|front| front.range.contains(record.offset));
             let batch = self.new_batch();
-            self.fill = Some(Fill { batch, permit: Permit::nothing(), since: now, stored });
+            self.fill = Some(Fill {
+                batch,
+                permit: Permit::nothing(),
+                since: now,
+                stored,
+                tight: self.tight,
+            });
         }
         let fill = self.fill.as_mut().expect("made just now");
         fill.permit.merge(permit);
@@ -249,12 +290,11 @@ impl Batcher {
         None
     }
 
-    /// Everything below `next` is cut and accepted: the cursor passes a gap at the log's end.
-    /// True where it moved.
+    /// Everything below `next` is cut and accepted: the cursor passes a gap, to the log's end or up
+    /// to the next stored range. True where it moved.
     pub fn advance(&mut self, next: Offset) -> bool {
-        let free = self.fill.is_none()
-            && self.stored.front().is_none_or(|front| front.range.first >= next);
-        if free && next > self.cursor {
+        let next = self.stored.front().map_or(next, |front| next.min(front.range.first));
+        if self.fill.is_none() && next > self.cursor {
             self.cursor = next;
             return true;
         }
@@ -295,12 +335,16 @@ impl Batcher {
         let (bytes, records) = self.usual;
         let mut batch = Batch::default();
         batch.expect(bytes.min(self.limits.max_bytes), records.min(self.limits.max_records));
+        if self.tight {
+            batch.grow_tightly();
+        }
         batch
     }
 
     fn cut_fill(&mut self) -> Option<Cut> {
         let fill = self.fill.take()?;
         let range = fill.batch.range()?;
+        self.tight = false;
         let identity = if fill.stored {
             let front = self.stored.front().expect("a stored fill has its range in front");
             Identity::Again(front.clone())
@@ -313,6 +357,7 @@ impl Batcher {
 
     /// A stored range as far as it was filled, which compaction may have left with nothing.
     fn cut_stored(&mut self, stored: Stored) -> Option<Cut> {
+        self.tight = false;
         let (permit, batch) = match self.fill.take() {
             Some(fill) => (fill.permit, fill.batch),
             None => (Permit::nothing(), Batch::default()),
@@ -414,6 +459,33 @@ mod tests {
     }
 
     #[test]
+    fn a_gap_is_passed_up_to_a_finished_range_that_has_gaps_too() {
+        let mut driver = Driver::new(LIMITS, 0, vec![finished(5, 9)]);
+        // The log has nothing below 7: neither in front of the range nor at its beginning.
+        driver.passed(7);
+        assert_eq!(driver.batcher.cursor(), Offset::new(5));
+        assert!(driver.batcher.skip_finished());
+        assert_eq!(driver.batcher.cursor(), Offset::new(10));
+    }
+
+    #[test]
+    fn a_stored_range_that_does_not_fit_is_filled_again_tightly_once() {
+        let mut driver = Driver::new(LIMITS, 0, vec![unfinished(1, 0, 2)]);
+        let held = |driver: &mut Driver| {
+            [0, 1].into_iter().for_each(|offset| driver.offer(offset, &[b'x'; 30]));
+            driver.batcher.held()
+        };
+        driver.offer(0, &[b'x'; 30]);
+        driver.batcher.grow_tightly();
+        assert!(driver.batcher.refill_tightly(), "it began generously");
+        let tight = held(&mut driver);
+        assert_eq!(tight, limits::RUN_OVERHEAD_BYTES + 2 * (30 + Batch::ENTRY_BYTES));
+        assert!(!driver.batcher.refill_tightly(), "it takes no more than it needs already");
+        driver.offer(2, b"v");
+        assert!(matches!(driver.cuts[..], [(Identity::Again(_), _)]));
+    }
+
+    #[test]
     fn a_batch_is_cut_at_its_record_limit() {
         let mut driver = Driver::new(LIMITS, 0, vec![]);
         (0..9).for_each(|offset| driver.offer(offset, b"v"));
@@ -475,6 +547,22 @@ mod tests {
             .collect();
         assert_eq!(driver.cuts, expected);
         assert_eq!(driver.batcher.cursor(), Offset::new(30));
+    }
+
+    #[test]
+    fn a_stored_range_whose_beginning_is_gone_runs_with_what_is_left() {
+        let stored = vec![unfinished(1, 0, 9), unfinished(2, 10, 19)];
+        let mut driver = Driver::new(LIMITS, 0, stored.clone());
+        driver.offer(0, b"v");
+        driver.batcher.skip_to(Offset::new(15));
+        driver.passed(15);
+        assert_eq!(driver.batcher.read_position(), Offset::new(15));
+        (15..21).for_each(|offset| driver.offer(offset, b"v"));
+        let expected = [
+            (Identity::Again(stored[0].clone()), vec![0]),
+            (Identity::Again(stored[1].clone()), (15..20).collect()),
+        ];
+        assert_eq!(driver.cuts, expected);
     }
 
     #[test]

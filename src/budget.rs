@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
+use crate::clock;
+
 /// A shared bound in bytes (`--queue-bytes`).
 #[derive(Debug)]
 pub struct Budget {
@@ -44,6 +46,18 @@ impl Budget {
 
     /// Waits for `bytes` until `deadline`.
     pub fn acquire_until(self: &Arc<Budget>, bytes: usize, deadline: Instant) -> Option<Permit> {
+        loop {
+            if let Some(permit) = self.try_acquire(bytes) {
+                return Some(permit);
+            }
+            let wait = deadline.checked_duration_since(clock::now())?;
+            if self.is_closed() {
+                return None;
+            }
+            if !clock::wait_simulated(wait) {
+                break;
+            }
+        }
         let (lock, released) = &self.released;
         let mut guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
         loop {

@@ -1,11 +1,49 @@
-//! The wall clock, for what people read. Durations and deadlines are measured with `Instant`.
+//! The wall clock, for what people read, and the monotonic one, for durations and deadlines.
+//!
+//! The simulation (`tests/simulation.rs`) puts its own time here, for its own thread alone.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::cell::Cell;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Time on a thread where nothing happens by itself: a simulation of a pipeline.
+pub trait Simulated {
+    fn now(&self) -> Instant;
+
+    /// Somebody would wait, `limit` at most: others act meanwhile, or time passes. Returns where
+    /// the one who waits should look again.
+    fn wait(&self, limit: Duration);
+}
+
+thread_local! {
+    static SIMULATED: Cell<Option<&'static dyn Simulated>> = const { Cell::new(None) };
+}
+
+/// From now on this thread's time is simulated.
+pub fn simulate(time: &'static dyn Simulated) {
+    SIMULATED.set(Some(time));
+}
+
+/// The monotonic clock. Whatever decides about a deadline asks here.
+pub fn now() -> Instant {
+    SIMULATED.get().map_or_else(Instant::now, Simulated::now)
+}
+
+/// Stands in front of every wait for another thread: true where the thread is simulated, and the
+/// wait has been simulated too.
+pub fn wait_simulated(limit: Duration) -> bool {
+    SIMULATED.get().map(|time| time.wait(limit)).is_some()
+}
+
+/// How far this clock is put forward, in ms: 0 but in tests, which can make it jump with this where
+/// the system's own clock is everybody's.
+pub static JUMP_MS: AtomicI64 = AtomicI64::new(0);
 
 /// Milliseconds since 1970, UTC; 0 for a clock set before that.
 pub fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    let ms = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
+    ms.saturating_add(JUMP_MS.load(Ordering::Relaxed)).max(0)
 }
 
 /// A time of this clock for people: `2026-11-24T06:10:30.123Z`, UTC as in the log.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, select};
 
 use crate::broker::Broker;
+use crate::clock;
 use crate::error::{Class, Result};
 use crate::events::Event;
 use crate::history::History;
@@ -38,6 +39,17 @@ pub enum LastCommit {
     Open(String),
 }
 
+/// Since when the fate of some commit is not known.
+#[derive(Clone, Copy, Debug)]
+pub struct Doubt(Option<Instant>);
+
+impl Doubt {
+    /// The process before may have sent a commit that is still on its way.
+    pub fn at_start() -> Doubt {
+        Doubt(Some(clock::now()))
+    }
+}
+
 const WHAT: &str = "committing offsets";
 
 impl Committer {
@@ -45,7 +57,7 @@ impl Committer {
     pub fn run(self, stop: &Receiver<()>) -> LastCommit {
         let trouble = Trouble::default();
         let mut failures = 0;
-        let mut doubt = None;
+        let mut doubt = Doubt::at_start();
         let stop_or_wait = |wait: Duration| {
             select! {
                 recv(stop) -> _ => true,
@@ -86,7 +98,7 @@ impl Committer {
     }
 
     /// The last commit is tried again within its time limit: at a stop the broker may be busy.
-    fn commit_finally(&self, doubt: &mut Option<Instant>) -> LastCommit {
+    fn commit_finally(&self, doubt: &mut Doubt) -> LastCommit {
         let deadline = Instant::now() + limits::FINAL_COMMIT_LIMIT;
         loop {
             match self.commit(doubt) {
@@ -102,8 +114,8 @@ impl Committer {
         }
     }
 
-    /// `doubt`: when a commit failed last whose fate is not known.
-    fn commit(&self, doubt: &mut Option<Instant>) -> Result<()> {
+    /// One commit of all that is due; `run` repeats it. `doubt` goes from one to the next.
+    pub fn commit(&self, doubt: &mut Doubt) -> Result<()> {
         let offsets = self.ledgers.to_commit();
         if offsets.is_empty() {
             return Ok(());
@@ -116,13 +128,13 @@ impl Committer {
         }
         if let Err(error) = self.broker.commit(&self.group, &self.topic, &offsets) {
             // It may have reached the log all the same, now or later: its intent stays.
-            *doubt = Some(Instant::now());
+            doubt.0 = Some(clock::now());
             return Err(error);
         }
         self.ledgers.confirm(&offsets);
-        let settles = settles(*doubt, Instant::now());
+        let settles = settles(doubt.0, clock::now());
         if settles {
-            *doubt = None;
+            doubt.0 = None;
         }
         self.history.confirm(&offsets, settles);
         Ok(())

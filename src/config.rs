@@ -58,6 +58,37 @@ pub enum StartFrom {
     Committed,
 }
 
+/// What happens where offsets that should be read are not in the log: removed by retention before
+/// they were read, or beyond the end of a log that was made again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnMissingOffsets {
+    /// mb stops with exit 65.
+    #[default]
+    Halt,
+    /// They are passed over, counted and recorded; a log that was made again is read from its
+    /// beginning.
+    Skip,
+}
+
+/// Which records of transactions are read (Kafka's `isolation.level`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    /// Those of committed ones. Reading waits for an open transaction to end.
+    ReadCommitted,
+    /// All, those of aborted transactions too.
+    ReadUncommitted,
+}
+
+impl Isolation {
+    /// Kafka's name for it, and `--isolation`'s.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isolation::ReadCommitted => "read_committed",
+            Isolation::ReadUncommitted => "read_uncommitted",
+        }
+    }
+}
+
 /// What becomes of a run whose last attempt failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnFailure {
@@ -127,9 +158,12 @@ pub struct Config {
     pub tick_runtime: Duration,
     pub tick_interval: Duration,
     pub fetch_min_bytes: usize,
+    /// `None`: read_committed where the client can.
+    pub isolation: Option<Isolation>,
     /// Sensor threads; partitions are split among them.
     pub sensors: usize,
     pub from: StartFrom,
+    pub on_missing_offsets: OnMissingOffsets,
 
     /// Runs that the run queue holds.
     pub queue: usize,
@@ -175,8 +209,10 @@ impl Default for Config {
             tick_runtime: Duration::from_secs(10),
             tick_interval: Duration::from_secs(1),
             fetch_min_bytes: 1,
+            isolation: None,
             sensors: 1,
             from: StartFrom::Earliest,
+            on_missing_offsets: OnMissingOffsets::Halt,
             queue: 100,
             queue_bytes: 32 << 20,
             max_concurrent_runs: 5,
@@ -254,6 +290,10 @@ impl Config {
             Order::Key => self.lanes.unwrap_or(workers.min(limits::LANES_MAX)),
             Order::None | Order::Partition => 1,
         }
+    }
+
+    pub fn skips_missing_offsets(&self) -> bool {
+        self.on_missing_offsets == OnMissingOffsets::Skip
     }
 
     /// Memory of a batch beyond its records, in bytes.

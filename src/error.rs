@@ -33,6 +33,9 @@ pub enum Error {
     UnknownTopic { topic: String },
     /// The offset asked for is not in the log (any more, or yet).
     OffsetOutOfRange { topic: String, partition: Partition, offset: Offset },
+    /// Another log stands under the name of the one that was read: the topic was made again, or its
+    /// end was cut off. Offsets mean other records now.
+    LogReplaced(String),
     /// A record that cannot be read or held: too large for the limit named, a codec the client
     /// lacks, bytes that do not check.
     Unreadable { topic: String, partition: Partition, offset: Offset, cause: String },
@@ -65,7 +68,7 @@ impl Error {
             Error::Broker { .. } | Error::UnknownTopic { .. } | Error::Storage { .. } => {
                 Class::Retry
             }
-            Error::Halt(_) | Error::OffsetOutOfRange { .. } => Class::Halt,
+            Error::Halt(_) | Error::OffsetOutOfRange { .. } | Error::LogReplaced(_) => Class::Halt,
             // An unreadable record blocks its partition; it is shown and tried again, since a
             // larger limit, another client or a mended broker makes it readable.
             Error::Unreadable { .. } => Class::Retry,
@@ -83,7 +86,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Usage(_) => 64,
-            Error::Halt(_) | Error::OffsetOutOfRange { .. } => 65,
+            Error::Halt(_) | Error::OffsetOutOfRange { .. } | Error::LogReplaced(_) => 65,
             Error::Config(_) | Error::Unsupported { .. } => 78,
             Error::Forced(_) => 2,
             Error::Broker { .. }
@@ -102,6 +105,7 @@ impl fmt::Display for Error {
             Error::Usage(text)
             | Error::Config(text)
             | Error::Halt(text)
+            | Error::LogReplaced(text)
             | Error::Forced(text)
             | Error::Other(text) => f.write_str(text),
             Error::Broker { doing, cause } => write!(f, "cannot {doing}: {cause}"),

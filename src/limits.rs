@@ -82,6 +82,8 @@ pub const LOGGED_RUNS_PER_SECOND: u64 = 20;
 
 /// Output of a command that is kept, each of stdout and stderr: the first half and the last.
 pub const CAPTURE_BYTES: usize = 64 * 1024;
+/// How long the files step waits for room on a full disk before it tries again.
+pub const ROOM_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Characters of an error that log and history keep.
 pub const ERROR_CHARS: usize = 2000;
 /// From SIGTERM to SIGKILL for a command past its time limit.

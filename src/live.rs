@@ -17,6 +17,8 @@ pub struct Live {
     pub runs_failed: Counter,
     pub runs_halted: Counter,
     pub runs_split: Counter,
+    /// Offsets passed over without being processed (`--on-missing-offsets skip`).
+    pub offsets_skipped: Counter,
     /// Messages of the producer that the broker has not acknowledged, at its end.
     pub messages_failed: Counter,
     pub attempts_failed: Counter,
@@ -62,6 +64,7 @@ impl Live {
             runs_failed: Counter::default(),
             runs_halted: Counter::default(),
             runs_split: Counter::default(),
+            offsets_skipped: Counter::default(),
             messages_failed: Counter::default(),
             attempts_failed: Counter::default(),
             dead_letters: Counter::default(),

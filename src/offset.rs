@@ -68,6 +68,15 @@ impl OffsetRange {
         OffsetRange { first, last }
     }
 
+    /// The offsets from `from` up to but without `position`.
+    ///
+    /// # Panics
+    /// Where there are none.
+    pub fn below(position: Offset, from: Offset) -> OffsetRange {
+        assert!(from < position, "no offset lies below {position} from {from} on");
+        OffsetRange::new(from, Offset(position.0 - 1))
+    }
+
     pub fn contains(self, offset: Offset) -> bool {
         self.first <= offset && offset <= self.last
     }

@@ -25,6 +25,8 @@ use crate::startup::{self, Start};
 use crate::step::Step;
 use crate::thread::stopped_within;
 
+pub use self::running::sensor_settings;
+
 use self::running::Running;
 
 /// A pipeline that is ready to run.
@@ -90,21 +92,35 @@ impl Pipeline {
     /// # Errors
     /// Whatever ended it, but for a stop; `Forced` where runs were still going on at the end of
     /// their time: their threads are left behind then, and the process is best ended.
-    pub fn run(self, stop: &Receiver<()>) -> Result<Summary> {
+    pub fn run(mut self, stop: &Receiver<()>) -> Result<Summary> {
         self.config.check()?;
-        let data_dir = DataDir::lock(&self.config.connection.data_dir)?;
+        let data_dir = Arc::new(DataDir::lock(&self.config.connection.data_dir)?);
         self.step.prepare(&self.config.connection.topic)?;
         let Some(Chosen { broker, reason }) = self.choose(&data_dir, stop)? else {
             log::info!("stopped before a broker answered");
             return Ok(Summary::default());
         };
         log::info!("{}: {reason}", broker.describe());
-        let Some(start) = self.start(broker.as_ref(), &data_dir, stop)? else {
-            log::info!("stopped before the topic could be read");
-            return Ok(Summary::default());
-        };
-        Running::start(self.config, self.step, broker, start, data_dir)?
-            .supervise(stop, self.progress)
+        loop {
+            let Some(start) = self.start(broker.as_ref(), &data_dir, stop)? else {
+                log::info!("stopped before the topic could be read");
+                return Ok(Summary::default());
+            };
+            let running = Running::start(
+                self.config.clone(),
+                Arc::clone(&self.step),
+                Arc::clone(&broker),
+                start,
+                Arc::clone(&data_dir),
+            )?;
+            match running.supervise(stop, self.progress.take()) {
+                // Begins anew with the log that is there now.
+                Err(Error::LogReplaced(_)) if self.config.skips_missing_offsets() => {
+                    log::warn!("beginning anew with the log as it is (--on-missing-offsets skip)");
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     fn choose(&self, data_dir: &DataDir, stop: &Receiver<()>) -> Result<Option<Chosen>> {

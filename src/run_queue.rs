@@ -15,11 +15,13 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
+use crate::clock;
 use crate::config::Order;
 use crate::lanes::Lanes;
 use crate::limits;
 use crate::offset::{Partition, RunKey};
 use crate::run::Run;
+use crate::thread::stopped_within;
 
 /// Why a run was not taken. It is dropped, with its memory: its records are read again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,9 +92,19 @@ impl RunQueue {
             Err(refused) => refused.into_inner(),
         };
         loop {
-            let wait = deadline.saturating_duration_since(Instant::now());
+            let wait = deadline.saturating_duration_since(clock::now());
             if wait.is_zero() {
                 return Err(Refused::Full);
+            }
+            if clock::wait_simulated(wait) {
+                if stopped_within(stop, Duration::ZERO) {
+                    return Err(Refused::Stopping);
+                }
+                run = match self.sender.try_send(run) {
+                    Ok(()) => return Ok(()),
+                    Err(refused) => refused.into_inner(),
+                };
+                continue;
             }
             // A send inside select! takes the value even where another arm wins, so readiness is
             // awaited first and the send tried after it.
@@ -146,6 +158,19 @@ impl RunQueue {
         }
     }
 
+    /// As `next`, for a caller that does not wait.
+    pub fn try_next(&self) -> Option<Run> {
+        while !self.is_closed() {
+            if let Ok(run) = self.due_retry() {
+                return Some(run);
+            }
+            if let Some(run) = self.admit(self.receiver.try_recv().ok()?) {
+                return Some(run);
+            }
+        }
+        None
+    }
+
     /// A run has ended for good: who waited behind it may start.
     pub fn ended(&self, run: &RunKey) {
         let Some(mut lanes) = self.lanes_of(run) else { return };
@@ -191,7 +216,7 @@ impl RunQueue {
 
     fn start_now(&self, runs: Vec<Run>) {
         for run in runs {
-            self.retry(run, Instant::now());
+            self.retry(run, clock::now());
         }
     }
 
@@ -228,7 +253,7 @@ impl RunQueue {
     fn due_retry(&self) -> Result<Run, Duration> {
         let mut retries = self.lock_retries();
         let Some(Reverse(first)) = retries.peek() else { return Err(IDLE) };
-        let wait = first.due.saturating_duration_since(Instant::now());
+        let wait = first.due.saturating_duration_since(clock::now());
         if !wait.is_zero() {
             return Err(wait.clamp(Duration::from_micros(1), IDLE));
         }

@@ -4,6 +4,9 @@
 //! The cursors live in the batchers, here, in memory; what makes a batch is decided there. This
 //! file owns the tick: its consumer, its time, its errors, and how a batch becomes a run.
 
+mod memory;
+mod missing;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +17,7 @@ use crate::batcher::{BatchLimits, Batcher, Cut, Identity, Part, Stored};
 use crate::broker::{Broker, Consumer, FetchSettings, Flow, Sink};
 use crate::budget::{Budget, Permit};
 use crate::clock;
+use crate::config::OnMissingOffsets;
 use crate::error::{Class, Error, Result};
 use crate::events::Event;
 use crate::history::recovery::Resume;
@@ -23,10 +27,11 @@ use crate::ledger::Ledger;
 use crate::ledgers::Ledgers;
 use crate::limits;
 use crate::live::{Live, Trouble};
-use crate::offset::{Lane, Offset, Partition, RunKey};
+use crate::offset::{Lane, Offset, OffsetRange, Partition, RunKey};
 use crate::retry::backoff;
 use crate::run::{Run, RunId};
 use crate::run_queue::{Refused, RunQueue};
+use crate::startup;
 use crate::thread::stopped_within;
 
 /// What a sensor is told once.
@@ -42,6 +47,7 @@ pub struct SensorSettings {
     pub tick_interval: Duration,
     /// Into how many lanes a partition's keys are split.
     pub lanes: u32,
+    pub on_missing_offsets: OnMissingOffsets,
     pub topic: Arc<str>,
     /// The topic's id at the start; another one under the same name is another topic.
     pub topic_id: Option<String>,
@@ -198,9 +204,9 @@ impl Sensor {
         }
     }
 
-    /// One evaluation: consumer, polls, cuts; then its record in the history.
-    fn tick(&mut self) -> Option<Error> {
-        let started = Instant::now();
+    /// One evaluation: consumer, polls, cuts; then its record in the history. `run` repeats it.
+    pub fn tick(&mut self) -> Option<Error> {
+        let started = clock::now();
         let started_ms = clock::now_ms();
         let index = self.settings.index;
         let mut tick = Tick {
@@ -222,7 +228,7 @@ impl Sensor {
         let record = TickRecord {
             sensor: index,
             started_ms,
-            run_us: i64::try_from(started.elapsed().as_micros()).unwrap_or(i64::MAX),
+            run_us: i64::try_from((clock::now() - started).as_micros()).unwrap_or(i64::MAX),
             records: tick.records,
             bytes: tick.bytes,
             batches: tick.batches,
@@ -313,12 +319,12 @@ impl Tick<'_> {
             self.sensor.broker.consumer(&topic, &from, &self.sensor.settings.fetch)?;
         let result = self.poll_until_over(consumer.as_mut());
         consumer.close();
-        result.map_err(|error| self.explain(error))
+        result.or_else(|error| self.missing(error))
     }
 
     fn poll_until_over(&mut self, consumer: &mut dyn Consumer) -> Result<()> {
         loop {
-            self.now = Instant::now();
+            self.now = clock::now();
             if stopped_within(&self.sensor.stop, Duration::ZERO) {
                 self.end(Ended::Stopping);
             }
@@ -333,7 +339,7 @@ impl Tick<'_> {
             let wait = self.wait();
             let wait = if held { wait.min(limits::PARKED_LOOK_INTERVAL) } else { wait };
             consumer.poll(wait, self)?;
-            self.now = Instant::now();
+            self.now = clock::now();
             self.cut_due();
             self.tell_ledgers();
         }
@@ -397,6 +403,13 @@ impl Tick<'_> {
             }
         }
         self.tell_ledgers();
+        // Who was read alone has nothing half read any more: the others' turn.
+        if self.ended != Some(Ended::MemoryFull)
+            && let Some(alone) = self.sensor.alone
+            && self.sensor.slot(alone).is_none_or(|slot| slot.batcher.held() == 0)
+        {
+            self.sensor.alone = None;
+        }
     }
 
     /// Cursors that moved past gaps and finished ranges are told to the ledgers.
@@ -470,7 +483,7 @@ impl Tick<'_> {
                 batch,
                 permit: Arc::clone(&permit),
                 failed_attempts: part.failed_attempts,
-                queued: Instant::now(),
+                queued: clock::now(),
             };
             if let Err(refused) = self.sensor.queue.push(run, self.deadline, &self.sensor.stop) {
                 let slot = self.sensor.slot(partition).expect("the cut came from this slot");
@@ -490,119 +503,6 @@ impl Tick<'_> {
         self.bytes += bytes as u64;
         self.sensor.live.records_in.add(records as u64);
         Flow::Continue
-    }
-
-    /// Memory for the next record of the partition; waits for runs to give theirs back.
-    fn memory(&mut self, partition: Partition, record: &Record<'_>) -> Option<Permit> {
-        let slot = self.sensor.slot(partition)?;
-        let needs = slot.batcher.needs(record);
-        if let Some(permit) = self.sensor.budget.try_acquire(needs) {
-            return Some(permit);
-        }
-        if let Some(permit) = self.memory_of_ended_runs(needs) {
-            return Some(permit);
-        }
-        // What is being filled holds memory that only a run gives back.
-        for index in 0..self.sensor.slots.len() {
-            let cut = self.sensor.slots[index].as_mut().and_then(|slot| slot.batcher.cut_now());
-            if let Some(cut) = cut
-                && self.deliver(index as Partition, cut) == Flow::Stop
-            {
-                return None;
-            }
-        }
-        let limit = self.sensor.budget.limit();
-        let slot = self.sensor.slot(partition)?;
-        slot.batcher.grow_tightly();
-        let needs = slot.batcher.needs(record);
-        let whole = slot.batcher.held() + needs;
-        if whole > limit {
-            self.error = Some(Error::Unreadable {
-                topic: self.sensor.settings.topic.to_string(),
-                partition,
-                offset: record.offset,
-                cause: format!(
-                    "its {} bytes and those of its batch need {whole} bytes, more than --queue-bytes \
-                     ({limit}) has; a larger --queue-bytes lets it pass",
-                    record.payload_bytes()
-                ),
-            });
-            self.end(Ended::Error);
-            return None;
-        }
-        let permit = self.sensor.budget.acquire_until(needs, self.deadline);
-        if permit.is_none() {
-            self.run_out_of_memory(partition);
-        }
-        permit
-    }
-
-    /// Runs that end give memory back, which is waited for while there are any. To cut what is
-    /// being filled instead would make small runs, which give back little each, for smaller ones.
-    fn memory_of_ended_runs(&mut self, needs: usize) -> Option<Permit> {
-        let budget = &self.sensor.budget;
-        while !budget.is_closed() && self.sensor.ledgers.in_flight() > 0 {
-            let look = Instant::now() + limits::STOP_LOOK_INTERVAL;
-            if let Some(permit) = budget.acquire_until(needs, look.min(self.deadline)) {
-                return Some(permit);
-            }
-            if look >= self.deadline {
-                break;
-            }
-        }
-        None
-    }
-
-    /// Nothing came back for a whole tick. Stored ranges that are half read hold memory that no
-    /// run gives back: all but this one are read again later, and this one goes first, alone.
-    fn run_out_of_memory(&mut self, partition: Partition) {
-        let mut dropped = false;
-        for (other, slot) in self.sensor.slots() {
-            if other != partition {
-                dropped |= slot.batcher.drop_fill();
-                slot.passed = None;
-            }
-        }
-        self.sensor.alone = dropped.then_some(partition);
-        // Another sensor may wait just so for what this one holds: one of them gives way, and
-        // chance says which.
-        if !dropped
-            && self.sensor.settings.count > 1
-            && fastrand::bool()
-            && let Some(slot) = self.sensor.slot(partition)
-        {
-            slot.batcher.drop_fill();
-            slot.passed = None;
-        }
-        self.end(Ended::MemoryFull);
-    }
-
-    /// Says of missing offsets which ones they are.
-    fn explain(&self, error: Error) -> Error {
-        let Error::OffsetOutOfRange { topic, partition, offset } = &error else { return error };
-        let Ok(watermarks) = self.sensor.broker.watermarks(topic, &[*partition]) else {
-            return error;
-        };
-        let Some(watermarks) = watermarks.get(partition) else { return error };
-        if *offset < watermarks.beginning {
-            let last = watermarks.beginning.get() - 1;
-            return Error::Halt(format!(
-                "records {topic}/{partition} {offset}-{last} were removed from the log (retention) \
-                 before mb read them; the log begins at {}. To go on without them, move the group's \
-                 offsets with Kafka's consumer-groups tool (--reset-offsets) and start mb again",
-                watermarks.beginning
-            ));
-        }
-        if *offset > watermarks.end {
-            return Error::Halt(format!(
-                "the group's position {offset} in {topic}/{partition} lies beyond the log's end {}: \
-                 the topic was made again or its log was cut; move the group's offsets with Kafka's \
-                 consumer-groups tool (--reset-offsets) and start mb again",
-                watermarks.end
-            ));
-        }
-        // In range by now: another look will do.
-        Error::broker(format!("read {topic}/{partition} at {offset}"), "offset out of range")
     }
 }
 

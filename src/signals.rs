@@ -1,6 +1,10 @@
-//! SIGINT, SIGTERM and SIGHUP as messages of a channel, and what a second one means.
+//! SIGINT, SIGTERM and SIGHUP as messages of a channel, and what a second one means; SIGXFSZ, which
+//! must not be the end.
+
+use std::ffi::c_int;
 
 use crossbeam_channel::{Receiver, bounded};
+use rustix::process::Signal;
 
 use crate::error::{Error, Result};
 use crate::pipeline::Stopper;
@@ -27,6 +31,7 @@ pub fn listen() -> Result<Receiver<()>> {
 /// # Errors
 /// As `listen`.
 pub fn stop() -> Result<Receiver<()>> {
+    outlive_file_limits();
     let signals = listen()?;
     let (stopper, stop) = Stopper::new();
     thread::spawn("signals", move || {
@@ -43,4 +48,18 @@ pub fn stop() -> Result<Receiver<()>> {
         }
     })?;
     Ok(stop)
+}
+
+unsafe extern "C" {
+    /// POSIX; the C library that std itself is linked with has it.
+    fn signal(number: c_int, handler: extern "C" fn(c_int)) -> usize;
+}
+
+extern "C" fn nothing(_: c_int) {}
+
+/// A file that outgrows `ulimit -f` would kill mb by SIGXFSZ; with a handler the write fails instead,
+/// and is tried again as on a full disk. Not "ignore", which commands would inherit.
+fn outlive_file_limits() {
+    // SAFETY: a handler that does nothing may be called at any moment, and replaces none.
+    unsafe { signal(Signal::XFSZ.as_raw(), nothing) };
 }

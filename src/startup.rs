@@ -8,12 +8,12 @@ use std::path::Path;
 
 use rusqlite::Connection as Database;
 
-use crate::broker::{Backend, Broker, TopicInfo};
-use crate::config::{Config, StartFrom};
+use crate::broker::{Backend, Broker, TopicInfo, Watermarks};
+use crate::config::{Config, OnMissingOffsets, StartFrom};
 use crate::error::{Error, Result};
 use crate::history::recovery::{self, Recorded, Resume, ScopeKey, Standing};
 use crate::history::{self, ScopeId, schema};
-use crate::offset::{Offset, Partition};
+use crate::offset::{Offset, OffsetRange, Partition};
 use crate::run::RunState;
 
 /// What the pipeline starts with.
@@ -43,23 +43,37 @@ pub fn topic(broker: &dyn Broker, config: &Config) -> Result<TopicInfo> {
 /// Opens the history and finds where each partition goes on.
 ///
 /// # Errors
-/// `Config` for a history that cannot be used, unfinished runs that this client cannot read, or
-/// `--from committed` without offsets; `Broker`, `Storage`.
+/// As `recover_from`.
 pub fn recover(
     broker: &dyn Broker,
     config: &Config,
     data_dir: &Path,
     topic: TopicInfo,
 ) -> Result<Start> {
+    let db = schema::open_or_set_aside(&data_dir.join(history::FILE))?;
+    let (scope, resumes) = recover_from(&db, broker, config, &topic)?;
+    Ok(Start { db, scope, topic, resumes })
+}
+
+/// Finds in an open history where each partition goes on.
+///
+/// # Errors
+/// `Config` for a history that cannot be used, unfinished runs that this client cannot read, or
+/// `--from committed` without offsets; `Broker`, `Storage`.
+pub fn recover_from(
+    db: &Database,
+    broker: &dyn Broker,
+    config: &Config,
+    topic: &TopicInfo,
+) -> Result<(ScopeId, BTreeMap<Partition, Resume>)> {
     let connection = &config.connection;
-    let db = schema::open(&data_dir.join(history::FILE))?;
-    let key = scope_key(broker.backend(), &connection.group, &topic);
-    let scope = recovery::scope(&db, &key)?;
-    let recorded = recovery::recorded(&db, scope)?;
+    let key = scope_key(broker.backend(), &connection.group, topic);
+    let scope = recovery::scope(db, &key)?;
+    let recorded = recovery::recorded(db, scope)?;
     check_clients(broker.backend(), &recorded)?;
     let mut committed = broker.committed(&connection.group, &topic.name, &topic.partitions)?;
     // A topic that was made again may have the offsets of the one before, committed late.
-    let gone = recovery::of_predecessors(&db, &key)?;
+    let gone = recovery::of_predecessors(db, &key)?;
     committed.retain(|partition, offset| {
         let began = recorded.get(partition).is_some_and(|recorded| recorded.confirmed.is_some());
         let late = !began && gone.get(partition).is_some_and(|gone| gone.contains(offset));
@@ -105,7 +119,7 @@ pub fn recover(
                 );
                 match committed {
                     Some(position) => {
-                        recovery::void(&db, scope, partition, position)?;
+                        recovery::void(db, scope, partition, position)?;
                         let resume = Resume { position, committed: Some(position), stored: vec![] };
                         resumes.insert(partition, resume);
                     }
@@ -114,17 +128,30 @@ pub fn recover(
             }
         }
     }
-    for (partition, position) in starts(broker, config, &topic, &fresh, known_group)? {
+    // The whole topic is another one than this mb has read so far, and nobody has said since where
+    // to begin in it.
+    let replaced = recorded.is_empty() && !gone.is_empty() && !fresh.is_empty();
+    if replaced {
+        check_replaced(config, topic)?;
+    }
+    let start = if replaced || known_group { Begin::AtItsBeginning } else { Begin::AsConfigured };
+    for (partition, position) in starts(broker, config, topic, &fresh, start)? {
         if recorded.contains_key(&partition) {
-            recovery::void(&db, scope, partition, position)?;
+            recovery::void(db, scope, partition, position)?;
         }
         resumes.insert(partition, Resume { position, committed: None, stored: vec![] });
     }
+    for (partition, (marks, lost)) in beyond_the_end(broker, config, topic, &resumes)? {
+        recovery::void(db, scope, partition, marks.beginning)?;
+        recovery::gap(db, scope, partition, lost, "beyond the end of the log")?;
+        let resume = Resume { position: marks.beginning, committed: None, stored: vec![] };
+        resumes.insert(partition, resume);
+    }
     for (partition, resume) in &resumes {
-        recovery::begin(&db, scope, *partition, resume)?;
+        recovery::begin(db, scope, *partition, resume)?;
     }
     tell(&resumes);
-    Ok(Start { db, scope, topic, resumes })
+    Ok((scope, resumes))
 }
 
 /// What the history's ranges of this group and topic belong to.
@@ -138,6 +165,78 @@ pub fn scope_key(backend: Backend, group: &str, topic: &TopicInfo) -> ScopeKey {
     }
 }
 
+/// The topic was made again since this mb read it last.
+///
+/// # Errors
+/// `LogReplaced` unless that is to be passed over.
+fn check_replaced(config: &Config, topic: &TopicInfo) -> Result<()> {
+    let group = &config.connection.group;
+    match config.on_missing_offsets {
+        OnMissingOffsets::Halt => Err(Error::LogReplaced(format!(
+            "topic {0} was deleted and made again since group {group} read it last (its id is {1} \
+             now): offsets mean other records now; to begin with the new topic, start mb with \
+             --on-missing-offsets skip, or say where to begin with mb offsets --execute",
+            topic.name,
+            topic.id.as_deref().unwrap_or_default()
+        ))),
+        OnMissingOffsets::Skip => {
+            log::warn!(
+                "topic {} was deleted and made again since group {group} read it last: beginning \
+                 with the new one (--on-missing-offsets skip)",
+                topic.name
+            );
+            Ok(())
+        }
+    }
+}
+
+/// Partitions whose position lies beyond the end of their log, with where the log is and the
+/// offsets that it has not: it was cut off, or made again by a broker that gives topics no ids.
+///
+/// # Errors
+/// `LogReplaced` unless that is to be passed over; `Broker`.
+fn beyond_the_end(
+    broker: &dyn Broker,
+    config: &Config,
+    topic: &TopicInfo,
+    resumes: &BTreeMap<Partition, Resume>,
+) -> Result<Vec<(Partition, (Watermarks, OffsetRange))>> {
+    let partitions: Vec<Partition> = resumes.keys().copied().collect();
+    let mut beyond = Vec::new();
+    for (partition, marks) in broker.watermarks(&topic.name, &partitions)? {
+        let position = resumes[&partition].position;
+        if position <= marks.end {
+            continue;
+        }
+        let lost = OffsetRange::below(position, marks.end);
+        let text = beyond_text(&topic.name, partition, position, marks.end);
+        if config.on_missing_offsets == OnMissingOffsets::Halt {
+            return Err(Error::LogReplaced(text));
+        }
+        log::warn!("{text}: reading it from its beginning (--on-missing-offsets skip)");
+        beyond.push((partition, (marks, lost)));
+    }
+    Ok(beyond)
+}
+
+/// What is said of a position beyond the end of its log.
+pub fn beyond_text(topic: &str, partition: Partition, position: Offset, end: Offset) -> String {
+    format!(
+        "records {topic}/{partition} {} are not in the log, which ends at {end}: the topic was made \
+         again, or its end was cut off; to read it from its beginning, start mb with \
+         --on-missing-offsets skip, or say where to go on with mb offsets --execute",
+        OffsetRange::below(position, end)
+    )
+}
+
+/// How partitions without offsets begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begin {
+    /// The group is known: partitions came since, or the whole topic is new.
+    AtItsBeginning,
+    AsConfigured,
+}
+
 /// Where partitions without offsets start. `moved`: their offsets were deleted by somebody, so
 /// `--from` holds for them as for a new group.
 fn starts(
@@ -145,7 +244,7 @@ fn starts(
     config: &Config,
     topic: &TopicInfo,
     fresh: &[(Partition, bool)],
-    known_group: bool,
+    begin: Begin,
 ) -> Result<Vec<(Partition, Offset)>> {
     if fresh.is_empty() {
         return Ok(Vec::new());
@@ -156,7 +255,7 @@ fn starts(
     for (partition, moved) in fresh {
         let marks = watermarks[partition];
         let position = match config.from {
-            _ if known_group && !moved => marks.beginning,
+            _ if begin == Begin::AtItsBeginning && !moved => marks.beginning,
             StartFrom::Earliest => marks.beginning,
             StartFrom::Latest => marks.end,
             StartFrom::Committed => {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
+use crate::clock;
 use crate::error::{Error, Result};
 
 /// A running thread; `join` brings its result, or its panic as an error that names it.
@@ -88,6 +89,7 @@ pub fn call_with_limit<T: Send + 'static>(
 
 /// Waits for `stop` at most `wait`; true where it came.
 pub fn stopped_within(stop: &Receiver<()>, wait: Duration) -> bool {
+    let wait = if clock::wait_simulated(wait) { Duration::ZERO } else { wait };
     !matches!(stop.recv_timeout(wait), Err(RecvTimeoutError::Timeout))
 }
 

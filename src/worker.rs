@@ -10,7 +10,6 @@ use std::time::Instant;
 use crossbeam_channel::Sender;
 
 use crate::clock;
-use crate::config::DeadLetterTo;
 use crate::dead_letters::{DeadLetterTopic, Undelivered, Undone};
 use crate::error::Error;
 use crate::events::Event;
@@ -33,7 +32,7 @@ pub struct Worker {
     pub ledgers: Arc<Ledgers>,
     pub step: Arc<dyn Step>,
     pub policy: RetryPolicy,
-    pub dead_letter: DeadLetterTo,
+    /// The topic that dead letters go to, where they go to one.
     pub letters: Option<Arc<DeadLetterTopic>>,
     pub live: Arc<Live>,
     pub events: Sender<Event>,
@@ -46,35 +45,43 @@ impl Worker {
     /// Works until the queue is closed.
     pub fn run(self) {
         while let Some(run) = self.queue.next() {
-            // The range must be in the history before its run starts. False: mb is ending.
-            if !self.history.wait_planned(run.id) || self.queue.is_closed() {
+            if !self.work(run) {
                 return;
-            }
-            match self.letters.as_ref().and_then(|letters| letters.take(run.id)) {
-                // Its step is through with it: it is not run again.
-                Some(undelivered) => self.bury(run, undelivered),
-                None => self.attempt(run),
             }
         }
     }
 
+    /// What happens to one run that was taken from the queue. False where mb is ending.
+    pub fn work(&self, run: Run) -> bool {
+        // The range must be in the history before its run starts.
+        if !self.history.wait_planned(run.id) || self.queue.is_closed() {
+            return false;
+        }
+        self.attempt(run);
+        true
+    }
+
     fn attempt(&self, mut run: Run) {
+        if let Some(undelivered) = self.letters.as_ref().and_then(|letters| letters.take(run.id)) {
+            // The step is through with it: it is not run again.
+            return self.bury(run, undelivered);
+        }
         let number = run.failed_attempts + 1;
         self.live.start(Running {
             worker: self.index,
             id: run.id,
             key: run.key.clone(),
             attempt: number,
-            since: Instant::now(),
+            since: clock::now(),
             stalled: false,
         });
         let started_ms = clock::now_ms();
-        let started = Instant::now();
+        let started = clock::now();
         let (result, output, failed) = self.step(&run, number);
         let attempt = AttemptRecord {
             number,
             started_ms,
-            run_us: i64::try_from(started.elapsed().as_micros()).unwrap_or(i64::MAX),
+            run_us: i64::try_from((clock::now() - started).as_micros()).unwrap_or(i64::MAX),
             worker: self.index,
             error: None,
             output,
@@ -126,7 +133,7 @@ impl Worker {
                     run.key,
                     self.policy.max_attempts
                 );
-                let due = Instant::now() + pause;
+                let due = clock::now() + pause;
                 if reasons.is_empty() || reasons.len() == run.batch.len() {
                     self.note(&run, RunState::Queued, attempt);
                     self.queue.retry(run, due);
@@ -143,7 +150,7 @@ impl Worker {
                     run.batch.len()
                 );
                 let halves = split::halves(run.key.range, &run.batch);
-                self.split(run, halves.into(), 0, attempt, Instant::now());
+                self.split(run, halves.into(), 0, attempt, clock::now());
             }
             Verdict::DeadLetter => {
                 let batch = if reasons.is_empty() {
@@ -160,7 +167,7 @@ impl Worker {
                         StepError::RetryFailed(_) => "retry-failed",
                         StepError::Retry(_) | StepError::Stop(_) => "retry",
                     },
-                    stored: !matches!(self.dead_letter, DeadLetterTo::Topic(_)),
+                    stored: self.letters.as_ref().is_none_or(|letters| letters.stores),
                 };
                 self.bury(run, Undelivered { attempt, letters, tries: 0 });
             }
@@ -242,7 +249,7 @@ impl Worker {
             batch: batch.clone(),
             permit: Arc::clone(&run.permit),
             failed_attempts,
-            queued: Instant::now(),
+            queued: clock::now(),
         });
         self.queue.split(&run.key, runs.collect(), due);
     }

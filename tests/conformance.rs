@@ -6,6 +6,8 @@ mod support;
 
 #[path = "conformance/edges.rs"]
 mod edges;
+#[path = "conformance/isolation.rs"]
+mod isolation;
 #[path = "conformance/pausing.rs"]
 mod pausing;
 #[path = "conformance/subject.rs"]
@@ -20,6 +22,7 @@ use mb::error::Error;
 use mb::offset::Offset;
 
 use crate::edges::*;
+use crate::isolation::*;
 use crate::pausing::*;
 use crate::subject::*;
 #[cfg(feature = "rdkafka")]
@@ -40,6 +43,7 @@ macro_rules! suite {
             an_offset_outside_the_log_is_an_error
             an_offset_outside_the_log_is_named_with_its_partition
             transactions_leave_gaps
+            aborted_records_are_seen_only_where_they_are_asked_for
             commits_are_kept_per_group
             a_message_of_900_kb_comes_back
             a_message_above_the_fetch_size_comes_back

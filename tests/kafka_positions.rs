@@ -214,12 +214,12 @@ fn make_again(kafka: &Kafka, topic: &str, partitions: u32) {
 }
 
 #[test]
-fn a_topic_made_again_while_mb_is_away_is_read_from_its_beginning_on_3_9() {
+fn a_topic_made_again_while_mb_is_away_halts_it_or_is_read_from_its_beginning_on_3_9() {
     made_again_while_away(Kafka::shared(V3_9));
 }
 
 #[test]
-fn a_topic_made_again_while_mb_is_away_is_read_from_its_beginning_on_4_1() {
+fn a_topic_made_again_while_mb_is_away_halts_it_or_is_read_from_its_beginning_on_4_1() {
     made_again_while_away(Kafka::shared(V4_1));
 }
 
@@ -232,6 +232,9 @@ fn made_again_while_away(kafka: &Kafka) {
     process(data_dir.path(), &args, &topic);
     make_again(kafka, &topic, 2);
     fill(&server, &topic, 0..2, 150, "new");
+    let halted = Mb::run_in(data_dir.path(), &args);
+    assert_eq!(halted.status.code(), Some(65), "{halted:?}");
+    let args = [&args[..], &["--on-missing-offsets", "skip"]].concat();
     let (records, said) = process(data_dir.path(), &args, &topic);
     assert_same(&records, &raw::read_all(&server, &topic));
     assert_eq!(records.len(), 300, "{}", said.join("\n"));
@@ -266,6 +269,7 @@ fn a_topic_made_again_while_mb_runs_halts_it_and_loses_nothing() {
     let old: i64 = db.query_row(old, [], |row| row.get(0)).unwrap();
     assert!(old > 0);
     kafka.reset_group(&group, &format!("{topic}:0"), &["--to-offset", &old.to_string()]);
+    let args = [&args[..], &["--on-missing-offsets", "skip"]].concat();
     let (records, said) = process(data_dir.path(), &args, &topic);
     assert!(said.iter().any(|line| line.contains("committed to the one before")), "{said:?}");
     assert_same(&records, &raw::read_all(&server, &topic));

@@ -126,7 +126,7 @@ impl Sink for Taken {
 }
 
 fn settings() -> FetchSettings {
-    FetchSettings { min_bytes: 1, max_record_bytes: 4 << 20 }
+    FetchSettings { min_bytes: 1, max_record_bytes: 4 << 20, isolation: None }
 }
 
 /// Reads partition 0 from `from` to the log's end.

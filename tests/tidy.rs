@@ -111,7 +111,7 @@ const ADAPTERS: &[(&str, &[&str])] = &[
     ("env_logger::", &["src/cli/mod.rs"]),
     ("jiff::", &["src/clock.rs"]),
     ("sd_notify::", &["src/pipeline/running.rs"]),
-    ("unsafe ", &["src/broker/librdkafka/native.rs"]),
+    ("unsafe ", &["src/broker/librdkafka/native.rs", "src/signals.rs"]),
 ];
 
 #[test]
@@ -250,7 +250,6 @@ const FOREIGN_FLAGS: &[&str] = &[
     "--example",
     "--no-default-features",
     "--now",
-    "--order",
     "--quiet",
     "--release",
 ];
@@ -368,6 +367,22 @@ fn threads_have_names_of_their_own_that_the_architecture_lists() {
         }
     }
     none(&wrong, "threads");
+}
+
+#[test]
+fn every_mutant_still_applies() {
+    let patches: Vec<_> =
+        files().into_iter().map(|(name, _)| name).filter(|name| name.ends_with(".patch")).collect();
+    assert!(patches.len() >= 6, "{patches:?}");
+    let stale: Vec<_> = patches
+        .into_iter()
+        .filter(|patch| {
+            let mut apply = Command::new("git");
+            apply.args(["apply", "--check", patch]).current_dir(root());
+            !apply.output().expect("git").status.success()
+        })
+        .collect();
+    none(&stale, "the code that these break has changed: make them anew");
 }
 
 #[test]

@@ -18,6 +18,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 use crate::batcher::BatchLimits;
 use crate::broker::{Broker, FetchSettings};
 use crate::budget::Budget;
+use crate::clock;
 use crate::error::Result;
 use crate::history::requests::{Kind, Reader};
 use crate::history::{History, ScopeId};
@@ -127,7 +128,7 @@ impl Requests {
             // Woken by the bell, or by the stop.
             return Ok(Some(limits::DURATION_MAX));
         }
-        let now = Instant::now();
+        let now = clock::now();
         let mut next = now + limits::REQUESTS_LOOK_INTERVAL;
         for request in open {
             let job = match jobs.get_mut(&request.id) {
@@ -142,7 +143,7 @@ impl Requests {
                     jobs.entry(request.id).or_insert(job)
                 }
             };
-            let until = Instant::now() + limits::REQUEST_TURN;
+            let until = clock::now() + limits::REQUEST_TURN;
             let turn = match job {
                 Job::Redrive(redrive) => redrive.work(self, until)?,
                 Job::Replay(replay) => replay.work(self, until)?,
@@ -153,7 +154,7 @@ impl Requests {
                 Turn::Stopping => return Ok(None),
             }
         }
-        Ok(Some(next.saturating_duration_since(Instant::now())))
+        Ok(Some(next.saturating_duration_since(clock::now())))
     }
 
     fn is_stopping(&self) -> bool {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::batch::Batch;
+use crate::clock;
 use crate::error::Result;
 use crate::history::Planned;
 use crate::history::requests::{Chunk, Unfinished};
@@ -40,7 +41,7 @@ impl Redrive {
             if with.is_stopping() {
                 return Ok(Turn::Stopping);
             }
-            if Instant::now() >= until {
+            if clock::now() >= until {
                 return Ok(Turn::More);
             }
             let run = match self.due.front() {
@@ -91,7 +92,7 @@ impl Redrive {
                 batch,
                 permit: Arc::new(permit),
                 failed_attempts: run.failed_attempts,
-                queued: Instant::now(),
+                queued: clock::now(),
             };
             match with.queue.push(made, until, &with.stop) {
                 Ok(()) => {

@@ -7,6 +7,7 @@ use crate::batch::Record;
 use crate::batcher::{Batcher, Cut, Identity, Part, Stored};
 use crate::broker::{Consumer, Flow, Sink};
 use crate::budget::Permit;
+use crate::clock;
 use crate::error::{Class, Error, Result};
 use crate::history::Planned;
 use crate::history::requests::{CANCELLED, DONE};
@@ -85,7 +86,7 @@ impl Replay {
     }
 
     pub(super) fn work(&mut self, with: &Requests, until: Instant) -> Result<Turn> {
-        if let Some(at) = self.not_before.filter(|at| *at > Instant::now()) {
+        if let Some(at) = self.not_before.filter(|at| *at > clock::now()) {
             return Ok(Turn::NotBefore(at));
         }
         match self.state {
@@ -153,7 +154,7 @@ impl Replay {
         self.trouble.begin(WHAT, &error.to_string());
         self.failures += 1;
         let pause = backoff(limits::SENSOR_BACKOFF_MIN, self.failures, fastrand::f64());
-        self.not_before = Some(Instant::now() + pause.min(limits::SENSOR_BACKOFF_MAX));
+        self.not_before = Some(clock::now() + pause.min(limits::SENSOR_BACKOFF_MAX));
         Ok(())
     }
 
@@ -176,12 +177,12 @@ impl Replay {
                 self.note = Some(note + &text);
                 self.batcher.drop_fill();
                 self.beginning = marks.beginning;
-                let until = Instant::now() + limits::REQUEST_TURN;
+                let until = clock::now() + limits::REQUEST_TURN;
                 let mut tick = Tick { replay: self, with, until, ended: None };
                 tick.position(tick.replay.partition, marks.beginning);
             }
             Some(marks) if at > marks.end => self.cancel(with, &error.to_string()),
-            _ => self.not_before = Some(Instant::now() + limits::SENSOR_BACKOFF_MIN),
+            _ => self.not_before = Some(clock::now() + limits::SENSOR_BACKOFF_MIN),
         }
         Ok(())
     }
@@ -236,7 +237,7 @@ impl Tick<'_> {
 
     fn poll_until_over(&mut self, consumer: &mut dyn Consumer) -> Result<()> {
         while self.ended.is_none() && !self.is_read() {
-            let left = self.until.saturating_duration_since(Instant::now());
+            let left = self.until.saturating_duration_since(clock::now());
             if left.is_zero() || self.with.is_stopping() {
                 break;
             }
@@ -285,7 +286,7 @@ impl Tick<'_> {
                 batch,
                 permit: Arc::clone(&permit),
                 failed_attempts: part.failed_attempts,
-                queued: Instant::now(),
+                queued: clock::now(),
             };
             if let Err(refused) = self.with.queue.push(run, self.until, &self.with.stop) {
                 self.replay.batcher.refused(stored);
@@ -377,7 +378,7 @@ impl Sink for Tick<'_> {
             }
         }
         let Some(permit) = self.memory(&record) else { return Flow::Stop };
-        self.replay.batcher.take(record, permit, Instant::now());
+        self.replay.batcher.take(record, permit, clock::now());
         if let Some(cut) = self.replay.batcher.cut_if_full()
             && self.deliver(cut) == Flow::Stop
         {

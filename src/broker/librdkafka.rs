@@ -1,6 +1,6 @@
 //! Backend `rdkafka`: Kafka through librdkafka. This file has the broker's side of the seam;
-//! reading, writing and offsets are in the files below it. Topics (their ids above all, which
-//! librdkafka does not tell) are asked of mb's own `wire`.
+//! reading, writing and offsets are in the files below it. mb's own `wire` is asked about topics
+//! (their ids above all, which librdkafka does not tell), and commits.
 
 mod consumer;
 mod context;
@@ -52,7 +52,11 @@ impl Librdkafka {
         settings::offsets(servers)
             .create_native_config()
             .map_err(|error| Error::broker("set up librdkafka", error))?;
-        Ok(Librdkafka { servers: servers.to_owned(), wire, offsets: Offsets::new(servers) })
+        Ok(Librdkafka {
+            servers: servers.to_owned(),
+            offsets: Offsets::new(Arc::clone(&wire)),
+            wire,
+        })
     }
 }
 
@@ -114,7 +118,9 @@ impl Broker for Librdkafka {
     }
 
     fn commit(&self, group: &str, topic: &str, offsets: &[(Partition, Offset)]) -> Result<()> {
-        self.offsets.commit(group, topic, offsets)
+        // librdkafka's plain commit has no time limit and may send again; its admin interface aborts
+        // the process where the coordinator is lost (2.12.1: `eonce->refcnt > 0` in rdkafka_queue.h).
+        self.wire.commit(group, topic, offsets)
     }
 
     fn consumer(
@@ -123,18 +129,21 @@ impl Broker for Librdkafka {
         from: &[(Partition, Offset)],
         settings: &FetchSettings,
     ) -> Result<Box<dyn Consumer>> {
-        let client = new_client(&settings::consumer(&self.servers, settings))?;
+        let isolation = self.capabilities().isolation(settings.isolation)?;
+        let servers = self.wire.known_servers();
+        let client = new_client(&settings::consumer(&servers, settings, isolation))?;
         Ok(Box::new(LibrdkafkaConsumer::start(client, topic, from, settings)?))
     }
 
     fn producer(&self, topic: &str) -> Result<Box<dyn Producer>> {
-        let config = settings::producer(&self.servers);
+        let servers = self.wire.known_servers();
+        let config = settings::producer(&servers);
         let native = BaseProducer::from_config_and_context(&config, Context::default())
             .map_err(|error| Error::broker("start a producer of librdkafka", error))?;
         // librdkafka asks for the producer's id each 500 ms, and in vain where no connection is up
         // by then: this brings one up. Where the broker is away, the producer waits for it anyway.
         let _ = native.client().fetch_metadata(Some(topic), limits::PROBE_LIMIT);
-        Ok(Box::new(LibrdkafkaProducer::new(native, &self.servers, topic)))
+        Ok(Box::new(LibrdkafkaProducer::new(native, &servers, topic)))
     }
 }
 
@@ -182,6 +191,7 @@ fn let_go<T: Send + 'static>(what: &str, owner: T) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Isolation;
 
     #[test]
     fn every_codec_named_is_built_in() {
@@ -197,9 +207,13 @@ mod tests {
 
     #[test]
     fn librdkafka_takes_the_settings() {
-        let fetch = FetchSettings { min_bytes: 0, max_record_bytes: usize::MAX };
-        for config in [settings::consumer("localhost:1", &fetch), settings::offsets("localhost:1")]
-        {
+        let fetch = FetchSettings { min_bytes: 0, max_record_bytes: usize::MAX, isolation: None };
+        let consumer = |isolation| settings::consumer("localhost:1", &fetch, isolation);
+        for config in [
+            consumer(Isolation::ReadCommitted),
+            consumer(Isolation::ReadUncommitted),
+            settings::offsets("localhost:1"),
+        ] {
             assert_eq!(new_client(&config).map(drop), Ok(()));
         }
         let producer: Result<BaseProducer<Context>, _> = BaseProducer::from_config_and_context(

@@ -18,6 +18,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::batch::Record;
+use crate::config::Isolation;
 use crate::error::{Error, Result};
 use crate::offset::{Offset, Partition};
 
@@ -68,12 +69,32 @@ pub struct Capabilities {
     pub timestamps: bool,
     /// Records are read with their headers, and can be produced with some.
     pub headers: bool,
-    /// Records of aborted transactions are never seen, and control records are passed over.
+    /// Records of aborted transactions are not seen, unless they are asked for.
     pub read_committed: bool,
     /// Compression codecs that it reads, by Kafka's names.
     pub codecs: &'static [&'static str],
     /// Consumer-group membership.
     pub membership: bool,
+}
+
+impl Capabilities {
+    /// How to read, where `asked` was asked for: read_committed by default, where it is there.
+    ///
+    /// # Errors
+    /// `Unsupported` for a read_committed that is not.
+    pub fn isolation(&self, asked: Option<Isolation>) -> Result<Isolation> {
+        match (asked, self.read_committed) {
+            (Some(Isolation::ReadCommitted), false) => Err(Error::Unsupported {
+                what: "--isolation read_committed: this client reads the records of aborted \
+                       transactions too, and cannot tell them"
+                    .to_owned(),
+                hint: "use --client rdkafka, or --isolation read_uncommitted".to_owned(),
+            }),
+            (Some(asked), _) => Ok(asked),
+            (None, true) => Ok(Isolation::ReadCommitted),
+            (None, false) => Ok(Isolation::ReadUncommitted),
+        }
+    }
 }
 
 /// A topic as the log describes it.
@@ -92,12 +113,13 @@ impl TopicInfo {
     /// Holds the topic against the id that it had before; no id says nothing.
     ///
     /// # Errors
-    /// `Halt` where another topic has its name now: offsets mean other records.
+    /// `LogReplaced` where another topic has its name now.
     pub fn check_id(&self, before: Option<&str>) -> Result<()> {
         match (before, &self.id) {
-            (Some(before), Some(now)) if before != now => Err(Error::Halt(format!(
+            (Some(before), Some(now)) if before != now => Err(Error::LogReplaced(format!(
                 "topic {} was deleted and made again (its id was {before} and is {now}): its \
-                 offsets mean other records now; start mb again to begin with the new topic",
+                 offsets mean other records now; to begin with the new topic, start mb with \
+                 --on-missing-offsets skip",
                 self.name
             ))),
             _ => Ok(()),
@@ -133,6 +155,8 @@ pub struct FetchSettings {
     pub min_bytes: usize,
     /// The largest record, in bytes, that the caller can hold; a fetch grows up to it.
     pub max_record_bytes: usize,
+    /// `None`: what the backend's capabilities say.
+    pub isolation: Option<Isolation>,
 }
 
 /// A connection's owner: asks about topics and offsets, makes consumers and producers.
@@ -184,6 +208,9 @@ pub trait Broker: Send + Sync {
 
     /// A fresh consumer that reads each partition from the offset given; never from a place that
     /// the client library chose.
+    ///
+    /// # Errors
+    /// `Unsupported` for an isolation that the backend has not; `Broker` where it cannot begin.
     fn consumer(
         &self,
         topic: &str,

@@ -176,6 +176,7 @@ impl Broker for Pure {
         from: &[(Partition, Offset)],
         settings: &FetchSettings,
     ) -> Result<Box<dyn Consumer>> {
+        self.capabilities().isolation(settings.isolation)?;
         let guard = self.guard(topic);
         let wire = Arc::clone(&self.wire);
         let fetch_bytes = self.fetch_bytes;

@@ -47,10 +47,20 @@ impl Probe {
 
 type Leaders = HashMap<(String, Partition), String>;
 
+/// What was learned of the cluster, so that it is reached when the servers named are gone.
+#[derive(Debug, Default)]
+struct Cluster {
+    /// The address that answered last.
+    answered: Option<String>,
+    /// Every broker's, as the newest answer lists them.
+    brokers: Vec<String>,
+}
+
 /// The client. It may be shared: each call takes a connection of its own.
 #[derive(Debug)]
 pub struct Wire {
     servers: Vec<String>,
+    cluster: Mutex<Cluster>,
     /// Connections that wait for their next use, by address.
     idle: Mutex<HashMap<String, Session>>,
     /// Addresses of the groups' coordinators and the partitions' leaders, until one proves wrong.
@@ -64,6 +74,7 @@ impl Wire {
         let servers = servers.split(',').map(|server| server.trim().to_owned()).collect();
         Wire {
             servers,
+            cluster: Mutex::default(),
             idle: Mutex::default(),
             coordinators: Mutex::default(),
             leaders: Mutex::default(),
@@ -73,6 +84,35 @@ impl Wire {
     /// The server list, as given.
     pub fn servers(&self) -> String {
         self.servers.join(",")
+    }
+
+    /// The servers that were named and every broker known by now, comma-separated; one that answered
+    /// lately comes first.
+    pub fn known_servers(&self) -> String {
+        self.addresses().join(",")
+    }
+
+    fn addresses(&self) -> Vec<String> {
+        let cluster = self.cluster();
+        let mut addresses = Vec::new();
+        for address in cluster.answered.iter().chain(&self.servers).chain(&cluster.brokers) {
+            if !addresses.contains(address) {
+                addresses.push(address.clone());
+            }
+        }
+        addresses
+    }
+
+    /// Remembers the brokers that an answer lists. One that is just shutting down lists none.
+    fn learn<'a>(&self, brokers: impl Iterator<Item = &'a String>) {
+        let brokers: Vec<_> = brokers.cloned().collect();
+        if !brokers.is_empty() {
+            self.cluster().brokers = brokers;
+        }
+    }
+
+    fn cluster(&self) -> MutexGuard<'_, Cluster> {
+        self.cluster.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks each server in turn for its API versions until one answers, all within `limit`.
@@ -87,21 +127,27 @@ impl Wire {
         Ok(Probe { address, versions })
     }
 
-    /// Asks the servers in turn until one answers; returns its address too. Each gets its share
-    /// of the time that is left.
+    /// Asks the servers in turn until one answers, the one that answered last before all, then the
+    /// other brokers of the cluster; returns its address too. Each gets its share of the time that
+    /// is left. An error tells of the servers that were named.
     fn anywhere<T>(
         &self,
         deadline: Instant,
         mut ask: impl FnMut(&mut Session, Instant) -> Result<T, Cause>,
     ) -> Result<(String, T), Cause> {
         let mut causes = Vec::new();
-        for (index, address) in self.servers.iter().enumerate() {
+        let addresses = self.addresses();
+        for (index, address) in addresses.iter().enumerate() {
             let now = Instant::now();
-            let servers_left = u32::try_from(self.servers.len() - index).unwrap_or(u32::MAX);
-            let share = now + deadline.saturating_duration_since(now) / servers_left;
+            let left = u32::try_from(addresses.len() - index).unwrap_or(u32::MAX);
+            let share = now + deadline.saturating_duration_since(now) / left;
             match self.on(address, share, |session| ask(session, share)) {
-                Ok(answer) => return Ok((address.clone(), answer)),
-                Err(cause) if self.servers.len() == 1 => return Err(cause),
+                Ok(answer) => {
+                    self.cluster().answered = Some(address.clone());
+                    return Ok((address.clone(), answer));
+                }
+                Err(cause) if !self.servers.contains(address) => drop(cause),
+                Err(cause) if self.servers.len() == 1 => causes.push(cause),
                 Err(cause) => causes.push(format!("{address}: {cause}")),
             }
         }

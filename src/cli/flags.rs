@@ -9,7 +9,9 @@ use std::time::Duration;
 use argh::{ArgsInfo, FromArgs};
 
 use crate::cli::values::{self, Given, Listen, StepName};
-use crate::config::{Client, Connection, DeadLetterTo, OnFailure, Order, StartFrom};
+use crate::config::{
+    Client, Connection, DeadLetterTo, Isolation, OnFailure, OnMissingOffsets, Order, StartFrom,
+};
 
 /// Headings in the help text of every command, each with the first flag beneath it.
 pub const HEADINGS: [(&str, &str); 12] = [
@@ -184,6 +186,11 @@ command! {
         #[argh(option, arg_name = "SIZE", from_str_fn(values::size::<1, 67_108_864, _>))]
         fetch_min_bytes: Option<usize>,
 
+        /// which records of transactions are read: read_committed or read_uncommitted, those of
+        /// aborted ones too (without it read_committed where the client can)
+        #[argh(option, arg_name = "LEVEL", from_str_fn(values::isolation))]
+        isolation: Option<Isolation>,
+
         /// sensor threads, the partitions split among them, 1 to 100 (default 1)
         #[argh(option, arg_name = "N", from_str_fn(values::whole::<1, 100, _>))]
         sensors: Option<usize>,
@@ -192,6 +199,12 @@ command! {
         /// (default earliest)
         #[argh(option, arg_name = "WHERE", from_str_fn(values::start_from))]
         from: Option<StartFrom>,
+
+        /// what happens where offsets to be read are not in the log, removed by retention or gone with
+        /// a topic that was made again: halt (mb ends with 65) or skip (they are passed over, and
+        /// recorded) (default halt)
+        #[argh(option, arg_name = "WHAT", from_str_fn(values::on_missing_offsets))]
+        on_missing_offsets: Option<OnMissingOffsets>,
 
         /// runs that wait for a worker at most, 1 to 100000 (default 100)
         #[argh(option, arg_name = "N", from_str_fn(values::whole::<1, 100_000, _>))]

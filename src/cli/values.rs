@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use crate::config::{Client, DeadLetterTo, OnFailure, Order, StartFrom};
+use crate::config::{
+    Client, DeadLetterTo, Isolation, OnFailure, OnMissingOffsets, Order, StartFrom,
+};
 use crate::{clock, units};
 
 /// A whole number from `MIN` to `MAX`.
@@ -82,6 +84,11 @@ pub fn start_from(text: &str) -> Result<StartFrom, String> {
     )
 }
 
+pub fn isolation(text: &str) -> Result<Isolation, String> {
+    let levels = [Isolation::ReadCommitted, Isolation::ReadUncommitted];
+    choice(text, &levels.map(|level| (level.name(), level)))
+}
+
 pub fn on_failure(text: &str) -> Result<OnFailure, String> {
     choice(text, &[("dead-letter", OnFailure::DeadLetter), ("halt", OnFailure::Halt)])
 }
@@ -97,6 +104,10 @@ pub fn dead_letter(text: &str) -> Result<DeadLetterTo, String> {
             .or_else(|| named("both:").map(|name| DeadLetterTo::Both(Some(name.to_owned()))))
             .ok_or_else(|| "store, topic:NAME, both or both:NAME".to_owned()),
     }
+}
+
+pub fn on_missing_offsets(text: &str) -> Result<OnMissingOffsets, String> {
+    choice(text, &[("halt", OnMissingOffsets::Halt), ("skip", OnMissingOffsets::Skip)])
 }
 
 pub fn order(text: &str) -> Result<Order, String> {

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::broker::{Broker, Message, Producer, Sent};
+use crate::clock;
 use crate::config::{Config, DeadLetterTo};
 use crate::error::{Error, Result};
 use crate::history::{AttemptRecord, DeadLetters};
@@ -27,6 +28,8 @@ pub struct DeadLetterTopic {
     name: String,
     group: String,
     step: String,
+    /// Whether the history has them too.
+    pub stores: bool,
     /// One run's letters at a time; `None` after an error.
     link: Mutex<Option<Link>>,
     waiting: Mutex<Waiting>,
@@ -93,17 +96,17 @@ impl DeadLetterTopic {
         step: &str,
     ) -> Option<Arc<DeadLetterTopic>> {
         let name = config.dead_letter_topic()?;
-        let kept = if matches!(config.dead_letter, DeadLetterTo::Both(_)) {
-            " and to the history"
-        } else {
-            ""
-        };
-        log::info!("dead letters go to topic {name}{kept}");
+        let stores = matches!(config.dead_letter, DeadLetterTo::Both(_));
+        log::info!(
+            "dead letters go to topic {name}{}",
+            if stores { " and to the history" } else { "" }
+        );
         Some(Arc::new(DeadLetterTopic {
             broker: Arc::clone(broker),
             name,
             group: config.connection.group.clone(),
             step: step.to_owned(),
+            stores,
             link: Mutex::default(),
             waiting: Mutex::default(),
         }))
@@ -219,7 +222,7 @@ impl DeadLetterTopic {
                 limits::DEAD_LETTER_BACKOFF_MAX
             );
         }
-        Instant::now() + pause.min(limits::DEAD_LETTER_BACKOFF_MAX)
+        clock::now() + pause.min(limits::DEAD_LETTER_BACKOFF_MAX)
     }
 
     /// A run's letters are written that were not before.
@@ -245,7 +248,7 @@ struct Patience<'a> {
 
 impl Patience<'_> {
     fn new(stopping: &dyn Fn() -> bool) -> Patience<'_> {
-        let until = Instant::now() + limits::DEAD_LETTER_LIMIT;
+        let until = clock::now() + limits::DEAD_LETTER_LIMIT;
         Patience { stopping, acknowledged: 0, until }
     }
 
@@ -256,9 +259,9 @@ impl Patience<'_> {
         let delivery = producer.delivery();
         if delivery.acknowledged > self.acknowledged {
             self.acknowledged = delivery.acknowledged;
-            self.until = Instant::now() + limits::DEAD_LETTER_LIMIT;
+            self.until = clock::now() + limits::DEAD_LETTER_LIMIT;
         }
-        if self.until.saturating_duration_since(Instant::now()) > Duration::ZERO {
+        if self.until.saturating_duration_since(clock::now()) > Duration::ZERO {
             return Ok(());
         }
         let cause = delivery.last_error.map_or_else(String::new, |cause| format!(" ({cause})"));

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use rusqlite::Connection;
 
 use crate::batch::Batch;
@@ -29,7 +29,7 @@ use crate::offset::{Offset, OffsetRange, Partition, RunKey};
 use crate::run::{RunId, RunState};
 use crate::thread::{self, Thread};
 
-pub use writer::Settled;
+pub use writer::{Settled, Stepped};
 
 /// The history's file in the data directory.
 pub const FILE: &str = "history.db";
@@ -135,6 +135,8 @@ enum Write {
     Tick(TickRecord),
     /// A partition's first position in this scope.
     Start(Partition, Offset),
+    /// Offsets that are passed over, and why.
+    Gap(Partition, OffsetRange, &'static str),
     Intend(Vec<(Partition, Offset)>, Sender<()>),
     /// A request is over: its number, its state, and what there is to say of it.
     EndRequest(i64, i64, Option<String>),
@@ -182,8 +184,25 @@ impl History {
         keep_runs: u64,
         settled: impl Fn(&[Settled]) + Send + 'static,
     ) -> Result<(Arc<History>, Thread<()>)> {
+        let (history, stepped) = History::stepped(db, scope, client, keep_runs, settled)?;
+        let thread = thread::spawn("history", move || stepped.run())?;
+        Ok((history, thread))
+    }
+
+    /// A history whose writes are made by whoever has the `Stepped`.
+    ///
+    /// # Errors
+    /// As `start`.
+    pub fn stepped(
+        db: Connection,
+        scope: ScopeId,
+        client: &'static str,
+        keep_runs: u64,
+        settled: impl Fn(&[Settled]) + Send + 'static,
+    ) -> Result<(Arc<History>, Stepped)> {
         let newest: i64 = db
-            .query_row("SELECT ifnull(max(id), 0) FROM runs", [], |row| row.get(0))
+            .prepare_cached("SELECT ifnull(max(id), 0) FROM runs")
+            .and_then(|mut newest| newest.query_row([], |row| row.get(0)))
             .map_err(|cause| Error::storage("read the history", cause))?;
         let (sender, receiver) = bounded(limits::HISTORY_QUEUE_WRITES);
         let progress = Arc::new(Progress {
@@ -195,17 +214,13 @@ impl History {
         });
         let writer = writer::Writer::new(db, scope, client, keep_runs, Arc::clone(&progress));
         let ending = Ending(Arc::clone(&progress));
-        let thread = thread::spawn("history", move || {
-            let _ending = ending;
-            writer.run(&receiver, settled);
-        })?;
         let history = History {
             sender: Mutex::new(Some(sender)),
             next_id: Mutex::new(newest + 1),
             outputs: Budget::new(limits::HISTORY_OUTPUT_BYTES),
             progress,
         };
-        Ok((Arc::new(history), thread))
+        Ok((Arc::new(history), Stepped::new(writer, receiver, Box::new(settled), ending)))
     }
 
     /// Gives the runs of one batch their numbers (consecutive; `id` is ignored) and sends them to
@@ -256,7 +271,7 @@ impl History {
         let permit = output.map(|output| {
             cut(output, limits::HISTORY_OUTPUT_BYTES / 8);
             loop {
-                let wait = Instant::now() + limits::HISTORY_RETRY_INTERVAL;
+                let wait = clock::now() + limits::HISTORY_RETRY_INTERVAL;
                 if let Some(permit) = self.outputs.acquire_until(output.len(), wait) {
                     return permit;
                 }
@@ -276,13 +291,17 @@ impl History {
         self.send(Write::Start(partition, start))
     }
 
+    pub fn gap(&self, partition: Partition, missing: OffsetRange, reason: &'static str) -> bool {
+        self.send(Write::Gap(partition, missing, reason))
+    }
+
     /// Writes what is about to be committed, and returns when it is in the file. False where the
     /// history was closed meanwhile: nothing may be committed any more, the next process may be
     /// at work already.
     pub fn intend(&self, offsets: &[(Partition, Offset)]) -> bool {
         let (done, wait) = bounded(1);
         self.send(Write::Intend(offsets.to_vec(), done))
-            && wait.recv().is_ok()
+            && answered(&wait, None)
             && self.sender.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
@@ -299,11 +318,11 @@ impl History {
     /// Returns when everything sent before is in the file; false where that is not so within
     /// `limit`.
     pub fn flush(&self, limit: Duration) -> bool {
-        let deadline = Instant::now() + limit;
+        let deadline = clock::now() + limit;
         let (done, wait) = bounded(1);
         let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner).clone();
         sender.is_some_and(|sender| sender.send_timeout(Write::Flush(done), limit).is_ok())
-            && wait.recv_deadline(deadline).is_ok()
+            && answered(&wait, Some(deadline))
     }
 
     /// Whether the file cannot be written for now.
@@ -322,18 +341,32 @@ impl History {
     }
 
     fn wait(&self, reached: impl Fn(&Progress) -> bool) -> bool {
-        if reached(&self.progress) {
-            return true;
+        let gone = |progress: &Progress| {
+            progress.ended.load(Ordering::Acquire) || progress.stopping.load(Ordering::Acquire)
+        };
+        while !reached(&self.progress) {
+            if gone(&self.progress) {
+                return false;
+            }
+            if !clock::wait_simulated(limits::HISTORY_RETRY_INTERVAL) {
+                return self.wait_for_thread(reached, gone);
+            }
         }
+        true
+    }
+
+    fn wait_for_thread(
+        &self,
+        reached: impl Fn(&Progress) -> bool,
+        gone: impl Fn(&Progress) -> bool,
+    ) -> bool {
         let (lock, changed) = &self.progress.changed;
         let mut guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if reached(&self.progress) {
                 return true;
             }
-            let gone = self.progress.ended.load(Ordering::Acquire)
-                || self.progress.stopping.load(Ordering::Acquire);
-            if gone {
+            if gone(&self.progress) {
                 return false;
             }
             guard = changed.wait(guard).unwrap_or_else(PoisonError::into_inner);
@@ -355,6 +388,26 @@ impl Drop for Ending {
     fn drop(&mut self) {
         self.0.ended.store(true, Ordering::Release);
         self.0.announce();
+    }
+}
+
+/// Whether the thread says that it has written what was asked, before `deadline`.
+fn answered(wait: &Receiver<()>, deadline: Option<Instant>) -> bool {
+    loop {
+        match wait.try_recv() {
+            Ok(()) => return true,
+            Err(TryRecvError::Disconnected) => return false,
+            Err(TryRecvError::Empty) => {}
+        }
+        if deadline.is_some_and(|deadline| clock::now() >= deadline) {
+            return false;
+        }
+        if !clock::wait_simulated(limits::HISTORY_RETRY_INTERVAL) {
+            return match deadline {
+                Some(deadline) => wait.recv_deadline(deadline).is_ok(),
+                None => wait.recv().is_ok(),
+            };
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::ScopeId;
 use super::schema::KIND_TOPIC;
+use super::writer::insert_gap;
 use crate::batcher::{Part, Stored};
 use crate::broker::Backend;
 use crate::clock;
@@ -135,7 +136,9 @@ pub fn scope(db: &Connection, key: &ScopeKey) -> Result<ScopeId> {
     let names = params![key.log, key.cluster_id, key.group, key.topic, key.topic_id];
     let find = "SELECT id FROM scopes WHERE log = ?1 AND cluster_id = ?2 AND group_name = ?3 \
                 AND topic = ?4 AND topic_id = ?5";
-    let found = db.query_row(find, names, |row| row.get(0)).optional();
+    let found = db
+        .prepare_cached(find)
+        .and_then(|mut find| find.query_row(names, |row| row.get(0)).optional());
     if let Some(id) = found.map_err(storage)? {
         return Ok(ScopeId(id));
     }
@@ -160,7 +163,7 @@ pub fn of_predecessors(
 ) -> Result<BTreeMap<Partition, Vec<Offset>>> {
     let read = || -> rusqlite::Result<BTreeMap<Partition, Vec<Offset>>> {
         let mut committed = BTreeMap::<_, Vec<_>>::new();
-        let mut rows = db.prepare(
+        let mut rows = db.prepare_cached(
             "WITH gone AS (SELECT id FROM scopes WHERE log = ?1 AND cluster_id = ?2 \
                  AND group_name = ?3 AND topic = ?4 AND topic_id NOT IN ('', ?5) AND ?5 <> '') \
              SELECT partition, confirmed FROM partitions \
@@ -188,7 +191,7 @@ pub fn recorded(db: &Connection, scope: ScopeId) -> Result<BTreeMap<Partition, R
 fn read(db: &Connection, scope: ScopeId) -> rusqlite::Result<BTreeMap<Partition, Recorded>> {
     let mut partitions = BTreeMap::new();
     let mut void_up_to = BTreeMap::new();
-    let mut rows = db.prepare(
+    let mut rows = db.prepare_cached(
         "SELECT partition, start_offset, confirmed, void_up_to FROM partitions WHERE scope = ?1",
     )?;
     let mut rows = rows.query([scope.0])?;
@@ -199,7 +202,8 @@ fn read(db: &Connection, scope: ScopeId) -> rusqlite::Result<BTreeMap<Partition,
         void_up_to.insert(partition, row.get::<_, i64>(3)?);
         partitions.insert(partition, Recorded { start, confirmed, ..Recorded::default() });
     }
-    let mut rows = db.prepare("SELECT partition, committing FROM intents WHERE scope = ?1")?;
+    let mut rows =
+        db.prepare_cached("SELECT partition, committing FROM intents WHERE scope = ?1")?;
     let mut rows = rows.query([scope.0])?;
     while let Some(row) = rows.next()? {
         let partition: Partition = row.get(0)?;
@@ -207,11 +211,11 @@ fn read(db: &Connection, scope: ScopeId) -> rusqlite::Result<BTreeMap<Partition,
             recorded.intents.push(Offset::new(row.get(1)?));
         }
     }
-    let mut rows = db.prepare(
+    let mut rows = db.prepare_cached(
         "SELECT id, client, partition, first_offset, last_offset, state, attempts, lane, lanes, \
          ifnull(batch_first, first_offset) AS whole_first, ifnull(batch_last, last_offset) FROM runs \
          WHERE scope = ?1 AND state NOT IN (?2, ?3) AND kind = ?4 \
-         ORDER BY partition, whole_first, id",
+         ORDER BY partition, whole_first, first_offset, id",
     )?;
     let left_out = [RunState::Voided.code(), RunState::Split.code()];
     let mut rows = rows.query(params![scope.0, left_out[0], left_out[1], KIND_TOPIC])?;
@@ -278,17 +282,33 @@ pub fn void(db: &Connection, scope: ScopeId, partition: Partition, start: Offset
     change().map_err(storage)
 }
 
+/// Records offsets that are passed over without being processed, and why.
+///
+/// # Errors
+/// `Storage` where the file cannot be written.
+pub fn gap(
+    db: &Connection,
+    scope: ScopeId,
+    partition: Partition,
+    missing: OffsetRange,
+    reason: &str,
+) -> Result<()> {
+    insert_gap(db, scope, partition, missing, reason).map_err(storage)
+}
+
 /// Records where a partition begins in this scope, and what is committed there already.
 ///
 /// # Errors
 /// `Storage` where the file cannot be written.
 pub fn begin(db: &Connection, scope: ScopeId, partition: Partition, resume: &Resume) -> Result<()> {
     let confirmed = resume.committed.map(Offset::get);
-    db.execute(
+    db.prepare_cached(
         "INSERT INTO partitions(scope, partition, start_offset, confirmed) VALUES (?1, ?2, ?3, ?4) \
          ON CONFLICT DO UPDATE SET confirmed = ifnull(?4, confirmed)",
-        params![scope.0, partition, resume.position.get(), confirmed],
     )
+    .and_then(|mut begin| {
+        begin.execute(params![scope.0, partition, resume.position.get(), confirmed])
+    })
     .map_err(storage)?;
     Ok(())
 }

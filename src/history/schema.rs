@@ -1,10 +1,12 @@
 //! The history file's tables and their version. Only SQL that makes or checks the file is here.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{fs, io};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
+use crate::clock;
 use crate::error::{Error, Result};
 
 /// The newest schema that this mb knows, in the file's `user_version`.
@@ -179,6 +181,65 @@ pub fn open(path: &Path) -> Result<Connection> {
     migrate(db, path)
 }
 
+/// `open`, but a damaged file is moved aside first, with its journal, and a new one made: mb can go
+/// on from the committed offsets without it. A file that is another program's, or a newer mb's, is
+/// refused as by `open`.
+///
+/// # Errors
+/// As `open`; `Storage` where it cannot be moved.
+pub fn open_or_set_aside(path: &Path) -> Result<Connection> {
+    let Some(damage) = damage(path) else { return open(path) };
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(format!(".damaged-{}", clock::now_ms()));
+    let aside = PathBuf::from(aside);
+    for ending in ["-wal", "-shm", ""] {
+        let with_ending = |path: &Path| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(ending);
+            PathBuf::from(name)
+        };
+        match fs::rename(with_ending(path), with_ending(&aside)) {
+            Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::storage(
+                    format!("move the damaged history {} aside", path.display()),
+                    cause,
+                ));
+            }
+            _ => {}
+        }
+    }
+    log::error!(
+        "the history {} is damaged ({damage}): it was moved to {}, and mb goes on from the committed \
+         offsets; what was finished above them is done again under new run keys, and its dead \
+         letters are in the moved file only",
+        path.display(),
+        aside.display()
+    );
+    open(path)
+}
+
+/// What is wrong with a file that should be a database; `None` where nothing is, or nothing is there.
+fn damage(path: &Path) -> Option<String> {
+    if !path.exists() {
+        return None;
+    }
+    let check = || -> rusqlite::Result<String> {
+        let db = Connection::open(path)?;
+        db.busy_timeout(Duration::from_secs(5))?;
+        db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
+    };
+    match check() {
+        Ok(answer) if answer == "ok" => None,
+        Ok(answer) => Some(answer),
+        Err(cause) => is_damage(&cause).then(|| cause.to_string()),
+    }
+}
+
+/// Whether SQLite says that the file itself is broken, which no waiting mends.
+pub fn is_damage(cause: &rusqlite::Error) -> bool {
+    matches!(cause.sqlite_error_code(), Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt))
+}
+
 /// Opens an existing history to read it only, while another process may be writing.
 ///
 /// # Errors
@@ -269,13 +330,13 @@ fn other_version(path: &Path, found: i64) -> Error {
 }
 
 fn refuse(path: &Path, cause: &rusqlite::Error) -> Error {
-    match cause.sqlite_error_code() {
-        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Error::Config(format!(
-            "--data-dir: {} is damaged or no history of mb ({cause}); move it away to begin anew \
-             from the committed offsets",
+    match is_damage(cause) {
+        true => Error::Config(format!(
+            "--data-dir: {} is damaged or no history of mb ({cause}); the next start of mb moves it \
+             away and goes on from the committed offsets",
             path.display()
         )),
-        _ => Error::storage(format!("use the history {}", path.display()), cause),
+        false => Error::storage(format!("use the history {}", path.display()), cause),
     }
 }
 
@@ -307,6 +368,106 @@ mod tests {
         let text = error.to_string();
         assert!(text.contains("version 7") && text.contains(&format!("knows {VERSION}")), "{text}");
         assert_eq!(std::fs::read(&path).unwrap(), before);
+    }
+
+    /// A history with some pages, as version `version` of mb made it.
+    fn history(path: &Path, version: usize) {
+        let db = Connection::open(path).unwrap();
+        db.pragma_update(None, "journal_mode", "WAL").unwrap();
+        for step in &MIGRATIONS[..version] {
+            db.execute_batch(step).unwrap();
+        }
+        db.pragma_update(None, "user_version", version as i64).unwrap();
+        db.execute("INSERT INTO scopes VALUES (1, 'kafka', 'c', 'g', 't', 'i', 0)", []).unwrap();
+        for id in 1..=2000 {
+            db.execute(
+                "INSERT INTO runs(id, scope, client, partition, first_offset, last_offset, records, \
+                 bytes, state, queued_ms) VALUES (?1, 1, 'rdkafka', 0, ?1 * 10, ?1 * 10 + 9, 10, 99, \
+                 2, 5)",
+                [id],
+            )
+            .unwrap();
+        }
+        db.execute(
+            "INSERT INTO dead_letters(scope, run, run_key, topic, partition, record_offset, error, \
+             attempts, at_ms) VALUES (1, 7, 't/0/70-79', 't', 0, 71, 'bad', 3, 6)",
+            [],
+        )
+        .unwrap();
+    }
+
+    #[test]
+    fn a_file_of_each_earlier_version_is_brought_to_the_newest_and_keeps_its_rows() {
+        for version in 1..VERSION as usize {
+            let folder = folder();
+            let path = folder.path().join("history.db");
+            history(&path, version);
+            let db = open(&path).unwrap();
+            assert_eq!(super::version(&db, &path), Ok(VERSION));
+            let fresh = open(&folder.path().join("fresh.db")).unwrap();
+            let columns = |db: &Connection| -> Vec<(String, String)> {
+                let mut rows = db
+                    .prepare(
+                        "SELECT m.name, c.name FROM sqlite_schema m, pragma_table_info(m.name) c \
+                         WHERE m.type = 'table' ORDER BY 1, 2",
+                    )
+                    .unwrap();
+                let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+                rows.query_map([], row).unwrap().map(Result::unwrap).collect()
+            };
+            assert_eq!(columns(&db), columns(&fresh), "from version {version}");
+            let scope = super::super::ScopeId(1);
+            db.execute("INSERT INTO partitions VALUES (1, 0, 0, NULL, 0)", []).unwrap();
+            let recorded = super::super::recovery::recorded(&db, scope).unwrap();
+            assert_eq!(recorded[&0].runs.len(), 2000);
+            let letters: i64 =
+                db.query_row("SELECT count(*) FROM dead_letters", [], |row| row.get(0)).unwrap();
+            assert_eq!(letters, 1);
+        }
+    }
+
+    #[test]
+    fn a_damaged_file_is_moved_aside_as_it_is_and_a_new_one_made() {
+        type Damage = fn(&mut Vec<u8>);
+        let damages: [(&str, Damage); 4] = [
+            ("garbage", |bytes| bytes.fill(b'g')),
+            ("truncated", |bytes| bytes.truncate(9000)),
+            ("pages overwritten", |bytes| bytes[4096..20000].fill(0x5a)),
+            ("its header gone", |bytes| bytes[..100].fill(0)),
+        ];
+        for (what, damage) in damages {
+            let folder = folder();
+            let path = folder.path().join("history.db");
+            history(&path, VERSION as usize);
+            let mut bytes = std::fs::read(&path).unwrap();
+            damage(&mut bytes);
+            std::fs::write(&path, &bytes).unwrap();
+            let db = open_or_set_aside(&path).unwrap();
+            let runs: i64 =
+                db.query_row("SELECT count(*) FROM runs", [], |row| row.get(0)).unwrap();
+            assert_eq!(runs, 0, "{what}");
+            let aside: Vec<PathBuf> = std::fs::read_dir(folder.path())
+                .unwrap()
+                .map(|entry| entry.unwrap().path())
+                .filter(|path| path.display().to_string().contains(".damaged-"))
+                .collect();
+            assert_eq!(aside.len(), 1, "{what}: {aside:?}");
+            assert!(std::fs::read(&aside[0]).unwrap() == bytes, "{what}: the file is as it was");
+        }
+    }
+
+    #[test]
+    fn a_sound_file_stays_and_a_foreign_one_is_refused_rather_than_moved() {
+        let folder = folder();
+        let path = folder.path().join("history.db");
+        history(&path, VERSION as usize);
+        let db = open_or_set_aside(&path).unwrap();
+        let runs: i64 = db.query_row("SELECT count(*) FROM runs", [], |row| row.get(0)).unwrap();
+        assert_eq!(runs, 2000);
+        let foreign = folder.path().join("foreign.db");
+        Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE pets(name)").unwrap();
+        assert_eq!(open_or_set_aside(&foreign).unwrap_err().exit_code(), 78);
+        assert!(foreign.exists());
     }
 
     #[test]

@@ -5,16 +5,18 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use crossbeam_channel::Receiver;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
 use super::letters::{self, LetterState};
-use super::schema::{KIND_REDRIVE, KIND_REPLAY, KIND_TOPIC};
+use super::schema::{KIND_REDRIVE, KIND_REPLAY, KIND_TOPIC, is_damage};
 use super::{
-    AttemptRecord, DeadLetters, Outcome, Planned, Progress, ScopeId, Write, receive_group,
+    AttemptRecord, DeadLetters, Ending, Outcome, Planned, Progress, ScopeId, Write, receive_group,
 };
 use crate::clock;
+use crate::error::{Error, Result};
 use crate::limits;
 use crate::offset::{Again, OffsetRange, Partition};
 use crate::run::RunState;
@@ -26,6 +28,75 @@ pub struct Settled {
     /// The batch that it was a run of.
     pub batch: OffsetRange,
     pub state: RunState,
+}
+
+/// Who is told of the runs that a transaction has ended.
+type OnSettled = Box<dyn Fn(&[Settled]) + Send>;
+
+/// The writing end: the history thread's, or a simulation's, which makes each step itself.
+pub struct Stepped {
+    writer: Writer,
+    receiver: Receiver<Write>,
+    settled: OnSettled,
+    /// What is in the file, and not yet announced.
+    group: Vec<Write>,
+    _ending: Ending,
+}
+
+impl Stepped {
+    pub(super) fn new(
+        writer: Writer,
+        receiver: Receiver<Write>,
+        settled: OnSettled,
+        ending: Ending,
+    ) -> Stepped {
+        Stepped { writer, receiver, settled, group: Vec::new(), _ending: ending }
+    }
+
+    /// The history thread: writes until the last sender is gone.
+    pub(super) fn run(mut self) {
+        while receive_group(&self.receiver, &mut self.group) {
+            if !self.writer.write_whatever_it_takes(&self.group) {
+                return;
+            }
+            self.conclude();
+        }
+        self.writer.prune();
+    }
+
+    /// Writes that wait.
+    pub fn waiting(&self) -> usize {
+        self.receiver.len()
+    }
+
+    /// Makes one transaction of the next writes, `most` at most.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn write(&mut self, most: usize) -> Result<()> {
+        self.group.extend(self.receiver.try_iter().take(most));
+        self.writer.write(&self.group).map_err(|cause| Error::storage("write the history", cause))
+    }
+
+    /// Announces what was written.
+    pub fn conclude(&mut self) {
+        self.writer.conclude(&mut self.group, &self.settled);
+    }
+
+    pub fn db(&self) -> &Connection {
+        &self.writer.db
+    }
+
+    /// Loses what is not in the file, as a kill does; whoever waits for it is told so.
+    pub fn lose(&mut self) {
+        self.group.clear();
+        self.receiver.try_iter().for_each(drop);
+    }
+
+    /// The file outlives its writer.
+    pub fn into_db(self) -> Connection {
+        self.writer.db
+    }
 }
 
 pub(super) struct Writer {
@@ -56,28 +127,30 @@ impl Writer {
         Writer { db, scope, client, keep_runs, since_pruned: 0, prune_owed: true, progress }
     }
 
-    /// Writes until the last sender is gone.
-    pub fn run(mut self, receiver: &Receiver<Write>, settled: impl Fn(&[Settled])) {
-        let mut group = Vec::new();
-        while receive_group(receiver, &mut group) {
-            self.write_whatever_it_takes(&group);
-            let confirms = group.iter().any(|write| matches!(write, Write::Confirm(..)));
-            self.announce(&mut group, &settled);
-            if self.since_pruned >= PRUNE_EVERY.min(self.keep_runs) || (self.prune_owed && confirms)
-            {
-                self.prune();
-            }
+    /// The group is in the file: says so, and removes old runs where that is due.
+    fn conclude(&mut self, group: &mut Vec<Write>, settled: &impl Fn(&[Settled])) {
+        let confirms = group.iter().any(|write| matches!(write, Write::Confirm(..)));
+        self.announce(group, settled);
+        if self.since_pruned >= PRUNE_EVERY.min(self.keep_runs) || (self.prune_owed && confirms) {
+            self.prune();
         }
-        self.prune();
     }
 
     /// Tries until the group is in the file: meanwhile the channel fills, and with it everything
-    /// that would start or commit a run waits.
-    fn write_whatever_it_takes(&mut self, group: &[Write]) {
+    /// that would start or commit a run waits. False where the file is broken, which no waiting
+    /// mends: mb has to end, and its next start moves the file aside.
+    fn write_whatever_it_takes(&mut self, group: &[Write]) -> bool {
         let mut failing_since = None;
         while let Err(cause) = self.write(group) {
+            if is_damage(&cause) {
+                log::error!(
+                    "the history is damaged: {cause}; mb ends, its next start moves the file aside \
+                     and goes on from the committed offsets"
+                );
+                return false;
+            }
             if failing_since.is_none() {
-                failing_since = Some(clock::now_ms());
+                failing_since = Some(Instant::now());
                 self.progress.failing.store(true, Ordering::Release);
                 log::error!(
                     "cannot write the history: {cause}; nothing is started or committed until it \
@@ -90,9 +163,10 @@ impl Writer {
         if let Some(since) = failing_since {
             self.progress.failing.store(false, Ordering::Release);
             self.progress.announce();
-            let seconds = (clock::now_ms() - since) / 1000;
+            let seconds = since.elapsed().as_secs();
             log::info!("the history can be written again, after {seconds} s");
         }
+        true
     }
 
     fn write(&mut self, group: &[Write]) -> rusqlite::Result<()> {
@@ -128,7 +202,11 @@ impl Writer {
                     // Who asked may have given up waiting.
                     let _ = done.send(());
                 }
-                Write::Tick(_) | Write::Start(..) | Write::EndRequest(..) | Write::Confirm(..) => {}
+                Write::Tick(_)
+                | Write::Start(..)
+                | Write::Gap(..)
+                | Write::EndRequest(..)
+                | Write::Confirm(..) => {}
             }
         }
         if let Some(id) = planned {
@@ -141,8 +219,8 @@ impl Writer {
     }
 
     /// Removes the oldest runs beyond `keep_runs`. What a restart needs stays: runs that are not
-    /// done, done ones above the confirmed offset, and those of a request that is not over. Of dead letters
-    /// only those that are redriven or discarded ever go.
+    /// done, done ones above the confirmed offset or above a commit that may yet arrive, and those of
+    /// a request that is not over. Of dead letters only those that are redriven or discarded ever go.
     fn prune(&mut self) {
         self.since_pruned = 0;
         match prune(&mut self.db, self.keep_runs) {
@@ -157,8 +235,9 @@ impl Writer {
 /// True where old runs are left that may go once more is confirmed.
 fn prune(db: &mut Connection, keep_runs: u64) -> rusqlite::Result<bool> {
     let change = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let newest: i64 =
-        change.query_row("SELECT ifnull(max(id), 0) FROM runs", [], |row| row.get(0))?;
+    let newest: i64 = change
+        .prepare_cached("SELECT ifnull(max(id), 0) FROM runs")?
+        .query_row([], |row| row.get(0))?;
     let cutoff = newest.saturating_sub(i64::try_from(keep_runs).unwrap_or(i64::MAX));
     change
         .prepare_cached(
@@ -167,7 +246,10 @@ fn prune(db: &mut Connection, keep_runs: u64) -> rusqlite::Result<bool> {
              AND (state = ?4 OR state IN (?2, ?3, ?5) AND (kind <> 0 OR \
              ifnull(batch_last, last_offset) < ifnull(
                  (SELECT confirmed FROM partitions
-                  WHERE partitions.scope = runs.scope AND partitions.partition = runs.partition), 0)))",
+                  WHERE partitions.scope = runs.scope AND partitions.partition = runs.partition), 0)
+                 AND NOT EXISTS (SELECT 1 FROM intents
+                  WHERE intents.scope = runs.scope AND intents.partition = runs.partition
+                  AND committing <= ifnull(batch_last, last_offset))))",
         )?
         .execute(params![
             cutoff,
@@ -182,22 +264,20 @@ fn prune(db: &mut Connection, keep_runs: u64) -> rusqlite::Result<bool> {
              AND ifnull(max(run, redrive_run), run) <= ?1",
         )?
         .execute(params![cutoff, LetterState::Redriven.code(), LetterState::Discarded.code()])?;
-    change.execute(
-        "DELETE FROM attempts WHERE run <= ?1 AND NOT EXISTS (SELECT 1 FROM runs WHERE id = run)",
-        [cutoff],
-    )?;
     change
-        .execute("DELETE FROM ticks WHERE id <= (SELECT max(id) FROM ticks) - ?1", [KEEP_TICKS])?;
-    let owed = change.query_row(
-        "SELECT EXISTS (SELECT 1 FROM runs WHERE id <= ?1 AND state IN (?2, ?3, ?4))",
-        params![
-            cutoff,
-            RunState::Succeeded.code(),
-            RunState::Failed.code(),
-            RunState::Split.code()
-        ],
-        |row| row.get(0),
-    )?;
+        .prepare_cached(
+            "DELETE FROM attempts WHERE run <= ?1 AND NOT EXISTS (SELECT 1 FROM runs WHERE id = run)",
+        )?
+        .execute([cutoff])?;
+    change
+        .prepare_cached("DELETE FROM ticks WHERE id <= (SELECT max(id) FROM ticks) - ?1")?
+        .execute([KEEP_TICKS])?;
+    let done = [RunState::Succeeded, RunState::Failed, RunState::Split].map(RunState::code);
+    let owed = change
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM runs WHERE id <= ?1 AND state IN (?2, ?3, ?4))",
+        )?
+        .query_row(params![cutoff, done[0], done[1], done[2]], |row| row.get(0))?;
     change.commit()?;
     Ok(owed)
 }
@@ -249,6 +329,9 @@ fn apply(
                 )?
                 .execute(params![scope.0, partition, start.get()])?;
         }
+        Write::Gap(partition, missing, reason) => {
+            insert_gap(change, scope, *partition, *missing, reason)?;
+        }
         Write::Intend(offsets, _) => {
             let mut insert = change.prepare_cached(
                 "INSERT OR IGNORE INTO intents(scope, partition, committing) VALUES (?1, ?2, ?3)",
@@ -273,6 +356,29 @@ fn apply(
         }
         Write::Flush(_) => {}
     }
+    Ok(())
+}
+
+/// Keeps offsets that are passed over without being processed.
+pub(super) fn insert_gap(
+    db: &Connection,
+    scope: ScopeId,
+    partition: Partition,
+    missing: OffsetRange,
+    reason: &str,
+) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "INSERT INTO gaps(scope, partition, first_offset, last_offset, reason, at_ms) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+    )?
+    .execute(params![
+        scope.0,
+        partition,
+        missing.first.get(),
+        missing.last.get(),
+        reason,
+        clock::now_ms()
+    ])?;
     Ok(())
 }
 

@@ -62,7 +62,7 @@ pub(super) struct Running {
     /// The first halt that came while mb was stopping already.
     late_halt: Option<Error>,
     /// Held until everything has ended.
-    _data_dir: DataDir,
+    _data_dir: Arc<DataDir>,
 }
 
 impl Running {
@@ -73,9 +73,11 @@ impl Running {
         step: Arc<dyn Step>,
         broker: Arc<dyn Broker>,
         start: Start,
-        data_dir: DataDir,
+        data_dir: Arc<DataDir>,
     ) -> Result<Running> {
         let Start { db, scope, topic: info, resumes } = start;
+        // What cannot be is said before anything is read.
+        broker.capabilities().isolation(config.isolation)?;
         let topic: Arc<str> = Arc::from(info.name.as_str());
         let workers = config.max_concurrent_runs;
         let live = Arc::new(Live::new(workers));
@@ -120,7 +122,6 @@ impl Running {
                 ledgers: Arc::clone(&ledgers),
                 step: Arc::clone(&step),
                 policy,
-                dead_letter: config.dead_letter.clone(),
                 letters: letters.clone(),
                 live: Arc::clone(&live),
                 events: events_in.clone(),
@@ -345,7 +346,11 @@ impl Running {
     /// The orderly stop: intake first, then the runs, then what they led to.
     fn stop(mut self, reason: Result<&'static str>, stop: &Receiver<()>) -> Result<Summary> {
         let began = Instant::now();
-        notify(&[sd_notify::NotifyState::Stopping]);
+        let goes_on =
+            matches!(reason, Err(Error::LogReplaced(_))) && self.config.skips_missing_offsets();
+        if !goes_on {
+            notify(&[sd_notify::NotifyState::Stopping]);
+        }
         match &reason {
             Ok(why) => log::info!("stopping ({why}): {} run(s) running", self.live.running().len()),
             Err(error) => log::error!("stopping: {error}"),
@@ -360,7 +365,9 @@ impl Running {
             self.step.abort();
             return Err(error);
         }
-        self.step.finish();
+        if !goes_on {
+            self.step.finish();
+        }
         // What sensors and producer still do is worth nothing: they are not waited for long.
         let patience = (began + limits::INTAKE_STOP_LIMIT).max(Instant::now());
         let _ = self.wait_for(&["sensor", "producer", "requests"], patience, stop, false);
@@ -504,7 +511,8 @@ impl Running {
     }
 }
 
-fn sensor_settings(
+/// What the sensor of this number is told.
+pub fn sensor_settings(
     config: &Config,
     index: usize,
     topic: &Arc<str>,
@@ -523,10 +531,12 @@ fn sensor_settings(
         fetch: FetchSettings {
             min_bytes: config.fetch_min_bytes,
             max_record_bytes: config.queue_bytes,
+            isolation: config.isolation,
         },
         tick_runtime: config.tick_runtime,
         tick_interval: config.tick_interval,
         lanes: config.lane_count(),
+        on_missing_offsets: config.on_missing_offsets,
         topic: Arc::clone(topic),
         topic_id,
     }

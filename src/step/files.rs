@@ -5,10 +5,12 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use super::{Attempt, Step, StepError, record_json};
 use crate::error::{Error, Result};
+use crate::limits;
 use crate::offset::{Again, Lane, RunKey};
 
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -23,11 +25,26 @@ pub struct FilesStep {
     dir: PathBuf,
     /// Partition folders whose entries in their parents are known to be on the disk.
     durable: Mutex<HashSet<PathBuf>>,
+    full: Mutex<Full>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Full {
+    /// Since when there is no room for files.
+    since: Option<Instant>,
+    /// mb ends: nobody waits for room any more.
+    aborted: bool,
 }
 
 impl FilesStep {
     pub fn new(dir: impl Into<PathBuf>) -> FilesStep {
-        FilesStep { dir: dir.into(), durable: Mutex::default() }
+        FilesStep {
+            dir: dir.into(),
+            durable: Mutex::default(),
+            full: Mutex::default(),
+            changed: Condvar::new(),
+        }
     }
 
     fn folder(&self, key: &RunKey) -> PathBuf {
@@ -55,6 +72,49 @@ impl FilesStep {
                 File::create(temp)
             }
             outcome => outcome,
+        }
+    }
+}
+
+impl FilesStep {
+    fn write_whole(&self, folder: &Path, name: &str, attempt: &Attempt<'_>) -> io::Result<()> {
+        let temp = folder.join(format!(".{name}.tmp"));
+        let file = self.create(folder, &temp)?;
+        let written = write(file, attempt)
+            .and_then(|()| fs::rename(&temp, folder.join(name)))
+            .and_then(|()| sync_folder(folder));
+        if written.is_err() {
+            // A full disk needs the room; the cause is what matters, and it is reported. After
+            // the rename there is nothing to remove, and the next attempt replaces the file.
+            let _ = fs::remove_file(&temp);
+        }
+        written
+    }
+
+    fn full(&self) -> MutexGuard<'_, Full> {
+        self.full.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits a moment; false where mb ends by force.
+    fn wait_for_room(&self, path: &Path, cause: &io::Error) -> bool {
+        let mut full = self.full();
+        if full.since.is_none() {
+            full.since = Some(Instant::now());
+            log::error!(
+                "cannot write {}: {cause}; runs wait until there is room for files (tried each {:?})",
+                path.display(),
+                limits::ROOM_RETRY_INTERVAL
+            );
+        }
+        let wait = self
+            .changed
+            .wait_timeout_while(full, limits::ROOM_RETRY_INTERVAL, |full| !full.aborted);
+        !wait.unwrap_or_else(PoisonError::into_inner).0.aborted
+    }
+
+    fn found_room(&self) {
+        if let Some(since) = self.full().since.take() {
+            log::info!("there is room for files again, after {} s", since.elapsed().as_secs());
         }
     }
 }
@@ -88,22 +148,32 @@ impl Step for FilesStep {
     fn run(&self, attempt: &mut Attempt<'_>) -> Result<(), StepError> {
         let folder = self.folder(attempt.key);
         let name = file_name(attempt.key);
-        let path = folder.join(&name);
-        let temp = folder.join(format!(".{name}.tmp"));
-        let failed = |cause: io::Error| {
-            StepError::Retry(format!("cannot write {}: {cause}", path.display()))
-        };
-        let file = self.create(&folder, &temp).map_err(failed)?;
-        write(file, attempt)
-            .and_then(|()| fs::rename(&temp, &path))
-            .and_then(|()| sync_folder(&folder))
-            .map_err(|cause| {
-                // A full disk needs the room; the cause is what matters, and it is reported. After
-                // the rename there is nothing to remove, and the next attempt replaces the file.
-                let _ = fs::remove_file(&temp);
-                failed(cause)
-            })
+        loop {
+            let outcome = self.write_whole(&folder, &name, attempt);
+            let path = folder.join(&name);
+            match outcome {
+                Ok(()) => {
+                    self.found_room();
+                    return Ok(());
+                }
+                // No fault of the records: the attempt goes on, and with it everything waits.
+                Err(cause) if is_full(&cause) && self.wait_for_room(&path, &cause) => {}
+                Err(cause) => {
+                    let text = format!("cannot write {}: {cause}", path.display());
+                    return Err(StepError::Retry(text));
+                }
+            }
+        }
     }
+
+    fn abort(&self) {
+        self.full().aborted = true;
+        self.changed.notify_all();
+    }
+}
+
+fn is_full(cause: &io::Error) -> bool {
+    matches!(cause.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
 fn file_name(key: &RunKey) -> String {

@@ -195,7 +195,7 @@ pub fn message<'a>(
 }
 
 pub fn fetch() -> FetchSettings {
-    FetchSettings { min_bytes: 1, max_record_bytes: HOLD_BYTES }
+    FetchSettings { min_bytes: 1, max_record_bytes: HOLD_BYTES, isolation: None }
 }
 
 pub fn offsets(cursor: &[(Partition, i64)]) -> Vec<(Partition, Offset)> {
@@ -251,10 +251,20 @@ pub fn values(name: &str, count: usize, bytes: usize) -> Vec<Vec<u8>> {
 
 /// Reads with one consumer from `from` until every position is at its partition's present end.
 pub fn read_to_end(broker: &dyn Broker, topic: &str, from: &[(Partition, i64)]) -> Result<Taker> {
+    read_to_end_with(broker, topic, from, &fetch())
+}
+
+/// As `read_to_end`, the consumer having these settings.
+pub fn read_to_end_with(
+    broker: &dyn Broker,
+    topic: &str,
+    from: &[(Partition, i64)],
+    settings: &FetchSettings,
+) -> Result<Taker> {
     let partitions: Vec<_> = from.iter().map(|(partition, _)| *partition).collect();
     let ends = broker.watermarks(topic, &partitions)?;
     let mut taker = Taker::from(from);
-    let mut consumer = broker.consumer(topic, &offsets(from), &fetch())?;
+    let mut consumer = broker.consumer(topic, &offsets(from), settings)?;
     let deadline = Instant::now() + LIMIT;
     while taker.positions.iter().any(|(partition, at)| *at < ends[partition].end.get()) {
         assert!(

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::proxy::Proxy;
 use super::{eventually, free_port};
 
 /// Oldest and newest that mb is tested with, and the one between.
@@ -64,7 +65,19 @@ impl Kafka {
 
     /// The same, with broker properties to add or override.
     pub fn start_with(version: &str, properties: &[(&str, &str)]) -> Kafka {
+        Kafka::start_behind(&[], version, properties)
+    }
+
+    /// The same behind proxies: who comes by one of them is sent to it for everything else too,
+    /// while Kafka's own tools go to the broker itself.
+    pub fn start_behind(proxies: &[Proxy], version: &str, properties: &[(&str, &str)]) -> Kafka {
         let port = free_port();
+        let listener = |proxy: &Proxy| {
+            let port = free_port();
+            proxy.set_upstream(port);
+            format!("{port}:{}", proxy.port())
+        };
+        let proxied: Vec<_> = proxies.iter().map(listener).collect();
         let folder = tempfile::Builder::new().prefix("mb-kafka-").tempdir().unwrap().keep();
         let properties: Vec<_> =
             properties.iter().map(|(key, value)| format!("{key}={value}")).collect();
@@ -76,6 +89,7 @@ impl Kafka {
             .env("KAFKA_PORT", port.to_string())
             .env("KAFKA_DIR", folder.join("kafka"))
             .env("KAFKA_PROPERTIES", properties.join("\n"))
+            .env("KAFKA_PROXIED", proxied.join(" "))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

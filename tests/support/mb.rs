@@ -48,8 +48,21 @@ impl Mb {
         command(data_dir, args).stdin(Stdio::null()).output().expect("mb starts")
     }
 
+    /// The same after a shell has run `before`, such as `ulimit -n 64`.
+    pub fn start_under(before: &str, data_dir: &Path, args: &[&str]) -> Mb {
+        let plain = command(data_dir, args);
+        let mut shell = Command::new("bash");
+        shell.args(["-c", &format!("{before}; exec \"$0\" \"$@\"")]).arg(plain.get_program());
+        shell.args(plain.get_args()).env_remove("RUST_LOG");
+        Mb::spawn_command(shell, data_dir, None)
+    }
+
     fn spawn(data_dir: &Path, own_dir: Option<TempDir>, args: &[&str]) -> Mb {
-        let mut child = command(data_dir, args)
+        Mb::spawn_command(command(data_dir, args), data_dir, own_dir)
+    }
+
+    fn spawn_command(mut command: Command, data_dir: &Path, own_dir: Option<TempDir>) -> Mb {
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -4,9 +4,14 @@
 // Each test file uses its own part of this.
 #![allow(dead_code)]
 
+#[cfg(feature = "rdkafka")]
+pub mod cluster;
+#[cfg(feature = "rdkafka")]
+pub mod faults;
 pub mod files;
 pub mod kafka;
 pub mod mb;
+pub mod proxy;
 #[cfg(feature = "rdkafka")]
 pub mod raw;
 pub mod world;

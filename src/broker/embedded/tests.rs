@@ -52,7 +52,7 @@ fn message(partition: Partition, value: &[u8]) -> Message<'_> {
 }
 
 fn settings() -> FetchSettings {
-    FetchSettings { min_bytes: 1, max_record_bytes: 1 << 20 }
+    FetchSettings { min_bytes: 1, max_record_bytes: 1 << 20, isolation: None }
 }
 
 /// Reads from `from` until nothing more comes at once.
@@ -290,7 +290,7 @@ fn what_was_acknowledged_outlives_the_handle() {
 fn a_record_larger_than_the_caller_can_hold_is_named() {
     let (_dir, embedded) = topic(1);
     write(&embedded, 0, &[b"small", &[0; 5000]]);
-    let settings = FetchSettings { min_bytes: 1, max_record_bytes: 4000 };
+    let settings = FetchSettings { max_record_bytes: 4000, ..settings() };
     let mut consumer = embedded.consumer("t", &[(0, Offset::ZERO)], &settings).unwrap();
     let mut taker = Taker { read: Vec::new(), room: usize::MAX };
     let error = consumer.poll(NOW, &mut taker).unwrap_err();

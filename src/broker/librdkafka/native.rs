@@ -1,6 +1,6 @@
 //! What librdkafka's C interface has and crate rdkafka does not wrap: reading records by the array,
-//! pausing one partition of them, and committing a group's offsets through the admin interface. All
-//! of this backend's unsafe code is here; what records and errors mean is decided by its callers.
+//! and pausing one partition of them. All of this backend's unsafe code is here; what records and
+//! errors mean is decided by its callers.
 
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::ptr::NonNull;
@@ -8,7 +8,6 @@ use std::slice;
 use std::time::Duration;
 use std::vec::Drain;
 
-use rdkafka::TopicPartitionList;
 use rdkafka::bindings as ffi;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
@@ -291,110 +290,6 @@ impl Drop for Message {
     fn drop(&mut self) {
         // SAFETY: handed over by librdkafka for us to destroy; nothing else holds the pointer.
         unsafe { ffi::rd_kafka_message_destroy(self.0.as_ptr()) }
-    }
-}
-
-/// What the broker said of one partition's offset.
-#[derive(Debug)]
-pub(super) struct Committed {
-    pub partition: Partition,
-    /// `NoError`, or why not.
-    pub code: RDKafkaErrorCode,
-}
-
-/// librdkafka ends a call at its time limit by itself; the wait for that is this much longer.
-const ANSWER_GRACE: Duration = Duration::from_millis(500);
-
-/// Commits a group's offsets without being its member; returns with the broker's answer, or within
-/// `limit` or so with `OperationTimedOut`. (Unlike librdkafka's plain commit it has a time limit,
-/// tells each partition's error, and is sent once: nothing of it arrives later.)
-pub(super) fn commit(
-    client: &Client,
-    group: &str,
-    offsets: &TopicPartitionList,
-    limit: Duration,
-) -> Result<Vec<Committed>, Failure> {
-    let native = client.client().native_ptr();
-    let group = c_string(group)?;
-    let operation = ffi::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_ALTERCONSUMERGROUPOFFSETS;
-    // SAFETY: `client` outlives every object made here; each is destroyed once, by its `Owned`,
-    // the event before the queue it came from. librdkafka copies request and options when the call
-    // starts, and where the answer comes too late it finds the queue closed and drops it. The
-    // text for an error of the time limit is not wanted (null, 0), as -1..1 hour is its range.
-    unsafe {
-        let queue = Owned::new(ffi::rd_kafka_queue_new(native), ffi::rd_kafka_queue_destroy)
-            .ok_or_else(last_failure)?;
-        let options = Owned::new(
-            ffi::rd_kafka_AdminOptions_new(native, operation),
-            ffi::rd_kafka_AdminOptions_destroy,
-        )
-        .ok_or_else(last_failure)?;
-        ffi::rd_kafka_AdminOptions_set_request_timeout(
-            options.get(),
-            milliseconds(limit),
-            std::ptr::null_mut(),
-            0,
-        );
-        let request = Owned::new(
-            ffi::rd_kafka_AlterConsumerGroupOffsets_new(group.as_ptr(), offsets.ptr()),
-            ffi::rd_kafka_AlterConsumerGroupOffsets_destroy,
-        )
-        .ok_or_else(last_failure)?;
-        let mut requests = [request.get()];
-        ffi::rd_kafka_AlterConsumerGroupOffsets(
-            native,
-            requests.as_mut_ptr(),
-            requests.len(),
-            options.get(),
-            queue.get(),
-        );
-        let event = ffi::rd_kafka_queue_poll(queue.get(), milliseconds(limit + ANSWER_GRACE));
-        match Owned::new(event, ffi::rd_kafka_event_destroy) {
-            Some(event) => commit_answer(event.get()),
-            None => Err(Failure {
-                code: RDKafkaErrorCode::OperationTimedOut,
-                reason: "the broker did not answer".to_owned(),
-            }),
-        }
-    }
-}
-
-/// # Safety
-/// `event` is the living result of `rd_kafka_AlterConsumerGroupOffsets`.
-unsafe fn commit_answer(event: *mut ffi::rd_kafka_event_t) -> Result<Vec<Committed>, Failure> {
-    // SAFETY: everything read here belongs to the event, which lives until the caller drops it;
-    // the arrays have as many elements as librdkafka says.
-    unsafe {
-        let code = ffi::rd_kafka_event_error(event);
-        if code != ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
-            let reason = text(ffi::rd_kafka_event_error_string(event));
-            return Err(Failure { code: code.into(), reason });
-        }
-        let mut count = 0;
-        let groups = ffi::rd_kafka_AlterConsumerGroupOffsets_result_groups(
-            ffi::rd_kafka_event_AlterConsumerGroupOffsets_result(event),
-            &raw mut count,
-        );
-        let mut answer = Vec::new();
-        for index in 0..count {
-            let group = *groups.add(index);
-            let error = ffi::rd_kafka_group_result_error(group);
-            if !error.is_null() {
-                let code = ffi::rd_kafka_error_code(error).into();
-                return Err(Failure { code, reason: text(ffi::rd_kafka_error_string(error)) });
-            }
-            let list = ffi::rd_kafka_group_result_partitions(group);
-            if list.is_null() || (*list).elems.is_null() {
-                continue;
-            }
-            let elements =
-                slice::from_raw_parts((*list).elems, usize::try_from((*list).cnt).unwrap_or(0));
-            answer.extend(elements.iter().map(|element| Committed {
-                partition: element.partition,
-                code: element.err.into(),
-            }));
-        }
-        Ok(answer)
     }
 }
 

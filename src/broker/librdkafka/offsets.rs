@@ -1,5 +1,5 @@
-//! Questions and orders about offsets: where partitions begin and end, what a group has committed.
-//! A long-lived client for each group, replaced after every error.
+//! Questions about offsets: where partitions begin and end, what a group has committed. A long-lived
+//! client for each group, replaced after every error. Commits are not sent from here.
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
@@ -12,9 +12,10 @@ use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::topic_partition_list::Offset as Place;
 
-use super::native::{self, Client, Failure};
+use super::native::{Client, Failure};
 use super::{context, known_partitions, new_client, settings};
 use crate::broker::Watermarks;
+use crate::broker::wire::Wire;
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::offset::{Offset, Partition};
@@ -27,7 +28,8 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 const NO_GROUP: &str = "mb";
 
 pub(super) struct Offsets {
-    servers: String,
+    /// Knows the cluster's brokers.
+    wire: Arc<Wire>,
     /// By group.
     clients: Mutex<BTreeMap<String, Arc<Held>>>,
 }
@@ -54,8 +56,8 @@ impl Drop for Held {
 }
 
 impl Offsets {
-    pub(super) fn new(servers: &str) -> Offsets {
-        Offsets { servers: servers.to_owned(), clients: Mutex::default() }
+    pub(super) fn new(wire: Arc<Wire>) -> Offsets {
+        Offsets { wire, clients: Mutex::default() }
     }
 
     pub(super) fn watermarks(
@@ -126,40 +128,6 @@ impl Offsets {
         })
     }
 
-    pub(super) fn commit(
-        &self,
-        group: &str,
-        topic: &str,
-        offsets: &[(Partition, Offset)],
-    ) -> Result<()> {
-        let doing = format!("commit offsets of group {group} in topic {topic}");
-        if offsets.is_empty() {
-            return Ok(());
-        }
-        let answer = self.ask(group, &doing, |client, limit| {
-            let mut list = TopicPartitionList::with_capacity(offsets.len());
-            for (partition, offset) in offsets {
-                list.add_partition(topic, *partition)
-                    .set_offset(Place::Offset(offset.get()))
-                    .map_err(failure)?;
-            }
-            let answer = native::commit(client, group, &list, limit)?;
-            match answer.iter().find(|committed| committed.code != Code::NoError) {
-                None => Ok(answer),
-                Some(refused) => Err(Failure {
-                    code: refused.code,
-                    reason: format!("partition {}: {}", refused.partition, refused.code),
-                }),
-            }
-        })?;
-        match offsets.iter().find(|(asked, _)| answer.iter().all(|got| got.partition != *asked)) {
-            Some((partition, _)) => {
-                Err(Error::broker(doing, format!("no answer for partition {partition}")))
-            }
-            None => Ok(()),
-        }
-    }
-
     /// One call about a group, tried again while its coordinator is starting or moving. `call`
     /// gets the client and the time that is left.
     fn ask<T>(
@@ -179,7 +147,7 @@ impl Offsets {
             let passes =
                 coordinator_is_busy(failed.code) && Instant::now() + RETRY_INTERVAL < deadline;
             if !passes {
-                return Err(refusal(group, doing, &failed));
+                return Err(Error::broker(doing, failed.reason));
             }
             sleep(RETRY_INTERVAL);
         }
@@ -197,7 +165,7 @@ impl Offsets {
             drop(context::serve(client));
             return Ok(Arc::clone(client));
         }
-        let mut config = settings::offsets(&self.servers);
+        let mut config = settings::offsets(&self.wire.known_servers());
         // Without a group librdkafka 2.12 does not ask for one's offsets (or crashes where the
         // coordinator has moved: ListConsumerGroupOffsets). It does not join the group by this.
         config.set("group.id", group.unwrap_or(NO_GROUP));
@@ -206,7 +174,7 @@ impl Offsets {
         Ok(client)
     }
 
-    /// Uses `client` no more: what it still has under way must not arrive later.
+    /// Uses `client` no more: its view of the cluster may be wrong.
     fn retire(&self, client: &Arc<Held>) {
         self.clients().retain(|_, current| !Arc::ptr_eq(current, client));
     }
@@ -264,39 +232,9 @@ fn coordinator_is_busy(code: Code) -> bool {
     )
 }
 
-fn refusal(group: &str, doing: &str, failed: &Failure) -> Error {
-    match failed.code {
-        // The broker takes offsets from outside a group only while nobody is in it.
-        Code::UnknownMemberId
-        | Code::IllegalGeneration
-        | Code::RebalanceInProgress
-        | Code::FencedInstanceId
-        | Code::StaleMemberEpoch => Error::broker(
-            doing,
-            format!(
-                "group {group} has active members: another consumer uses this group; stop it, or \
-                 name another group with --group"
-            ),
-        ),
-        _ => Error::broker(doing, &failed.reason),
-    }
-}
-
 fn failure(error: KafkaError) -> Failure {
     Failure {
         code: error.rdkafka_error_code().unwrap_or(Code::Unknown),
         reason: context::cause(&error),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_group_in_use_by_others_is_named() {
-        let failed = Failure { code: Code::UnknownMemberId, reason: String::new() };
-        let text = refusal("g", "commit", &failed).to_string();
-        assert!(text.contains("group g has active members"), "{text}");
     }
 }

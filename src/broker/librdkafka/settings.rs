@@ -7,6 +7,7 @@ use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 
 use crate::broker::FetchSettings;
+use crate::config::Isolation;
 use crate::limits;
 
 /// What one fetch brings at most of one partition, and of all together, in bytes. Both are soft:
@@ -22,7 +23,7 @@ const RESPONSE_SLACK_BYTES: usize = 64 << 20;
 const RESPONSE_BYTES_MAX: usize = i32::MAX as usize;
 
 /// Reads records, from explicit offsets, without a group.
-pub(super) fn consumer(servers: &str, fetch: &FetchSettings) -> ClientConfig {
+pub(super) fn consumer(servers: &str, fetch: &FetchSettings, isolation: Isolation) -> ClientConfig {
     let response_bytes = fetch
         .max_record_bytes
         .saturating_add(FETCH_BYTES + RESPONSE_SLACK_BYTES)
@@ -33,7 +34,7 @@ pub(super) fn consumer(servers: &str, fetch: &FetchSettings) -> ClientConfig {
         .set("auto.offset.reset", "error")
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
-        .set("isolation.level", "read_committed")
+        .set("isolation.level", isolation.name())
         // Shows how far a partition was read where no record does: behind transaction markers.
         .set("enable.partition.eof", "true")
         .set("check.crcs", "true")

@@ -119,7 +119,8 @@ impl Guard {
     fn start(&self) -> Result<Client> {
         super::check_served(&self.wire.probe(PROBE_LIMIT)?)?;
         self.wire.topic(&self.topic)?;
-        let hosts = self.servers.split(',').map(str::to_owned).collect();
+        // The one that has just answered comes first: the crate connects without a limit.
+        let hosts = self.wire.known_servers().split(',').map(str::to_owned).collect();
         let topic = Arc::clone(&self.topic);
         let (jobs, queue) = bounded::<Job>(1);
         let number = self.threads.fetch_add(1, Ordering::Relaxed);

@@ -105,6 +105,7 @@ impl Wire {
         let body = OffsetCommitRequest::default()
             .with_group_id(group_id(group))
             .with_topics(vec![committed]);
+        let doing = || format!("commit offsets of group {group} in topic {topic}");
         let answer = self
             .coordinated(group, |address, deadline| {
                 self.on(address, deadline, |session| {
@@ -114,13 +115,12 @@ impl Wire {
                     read_commit(&answer, version).map_err(broken)
                 })
             })
-            .map_err(|cause| Error::broker(format!("commit for group {group}"), cause))?;
+            .map_err(|cause| Error::broker(doing(), cause))?;
         match offsets.iter().find(|(partition, _)| !answer.iter().any(|one| one.0 == *partition)) {
             None => Ok(()),
-            Some((partition, _)) => Err(Error::broker(
-                format!("commit for group {group}"),
-                format!("the answer does not mention {topic}/{partition}"),
-            )),
+            Some((partition, _)) => {
+                Err(Error::broker(doing(), format!("no answer for partition {partition}")))
+            }
         }
     }
 
@@ -263,4 +263,15 @@ fn read_commit(answer: &[u8], version: i16) -> Read<Answer> {
         topic.array(|partition| Ok((partition.i32()?, -1, partition.i16()?)))
     })?;
     Ok(topics.into_iter().flatten().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_in_use_by_others_is_named() {
+        let text = explain(ResponseError::UnknownMemberId.code());
+        assert!(text.contains("the group has active members"), "{text}");
+    }
 }

@@ -164,7 +164,10 @@ impl Wire {
             let version = session.version(ApiKey::Metadata, (4, 12))?;
             ask_metadata(session, version, topic, deadline)
         })
-        .map(|(_, metadata)| metadata)
+        .map(|(_, metadata)| {
+            self.learn(metadata.brokers.values());
+            metadata
+        })
     }
 }
 

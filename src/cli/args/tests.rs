@@ -4,7 +4,7 @@ use argh::{ArgsInfo, FlagInfoKind};
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{Client, OnFailure, StartFrom};
+use crate::config::{Client, Isolation, OnFailure, StartFrom};
 
 fn words(line: &[&str]) -> Vec<OsString> {
     line.iter().map(OsString::from).collect()
@@ -88,6 +88,8 @@ fn every_flag_reaches_its_setting() {
         "0",
         "--fetch-min-bytes",
         "64KiB",
+        "--isolation",
+        "read_uncommitted",
         "--sensors",
         "2",
         "--from",
@@ -143,6 +145,7 @@ fn every_flag_reaches_its_setting() {
     assert_eq!(config.max_wait, Duration::from_millis(250));
     assert_eq!((config.tick_runtime.as_secs(), config.tick_interval.as_secs()), (300, 0));
     assert_eq!((config.fetch_min_bytes, config.sensors), (65_536, 2));
+    assert_eq!(config.isolation, Some(Isolation::ReadUncommitted));
     assert_eq!(config.from, StartFrom::Latest);
     assert_eq!((config.queue, config.queue_bytes), (3, 64 << 20));
     assert_eq!(config.max_concurrent_runs, 8);

@@ -1,0 +1,364 @@
+//! One process of mb: its real parts, put together as `pipeline` does, but each acts only when the
+//! world tells it to. What a kill takes with it is all here; what stays is in the world.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use mb::broker::Broker;
+use mb::budget::Budget;
+use mb::committer::{Committer, Doubt};
+use mb::config::Config;
+use mb::error::{Class, Error};
+use mb::events::Event;
+use mb::history::{History, Stepped};
+use mb::ledgers::Ledgers;
+use mb::live::Live;
+use mb::offset::{Offset, Partition};
+use mb::pipeline::sensor_settings;
+use mb::retry::RetryPolicy;
+use mb::run::Run;
+use mb::run_queue::RunQueue;
+use mb::sensor::Sensor;
+use mb::startup;
+use mb::step::Step;
+use mb::worker::Worker;
+use rusqlite::Connection;
+
+use crate::simulation::log::SimulatedBroker;
+use crate::simulation::oracle::{self, SimulatedStep};
+use crate::simulation::world::{Fate, World};
+
+pub struct Life {
+    queue: Arc<RunQueue>,
+    budget: Arc<Budget>,
+    history: Arc<History>,
+    ledgers: Arc<Ledgers>,
+    events: Receiver<Event>,
+    /// Each is `None` while it ticks.
+    sensors: Vec<RefCell<Option<Sensor>>>,
+    workers: Vec<Desk>,
+    committer: Committer,
+    committing: Cell<bool>,
+    doubt: Cell<Doubt>,
+    stepped: RefCell<Stepped>,
+    /// A transaction is in the file and not announced.
+    written: Cell<bool>,
+    intake: RefCell<Option<Sender<()>>>,
+    /// `--until-caught-up`.
+    target: Option<BTreeMap<Partition, Offset>>,
+    caught_up: Cell<bool>,
+}
+
+/// A worker, and the run that it has taken.
+struct Desk {
+    worker: Worker,
+    run: RefCell<Option<Run>>,
+    busy: Cell<bool>,
+}
+
+/// A process from its start to its end or its kill. The history file comes back.
+pub fn live(world: &World, db: Connection, config: &Config, acts: u32) -> Connection {
+    world.note(|| format!("config {config:?}"));
+    let life = match Life::begin(world, db, config) {
+        Ok(life) => Rc::new(life),
+        Err((db, error)) => {
+            if error.class() != Class::Retry {
+                world.violate(format!("mb cannot start: {error}"));
+            }
+            return db;
+        }
+    };
+    world.life.replace(Some(Rc::clone(&life)));
+    let mut ends = false;
+    if world.calm.get() {
+        ends = life.until_idle(world, acts);
+    } else {
+        for _ in 0..acts {
+            world.act();
+            ends = life.caught_up.get() || life.has_halted(world);
+            if world.is_dead() || ends {
+                break;
+            }
+        }
+    }
+    if !world.is_dead() && (ends || world.hits(world.plan.orderly)) {
+        world.note(|| "stopping in order".into());
+        life.stop(world);
+    }
+    world.kill();
+    world.life.replace(None);
+    let Ok(life) = Rc::try_unwrap(life) else { panic!("nobody holds a process that has ended") };
+    life.stepped.into_inner().into_db()
+}
+
+impl Life {
+    fn begin(world: &World, db: Connection, config: &Config) -> Result<Life, (Connection, Error)> {
+        let broker: Arc<dyn Broker> = Arc::new(SimulatedBroker);
+        let step: Arc<dyn Step> = Arc::new(SimulatedStep);
+        let found = startup::topic(broker.as_ref(), config).and_then(|topic| {
+            let found = startup::recover_from(&db, broker.as_ref(), config, &topic)?;
+            Ok((topic, found))
+        });
+        let (info, (scope, resumes)) = match found {
+            Ok(found) => found,
+            Err(error) => return Err((db, error)),
+        };
+        world.note(|| format!("resumes {resumes:?}"));
+        oracle::resumed(world, config.order, &resumes);
+        let topic: Arc<str> = Arc::from(info.name.as_str());
+        let live = Arc::new(Live::new(config.max_concurrent_runs));
+        let ledgers = Arc::new(Ledgers::default());
+        let queue = Arc::new(RunQueue::new(config.queue, config.order, config.queue_bytes));
+        let budget = Budget::new(config.queue_bytes);
+        let (events_in, events) = bounded(1000);
+        let (intake, intake_stop) = bounded(0);
+        let (history, stepped) = {
+            let ledgers = Arc::clone(&ledgers);
+            let name = broker.backend().name();
+            let settled = move |settled: &[_]| ledgers.settle(settled);
+            History::stepped(db, scope, name, config.history_keep, settled).expect("it is readable")
+        };
+        let policy = RetryPolicy {
+            max_attempts: config.max_attempts,
+            backoff: config.retry_backoff,
+            on_failure: config.on_failure,
+            bisect: config.bisect,
+        };
+        let workers = (0..config.max_concurrent_runs).map(|index| {
+            let worker = Worker {
+                index,
+                queue: Arc::clone(&queue),
+                history: Arc::clone(&history),
+                ledgers: Arc::clone(&ledgers),
+                step: Arc::clone(&step),
+                policy,
+                letters: None,
+                live: Arc::clone(&live),
+                events: events_in.clone(),
+                forced: Arc::new(AtomicBool::new(false)),
+            };
+            Desk { worker, run: RefCell::default(), busy: Cell::new(false) }
+        });
+        let workers = workers.collect();
+        let mut sensors: Vec<Sensor> = (0..config.sensors)
+            .map(|index| {
+                Sensor::new(
+                    sensor_settings(config, index, &topic, info.id.clone()),
+                    Arc::clone(&broker),
+                    Arc::clone(&queue),
+                    Arc::clone(&budget),
+                    Arc::clone(&history),
+                    Arc::clone(&ledgers),
+                    Arc::clone(&live),
+                    events_in.clone(),
+                    intake_stop.clone(),
+                )
+            })
+            .collect();
+        for (partition, resume) in resumes {
+            sensors[partition as usize % config.sensors].adopt(partition, resume);
+        }
+        let committer = Committer {
+            broker,
+            group: config.connection.group.clone(),
+            topic: topic.to_string(),
+            topic_id: info.id,
+            history: Arc::clone(&history),
+            ledgers: Arc::clone(&ledgers),
+            events: events_in,
+        };
+        let target = world.hits(world.plan.until_caught_up).then(|| {
+            let log = world.log.borrow();
+            let ends = (0..).zip(&log.partitions).map(|(index, of)| (index, Offset::new(of.end)));
+            let target: BTreeMap<_, _> = ends.collect();
+            ledgers.set_target(target.clone());
+            target
+        });
+        Ok(Life {
+            queue,
+            budget,
+            history,
+            ledgers,
+            events,
+            sensors: sensors.into_iter().map(|sensor| RefCell::new(Some(sensor))).collect(),
+            workers,
+            committer,
+            committing: Cell::new(false),
+            doubt: Cell::new(Doubt::at_start()),
+            stepped: RefCell::new(stepped),
+            written: Cell::new(false),
+            intake: RefCell::new(Some(intake)),
+            target,
+            caught_up: Cell::new(false),
+        })
+    }
+
+    pub fn with_history<T>(&self, read: impl FnOnce(&Connection) -> T) -> T {
+        read(self.stepped.borrow().db())
+    }
+
+    /// The process is killed: who waits in it for its history waits no more.
+    pub fn lose_history(&self) {
+        self.history.close();
+        self.history.stop_waiting();
+        if let Ok(mut stepped) = self.stepped.try_borrow_mut() {
+            stepped.lose();
+        }
+    }
+
+    pub fn tick(&self, world: &World) {
+        let at_first = world.below(self.sensors.len() as u32) as usize;
+        let slot = &self.sensors[at_first];
+        let Some(mut sensor) = slot.borrow_mut().take() else { return };
+        world.note(|| format!("sensor-{at_first} ticks"));
+        let error = sensor.tick();
+        slot.replace(Some(sensor));
+        let used = self.budget.used();
+        world.note(|| format!("sensor-{at_first} is done, {used} bytes in use: {error:?}"));
+        if let Some(error) = error
+            && error.class() != Class::Retry
+            && !world.is_dead()
+        {
+            world.violate(format!("sensor-{at_first} ends: {error}"));
+        }
+    }
+
+    pub fn take(&self, world: &World) {
+        let Some(desk) = self.workers.iter().find(|desk| desk.is_free()) else { return };
+        let Some(run) = self.queue.try_next() else { return };
+        world.note(|| format!("worker-{} takes {}", desk.worker.index, run.key));
+        let (had, held) = (run.permit.bytes(), run.batch.heap_bytes());
+        if had < held {
+            world.violate(format!("run {} holds {held} bytes and had {had}", run.key));
+        }
+        desk.run.replace(Some(run));
+    }
+
+    pub fn attempt(&self, world: &World) {
+        let at_first = world.below(self.workers.len() as u32) as usize;
+        let (before, from) = self.workers.split_at(at_first);
+        let mut desks = from.iter().chain(before);
+        let Some(desk) = desks.find(|desk| !desk.is_free() && !desk.busy.get()) else { return };
+        let Some(run) = desk.run.take() else { return };
+        desk.busy.set(true);
+        desk.worker.work(run);
+        desk.busy.set(false);
+    }
+
+    pub fn write(&self, world: &World) {
+        let Ok(mut stepped) = self.stepped.try_borrow_mut() else { return };
+        let waiting = stepped.waiting() as u32;
+        if self.written.get() || waiting == 0 {
+            return;
+        }
+        let fate = world.effect();
+        if fate == Fate::Never {
+            return;
+        }
+        let part = if world.one_in(2) { waiting } else { 1 + world.below(waiting) };
+        stepped.write(part as usize).expect("the file can be written");
+        self.written.set(true);
+        world.note(|| format!("history: {part} of {waiting} writes"));
+    }
+
+    pub fn conclude(&self, world: &World) {
+        if self.written.get() && !world.is_dead() {
+            self.written.set(false);
+            self.stepped.borrow_mut().conclude();
+            world.note(|| "history: announced".into());
+        }
+    }
+
+    pub fn commit(&self, world: &World) {
+        if self.committing.replace(true) {
+            return;
+        }
+        let mut doubt = self.doubt.get();
+        let committed = self.committer.commit(&mut doubt);
+        self.doubt.set(doubt);
+        self.committing.set(false);
+        if let Some(target) = &self.target
+            && committed.is_ok()
+            && !world.is_dead()
+            && self.ledgers.is_caught_up()
+        {
+            oracle::check_caught_up(world, target);
+            self.caught_up.set(true);
+        }
+    }
+
+    fn has_halted(&self, world: &World) -> bool {
+        let event = self.events.try_recv().ok();
+        if let Some(event) = &event {
+            world.note(|| format!("{event:?}"));
+        }
+        event.is_some()
+    }
+
+    /// As `pipeline` stops: intake, workers, history, the last commit.
+    fn stop(&self, world: &World) {
+        self.intake.take();
+        self.budget.close();
+        self.queue.close();
+        self.history.stop_waiting();
+        while self.workers.iter().any(|desk| !desk.is_free()) {
+            self.attempt(world);
+        }
+        if self.history.flush(Duration::from_secs(5)) {
+            for _ in 0..3 {
+                self.commit(world);
+            }
+        }
+        self.history.close();
+        while !world.is_dead() && (self.written.get() || self.stepped.borrow().waiting() > 0) {
+            self.conclude(world);
+            self.write(world);
+        }
+    }
+
+    /// Faults are over: everything has to get done, within so many acts. True where it did.
+    fn until_idle(&self, world: &World, acts: u32) -> bool {
+        for act in 0..acts {
+            world.act();
+            if world.is_dead() {
+                return false;
+            }
+            if act % 8 == 0 && self.is_idle() && oracle::is_all_committed(world) {
+                return true;
+            }
+            if self.has_halted(world) {
+                world.violate("mb halts though nothing is wrong".into());
+            }
+        }
+        let committed: Vec<_> =
+            world.log.borrow().partitions.iter().map(|of| (of.committed, of.end)).collect();
+        world.violate(format!(
+            "stuck: committed and end {committed:?}, in flight {}, queued {}, retries {}, parked {}, {} bytes",
+            self.ledgers.in_flight(),
+            self.queue.len(),
+            self.queue.waiting_retries(),
+            self.queue.parked(),
+            self.budget.used()
+        ));
+        false
+    }
+
+    fn is_idle(&self) -> bool {
+        self.ledgers.in_flight() == 0
+            && self.queue.is_empty()
+            && self.queue.waiting_retries() == 0
+            && self.queue.parked() == 0
+            && self.budget.used() == 0
+    }
+}
+
+impl Desk {
+    fn is_free(&self) -> bool {
+        self.run.borrow().is_none() && !self.busy.get()
+    }
+}

@@ -1,0 +1,393 @@
+//! What must hold, whatever happens: checked at each attempt, at each commit, and at the end.
+//! The step of the simulation is here too, since it keeps what the checks compare.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::resume_unwind;
+
+use mb::batch::{Batch, Record};
+use mb::config::{OnFailure, Order, StartFrom};
+use mb::history::recovery::Resume;
+use mb::lanes::lane_of_record;
+use mb::offset::{Lane, Offset, OffsetRange, Partition, RunKey};
+use mb::run::RunState;
+use mb::step::{Attempt, Step, StepError};
+use rusqlite::{Connection, params};
+
+use crate::simulation::order::Orders;
+use crate::simulation::plan::Rate;
+use crate::simulation::world::{Fate, World, world};
+
+#[derive(Default)]
+pub struct Oracle {
+    /// Where the group began in each partition.
+    starts: BTreeMap<Partition, i64>,
+    /// Which run key holds a record's effect: the step stores by run key.
+    held: BTreeMap<(Partition, i64), RunKey>,
+    /// Everything below was found done at an earlier commit.
+    done_below: BTreeMap<Partition, i64>,
+    /// Every run key that was attempted.
+    attempted: BTreeSet<RunKey>,
+    orders: Orders,
+    /// What this process knows as committed.
+    committed: BTreeMap<Partition, Offset>,
+}
+
+/// A process has found where it goes on.
+pub fn resumed(world: &World, order: Order, resumes: &BTreeMap<Partition, Resume>) {
+    let mut oracle = world.oracle.borrow_mut();
+    oracle.orders.begin_life(order);
+    oracle.committed.clear();
+    let known_group = !oracle.starts.is_empty();
+    for (partition, resume) in resumes {
+        if let Some(committed) = resume.committed {
+            oracle.committed.insert(*partition, committed);
+        }
+        if oracle.starts.contains_key(partition) {
+            continue;
+        }
+        let log = world.log.borrow();
+        let of = &log.partitions[*partition as usize];
+        let latest = world.plan.from == StartFrom::Latest && !known_group;
+        let start = if latest { resume.position.get() } else { of.beginning };
+        // One that was added while mb ran may be further already.
+        if !known_group && resume.position.get() != start {
+            world.violate(format!("partition {partition} begins at {}", resume.position));
+        }
+        oracle.starts.insert(*partition, start);
+    }
+}
+
+/// Nothing unfinished lies below, all below is known as done, and it never goes backwards.
+pub fn check_commit(world: &World, offsets: &[(Partition, Offset)]) {
+    let Some(life) = world.life.borrow().clone() else { return };
+    life.with_history(|db| {
+        for (partition, offset) in offsets {
+            if let Err(what) = check_one_commit(world, db, *partition, *offset) {
+                world.violate(format!("commit of {offset} in partition {partition}: {what}"));
+            }
+        }
+    });
+}
+
+fn check_one_commit(
+    world: &World,
+    db: &Connection,
+    partition: Partition,
+    offset: Offset,
+) -> Result<(), String> {
+    let before = world.oracle.borrow().committed.get(&partition).copied();
+    if before > Some(offset) {
+        return Err(format!("it goes backwards from {before:?}"));
+    }
+    let log = world.log.borrow();
+    if offset.get() > log.partitions[partition as usize].end {
+        return Err("it lies beyond the log's end".into());
+    }
+    let unfinished: Option<i64> = db
+        .prepare_cached(
+            "SELECT min(first_offset) FROM runs WHERE partition = ?1 AND first_offset < ?2 \
+             AND state IN (?3, ?4)",
+        )
+        .unwrap()
+        .query_row(
+            params![partition, offset.get(), RunState::Queued.code(), RunState::Halted.code()],
+            |row| row.get(0),
+        )
+        .unwrap();
+    if let Some(first) = unfinished {
+        return Err(format!("the run at {first} is unfinished in the history"));
+    }
+    drop(log);
+    all_done_below(world, db, partition, offset.get())
+}
+
+/// Every record below is held by a run key or a dead letter, or compaction has taken it.
+fn all_done_below(
+    world: &World,
+    db: &Connection,
+    partition: Partition,
+    end: i64,
+) -> Result<(), String> {
+    let mut oracle = world.oracle.borrow_mut();
+    let start = oracle.starts.get(&partition).copied();
+    // A partition that was added: from its beginning.
+    let start = start.unwrap_or(world.plan.beginning);
+    let checked = oracle.done_below.get(&partition).copied().unwrap_or(start);
+    let log = world.log.borrow();
+    let entries = &log.partitions[partition as usize].entries;
+    let from = entries.partition_point(|entry| entry.offset < checked);
+    for entry in entries[from..].iter().take_while(|entry| entry.offset < end) {
+        let held = oracle.held.contains_key(&(partition, entry.offset));
+        if !held && !entry.removed && !is_dead_letter(db, partition, entry.offset) {
+            return Err(format!("record {} was neither processed nor kept", entry.offset));
+        }
+    }
+    oracle.done_below.insert(partition, checked.max(end));
+    Ok(())
+}
+
+fn is_dead_letter(db: &Connection, partition: Partition, offset: i64) -> bool {
+    db.prepare_cached(
+        "SELECT count(*) FROM dead_letters WHERE partition = ?1 AND record_offset = ?2",
+    )
+    .unwrap()
+    .query_row([i64::from(partition), offset], |row| row.get::<_, i64>(0))
+    .unwrap()
+        > 0
+}
+
+pub fn confirmed(world: &World, offsets: &[(Partition, Offset)]) {
+    world.oracle.borrow_mut().committed.extend(offsets.iter().copied());
+}
+
+/// `--until-caught-up` says that it is.
+pub fn check_caught_up(world: &World, target: &BTreeMap<Partition, Offset>) {
+    let Some(life) = world.life.borrow().clone() else { return };
+    life.with_history(|db| {
+        for (partition, end) in target {
+            if let Err(what) = all_done_below(world, db, *partition, end.get()) {
+                world.violate(format!("caught up in partition {partition}, but {what}"));
+            }
+        }
+    });
+}
+
+/// All is done and committed, in so far as the log says so.
+pub fn is_all_committed(world: &World) -> bool {
+    let log = world.log.borrow();
+    log.partitions.iter().all(|partition| partition.committed == Some(partition.end))
+}
+
+/// After the last process.
+pub fn check_end(world: &World, db: &Connection) {
+    let ends: Vec<_> = world.log.borrow().partitions.iter().map(|of| of.end).collect();
+    world.oracle.borrow_mut().done_below.clear();
+    for (partition, end) in ends.into_iter().enumerate() {
+        if let Err(what) = all_done_below(world, db, partition as Partition, end) {
+            world.violate(format!("at the end, partition {partition}: {what}"));
+        }
+    }
+    let mut letters = db
+        .prepare_cached(
+            "SELECT partition, record_offset, min(run_key), count(*) FROM dead_letters GROUP BY 1, 2",
+        )
+        .unwrap();
+    let mut rows = letters.query([]).unwrap();
+    while let Some(row) = rows.next().unwrap() {
+        let record: (Partition, i64) = (row.get(0).unwrap(), row.get(1).unwrap());
+        let (run_key, count): (String, i64) = (row.get(2).unwrap(), row.get(3).unwrap());
+        if count > 1 {
+            world.violate(format!("record {record:?} is a dead letter {count} times"));
+        }
+        let oracle = world.oracle.borrow();
+        let letter = oracle.attempted.iter().find(|key| key.to_string() == run_key);
+        if let (Some(holder), Some(letter)) = (oracle.held.get(&record), letter)
+            && holder != letter
+            && !is_piece(letter, holder)
+        {
+            world
+                .violate(format!("record {record:?}: held by {holder}, a dead letter of {letter}"));
+        }
+    }
+    let unfinished: i64 = db
+        .query_row(
+            "SELECT count(*) FROM runs WHERE state IN (?1, ?2)",
+            [RunState::Queued.code(), RunState::Halted.code()],
+            |row| row.get(0),
+        )
+        .unwrap();
+    if unfinished > 0 {
+        world.violate(format!("at the end {unfinished} run(s) are unfinished in the history"));
+    }
+}
+
+/// Stores each batch under its run key, as an idempotent step does.
+pub struct SimulatedStep;
+
+impl Step for SimulatedStep {
+    fn name(&self) -> &str {
+        "simulated"
+    }
+
+    fn run(&self, attempt: &mut Attempt<'_>) -> Result<(), StepError> {
+        let world = world();
+        let killed = || StepError::Retry("killed".into());
+        world.interleave();
+        if world.is_dead() {
+            return Err(killed());
+        }
+        world.count(|figures| figures.attempts += 1);
+        world.note(|| format!("attempt {} of {}", attempt.number, attempt.key));
+        let checked = check_content(&world, attempt.key, attempt.batch)
+            .and_then(|()| check_identity(&world, attempt.key))
+            .and_then(|()| world.oracle.borrow_mut().orders.begin(attempt.key, attempt.batch));
+        if let Err(what) = checked {
+            world.violate(format!("attempt {} of {}: {what}", attempt.number, attempt.key));
+        }
+        let result = attempt_it(&world, attempt);
+        world.oracle.borrow_mut().orders.end(attempt.key, attempt.batch);
+        match result {
+            _ if world.is_dead() => Err(killed()),
+            Ok(()) => Ok(()),
+            Err(Failure::Panic) => resume_unwind(Box::new("a panic in the step")),
+            Err(Failure::Error(error)) => {
+                world.note(|| format!("{} fails: {error:?}, {:?}", attempt.key, attempt.failed));
+                Err(error)
+            }
+        }
+    }
+}
+
+/// The step's work: its effect, if it has one, and what it says.
+fn attempt_it(world: &World, attempt: &mut Attempt<'_>) -> Result<(), Failure> {
+    let failure = failure(world, attempt);
+    let has_effect =
+        failure.is_none() || !attempt.failed.is_empty() || world.hits(world.plan.late_failure);
+    if has_effect {
+        match world.effect() {
+            Fate::Never => {}
+            Fate::Happens | Fate::Last => store(world, attempt),
+        }
+    }
+    world.interleave();
+    failure.map_or(Ok(()), Err)
+}
+
+enum Failure {
+    Error(StepError),
+    Panic,
+}
+
+fn failure(world: &World, attempt: &mut Attempt<'_>) -> Option<Failure> {
+    // A halt is answered by mending what is wrong.
+    let mended = world.calm.get() && world.plan.on_failure == OnFailure::Halt;
+    let partition = attempt.key.partition as u64;
+    let poison = |offset: Offset| {
+        !mended && world.fixed(world.plan.poison, &[1, partition, offset.get() as u64])
+    };
+    if world.hits(world.plan.flaky) {
+        return Some(match world.below(12) {
+            0 => Failure::Error(StepError::Stop("stop".into())),
+            1 => Failure::Panic,
+            _ => Failure::Error(StepError::Retry("flaky".into())),
+        });
+    }
+    let bad: Vec<Offset> = attempt.batch.records().map(|record| record.offset).collect();
+    let bad: Vec<Offset> = bad.into_iter().filter(|offset| poison(*offset)).collect();
+    let first = bad.first()?;
+    let hopeless = world.fixed(Rate(3), &[2, partition, first.get() as u64]);
+    let text = "poison".to_owned();
+    if !world.plan.names {
+        let error = if hopeless { StepError::DeadLetter(text) } else { StepError::Retry(text) };
+        return Some(Failure::Error(error));
+    }
+    for offset in bad {
+        attempt.fail(offset, "poison");
+    }
+    if hopeless { None } else { Some(Failure::Error(StepError::RetryFailed(text))) }
+}
+
+/// The batch has what the log has in the range, and nothing that was never posted.
+fn check_content(world: &World, key: &RunKey, batch: &Batch) -> Result<(), String> {
+    let log = world.log.borrow();
+    let entries = &log.partitions[key.partition as usize].entries;
+    let from = entries.partition_point(|entry| entry.offset < key.range.first.get());
+    let mut records = batch.records().peekable();
+    for entry in entries[from..].iter().take_while(|e| e.offset <= key.range.last.get()) {
+        let record = Record {
+            offset: Offset::new(entry.offset),
+            key: entry.key.as_deref(),
+            ..Record::default()
+        };
+        let Lane { index, count } = key.lane;
+        if count > 1 && lane_of_record(&record, count) != index {
+            continue;
+        }
+        match records.next_if(|record| record.offset.get() == entry.offset) {
+            Some(record) => {
+                if (record.key, record.value) != (entry.key.as_deref(), entry.value.as_deref()) {
+                    return Err(format!("record {} is another than was posted", entry.offset));
+                }
+            }
+            None if entry.removed => {}
+            None => return Err(format!("record {} is missing", entry.offset)),
+        }
+    }
+    match records.next() {
+        Some(record) => Err(format!("record {} does not belong to it", record.offset)),
+        None => Ok(()),
+    }
+}
+
+/// A run that was split is never tried again: nothing that it became has come before it.
+fn check_identity(world: &World, key: &RunKey) -> Result<(), String> {
+    let mut oracle = world.oracle.borrow_mut();
+    let from_here = oracle.attempted.range(RunKey { range: first_of(key.range), ..key.clone() }..);
+    let within = from_here.take_while(|other| other.range.first <= key.range.last);
+    let mut pieces = within.filter(|other| is_piece(other, key));
+    if let Some(piece) = pieces.next() {
+        return Err(format!("it was split: {piece} came before"));
+    }
+    let life = world.life.borrow().clone();
+    let is_split = life.is_some_and(|life| life.with_history(|db| is_split(db, key)));
+    if is_split {
+        return Err("the history has it as split".into());
+    }
+    oracle.attempted.insert(key.clone());
+    Ok(())
+}
+
+fn first_of(range: OffsetRange) -> OffsetRange {
+    OffsetRange::new(range.first, range.first)
+}
+
+/// Whether `piece` is of a run that `whole` was split into.
+fn is_piece(piece: &RunKey, whole: &RunKey) -> bool {
+    piece.partition == whole.partition
+        && piece.lane == whole.lane
+        && piece.range != whole.range
+        && whole.range.contains(piece.range.first)
+        && whole.range.contains(piece.range.last)
+}
+
+fn is_split(db: &Connection, key: &RunKey) -> bool {
+    db.prepare_cached(
+        "SELECT count(*) FROM runs WHERE partition = ?1 AND first_offset = ?2 AND last_offset = ?3 \
+         AND lane = ?4 AND lanes = ?5 AND state = ?6",
+    )
+    .unwrap()
+    .query_row(
+        params![
+            key.partition,
+            key.range.first.get(),
+            key.range.last.get(),
+            key.lane.index,
+            key.lane.count,
+            RunState::Split.code()
+        ],
+        |row| row.get::<_, i64>(0),
+    )
+    .unwrap()
+        > 0
+}
+
+/// What the step does: all but the records that it names as failed are held by this run key. A run
+/// that was split may have had its effect in a process that was killed before it knew.
+fn store(world: &World, attempt: &Attempt<'_>) {
+    let mut oracle = world.oracle.borrow_mut();
+    for record in attempt.batch.records() {
+        if attempt.failed.iter().any(|failed| failed.offset == record.offset) {
+            continue;
+        }
+        let place = (attempt.key.partition, record.offset.get());
+        if let Some(before) = oracle.held.insert(place, attempt.key.clone())
+            && before != *attempt.key
+            && !is_piece(attempt.key, &before)
+        {
+            world.violate(format!(
+                "record {place:?} is held twice: by {before} and by {}",
+                attempt.key
+            ));
+        }
+    }
+}
