@@ -142,6 +142,7 @@ impl Life {
                 ledgers: Arc::clone(&ledgers),
                 step: Arc::clone(&step),
                 policy,
+                letters: None,
                 live: Arc::clone(&live),
                 events: events_in.clone(),
                 forced: Arc::new(AtomicBool::new(false)),
