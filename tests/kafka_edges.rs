@@ -430,5 +430,6 @@ fn commit(server: &str, group: &str, topic: &str, offset: i64) {
         .unwrap();
     let mut list = TopicPartitionList::new();
     list.add_partition_offset(topic, 0, Offset::Offset(offset)).unwrap();
-    consumer.commit(&list, CommitMode::Sync).expect("the commit is taken");
+    // A broker that has just started is loading for a while.
+    eventually(LIMIT, "the commit is taken", || consumer.commit(&list, CommitMode::Sync).is_ok());
 }
