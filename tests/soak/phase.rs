@@ -318,8 +318,9 @@ impl<'a> Phase<'a> {
 impl Drop for Phase<'_> {
     fn drop(&mut self) {
         if thread::panicking() {
-            // Where a failure was.
             eprintln!("the failure was in {}, at {}", self.name(), self.doing);
+            // Before its disk goes, so that the end of its log is about the failure.
+            self.mb = None;
         }
     }
 }
