@@ -33,6 +33,7 @@ const REGRESSIONS: &[(u64, &str)] = &[
     (96, "runs were removed that a late commit made needed again"),
     (28, "a gap in front of a finished range was not passed before more records came"),
     (11_391, "a stored range that filled generously did not fit, and was not tried again tightly"),
+    (118_122, "a commit settled those before it though they could arrive while it was answered"),
     (206, "what was left of a batch that was halved twice was made again out of order"),
 ];
 

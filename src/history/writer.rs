@@ -30,8 +30,8 @@ pub struct Settled {
     pub state: RunState,
 }
 
-/// Who is told of the runs that a transaction has ended.
-type OnSettled = Box<dyn Fn(&[Settled]) + Send>;
+/// Told after each transaction which runs it ended for good.
+pub(super) type OnSettled = Box<dyn Fn(&[Settled]) + Send>;
 
 /// The writing end: the history thread's, or a simulation's, which makes each step itself.
 pub struct Stepped {
