@@ -26,7 +26,7 @@ test: ## set up, check, and run every test, those against real Kafka too
 	cargo test --release --locked --no-default-features $(PURE_RUST_TESTS)
 	cargo test --release --locked
 
-# Some 3 hours; one of them again: MB_FAULT_SEED=… MB_FAULT_LONG=1 cargo test --release --test NAME ROW
+# One of them again: MB_FAULT_SEED=… MB_FAULT_LONG=1 cargo test --release --test NAME ROW
 faults: ## test every kind of fault with 3 seeds each, and with long outages (make test has a short form)
 	scripts/setup test
 	MB_FAULT_SEEDS=3 MB_FAULT_LONG=1 cargo test --release --locked --test 'faults*' -- --nocapture

@@ -459,6 +459,33 @@ mod tests {
     }
 
     #[test]
+    fn a_gap_is_passed_up_to_a_finished_range_that_has_gaps_too() {
+        let mut driver = Driver::new(LIMITS, 0, vec![finished(5, 9)]);
+        // The log has nothing below 7: neither in front of the range nor at its beginning.
+        driver.passed(7);
+        assert_eq!(driver.batcher.cursor(), Offset::new(5));
+        assert!(driver.batcher.skip_finished());
+        assert_eq!(driver.batcher.cursor(), Offset::new(10));
+    }
+
+    #[test]
+    fn a_stored_range_that_does_not_fit_is_filled_again_tightly_once() {
+        let mut driver = Driver::new(LIMITS, 0, vec![unfinished(1, 0, 2)]);
+        let held = |driver: &mut Driver| {
+            [0, 1].into_iter().for_each(|offset| driver.offer(offset, &[b'x'; 30]));
+            driver.batcher.held()
+        };
+        driver.offer(0, &[b'x'; 30]);
+        driver.batcher.grow_tightly();
+        assert!(driver.batcher.refill_tightly(), "it began generously");
+        let tight = held(&mut driver);
+        assert_eq!(tight, limits::RUN_OVERHEAD_BYTES + 2 * (30 + Batch::ENTRY_BYTES));
+        assert!(!driver.batcher.refill_tightly(), "it takes no more than it needs already");
+        driver.offer(2, b"v");
+        assert!(matches!(driver.cuts[..], [(Identity::Again(_), _)]));
+    }
+
+    #[test]
     fn a_batch_is_cut_at_its_record_limit() {
         let mut driver = Driver::new(LIMITS, 0, vec![]);
         (0..9).for_each(|offset| driver.offer(offset, b"v"));

@@ -126,13 +126,15 @@ impl Committer {
         if !self.history.intend(&offsets) {
             return Ok(());
         }
+        // What arrives late may arrive behind this one, as long as it can when this one is sent.
+        let sent = clock::now();
         if let Err(error) = self.broker.commit(&self.group, &self.topic, &offsets) {
             // It may have reached the log all the same, now or later: its intent stays.
             doubt.0 = Some(clock::now());
             return Err(error);
         }
         self.ledgers.confirm(&offsets);
-        let settles = settles(doubt.0, clock::now());
+        let settles = settles(doubt.0, sent);
         if settles {
             doubt.0 = None;
         }

@@ -99,6 +99,18 @@ pub enum OnFailure {
     Halt,
 }
 
+/// Where dead letters are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum DeadLetterTo {
+    /// In the history, from which they can be redriven.
+    #[default]
+    Store,
+    /// On this topic, and not in the history.
+    Topic(String),
+    /// On a topic and in the history; without a name it is the topic's, and `-dead-letters`.
+    Both(Option<String>),
+}
+
 /// Which runs wait for others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Order {
@@ -168,6 +180,7 @@ pub struct Config {
     /// The pause before the second attempt; doubled for each further one, with jitter.
     pub retry_backoff: Duration,
     pub on_failure: OnFailure,
+    pub dead_letter: DeadLetterTo,
     /// A batch whose last attempt failed is halved, and its halves get attempts of their own, until
     /// the bad records stand alone.
     pub bisect: bool,
@@ -208,6 +221,7 @@ impl Default for Config {
             max_attempts: 3,
             retry_backoff: Duration::from_secs(1),
             on_failure: OnFailure::DeadLetter,
+            dead_letter: DeadLetterTo::Store,
             bisect: false,
             step_timeout: None,
             history_keep: 100_000,
@@ -225,6 +239,15 @@ impl Config {
     /// `Config`, with both settings named where two do not fit together.
     pub fn check(&self) -> Result<()> {
         self.connection.check()?;
+        if let Some(name) = self.dead_letter_topic() {
+            check_topic("--dead-letter", &name)?;
+            if name == self.connection.topic {
+                return Err(Error::Config(format!(
+                    "--dead-letter: got topic {name}, which is --topic too, expected another one: mb \
+                     would read its own dead letters"
+                )));
+            }
+        }
         let overhead = self.batch_overhead_bytes()
             + if self.bisect { self.max_batch * self.record_overhead_bytes() } else { 0 };
         if self.queue_bytes < self.max_batch_bytes + overhead {
@@ -251,6 +274,15 @@ impl Config {
 }
 
 impl Config {
+    /// The topic that dead letters go to.
+    pub fn dead_letter_topic(&self) -> Option<String> {
+        match &self.dead_letter {
+            DeadLetterTo::Store => None,
+            DeadLetterTo::Topic(name) | DeadLetterTo::Both(Some(name)) => Some(name.clone()),
+            DeadLetterTo::Both(None) => Some(format!("{}-dead-letters", self.connection.topic)),
+        }
+    }
+
     /// Into how many runs a fresh batch is split, by key.
     pub fn lane_count(&self) -> u32 {
         let workers = u32::try_from(self.max_concurrent_runs).unwrap_or(u32::MAX);
@@ -279,7 +311,7 @@ impl Connection {
     /// # Errors
     /// `Config` for a topic or group that Kafka would not take, or a malformed server list.
     pub fn check(&self) -> Result<()> {
-        check_topic(&self.topic)?;
+        check_topic("--topic", &self.topic)?;
         if self.group.is_empty() {
             return Err(Error::Config(
                 "--group: got an empty name, expected one character or more".into(),
@@ -301,7 +333,7 @@ impl Connection {
 
 /// Kafka's rule for topic names (org.apache.kafka.common.internals.Topic): 1 to 249 characters of
 /// `a-z A-Z 0-9 . _ -`, and neither `.` nor `..`.
-fn check_topic(topic: &str) -> Result<()> {
+fn check_topic(flag: &str, topic: &str) -> Result<()> {
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     let fits = (1..=limits::TOPIC_NAME_CHARS).contains(&topic.len())
         && topic.chars().all(legal)
@@ -312,7 +344,7 @@ fn check_topic(topic: &str) -> Result<()> {
     }
     let shown: String = topic.chars().take(60).collect();
     Err(Error::Config(format!(
-        "--topic: got {shown:?} ({} characters), expected 1 to {} of a-z A-Z 0-9 . _ - and neither \
+        "{flag}: got {shown:?} ({} characters), expected 1 to {} of a-z A-Z 0-9 . _ - and neither \
          \".\" nor \"..\"",
         topic.chars().count(),
         limits::TOPIC_NAME_CHARS
@@ -353,12 +385,26 @@ mod tests {
     }
 
     #[test]
+    fn dead_letters_go_to_another_topic_with_a_name_that_kafka_takes() {
+        let config = |dead_letter| Config { dead_letter, ..Config::default() };
+        let topic = |name: &str| DeadLetterTo::Topic(name.to_owned());
+        assert_eq!(config(topic("letters")).check(), Ok(()));
+        let both = config(DeadLetterTo::Both(None));
+        assert_eq!(both.check(), Ok(()));
+        assert_eq!(both.dead_letter_topic().unwrap(), "First_Topic-dead-letters");
+        let same = config(topic("First_Topic")).check().unwrap_err().to_string();
+        assert!(same.contains("--dead-letter") && same.contains("--topic"), "{same}");
+        let illegal = config(topic("a b")).check().unwrap_err().to_string();
+        assert!(illegal.starts_with("--dead-letter: got \"a b\""), "{illegal}");
+    }
+
+    #[test]
     fn topic_names_follow_kafkas_rule() {
         for legal in ["a", "First_Topic", "a.b-c_9", &"x".repeat(249)] {
-            assert_eq!(check_topic(legal), Ok(()), "{legal}");
+            assert_eq!(check_topic("--topic", legal), Ok(()), "{legal}");
         }
         for illegal in ["", ".", "..", "a b", "ü", "a/b", "a\0", &"x".repeat(250)] {
-            assert!(check_topic(illegal).is_err(), "{illegal}");
+            assert!(check_topic("--topic", illegal).is_err(), "{illegal}");
         }
     }
 

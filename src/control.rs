@@ -18,6 +18,7 @@ use std::{fs, thread as std_thread};
 
 use serde::de::DeserializeOwned;
 
+use crate::again::Bell;
 use crate::broker::Broker;
 use crate::error::{Error, Result};
 use crate::limits;
@@ -52,6 +53,7 @@ impl Server {
         live: Arc<Live>,
         embedded: Option<Arc<dyn Broker>>,
         status: requests::Status,
+        bell: Arc<Bell>,
     ) -> Result<Server> {
         let path = data_dir.join(FILE);
         let listener = listen(data_dir, &path).map_err(|cause| {
@@ -60,7 +62,7 @@ impl Server {
                 path.display()
             ))
         })?;
-        let context = Context { data_dir: data_dir.to_owned(), live, embedded, status };
+        let context = Context { data_dir: data_dir.to_owned(), live, embedded, status, bell };
         let shared = Arc::new(Shared {
             context,
             stopping: AtomicBool::new(false),

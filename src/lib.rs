@@ -21,6 +21,7 @@
 //! [`pipeline::Pipeline`] owns every thread and channel of this and their order of starting and
 //! stopping. A program that brings its own step begins at [`Builder`].
 
+pub mod again;
 pub mod batch;
 pub mod batcher;
 pub mod broker;
@@ -32,6 +33,7 @@ pub mod committer;
 pub mod config;
 pub mod control;
 pub mod data_dir;
+pub mod dead_letters;
 pub mod error;
 pub mod events;
 pub mod headers;

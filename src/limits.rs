@@ -61,6 +61,22 @@ pub const HISTORY_OUTPUT_BYTES: usize = 8 << 20;
 /// How long the history waits before it tries again what could not be written.
 pub const HISTORY_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long a dead-letter topic may take without acknowledging anything, before its producer is given
+/// up on.
+pub const DEAD_LETTER_LIMIT: Duration = Duration::from_secs(10);
+/// The wait after dead letters could not be written, doubled with each further time up to the maximum.
+pub const DEAD_LETTER_BACKOFF_MIN: Duration = Duration::from_millis(100);
+pub const DEAD_LETTER_BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// Causes why dead letters cannot be written that are told while any waits.
+pub const DEAD_LETTER_CAUSES: usize = 20;
+
+/// What one redrive or replay gets before the next one has its turn.
+pub const REQUEST_TURN: Duration = Duration::from_secs(2);
+/// How often it is looked whether the runs of redrives and replays are done.
+pub const REQUESTS_LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// Dead letters that one command may name.
+pub const DEAD_LETTER_IDS: usize = 100_000;
+
 /// Runs that the log step shows one by one in a second; above it a second gets one line.
 pub const LOGGED_RUNS_PER_SECOND: u64 = 20;
 

@@ -17,6 +17,7 @@ use crate::broker::embedded::Embedded;
 use crate::broker::select::{Chosen, choose};
 use crate::config::{Client, Config};
 use crate::data_dir::DataDir;
+use crate::dead_letters;
 use crate::error::{Class, Error, Result};
 use crate::limits;
 use crate::live::Trouble;
@@ -163,8 +164,10 @@ impl Pipeline {
         let trouble = Trouble::default();
         let what = "finding where to go on";
         loop {
-            let started = startup::topic(broker, &self.config)
-                .and_then(|topic| startup::recover(broker, &self.config, data_dir.path(), topic));
+            let started = startup::topic(broker, &self.config).and_then(|topic| {
+                dead_letters::prepare(broker, &self.config)?;
+                startup::recover(broker, &self.config, data_dir.path(), topic)
+            });
             match started {
                 Ok(start) => {
                     trouble.end(what);

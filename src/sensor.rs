@@ -4,6 +4,9 @@
 //! The cursors live in the batchers, here, in memory; what makes a batch is decided there. This
 //! file owns the tick: its consumer, its time, its errors, and how a batch becomes a run.
 
+mod memory;
+mod missing;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -500,144 +503,6 @@ impl Tick<'_> {
         self.bytes += bytes as u64;
         self.sensor.live.records_in.add(records as u64);
         Flow::Continue
-    }
-
-    /// Memory for the next record of the partition; waits for runs to give theirs back.
-    fn memory(&mut self, partition: Partition, record: &Record<'_>) -> Option<Permit> {
-        let slot = self.sensor.slot(partition)?;
-        let needs = slot.batcher.needs(record);
-        if let Some(permit) = self.sensor.budget.try_acquire(needs) {
-            return Some(permit);
-        }
-        if let Some(permit) = self.memory_of_ended_runs(needs) {
-            return Some(permit);
-        }
-        // What is being filled holds memory that only a run gives back.
-        for index in 0..self.sensor.slots.len() {
-            let cut = self.sensor.slots[index].as_mut().and_then(|slot| slot.batcher.cut_now());
-            if let Some(cut) = cut
-                && self.deliver(index as Partition, cut) == Flow::Stop
-            {
-                return None;
-            }
-        }
-        let limit = self.sensor.budget.limit();
-        let slot = self.sensor.slot(partition)?;
-        slot.batcher.grow_tightly();
-        let needs = slot.batcher.needs(record);
-        let whole = slot.batcher.held() + needs;
-        if whole > limit && slot.batcher.refill_tightly() {
-            slot.passed = None;
-            self.end(Ended::MemoryFull);
-            return None;
-        }
-        if whole > limit {
-            self.error = Some(Error::Unreadable {
-                topic: self.sensor.settings.topic.to_string(),
-                partition,
-                offset: record.offset,
-                cause: format!(
-                    "its {} bytes and those of its batch need {whole} bytes, more than --queue-bytes \
-                     ({limit}) has; a larger --queue-bytes lets it pass",
-                    record.payload_bytes()
-                ),
-            });
-            self.end(Ended::Error);
-            return None;
-        }
-        let permit = self.sensor.budget.acquire_until(needs, self.deadline);
-        if permit.is_none() {
-            self.run_out_of_memory(partition);
-        }
-        permit
-    }
-
-    /// Runs that end give memory back, which is waited for while there are any. To cut what is
-    /// being filled instead would make small runs, which give back little each, for smaller ones.
-    fn memory_of_ended_runs(&mut self, needs: usize) -> Option<Permit> {
-        let budget = &self.sensor.budget;
-        while !budget.is_closed() && self.sensor.ledgers.in_flight() > 0 {
-            let look = clock::now() + limits::STOP_LOOK_INTERVAL;
-            if let Some(permit) = budget.acquire_until(needs, look.min(self.deadline)) {
-                return Some(permit);
-            }
-            if look >= self.deadline {
-                break;
-            }
-        }
-        None
-    }
-
-    /// Nothing came back for a whole tick. Stored ranges that are half read hold memory that no
-    /// run gives back: all but this one are read again later, and this one goes first, alone.
-    fn run_out_of_memory(&mut self, partition: Partition) {
-        let mut dropped = false;
-        for (other, slot) in self.sensor.slots() {
-            if other != partition {
-                dropped |= slot.batcher.drop_fill();
-                slot.passed = None;
-            }
-        }
-        self.sensor.alone = dropped.then_some(partition);
-        // Another sensor may wait just so for what this one holds: one of them gives way, and
-        // chance says which.
-        if !dropped
-            && self.sensor.settings.count > 1
-            && fastrand::bool()
-            && let Some(slot) = self.sensor.slot(partition)
-        {
-            slot.batcher.drop_fill();
-            slot.passed = None;
-        }
-        self.end(Ended::MemoryFull);
-    }
-
-    /// What follows where the log has not what was to be read.
-    fn missing(&mut self, error: Error) -> Result<()> {
-        let Error::OffsetOutOfRange { partition, offset, .. } = error else { return Err(error) };
-        let topic = Arc::clone(&self.sensor.settings.topic);
-        let marks = self.sensor.broker.watermarks(&topic, &[partition])?[&partition];
-        if offset > marks.end {
-            let text = startup::beyond_text(&topic, partition, offset, marks.end);
-            return Err(Error::LogReplaced(text));
-        }
-        if offset >= marks.beginning {
-            // In range by now: another look will do.
-            return Err(Error::broker(
-                format!("read {topic}/{partition} at {offset}"),
-                "offset out of range",
-            ));
-        }
-        let missing = OffsetRange::below(marks.beginning, offset);
-        if self.sensor.settings.on_missing_offsets == OnMissingOffsets::Halt {
-            return Err(Error::Halt(format!(
-                "records {topic}/{partition} {missing} were removed from the log (retention) before \
-                 mb read them; the log begins at {}. To go on without them, start mb with \
-                 --on-missing-offsets skip, or move the group's offsets with mb offsets --execute",
-                marks.beginning
-            )));
-        }
-        self.skip(partition, missing);
-        Ok(())
-    }
-
-    /// Passes over offsets that the log has no more, and says so.
-    fn skip(&mut self, partition: Partition, missing: OffsetRange) {
-        log::warn!(
-            "records {}/{partition} {missing} were removed from the log (retention) before mb read \
-             them: {} offsets are passed over (--on-missing-offsets skip)",
-            self.sensor.settings.topic,
-            missing.end().distance_from(missing.first)
-        );
-        self.sensor.history.gap(partition, missing, "retention");
-        self.sensor.live.offsets_skipped.add(missing.end().distance_from(missing.first));
-        let Some(slot) = self.sensor.slot(partition) else { return };
-        slot.batcher.skip_to(missing.end());
-        if let Some(cut) = slot.batcher.cut_now() {
-            self.deliver(partition, cut);
-        }
-        self.position(partition, missing.end());
-        self.tell_ledgers();
     }
 }
 

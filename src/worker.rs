@@ -10,6 +10,7 @@ use std::time::Instant;
 use crossbeam_channel::Sender;
 
 use crate::clock;
+use crate::dead_letters::{DeadLetterTopic, Undelivered, Undone};
 use crate::error::Error;
 use crate::events::Event;
 use crate::history::{AttemptRecord, DeadLetters, History, Outcome, Planned};
@@ -31,6 +32,8 @@ pub struct Worker {
     pub ledgers: Arc<Ledgers>,
     pub step: Arc<dyn Step>,
     pub policy: RetryPolicy,
+    /// The topic that dead letters go to, where they go to one.
+    pub letters: Option<Arc<DeadLetterTopic>>,
     pub live: Arc<Live>,
     pub events: Sender<Event>,
     /// Set before running steps are ended by force: what fails from then on says nothing about
@@ -59,6 +62,10 @@ impl Worker {
     }
 
     fn attempt(&self, mut run: Run) {
+        if let Some(undelivered) = self.letters.as_ref().and_then(|letters| letters.take(run.id)) {
+            // The step is through with it: it is not run again.
+            return self.bury(run, undelivered);
+        }
         let number = run.failed_attempts + 1;
         self.live.start(Running {
             worker: self.index,
@@ -151,22 +158,18 @@ impl Worker {
                 } else {
                     run.batch.select(|record| reasons.contains_key(&record.offset))
                 };
-                log::error!(
-                    "run {} failed after {number} attempt(s): {text}; {} record(s) are kept as \
-                     dead letters and the offsets go on",
-                    run.key,
-                    batch.len()
-                );
-                self.live.runs_failed.add(1);
-                self.live.records_done.add((run.batch.len() - batch.len()) as u64);
-                self.live.dead_letters.add(batch.len() as u64);
-                let permit = Arc::clone(&run.permit);
-                self.end(
-                    run,
-                    RunState::Failed,
-                    attempt,
-                    Some(DeadLetters { batch, permit, reasons }),
-                );
+                let letters = DeadLetters {
+                    batch,
+                    permit: Arc::clone(&run.permit),
+                    reasons,
+                    why: match error {
+                        StepError::DeadLetter(_) => "dead-letter",
+                        StepError::RetryFailed(_) => "retry-failed",
+                        StepError::Retry(_) | StepError::Stop(_) => "retry",
+                    },
+                    stored: self.letters.as_ref().is_none_or(|letters| letters.stores),
+                };
+                self.bury(run, Undelivered { attempt, letters, tries: 0 });
             }
             Verdict::Halt => {
                 let text = format!(
@@ -180,6 +183,39 @@ impl Worker {
                 let _ = self.events.try_send(Event::Halt(Error::Halt(text)));
             }
         }
+    }
+
+    /// The run is given up on. Its letters are on their topic, where they go to one, before anything
+    /// is settled; where that cannot be, it waits for another try of that alone.
+    fn bury(&self, run: Run, undelivered: Undelivered) {
+        let Undelivered { attempt, letters, tries } = &undelivered;
+        let error = attempt.error.as_deref().unwrap_or_default();
+        if let Some(topic) = &self.letters {
+            let stopping = || self.queue.is_closed();
+            match topic.deliver(&run.key, attempt.number, error, letters, &stopping) {
+                Ok(()) if *tries > 0 => topic.delivered_late(),
+                Ok(()) => {}
+                Err(Undone::Stopping) => return,
+                Err(Undone::Failed(cause)) => {
+                    let due = topic.keep(run.id, &run.key, undelivered, &cause);
+                    self.queue.retry(run, due);
+                    return;
+                }
+            }
+        }
+        let Undelivered { attempt, letters, .. } = undelivered;
+        log::error!(
+            "run {} failed after {} attempt(s): {}; {} record(s) are kept as dead letters and the \
+             offsets go on",
+            run.key,
+            attempt.number,
+            attempt.error.as_deref().unwrap_or_default(),
+            letters.batch.len()
+        );
+        self.live.runs_failed.add(1);
+        self.live.records_done.add((run.batch.len() - letters.batch.len()) as u64);
+        self.live.dead_letters.add(letters.batch.len() as u64);
+        self.end(run, RunState::Failed, attempt, Some(letters));
     }
 
     /// The run ends by becoming others, which have the pieces of its records that are not done.

@@ -300,7 +300,13 @@ fn row_31_memory_stays_bounded_with_records_of_ten_megabytes() {
         let value = vec![row.random.alphanumeric() as u8; RECORD_BYTES];
         for _ in 0..by_form(4, 10) {
             for partition in 0..PARTITIONS {
-                raw::produce(&world.direct, "none", &world.topic, partition, &[value.clone()]);
+                raw::produce(
+                    &world.direct,
+                    "none",
+                    &world.topic,
+                    partition,
+                    std::slice::from_ref(&value),
+                );
             }
         }
         let command = world.keeping_keys("");

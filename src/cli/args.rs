@@ -9,12 +9,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cli::bridge::{self, Line, Request, Spec, shown};
-use crate::cli::flags::{HEADINGS, LagFlags, OffsetsFlags, ProduceFlags, RunFlags, RunsFlags};
+use crate::cli::flags::{
+    DeadLettersFlags, HEADINGS, LagFlags, OffsetsFlags, ProduceFlags, ReplayFlags, RunFlags,
+    RunsFlags,
+};
 pub use crate::cli::values::{Given, Listen};
 use crate::cli::values::{StepName, either};
 use crate::config::{Config, Connection, Order, Produce};
 use crate::error::{Error, Result};
 use crate::offset::{Offset, Partition};
+use crate::{clock, limits, units};
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -32,6 +36,8 @@ pub enum Command {
     Lag(LagArgs),
     Runs(RunsArgs),
     Offsets(OffsetsArgs),
+    DeadLetters(DeadLettersArgs),
+    Replay(ReplayArgs),
 }
 
 #[derive(Debug)]
@@ -86,6 +92,8 @@ pub struct RunsArgs {
     /// One run, in full.
     pub id: Option<String>,
     pub state: Option<String>,
+    /// Runs of this redrive or replay.
+    pub request: Option<i64>,
     pub limit: usize,
     pub json: bool,
 }
@@ -113,8 +121,46 @@ pub enum Target {
     Shift(i64),
 }
 
-/// Runs that `mb runs` lists without `--limit`.
-const RUNS_LIMIT: usize = 20;
+#[derive(Debug)]
+pub struct DeadLettersArgs {
+    pub connection: Connection,
+    /// A topic or group that was typed selects its letters.
+    pub given: Given,
+    pub action: LetterAction,
+    pub json: bool,
+}
+
+/// What `mb dead-letters` does. Without ids it is done to all open letters that the rest selects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LetterAction {
+    List { state: String, error: Option<String>, limit: usize, by_error: bool },
+    Show { id: i64 },
+    Redrive { ids: Vec<i64>, error: Option<String> },
+    Discard { ids: Vec<i64>, error: Option<String>, note: String },
+}
+
+#[derive(Debug)]
+pub struct ReplayArgs {
+    pub connection: Connection,
+    pub given: Given,
+    /// One partition rather than all.
+    pub partition: Option<Partition>,
+    pub span: Span,
+    pub json: bool,
+}
+
+/// What `mb replay` replays; without an end it is the log's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Span {
+    /// Both are included.
+    Offsets { from: Offset, to: Option<Offset> },
+    /// In milliseconds since 1970: from the first record at or after `since` on, up to the first one
+    /// at or after `until`, which is not included.
+    Times { since: i64, until: Option<i64> },
+}
+
+/// Runs or dead letters that are listed without `--limit`.
+const LIST_LIMIT: usize = 20;
 
 /// Reads a command line, without the program's name in front.
 ///
@@ -134,6 +180,8 @@ pub fn parse(args: &[OsString]) -> Result<Parsed> {
         "lag" => lag(line.build()?).map(Command::Lag),
         "runs" => runs(line.build()?).map(Command::Runs),
         "offsets" => offsets(line.build()?).map(Command::Offsets),
+        "dead-letters" => dead_letters(line.build()?).map(Command::DeadLetters),
+        "replay" => replay(line.build()?).map(Command::Replay),
         _ => run(line.build()?).map(|args| Command::Run(Box::new(args))),
     };
     command.map(Parsed::Command).map_err(|error| match error {
@@ -146,13 +194,15 @@ pub fn parse(args: &[OsString]) -> Result<Parsed> {
 }
 
 /// Every command, the main job first.
-fn specs() -> [Spec; 5] {
+fn specs() -> [Spec; 7] {
     [
         Spec::of::<RunFlags>(""),
         Spec::of::<ProduceFlags>("produce"),
         Spec::of::<LagFlags>("lag"),
         Spec::of::<RunsFlags>("runs"),
         Spec::of::<OffsetsFlags>("offsets"),
+        Spec::of::<DeadLettersFlags>("dead-letters"),
+        Spec::of::<ReplayFlags>("replay"),
     ]
 }
 
@@ -162,6 +212,8 @@ fn help(command: &str) -> String {
         "lag" => bridge::help::<LagFlags>(command, &HEADINGS),
         "runs" => bridge::help::<RunsFlags>(command, &HEADINGS),
         "offsets" => bridge::help::<OffsetsFlags>(command, &HEADINGS),
+        "dead-letters" => bridge::help::<DeadLettersFlags>(command, &HEADINGS),
+        "replay" => bridge::help::<ReplayFlags>(command, &HEADINGS),
         _ => bridge::help::<RunFlags>(command, &HEADINGS),
     }
 }
@@ -190,6 +242,7 @@ fn run(flags: RunFlags) -> Result<RunArgs> {
         max_attempts: flags.max_attempts.unwrap_or(default.max_attempts),
         retry_backoff: flags.retry_backoff.unwrap_or(default.retry_backoff),
         on_failure: flags.on_failure.unwrap_or(default.on_failure),
+        dead_letter: flags.dead_letter.clone().unwrap_or_default(),
         bisect: flags.bisect,
         step_timeout: flags.step_timeout,
         history_keep: flags.history_keep.unwrap_or(default.history_keep),
@@ -315,15 +368,17 @@ fn lag(flags: LagFlags) -> Result<LagArgs> {
 fn runs(flags: RunsFlags) -> Result<RunsArgs> {
     let connection = flags.connection();
     connection.check()?;
-    if let (Some(id), true) = (&flags.id, flags.state.is_some() || flags.limit.is_some()) {
+    let selects = flags.state.is_some() || flags.limit.is_some() || flags.request.is_some();
+    if let (Some(id), true) = (&flags.id, selects) {
         let id = shown(id);
         return usage(format!(
-            "argument: got {id} and --state or --limit, expected a RUN-ID or a selection"
+            "argument: got {id} and --state, --request or --limit, expected a RUN-ID or a selection"
         ));
     }
-    let limit = flags.limit.unwrap_or(RUNS_LIMIT);
+    let limit = flags.limit.unwrap_or(LIST_LIMIT);
     let given = flags.given();
-    Ok(RunsArgs { connection, given, id: flags.id, state: flags.state, limit, json: flags.json })
+    let (id, state, request, json) = (flags.id, flags.state, flags.request, flags.json);
+    Ok(RunsArgs { connection, given, id, state, request, limit, json })
 }
 
 fn offsets(flags: OffsetsFlags) -> Result<OffsetsArgs> {
@@ -356,6 +411,132 @@ fn target(flags: &OffsetsFlags) -> Result<Target> {
             usage(format!("{second}: got {first} too, expected one of {}", names()))
         }
     }
+}
+
+fn dead_letters(flags: DeadLettersFlags) -> Result<DeadLettersArgs> {
+    let connection = flags.connection();
+    connection.check()?;
+    let given = flags.given();
+    let action = letter_action(&flags)?;
+    Ok(DeadLettersArgs { connection, given, action, json: flags.json })
+}
+
+fn letter_action(flags: &DeadLettersFlags) -> Result<LetterAction> {
+    const ACTIONS: &str = "list, show, redrive or discard";
+    let Some((action, words)) = flags.words.split_first() else {
+        return usage(format!("ACTION: got none, expected {ACTIONS}"));
+    };
+    let action = action.as_str();
+    // Each flag, and the actions that take it.
+    let takes = [
+        ("--state", flags.state.is_some(), &["list"][..]),
+        ("--limit", flags.limit.is_some(), &["list"]),
+        ("--by-error", flags.by_error, &["list"]),
+        ("--error", flags.error.is_some(), &["list", "redrive", "discard"]),
+        ("--all", flags.all, &["redrive", "discard"]),
+        ("--note", flags.note.is_some(), &["discard"]),
+    ];
+    if !["list", "show", "redrive", "discard"].contains(&action) {
+        return usage(format!("ACTION: got {}, expected {ACTIONS}", shown(action)));
+    }
+    if let Some((flag, _, takers)) =
+        takes.iter().find(|(_, given, takers)| *given && !takers.contains(&action))
+    {
+        return usage(format!("{flag}: got it with {action}, expected it with {}", either(takers)));
+    }
+    let id = |text: &String| {
+        units::parse_whole(text).and_then(|id| i64::try_from(id).ok()).filter(|id| *id > 0)
+    };
+    let mut ids = Vec::new();
+    for text in words {
+        match id(text) {
+            Some(id) => ids.push(id),
+            None => {
+                return usage(format!(
+                    "ID: got {}, expected a number as in the first column of mb dead-letters list",
+                    shown(text)
+                ));
+            }
+        }
+    }
+    let error = flags.error.clone();
+    match (action, &ids[..]) {
+        ("list", []) => Ok(LetterAction::List {
+            state: flags.state.clone().unwrap_or_else(|| "open".to_owned()),
+            error,
+            limit: flags.limit.unwrap_or(LIST_LIMIT),
+            by_error: flags.by_error,
+        }),
+        ("list", [id, ..]) => usage(format!("ID: got {id} with list, expected none")),
+        ("show", [id]) => Ok(LetterAction::Show { id: *id }),
+        ("show", ids) => usage(format!("ID: got {} of them with show, expected one", ids.len())),
+        (_, []) if !flags.all => {
+            usage(format!("ID: got none, expected ID… or --all after {action}"))
+        }
+        (_, [id, ..]) if flags.all => {
+            usage(format!("--all: got {id} too, expected one of the two"))
+        }
+        (_, ids) if ids.len() > limits::DEAD_LETTER_IDS => usage(format!(
+            "ID: got {} of them, expected up to {}: --all with --error, --topic or --group selects \
+             more",
+            ids.len(),
+            limits::DEAD_LETTER_IDS
+        )),
+        ("redrive", _) => Ok(LetterAction::Redrive { ids, error }),
+        (_, _) => match flags.note.clone() {
+            Some(note) => Ok(LetterAction::Discard { ids, error, note }),
+            None => usage("--note: got none with discard, expected --note TEXT, the reason"),
+        },
+    }
+}
+
+fn replay(flags: ReplayFlags) -> Result<ReplayArgs> {
+    let connection = flags.connection();
+    connection.check()?;
+    let span = match (flags.from, flags.to, flags.since, flags.until) {
+        (Some(from), to, None, None) => {
+            if let Some(to) = to.filter(|to| *to < from) {
+                return usage(format!("--to: got {to}, expected --from ({from}) or more"));
+            }
+            if flags.partition.is_none() {
+                return usage(
+                    "--from: got it without --partition, expected --partition P too: each partition \
+                     has offsets of its own",
+                );
+            }
+            Span::Offsets { from: Offset::new(from), to: to.map(Offset::new) }
+        }
+        (None, None, Some(since), until) => {
+            if let Some(until) = until.filter(|until| *until <= since) {
+                return usage(format!(
+                    "--until: got {}, expected a time after --since ({})",
+                    clock::format_ms(until),
+                    clock::format_ms(since)
+                ));
+            }
+            Span::Times { since, until }
+        }
+        (None, Some(to), None, None) => {
+            return usage(format!("--to: got {to} without --from, expected --from N too"));
+        }
+        (None, None, None, _) => {
+            return usage(
+                "range: got none, expected --partition P --from N --to N, or --since TIME --until TIME",
+            );
+        }
+        _ => {
+            return usage(
+                "range: got offsets and times, expected --from and --to, or --since and --until",
+            );
+        }
+    };
+    Ok(ReplayArgs {
+        connection,
+        given: flags.given(),
+        partition: flags.partition,
+        span,
+        json: flags.json,
+    })
 }
 
 fn usage<T>(text: impl Into<String>) -> Result<T> {

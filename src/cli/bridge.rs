@@ -7,7 +7,9 @@
 
 use std::ffi::OsString;
 
-use argh::{ArgsInfo, CommandInfoWithArgs, FlagInfo, FlagInfoKind, FromArgs};
+use argh::{
+    ArgsInfo, CommandInfoWithArgs, FlagInfo, FlagInfoKind, FromArgs, Optionality, PositionalInfo,
+};
 
 use crate::cli::output::escape;
 use crate::cli::values::either;
@@ -274,6 +276,10 @@ fn check_flag(name: &str, spec: &Spec, specs: &[Spec]) -> Result<(), String> {
 
 fn check_positionals(given: &[String], spec: &Spec, specs: &[Spec]) -> Result<(), String> {
     let taken = spec.info.positionals.len();
+    let repeats = |info: &PositionalInfo<'_>| matches!(info.optionality, Optionality::Repeating);
+    if spec.info.positionals.last().is_some_and(repeats) {
+        return Ok(());
+    }
     match given.get(taken) {
         None => Ok(()),
         // Behind `--`, where no command was named.

@@ -9,10 +9,12 @@ use std::time::Duration;
 use argh::{ArgsInfo, FromArgs};
 
 use crate::cli::values::{self, Given, Listen, StepName};
-use crate::config::{Client, Connection, Isolation, OnFailure, OnMissingOffsets, Order, StartFrom};
+use crate::config::{
+    Client, Connection, DeadLetterTo, Isolation, OnFailure, OnMissingOffsets, Order, StartFrom,
+};
 
 /// Headings in the help text of every command, each with the first flag beneath it.
-pub const HEADINGS: [(&str, &str); 11] = [
+pub const HEADINGS: [(&str, &str); 12] = [
     ("--rate", "Producer"),
     ("--max-batch", "Sensor and batches"),
     ("--queue", "Run queue and workers"),
@@ -20,6 +22,7 @@ pub const HEADINGS: [(&str, &str); 11] = [
     ("--max-attempts", "Failures and history"),
     ("--drain-timeout", "Process"),
     ("--to-earliest", "Target (one of them)"),
+    ("--to", "Range"),
     ("--state", "Selection"),
     ("--bootstrap-server", "Connection and data"),
     ("--json", "Output"),
@@ -117,7 +120,7 @@ macro_rules! command {
 
 command! {
     #[argh(
-        usage = "[FLAGS]\n       mb produce [FLAGS] [-]\n       mb lag [FLAGS]\n       mb runs [FLAGS] [RUN-ID]\n       mb offsets [FLAGS]",
+        usage = "[FLAGS]\n       mb produce [FLAGS] [-]\n       mb lag [FLAGS]\n       mb runs [FLAGS] [RUN-ID]\n       mb offsets [FLAGS]\n       mb dead-letters [FLAGS] ACTION [ID…]\n       mb replay [FLAGS]",
         description = "A Kafka topic goes in, tracked micro-batch runs come out.\n\
             \n\
             Without a command it is the main job: sensors read the topic in ticks and cut it into\n\
@@ -132,6 +135,8 @@ command! {
             \x20 lag               how far the group is behind, per partition\n\
             \x20 runs              the runs that the history holds\n\
             \x20 offsets           move the group's offsets\n\
+            \x20 dead-letters      list, show, redrive or discard records that were given up on\n\
+            \x20 replay            process a range of the topic again\n\
             \x20 (each with --help of its own)",
         example = "{command_name} --rate 1000 --max-batch 100\n\
             {command_name} --bootstrap-server localhost:9092 --topic orders --exec 'wc -l' --max-concurrent-runs 8\n\
@@ -259,6 +264,11 @@ command! {
         #[argh(option, arg_name = "WHAT", from_str_fn(values::on_failure))]
         on_failure: Option<OnFailure>,
 
+        /// where dead letters go: store (the history), topic:NAME (a topic, which is made if it is not
+        /// there) or both, where :NAME may follow (without it TOPIC-dead-letters) (default store)
+        #[argh(option, arg_name = "WHERE", from_str_fn(values::dead_letter))]
+        dead_letter: Option<DeadLetterTo>,
+
         /// halve a batch whose last attempt failed, and its halves, with attempts of their own, until
         /// the bad records stand alone
         #[argh(switch)]
@@ -354,6 +364,10 @@ command! {
         #[argh(option, arg_name = "STATE", from_str_fn(values::text))]
         state: Option<String>,
 
+        /// only runs of this redrive or replay
+        #[argh(option, arg_name = "N", from_str_fn(values::whole::<1, { i64::MAX as u64 }, _>))]
+        request: Option<i64>,
+
         /// the newest N runs, 1 to 1000000 (default 20)
         #[argh(option, arg_name = "N", from_str_fn(values::whole::<1, 1_000_000, _>))]
         limit: Option<usize>,
@@ -405,6 +419,92 @@ command! {
         /// commit the new offsets (without it nothing is changed)
         #[argh(switch)]
         execute: bool,
+
+        /// print one JSON array
+        #[argh(switch)]
+        json: bool,
+    }
+}
+
+command! {
+    #[argh(
+        usage = "[FLAGS] ACTION [ID…]",
+        description = "Records that were given up on, as the history keeps them. ACTION is list, show, redrive or discard;\n\
+            an ID is a number of the first column of the list. redrive processes them again, in runs of\n\
+            their own (at once where mb runs, else with its next start); discard marks them as not\n\
+            needed. Open ones are kept for as long as it takes, whatever --history-keep says.",
+        example = "{command_name} list --topic orders\n\
+            {command_name} list --by-error\n\
+            {command_name} redrive --all --error timeout\n\
+            {command_name} discard 17 18 --note 'test data'"
+    )]
+    struct DeadLettersFlags {
+        /// list, show, redrive or discard; then the dead letters that it is done to
+        #[argh(positional, arg_name = "ACTION-AND-IDS")]
+        words: Vec<String>,
+
+        /// list only those in this state: open, redriving, redriven, discarded or all
+        /// (default open)
+        #[argh(option, arg_name = "STATE", from_str_fn(values::text))]
+        state: Option<String>,
+
+        /// list the newest N, 1 to 1000000 (default 20)
+        #[argh(option, arg_name = "N", from_str_fn(values::whole::<1, 1_000_000, _>))]
+        limit: Option<usize>,
+
+        /// only those with TEXT in their error
+        #[argh(option, arg_name = "TEXT", from_str_fn(values::text))]
+        error: Option<String>,
+
+        /// list how many have which error
+        #[argh(switch)]
+        by_error: bool,
+
+        /// redrive or discard all open ones that the other flags select
+        #[argh(switch)]
+        all: bool,
+
+        /// discard: the reason, which is kept
+        #[argh(option, arg_name = "TEXT", from_str_fn(values::text))]
+        note: Option<String>,
+
+        /// print one JSON array
+        #[argh(switch)]
+        json: bool,
+    }
+}
+
+command! {
+    #[argh(
+        usage = "[FLAGS]",
+        description = "Processes a range of the topic again, in runs of its own; the group's offsets stay where they are.\n\
+            What the log has of the range now is taken: at once where mb runs, else with its next start.\n\
+            \n\
+            A TIME is 2026-11-24T06:10:30Z or has an offset such as +01:00; without either it is UTC, and\n\
+            a day alone is its midnight.",
+        example = "{command_name} --topic orders --partition 3 --from 1000 --to 1999\n\
+            {command_name} --since 2026-11-24T06:00:00Z --until 2026-11-24T07:00:00Z"
+    )]
+    struct ReplayFlags {
+        /// to this offset, which is replayed too (without it to the log's end)
+        #[argh(option, arg_name = "N", from_str_fn(values::whole::<0, { i64::MAX as u64 }, _>))]
+        to: Option<i64>,
+
+        /// from this offset on; with --partition
+        #[argh(option, arg_name = "N", from_str_fn(values::whole::<0, { i64::MAX as u64 }, _>))]
+        from: Option<i64>,
+
+        /// from the first record of TIME or later on
+        #[argh(option, arg_name = "TIME", from_str_fn(values::time))]
+        since: Option<i64>,
+
+        /// to the last record before the first one of TIME or later (without it to the log's end)
+        #[argh(option, arg_name = "TIME", from_str_fn(values::time))]
+        until: Option<i64>,
+
+        /// only this partition (without it all of them)
+        #[argh(option, arg_name = "P", from_str_fn(values::whole::<0, { i32::MAX as u64 }, _>))]
+        partition: Option<i32>,
 
         /// print one JSON array
         #[argh(switch)]

@@ -4,11 +4,13 @@
 pub mod args;
 pub mod bridge;
 pub mod connect;
+pub mod dead_letters;
 pub mod flags;
 pub mod lag;
 pub mod offsets;
 pub mod output;
 pub mod produce;
+pub mod replay;
 pub mod run;
 pub mod runs;
 pub mod terminal;
@@ -46,9 +48,11 @@ pub fn main() -> ExitCode {
 fn dispatch(args: &[OsString], terminal: &Terminal) -> Result<ExitCode> {
     match args::parse(args)? {
         Parsed::Print(text) => output::print(&text)?,
+        Parsed::Command(Command::DeadLetters(args)) => dead_letters::run(&args)?,
         Parsed::Command(Command::Lag(args)) => lag::run(&args)?,
         Parsed::Command(Command::Offsets(args)) => offsets::run(&args)?,
         Parsed::Command(Command::Produce(args)) => return produce::run(args, terminal),
+        Parsed::Command(Command::Replay(args)) => replay::run(&args)?,
         Parsed::Command(Command::Run(args)) => run::run(*args, terminal)?,
         Parsed::Command(Command::Runs(args)) => runs::run(&args)?,
     }

@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use crate::config::{Client, Isolation, OnFailure, OnMissingOffsets, Order, StartFrom};
+use crate::config::{
+    Client, DeadLetterTo, Isolation, OnFailure, OnMissingOffsets, Order, StartFrom,
+};
 use crate::{clock, units};
 
 /// A whole number from `MIN` to `MAX`.
@@ -89,6 +91,19 @@ pub fn isolation(text: &str) -> Result<Isolation, String> {
 
 pub fn on_failure(text: &str) -> Result<OnFailure, String> {
     choice(text, &[("dead-letter", OnFailure::DeadLetter), ("halt", OnFailure::Halt)])
+}
+
+/// `store`, `topic:NAME`, `both` or `both:NAME`. Whether Kafka takes the name is checked with the rest.
+pub fn dead_letter(text: &str) -> Result<DeadLetterTo, String> {
+    let named = |prefix| text.strip_prefix(prefix).filter(|name: &&str| !name.is_empty());
+    match text {
+        "store" => Ok(DeadLetterTo::Store),
+        "both" => Ok(DeadLetterTo::Both(None)),
+        _ => named("topic:")
+            .map(|name| DeadLetterTo::Topic(name.to_owned()))
+            .or_else(|| named("both:").map(|name| DeadLetterTo::Both(Some(name.to_owned()))))
+            .ok_or_else(|| "store, topic:NAME, both or both:NAME".to_owned()),
+    }
 }
 
 pub fn on_missing_offsets(text: &str) -> Result<OnMissingOffsets, String> {
@@ -221,6 +236,11 @@ mod tests {
         assert_eq!(client("rdkafka"), Ok(Client::Rdkafka));
         assert_eq!(client("Kafka").unwrap_err(), "auto, rdkafka, kafka or embedded");
         assert_eq!(on_failure("").unwrap_err(), "dead-letter or halt");
+        assert_eq!(dead_letter("both"), Ok(DeadLetterTo::Both(None)));
+        assert_eq!(dead_letter("topic:a:b"), Ok(DeadLetterTo::Topic("a:b".into())));
+        for text in ["topic", "topic:", "both:", "Store", ""] {
+            assert_eq!(dead_letter(text).unwrap_err(), "store, topic:NAME, both or both:NAME");
+        }
     }
 
     #[test]

@@ -9,9 +9,10 @@ use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::again::Bell;
 use crate::broker::{Broker, Message, Producer, Sent};
 use crate::error::{Error, Result};
-use crate::history::{self, query, schema};
+use crate::history::{self, letters, query, schema};
 use crate::limits;
 use crate::live::Live;
 use crate::offset::Partition;
@@ -27,6 +28,23 @@ pub enum Request {
     Run {
         id: i64,
     },
+    /// The newest dead letters: a list of `letters::LetterRow`.
+    DeadLetters(letters::Selection),
+    /// How many dead letters have which error: a list of `letters::ErrorCount`.
+    DeadLetterErrors(letters::Selection),
+    /// One dead letter: a `letters::LetterDetail` or null.
+    DeadLetter {
+        id: i64,
+    },
+    /// Redrives dead letters; a list of `letters::Asked`.
+    Redrive(letters::Pick),
+    /// Discards dead letters; how many.
+    Discard {
+        pick: letters::Pick,
+        note: String,
+    },
+    /// Replays ranges of the log; the requests' numbers.
+    Replay(history::requests::Replay),
     /// The embedded topic's own: what `Broker::topic` answers.
     Topic {
         topic: String,
@@ -97,6 +115,7 @@ pub struct Context {
     pub live: Arc<Live>,
     pub embedded: Option<Arc<dyn Broker>>,
     pub status: Status,
+    pub bell: Arc<Bell>,
 }
 
 /// What a connection keeps between its requests.
@@ -154,6 +173,26 @@ fn handle(context: &Context, session: &mut Session, request: Request) -> Result<
                 detail.run.state = "running".to_owned();
             }
             Ok(json!(detail))
+        }
+        Request::DeadLetters(selection) => {
+            Ok(json!(letters::list(session.history(context)?, &selection)?))
+        }
+        Request::DeadLetterErrors(selection) => {
+            Ok(json!(letters::errors(session.history(context)?, &selection)?))
+        }
+        Request::DeadLetter { id } => Ok(json!(letters::letter(session.history(context)?, id)?)),
+        Request::Redrive(pick) => {
+            let asked = letters::redrive(&mut context.writable()?, &pick)?;
+            context.bell.ring();
+            Ok(json!(asked))
+        }
+        Request::Discard { pick, note } => {
+            Ok(json!(letters::discard(&mut context.writable()?, &pick, &note)?))
+        }
+        Request::Replay(replay) => {
+            let requests = history::requests::ask(&mut context.writable()?, &replay)?;
+            context.bell.ring();
+            Ok(json!(requests))
         }
         Request::Topic { topic } => {
             let info = context.embedded()?.topic(&topic)?;
@@ -221,6 +260,12 @@ fn decode(text: &Option<String>) -> Result<Option<Vec<u8>>> {
 }
 
 impl Context {
+    /// The history for a change that somebody asked for, beside the history's own thread: SQLite lets
+    /// one of the two write at a time.
+    fn writable(&self) -> Result<Connection> {
+        schema::open(&self.data_dir.join(history::FILE))
+    }
+
     fn embedded(&self) -> Result<&dyn Broker> {
         self.embedded.as_deref().ok_or_else(|| {
             Error::Config(format!(

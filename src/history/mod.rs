@@ -2,11 +2,13 @@
 //! committed; a SQLite file in the data directory.
 //!
 //! `schema` makes the file, `recovery` reads it at the start, `writer` is the one thread that
-//! writes it, `query` answers people. Positions are never taken from here alone: the log's
+//! writes it, `query` and `letters` answer people, `requests` says what was asked for. Positions are never taken from here alone: the log's
 //! committed offsets are the truth.
 
+pub mod letters;
 pub mod query;
 pub mod recovery;
+pub mod requests;
 pub mod schema;
 mod writer;
 
@@ -102,6 +104,11 @@ pub struct DeadLetters {
     pub permit: Arc<Permit>,
     /// Why, of those whose step said it; of the others the run's error holds.
     pub reasons: BTreeMap<Offset, String>,
+    /// How the attempts ended: "retry" where they were used up, "retry-failed" where the step asked
+    /// for the named records only, "dead-letter" where it gave up at once.
+    pub why: &'static str,
+    /// Whether the history keeps them (`--dead-letter store|both`).
+    pub stored: bool,
 }
 
 /// One evaluation of a sensor.
@@ -131,6 +138,8 @@ enum Write {
     /// Offsets that are passed over, and why.
     Gap(Partition, OffsetRange, &'static str),
     Intend(Vec<(Partition, Offset)>, Sender<()>),
+    /// A request is over: its number, its state, and what there is to say of it.
+    EndRequest(i64, i64, Option<String>),
     /// Confirmed commits; whether older intents are settled by them.
     Confirm(Vec<(Partition, Offset)>, bool),
     Flush(Sender<()>),
@@ -299,6 +308,11 @@ impl History {
     /// The log has confirmed these. `settles`: no commit before it is still in doubt.
     pub fn confirm(&self, offsets: &[(Partition, Offset)], settles: bool) -> bool {
         self.send(Write::Confirm(offsets.to_vec(), settles))
+    }
+
+    /// A redrive or replay is over; `state` as in `requests`.
+    pub fn end_request(&self, request: i64, state: i64, note: Option<String>) -> bool {
+        self.send(Write::EndRequest(request, state, note))
     }
 
     /// Returns when everything sent before is in the file; false where that is not so within

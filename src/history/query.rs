@@ -67,6 +67,8 @@ pub struct Selection {
     pub state: Option<String>,
     pub topic: Option<String>,
     pub group: Option<String>,
+    /// Runs of this redrive or replay.
+    pub request: Option<i64>,
     pub limit: u32,
 }
 
@@ -89,12 +91,12 @@ pub fn runs(db: &Connection, selection: &Selection) -> Result<Vec<RunRow>> {
     let select = format!(
         "SELECT {COLUMNS} FROM runs JOIN scopes ON scopes.id = runs.scope \
          WHERE state IN ({}) AND ifnull(scopes.topic = ?2, true) \
-         AND ifnull(scopes.group_name = ?3, true) ORDER BY runs.id DESC LIMIT ?1",
+         AND ifnull(scopes.group_name = ?3, true) AND (?4 IS NULL OR request = ?4) ORDER BY runs.id DESC LIMIT ?1",
         codes.join(", ")
     );
     let read = || -> rusqlite::Result<Vec<RunRow>> {
-        let Selection { topic, group, limit, .. } = selection;
-        db.prepare(&select)?.query_map(params![limit, topic, group], run_row)?.collect()
+        let Selection { topic, group, request, limit, .. } = selection;
+        db.prepare(&select)?.query_map(params![limit, topic, group, request], run_row)?.collect()
     };
     read().map_err(storage)
 }
@@ -116,10 +118,12 @@ pub fn run(db: &Connection, id: i64) -> Result<Option<RunDetail>> {
              WHERE run = ?1 ORDER BY rowid",
         )?;
         let failed_attempts = attempts.query_map([id], attempt_row)?.collect::<Result<_, _>>()?;
-        let dead_letters =
-            db.query_row("SELECT count(*) FROM dead_letters WHERE run = ?1", params![id], |row| {
-                row.get(0)
-            })?;
+        let dead_letters = db.query_row(
+            "SELECT max(dead_letters, (SELECT count(*) FROM dead_letters WHERE run = ?1)) \
+                 FROM runs WHERE id = ?1",
+            params![id],
+            |row| row.get(0),
+        )?;
         Ok(Some(RunDetail { run, output, failed_attempts, dead_letters }))
     };
     read().map_err(storage)

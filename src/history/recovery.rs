@@ -256,13 +256,16 @@ pub fn void(db: &Connection, scope: ScopeId, partition: Partition, start: Offset
     let change = || -> rusqlite::Result<()> {
         let change = db.unchecked_transaction()?;
         change.execute(
-            "UPDATE runs SET state = ?3 WHERE scope = ?1 AND partition = ?2 AND state IN (?4, ?5)",
+            "UPDATE runs SET state = ?3 WHERE scope = ?1 AND partition = ?2 AND state IN (?4, ?5) \
+             AND kind = ?6",
             params![
                 scope.0,
                 partition,
                 RunState::Voided.code(),
                 RunState::Queued.code(),
-                RunState::Halted.code()
+                RunState::Halted.code(),
+                // What a request asked for does not depend on the group's offsets.
+                KIND_TOPIC
             ],
         )?;
         change.execute(

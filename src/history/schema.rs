@@ -122,12 +122,18 @@ ALTER TABLE runs ADD COLUMN kind INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE runs ADD COLUMN request INTEGER;
 CREATE INDEX runs_of_request ON runs(request) WHERE request IS NOT NULL;
 
+-- records that it gave up on
+ALTER TABLE runs ADD COLUMN dead_letters INTEGER NOT NULL DEFAULT 0;
+
 -- the request that redrives it, while that is under way
 ALTER TABLE dead_letters ADD COLUMN request INTEGER;
 -- the run that redrives it, or did last
 ALTER TABLE dead_letters ADD COLUMN redrive_run INTEGER;
 CREATE INDEX dead_letters_by_state ON dead_letters(state, id);
 CREATE INDEX dead_letters_of_run ON dead_letters(run);
+CREATE INDEX dead_letters_of_request ON dead_letters(request, partition, record_offset)
+    WHERE request IS NOT NULL;
+CREATE INDEX dead_letters_of_redrive ON dead_letters(redrive_run) WHERE redrive_run IS NOT NULL;
 
 -- redrives and replays that were asked for
 CREATE TABLE requests(
@@ -247,12 +253,7 @@ pub fn is_damage(cause: &rusqlite::Error) -> bool {
 /// # Errors
 /// As `open`; also `Config` where there is no such file.
 pub fn open_read_only(path: &Path) -> Result<Connection> {
-    if !path.exists() {
-        return Err(Error::Config(format!(
-            "--data-dir: there is no history at {}; name the folder that mb runs with",
-            path.display()
-        )));
-    }
+    check_exists(path)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let doing = || format!("open the history {}", path.display());
     let db =
@@ -261,6 +262,18 @@ pub fn open_read_only(path: &Path) -> Result<Connection> {
     db.pragma_update(None, "query_only", true).map_err(|cause| refuse(path, &cause))?;
     let found = version(&db, path)?;
     if found == VERSION { Ok(db) } else { Err(other_version(path, found)) }
+}
+
+/// # Errors
+/// `Config` where there is no such file.
+pub fn check_exists(path: &Path) -> Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    Err(Error::Config(format!(
+        "--data-dir: there is no history at {}; name the folder that mb runs with",
+        path.display()
+    )))
 }
 
 fn configure(db: &Connection, path: &Path) -> Result<()> {

@@ -10,6 +10,7 @@ use std::time::Instant;
 use crossbeam_channel::Receiver;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
+use super::letters::{self, LetterState};
 use super::schema::{KIND_REDRIVE, KIND_REPLAY, KIND_TOPIC, is_damage};
 use super::{
     AttemptRecord, DeadLetters, Ending, Outcome, Planned, Progress, ScopeId, Write, receive_group,
@@ -29,11 +30,14 @@ pub struct Settled {
     pub state: RunState,
 }
 
+/// Told after each transaction which runs it ended for good.
+pub(super) type OnSettled = Box<dyn Fn(&[Settled]) + Send>;
+
 /// The writing end: the history thread's, or a simulation's, which makes each step itself.
 pub struct Stepped {
     writer: Writer,
     receiver: Receiver<Write>,
-    settled: Box<dyn Fn(&[Settled]) + Send>,
+    settled: OnSettled,
     /// What is in the file, and not yet announced.
     group: Vec<Write>,
     _ending: Ending,
@@ -43,7 +47,7 @@ impl Stepped {
     pub(super) fn new(
         writer: Writer,
         receiver: Receiver<Write>,
-        settled: Box<dyn Fn(&[Settled]) + Send>,
+        settled: OnSettled,
         ending: Ending,
     ) -> Stepped {
         Stepped { writer, receiver, settled, group: Vec::new(), _ending: ending }
@@ -198,7 +202,11 @@ impl Writer {
                     // Who asked may have given up waiting.
                     let _ = done.send(());
                 }
-                Write::Tick(_) | Write::Start(..) | Write::Gap(..) | Write::Confirm(..) => {}
+                Write::Tick(_)
+                | Write::Start(..)
+                | Write::Gap(..)
+                | Write::EndRequest(..)
+                | Write::Confirm(..) => {}
             }
         }
         if let Some(id) = planned {
@@ -211,7 +219,8 @@ impl Writer {
     }
 
     /// Removes the oldest runs beyond `keep_runs`. What a restart needs stays: runs that are not
-    /// done, and done ones above the confirmed offset or above a commit that may yet arrive.
+    /// done, done ones above the confirmed offset or above a commit that may yet arrive, and those of
+    /// a request that is not over. Of dead letters only those that are redriven or discarded ever go.
     fn prune(&mut self) {
         self.since_pruned = 0;
         match prune(&mut self.db, self.keep_runs) {
@@ -232,7 +241,9 @@ fn prune(db: &mut Connection, keep_runs: u64) -> rusqlite::Result<bool> {
     let cutoff = newest.saturating_sub(i64::try_from(keep_runs).unwrap_or(i64::MAX));
     change
         .prepare_cached(
-            "DELETE FROM runs WHERE id <= ?1 AND (state = ?4 OR state IN (?2, ?3, ?5) AND (kind <> 0 OR \
+            "DELETE FROM runs WHERE id <= ?1 \
+             AND NOT EXISTS (SELECT 1 FROM requests WHERE requests.id = runs.request AND requests.state = 0) \
+             AND (state = ?4 OR state IN (?2, ?3, ?5) AND (kind <> 0 OR \
              ifnull(batch_last, last_offset) < ifnull(
                  (SELECT confirmed FROM partitions
                   WHERE partitions.scope = runs.scope AND partitions.partition = runs.partition), 0)
@@ -247,6 +258,12 @@ fn prune(db: &mut Connection, keep_runs: u64) -> rusqlite::Result<bool> {
             RunState::Voided.code(),
             RunState::Split.code()
         ])?;
+    change
+        .prepare_cached(
+            "DELETE FROM dead_letters WHERE state IN (?2, ?3) \
+             AND ifnull(max(run, redrive_run), run) <= ?1",
+        )?
+        .execute(params![cutoff, LetterState::Redriven.code(), LetterState::Discarded.code()])?;
     change
         .prepare_cached(
             "DELETE FROM attempts WHERE run <= ?1 AND NOT EXISTS (SELECT 1 FROM runs WHERE id = run)",
@@ -276,8 +293,17 @@ fn apply(
         Write::Split(parent, runs) => {
             apply_outcome(change, scope, parent)?;
             insert_runs(change, scope, client, runs)?;
+            if let Some(Again::Redrive(request)) = parent.key.again {
+                letters::settle(change, parent, request)?;
+            }
         }
         Write::Outcome(outcome, _) => apply_outcome(change, scope, outcome)?,
+        Write::EndRequest(request, state, note) => {
+            change.execute(
+                "UPDATE requests SET state = ?2, ended_ms = ?3, note = ifnull(?4, note) WHERE id = ?1",
+                params![request, state, clock::now_ms(), note],
+            )?;
+        }
         Write::Tick(tick) => {
             change
                 .prepare_cached(
@@ -396,6 +422,9 @@ fn insert_runs(
             RunState::Queued.code(),
             run.queued_ms
         ])?;
+        if let Some(Again::Redrive(request)) = run.key.again {
+            letters::take(change, run, request)?;
+        }
     }
     Ok(())
 }
@@ -431,12 +460,30 @@ fn apply_outcome(
             )?
             .execute(params![outcome.id.0, number, started_ms, run_us, worker, error, output])?;
     }
-    let Some(DeadLetters { batch, reasons, .. }) = &outcome.dead_letters else { return Ok(()) };
+    let redrive = match outcome.key.again {
+        Some(Again::Redrive(request)) => Some(request),
+        _ => None,
+    };
+    if let Some(request) = redrive
+        && outcome.state.is_done()
+    {
+        letters::settle(change, outcome, request)?;
+    }
+    let Some(DeadLetters { batch, reasons, stored, .. }) = &outcome.dead_letters else {
+        return Ok(());
+    };
+    change
+        .prepare_cached("UPDATE runs SET dead_letters = ?2 WHERE id = ?1")?
+        .execute(params![outcome.id.0, batch.len()])?;
+    // Those of a redrive have their rows.
+    if !stored || redrive.is_some() {
+        return Ok(());
+    }
     let key = outcome.key.to_string();
     let mut insert = change.prepare_cached(
         "INSERT INTO dead_letters(scope, run, run_key, topic, partition, record_offset, \
-         timestamp_ms, key, value, error, attempts, at_ms) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+         timestamp_ms, key, value, headers, error, attempts, at_ms) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
     )?;
     for record in batch.records() {
         insert.execute(params![
@@ -449,6 +496,7 @@ fn apply_outcome(
             record.timestamp,
             record.key,
             record.value,
+            (!record.headers.is_empty()).then(|| record.headers.encoded()),
             reasons.get(&record.offset).or(error.as_ref()),
             number,
             started_ms + run_us / 1000

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 
+use crate::again::{Bell, Requests};
 use crate::batcher::BatchLimits;
 use crate::broker::select::LOCAL_SERVER;
 use crate::broker::{Backend, Broker, FetchSettings};
@@ -15,9 +16,11 @@ use crate::config::Config;
 use crate::control;
 use crate::control::requests::Status;
 use crate::data_dir::DataDir;
+use crate::dead_letters::DeadLetterTopic;
 use crate::error::{Error, Result};
 use crate::events::{self, Event, Farewell};
 use crate::history::History;
+use crate::history::requests::Reader;
 use crate::ledgers::Ledgers;
 use crate::limits;
 use crate::live::{Live, Trouble};
@@ -44,6 +47,8 @@ pub(super) struct Running {
     queue: Arc<RunQueue>,
     budget: Arc<Budget>,
     history: Arc<History>,
+    /// Whether redrives and replays are left.
+    bell: Arc<Bell>,
     events: Receiver<Event>,
     /// Dropped to stop producer and sensors.
     intake: Option<Sender<()>>,
@@ -84,6 +89,7 @@ impl Running {
         let (commits, commits_stop) = bounded(0);
         let forced = Arc::new(AtomicBool::new(false));
         let mut threads = Threads::default();
+        let (bell, woken) = Bell::new(scope);
 
         let (history, history_thread) = {
             let ledgers = Arc::clone(&ledgers);
@@ -107,6 +113,7 @@ impl Running {
             on_failure: config.on_failure,
             bisect: config.bisect,
         };
+        let letters = DeadLetterTopic::new(&broker, &config, step.name());
         for index in 0..workers {
             let worker = Worker {
                 index,
@@ -115,6 +122,7 @@ impl Running {
                 ledgers: Arc::clone(&ledgers),
                 step: Arc::clone(&step),
                 policy,
+                letters: letters.clone(),
                 live: Arc::clone(&live),
                 events: events_in.clone(),
                 forced: Arc::clone(&forced),
@@ -161,7 +169,25 @@ impl Running {
             Arc::clone(&live),
             (broker.backend() == Backend::Embedded).then(|| Arc::clone(&broker)),
             status(&config, broker.as_ref()),
+            Arc::clone(&bell),
         )?;
+        let requests = {
+            let settings = sensor_settings(&config, 0, &topic, info.id.clone());
+            Requests {
+                topic: Arc::clone(&topic),
+                limits: settings.limits,
+                fetch: settings.fetch,
+                reader: Reader::open(data_dir.path(), scope)?,
+                broker: Arc::clone(&broker),
+                queue: Arc::clone(&queue),
+                budget: Arc::clone(&budget),
+                history: Arc::clone(&history),
+                live: Arc::clone(&live),
+                bell: Arc::clone(&bell),
+                woken,
+                stop: intake_stop.clone(),
+            }
+        };
 
         let mut running = Running {
             config,
@@ -173,6 +199,7 @@ impl Running {
             queue,
             budget,
             history,
+            bell,
             events,
             intake: Some(intake),
             commits: Some(commits),
@@ -183,6 +210,7 @@ impl Running {
             late_halt: None,
             _data_dir: data_dir,
         };
+        running.threads.add(events::spawn("requests", &events_in, move || requests.run())?);
         for (index, sensor) in sensors.into_iter().enumerate() {
             let name = format!("sensor-{index}");
             running.threads.add(events::spawn(&name, &events_in, move || sensor.run())?);
@@ -252,6 +280,8 @@ impl Running {
             };
             match event {
                 Event::Halt(error) => break Err(error),
+                // It is told again as long as it is so.
+                Event::CaughtUp if !self.bell.is_idle() => {}
                 Event::CaughtUp => break Ok("caught up"),
                 Event::Ended(name) => {
                     self.threads.join(&name);
@@ -340,7 +370,7 @@ impl Running {
         }
         // What sensors and producer still do is worth nothing: they are not waited for long.
         let patience = (began + limits::INTAKE_STOP_LIMIT).max(Instant::now());
-        let _ = self.wait_for(&["sensor", "producer"], patience, stop, false);
+        let _ = self.wait_for(&["sensor", "producer", "requests"], patience, stop, false);
         let kept = self.history.flush(limits::HISTORY_STOP_LIMIT);
         // Without the history there is nothing that may be committed.
         let last = if kept {

@@ -5,12 +5,11 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::{Mutex, PoisonError};
 
+use super::shortage::Shortage;
 use super::{Attempt, Step, StepError, record_json};
 use crate::error::{Error, Result};
-use crate::limits;
 use crate::offset::{Again, Lane, RunKey};
 
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -25,26 +24,12 @@ pub struct FilesStep {
     dir: PathBuf,
     /// Partition folders whose entries in their parents are known to be on the disk.
     durable: Mutex<HashSet<PathBuf>>,
-    full: Mutex<Full>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Full {
-    /// Since when there is no room for files.
-    since: Option<Instant>,
-    /// mb ends: nobody waits for room any more.
-    aborted: bool,
+    room: Shortage,
 }
 
 impl FilesStep {
     pub fn new(dir: impl Into<PathBuf>) -> FilesStep {
-        FilesStep {
-            dir: dir.into(),
-            durable: Mutex::default(),
-            full: Mutex::default(),
-            changed: Condvar::new(),
-        }
+        FilesStep { dir: dir.into(), durable: Mutex::default(), room: Shortage::default() }
     }
 
     fn folder(&self, key: &RunKey) -> PathBuf {
@@ -90,33 +75,6 @@ impl FilesStep {
         }
         written
     }
-
-    fn full(&self) -> MutexGuard<'_, Full> {
-        self.full.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits a moment; false where mb ends by force.
-    fn wait_for_room(&self, path: &Path, cause: &io::Error) -> bool {
-        let mut full = self.full();
-        if full.since.is_none() {
-            full.since = Some(Instant::now());
-            log::error!(
-                "cannot write {}: {cause}; runs wait until there is room for files (tried each {:?})",
-                path.display(),
-                limits::ROOM_RETRY_INTERVAL
-            );
-        }
-        let wait = self
-            .changed
-            .wait_timeout_while(full, limits::ROOM_RETRY_INTERVAL, |full| !full.aborted);
-        !wait.unwrap_or_else(PoisonError::into_inner).0.aborted
-    }
-
-    fn found_room(&self) {
-        if let Some(since) = self.full().since.take() {
-            log::info!("there is room for files again, after {} s", since.elapsed().as_secs());
-        }
-    }
 }
 
 impl Step for FilesStep {
@@ -150,30 +108,22 @@ impl Step for FilesStep {
         let name = file_name(attempt.key);
         loop {
             let outcome = self.write_whole(&folder, &name, attempt);
-            let path = folder.join(&name);
+            let doing = || format!("write {}", folder.join(&name).display());
             match outcome {
                 Ok(()) => {
-                    self.found_room();
+                    self.room.over("write files");
                     return Ok(());
                 }
                 // No fault of the records: the attempt goes on, and with it everything waits.
-                Err(cause) if is_full(&cause) && self.wait_for_room(&path, &cause) => {}
-                Err(cause) => {
-                    let text = format!("cannot write {}: {cause}", path.display());
-                    return Err(StepError::Retry(text));
-                }
+                Err(cause) if self.room.wait(&doing(), &cause) => {}
+                Err(cause) => return Err(StepError::Retry(format!("cannot {}: {cause}", doing()))),
             }
         }
     }
 
     fn abort(&self) {
-        self.full().aborted = true;
-        self.changed.notify_all();
+        self.room.abort();
     }
-}
-
-fn is_full(cause: &io::Error) -> bool {
-    matches!(cause.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
 fn file_name(key: &RunKey) -> String {

@@ -5,6 +5,7 @@ mod exec;
 mod files;
 mod log;
 pub mod record_json;
+mod shortage;
 
 pub use exec::ExecStep;
 pub use files::FilesStep;

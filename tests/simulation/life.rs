@@ -66,7 +66,8 @@ pub fn live(world: &World, db: Connection, config: &Config, acts: u32) -> Connec
     world.note(|| format!("config {config:?}"));
     let life = match Life::begin(world, db, config) {
         Ok(life) => Rc::new(life),
-        Err((db, error)) => {
+        Err(failed) => {
+            let (db, error) = *failed;
             if error.class() != Class::Retry {
                 world.violate(format!("mb cannot start: {error}"));
             }
@@ -97,7 +98,11 @@ pub fn live(world: &World, db: Connection, config: &Config, acts: u32) -> Connec
 }
 
 impl Life {
-    fn begin(world: &World, db: Connection, config: &Config) -> Result<Life, (Connection, Error)> {
+    fn begin(
+        world: &World,
+        db: Connection,
+        config: &Config,
+    ) -> Result<Life, Box<(Connection, Error)>> {
         let broker: Arc<dyn Broker> = Arc::new(SimulatedBroker);
         let step: Arc<dyn Step> = Arc::new(SimulatedStep);
         let found = startup::topic(broker.as_ref(), config).and_then(|topic| {
@@ -106,7 +111,7 @@ impl Life {
         });
         let (info, (scope, resumes)) = match found {
             Ok(found) => found,
-            Err(error) => return Err((db, error)),
+            Err(error) => return Err(Box::new((db, error))),
         };
         world.note(|| format!("resumes {resumes:?}"));
         oracle::resumed(world, config.order, &resumes);
@@ -137,6 +142,7 @@ impl Life {
                 ledgers: Arc::clone(&ledgers),
                 step: Arc::clone(&step),
                 policy,
+                letters: None,
                 live: Arc::clone(&live),
                 events: events_in.clone(),
                 forced: Arc::new(AtomicBool::new(false)),

@@ -326,7 +326,7 @@ fn check_identity(world: &World, key: &RunKey) -> Result<(), String> {
     let within = from_here.take_while(|other| other.range.first <= key.range.last);
     let mut pieces = within.filter(|other| is_piece(other, key));
     if let Some(piece) = pieces.next() {
-        return Err(format!("it was split: {piece} came before"));
+        return Err(format!("{piece}, a part of it, came before"));
     }
     let life = world.life.borrow().clone();
     let is_split = life.is_some_and(|life| life.with_history(|db| is_split(db, key)));

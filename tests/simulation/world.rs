@@ -156,7 +156,7 @@ impl World {
             hash = (hash ^ number).wrapping_mul(0xff51_afd7_ed55_8ccd);
             hash ^= hash >> 32;
         }
-        rate.0 > 0 && hash % u64::from(rate.0) == 0
+        rate.0 > 0 && hash.is_multiple_of(u64::from(rate.0))
     }
 
     pub fn now(&self) -> Instant {

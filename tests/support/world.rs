@@ -206,6 +206,22 @@ pub fn halt_on(poison: &'static str, others: usize) -> Arc<Recorder> {
     })
 }
 
+/// Halts on the poison run once `others` runs are done, wherever they lie.
+pub fn halt_after(poison: &'static str, others: usize) -> Arc<Recorder> {
+    let done = Mutex::new(0);
+    Recorder::new(move |attempt| {
+        let mut done = done.lock().unwrap();
+        if attempt.key.to_string() != poison {
+            *done += 1;
+            return Ok(());
+        }
+        if *done < others {
+            return Err(StepError::RetryFailed("not before the others".into()));
+        }
+        Err(StepError::Stop("cannot go on".into()))
+    })
+}
+
 pub fn history_file(dir: &Path) -> std::path::PathBuf {
     dir.join(mb::history::FILE)
 }

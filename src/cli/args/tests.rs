@@ -325,7 +325,7 @@ proptest! {
         line in proptest::collection::vec(
             prop_oneof![
                 proptest::sample::select(vec![
-                    "lag", "produce", "runs", "offsets", "help", "-", "--", "-h", "--topic", "--rate", "--count",
+                    "lag", "produce", "runs", "offsets", "dead-letters", "redrive", "replay", "help", "-", "--", "-h", "--topic", "--rate", "--count",
                     "5", "--json", "--topic=x", "--rate=1", "--step", "files", "--=", "-=", "--no",
                 ]).prop_map(str::to_owned),
                 "\\PC{0,8}",

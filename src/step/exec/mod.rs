@@ -30,6 +30,7 @@ use self::feed::Feed;
 use self::folder::Folder;
 use self::groups::Groups;
 use self::process::Ended;
+use super::shortage::Shortage;
 use super::{Attempt, Step, StepError};
 use crate::error::{Error, Result};
 use crate::limits::SHELL_CHECK_LIMIT;
@@ -69,6 +70,8 @@ pub struct ExecStep {
     command: String,
     timeout: Option<Duration>,
     groups: Groups,
+    /// Descriptors, processes, memory, room.
+    means: Shortage,
     /// Where the folder for the `MB_FAILED_FILE`s is made.
     scratch_dir: PathBuf,
     folder: Mutex<Option<Arc<Folder>>>,
@@ -83,6 +86,7 @@ impl ExecStep {
             command: command.into(),
             timeout,
             groups: Groups::default(),
+            means: Shortage::default(),
             scratch_dir: env::temp_dir(),
             folder: Mutex::default(),
             attempts: AtomicU64::new(0),
@@ -172,9 +176,36 @@ impl Step for ExecStep {
     }
 
     fn run(&self, attempt: &mut Attempt<'_>) -> Result<(), StepError> {
+        loop {
+            match self.start_and_watch(attempt) {
+                Ok((ended, failed_file)) => {
+                    self.means.over("run commands");
+                    return self.outcome(ended, &failed_file, attempt);
+                }
+                // No fault of the records: it is started again when the machine has the means.
+                Err((doing, cause)) if self.means.wait(&doing, &cause) => {}
+                Err((doing, cause)) => {
+                    return Err(StepError::Retry(format!("cannot {doing}: {cause}")));
+                }
+            }
+        }
+    }
+
+    fn abort(&self) {
+        self.means.abort();
+        self.groups.abort();
+    }
+}
+
+impl ExecStep {
+    /// One command from its start to its end; an error with what could not be done.
+    fn start_and_watch(
+        &self,
+        attempt: &Attempt<'_>,
+    ) -> std::result::Result<(Ended, FailedFile), (String, io::Error)> {
         let failed_file = self.failed_file().map_err(|cause| {
             let dir = self.scratch_dir.display();
-            StepError::Retry(format!("cannot make a folder in {dir} for MB_FAILED_FILE: {cause}"))
+            (format!("make a folder in {dir} for MB_FAILED_FILE"), cause)
         })?;
         let key = attempt.key;
         let mut command = Command::new(SHELL);
@@ -192,7 +223,16 @@ impl Step for ExecStep {
         }
         let feed = Feed::new(key.partition, attempt.batch.records());
         let ended = process::run(command, feed, self.timeout, &self.groups)
-            .map_err(|cause| StepError::Retry(format!("cannot run the command: {cause}")))?;
+            .map_err(|cause| ("run the command".to_owned(), cause))?;
+        Ok((ended, failed_file))
+    }
+
+    fn outcome(
+        &self,
+        ended: Ended,
+        failed_file: &FailedFile,
+        attempt: &mut Attempt<'_>,
+    ) -> Result<(), StepError> {
         let outcome = outcome::judge(&ended, self.timeout);
         let names_count = outcome::names_count(&ended);
         attempt.output = output(ended.stdout, ended.stderr);
@@ -208,10 +248,6 @@ impl Step for ExecStep {
             })?;
         }
         outcome
-    }
-
-    fn abort(&self) {
-        self.groups.abort();
     }
 }
 

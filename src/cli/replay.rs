@@ -1,0 +1,161 @@
+//! `mb replay`: asks for a range of the log to be processed once more, in runs of its own; nothing is
+//! committed for it. What becomes of it is in `again`.
+
+use std::collections::BTreeMap;
+
+use log::{info, warn};
+use serde::Serialize;
+
+use crate::broker::{Backend, Broker, TopicInfo, Watermarks};
+use crate::cli::args::{ReplayArgs, Span};
+use crate::cli::{connect, dead_letters, output};
+use crate::control::Client;
+use crate::control::requests::{Request, Status};
+use crate::data_dir::DataDir;
+use crate::error::{Error, Result};
+use crate::history::requests::{self, Replay};
+use crate::history::{self, schema};
+use crate::offset::{Offset, OffsetRange, Partition};
+
+/// One partition's line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Row {
+    request: i64,
+    topic: String,
+    partition: Partition,
+    first_offset: i64,
+    last_offset: i64,
+}
+
+/// # Errors
+/// `Config` where there is no history, no such partition, or nothing in the log that could be
+/// replayed; whatever the broker cannot answer.
+pub fn run(args: &ReplayArgs) -> Result<()> {
+    let data_dir = &args.connection.data_dir;
+    let path = data_dir.join(history::FILE);
+    schema::check_exists(&path)?;
+    let held = if DataDir::is_held(data_dir) { None } else { Some(DataDir::lock(data_dir)?) };
+    let is_held = held.is_some();
+    let connected =
+        connect::broker_under(held, &args.connection, args.given, connect::Embedded::IfPresent)?;
+    let (broker, connection) = (connected.broker.as_ref(), &connected.connection);
+    let info = broker.topic(&connection.topic)?;
+    let ranges = ranges(broker, &info, args.partition, args.span)?;
+    let replay = Replay {
+        embedded: broker.backend() == Backend::Embedded,
+        cluster_id: info.cluster_id.clone().unwrap_or_default(),
+        group: connection.group.clone(),
+        topic: info.name.clone(),
+        topic_id: info.id.clone().unwrap_or_default(),
+        ranges: ranges
+            .iter()
+            .map(|(partition, range)| (*partition, range.first.get(), range.last.get()))
+            .collect(),
+    };
+    let (numbers, status): (Vec<i64>, Option<Status>) = if is_held {
+        (requests::ask(&mut schema::open(&path)?, &replay)?, None)
+    } else {
+        let mut client = Client::connect(data_dir)?.ok_or_else(|| {
+            Error::Other(format!("the mb on {} ended meanwhile; try again", data_dir.display()))
+        })?;
+        let status = client.ask_for(&Request::Status)?;
+        (client.ask_for(&Request::Replay(replay))?, Some(status))
+    };
+    let when = dead_letters::when(status.as_ref(), &info.name, &connection.group);
+    for (request, (partition, range)) in numbers.iter().zip(&ranges) {
+        info!(
+            "request {request}: {}/{partition} {range} is replayed {when}; mb runs --request {request} \
+             shows how that goes",
+            info.name
+        );
+    }
+    let row = |(request, (partition, range)): (&i64, &(Partition, OffsetRange))| Row {
+        request: *request,
+        topic: info.name.clone(),
+        partition: *partition,
+        first_offset: range.first.get(),
+        last_offset: range.last.get(),
+    };
+    let rows: Vec<Row> = numbers.iter().zip(&ranges).map(row).collect();
+    print(rows, args.json)
+}
+
+/// What is replayed of each partition: of the range that was asked for, what the log has now.
+fn ranges(
+    broker: &dyn Broker,
+    info: &TopicInfo,
+    only: Option<Partition>,
+    span: Span,
+) -> Result<Vec<(Partition, OffsetRange)>> {
+    let topic = &info.name;
+    let partitions = match only {
+        None => info.partitions.clone(),
+        Some(partition) if info.partitions.contains(&partition) => vec![partition],
+        Some(partition) => {
+            let last = info.partitions.last().copied().unwrap_or_default();
+            return Err(Error::Config(format!(
+                "--partition: got {partition}, expected one of topic {topic}, 0 to {last}"
+            )));
+        }
+    };
+    let marks = broker.watermarks(topic, &partitions)?;
+    let at = |time: Option<i64>| -> Result<BTreeMap<Partition, Offset>> {
+        time.map_or_else(|| Ok(BTreeMap::new()), |ms| broker.offsets_at(topic, &partitions, ms))
+    };
+    let (since, until) = match span {
+        Span::Offsets { .. } => (BTreeMap::new(), BTreeMap::new()),
+        Span::Times { since, until } => (at(Some(since))?, at(until)?),
+    };
+    let mut ranges = Vec::new();
+    for (partition, Watermarks { beginning, end }) in marks {
+        // Offsets that bound it: the first one included, the second one not.
+        let (first, next) = match span {
+            Span::Offsets { from, to } => (from, to.map_or(end, Offset::next)),
+            Span::Times { .. } => (
+                since.get(&partition).copied().unwrap_or(end),
+                until.get(&partition).copied().unwrap_or(end),
+            ),
+        };
+        if first < beginning {
+            let last = beginning.min(next).get() - 1;
+            warn!(
+                "{topic}/{partition} {first}-{last} is not in the log any more (retention): the replay \
+                 begins at {beginning}"
+            );
+        }
+        if next > end {
+            warn!("{topic}/{partition} ends at {end}: what comes later is not replayed");
+        }
+        let (first, next) = (first.max(beginning), next.min(end));
+        if first < next {
+            ranges.push((partition, OffsetRange::new(first, Offset::new(next.get() - 1))));
+        } else {
+            info!("{topic}/{partition} has nothing in that range");
+        }
+    }
+    if ranges.is_empty() {
+        return Err(Error::Config(format!(
+            "range: nothing of topic {topic} lies in it, expected offsets or times that the log has"
+        )));
+    }
+    Ok(ranges)
+}
+
+fn print(rows: Vec<Row>, json: bool) -> Result<()> {
+    if json {
+        return output::print_json(&rows);
+    }
+    let cells: Vec<_> = rows
+        .into_iter()
+        .map(|row| {
+            [
+                row.request.to_string(),
+                row.topic,
+                row.partition.to_string(),
+                row.first_offset.to_string(),
+                row.last_offset.to_string(),
+            ]
+        })
+        .collect();
+    output::print_table(["REQUEST", "TOPIC", "PARTITION", "FIRST-OFFSET", "LAST-OFFSET"], &cells)
+}

@@ -1,0 +1,54 @@
+//! Offsets that the log has not: what they are, and whether a tick passes them over
+//! (`--on-missing-offsets`).
+
+use super::*;
+
+impl Tick<'_> {
+    /// What follows where the log has not what was to be read.
+    pub(super) fn missing(&mut self, error: Error) -> Result<()> {
+        let Error::OffsetOutOfRange { partition, offset, .. } = error else { return Err(error) };
+        let topic = Arc::clone(&self.sensor.settings.topic);
+        let marks = self.sensor.broker.watermarks(&topic, &[partition])?[&partition];
+        if offset > marks.end {
+            let text = startup::beyond_text(&topic, partition, offset, marks.end);
+            return Err(Error::LogReplaced(text));
+        }
+        if offset >= marks.beginning {
+            // In range by now: another look will do.
+            return Err(Error::broker(
+                format!("read {topic}/{partition} at {offset}"),
+                "offset out of range",
+            ));
+        }
+        let missing = OffsetRange::below(marks.beginning, offset);
+        if self.sensor.settings.on_missing_offsets == OnMissingOffsets::Halt {
+            return Err(Error::Halt(format!(
+                "records {topic}/{partition} {missing} were removed from the log (retention) before \
+                 mb read them; the log begins at {}. To go on without them, start mb with \
+                 --on-missing-offsets skip, or move the group's offsets with mb offsets --execute",
+                marks.beginning
+            )));
+        }
+        self.skip(partition, missing);
+        Ok(())
+    }
+
+    /// Passes over offsets that the log has no more, and says so.
+    fn skip(&mut self, partition: Partition, missing: OffsetRange) {
+        log::warn!(
+            "records {}/{partition} {missing} were removed from the log (retention) before mb read \
+             them: {} offsets are passed over (--on-missing-offsets skip)",
+            self.sensor.settings.topic,
+            missing.end().distance_from(missing.first)
+        );
+        self.sensor.history.gap(partition, missing, "retention");
+        self.sensor.live.offsets_skipped.add(missing.end().distance_from(missing.first));
+        let Some(slot) = self.sensor.slot(partition) else { return };
+        slot.batcher.skip_to(missing.end());
+        if let Some(cut) = slot.batcher.cut_now() {
+            self.deliver(partition, cut);
+        }
+        self.position(partition, missing.end());
+        self.tell_ledgers();
+    }
+}

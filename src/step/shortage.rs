@@ -1,0 +1,85 @@
+//! A machine that lacks something for now (room on the disk, descriptors, processes): no fault of the
+//! records, so their attempt waits for it rather than fail. Said once when it begins, and when it ends.
+
+use std::io::{self, ErrorKind};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use rustix::io::Errno;
+
+use crate::limits;
+
+#[derive(Debug, Default)]
+pub struct Shortage {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    since: Option<Instant>,
+    /// mb ends: nobody waits any more.
+    aborted: bool,
+}
+
+impl Shortage {
+    /// `doing` (as in "write FILE") failed because of `cause`: waits a moment where that is a shortage.
+    /// False where it is not, or where mb ends by force.
+    pub fn wait(&self, doing: &str, cause: &io::Error) -> bool {
+        if !is_shortage(cause) {
+            return false;
+        }
+        let mut state = self.state();
+        if state.since.is_none() {
+            state.since = Some(Instant::now());
+            log::error!(
+                "cannot {doing}: {cause}; runs wait until that is over (tried each {:?})",
+                limits::ROOM_RETRY_INTERVAL
+            );
+        }
+        let wait = self
+            .changed
+            .wait_timeout_while(state, limits::ROOM_RETRY_INTERVAL, |state| !state.aborted);
+        !wait.unwrap_or_else(PoisonError::into_inner).0.aborted
+    }
+
+    /// It worked: what was lacking is there again. `doing` as in `wait`.
+    pub fn over(&self, doing: &str) {
+        if let Some(since) = self.state().since.take() {
+            log::info!("can {doing} again, after {} s", since.elapsed().as_secs());
+        }
+    }
+
+    /// Nobody waits any more.
+    pub fn abort(&self) {
+        self.state().aborted = true;
+        self.changed.notify_all();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn is_shortage(cause: &io::Error) -> bool {
+    let lacking = [Errno::MFILE, Errno::NFILE, Errno::AGAIN, Errno::NOMEM];
+    matches!(cause.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+        || Errno::from_io_error(cause).is_some_and(|errno| lacking.contains(&errno))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_may_come_back_is_waited_for_and_an_abort_ends_it() {
+        let shortage = Shortage::default();
+        let missing = io::Error::from(ErrorKind::NotFound);
+        assert!(!shortage.wait("open it", &missing));
+        for errno in [Errno::NOSPC, Errno::DQUOT, Errno::MFILE, Errno::AGAIN] {
+            assert!(is_shortage(&errno.into()), "{errno}");
+        }
+        shortage.abort();
+        assert!(!shortage.wait("write it", &Errno::NOSPC.into()));
+    }
+}
