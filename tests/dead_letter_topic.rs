@@ -68,7 +68,7 @@ fn read(topics: &Embedded, topic: &str) -> Vec<Found> {
     let marks = topics.watermarks(topic, &info.partitions).unwrap();
     let end: i64 = marks.values().map(|marks| marks.end.get()).sum();
     let from: Vec<_> = info.partitions.iter().map(|partition| (*partition, Offset::ZERO)).collect();
-    let settings = FetchSettings { min_bytes: 1, max_record_bytes: 1 << 26 };
+    let settings = FetchSettings { min_bytes: 1, max_record_bytes: 1 << 26, isolation: None };
     let mut consumer = topics.consumer(topic, &from, &settings).unwrap();
     let mut reader = Reader::default();
     let deadline = Instant::now() + LIMIT;
