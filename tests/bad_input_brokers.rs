@@ -220,3 +220,27 @@ fn a_broker_too_new_for_crate_kafka_is_refused_by_name() {
     data.assert_offsets_unmoved();
     data.assert_nothing_lost();
 }
+
+#[cfg(feature = "rdkafka")]
+#[test]
+fn a_record_without_a_timestamp_has_none_and_is_processed() {
+    use support::kafka::{Kafka, V3_9};
+
+    // The oldest form of a message, which crate kafka writes, has none: the log stores -1.
+    let server = Kafka::shared(V3_9).bootstrap();
+    let topic = support::unique("timeless");
+    let folder = tempfile::tempdir().unwrap();
+    let to = ["--bootstrap-server", &server, "--topic", &topic];
+    let produced = ["produce", "--client", "kafka", "--count", "20", "--rate", "max"];
+    let produced = Mb::run_in(folder.path(), &[&produced[..], &to].concat());
+    assert!(produced.status.success(), "{}", String::from_utf8_lossy(&produced.stderr));
+    let seen = folder.path().join("seen");
+    let step = format!("cat >> {}", seen.display());
+    let job = ["--client", "rdkafka", "--until-caught-up", "--max-concurrent-runs", "1"];
+    let job = [&job[..], &["--listen", "off", "--exec", &step], &to].concat();
+    let done = Mb::run_in(folder.path(), &job);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let seen = std::fs::read_to_string(seen).unwrap();
+    assert_eq!(seen.lines().count(), 20);
+    assert!(seen.lines().all(|line| line.contains("\"timestamp\":null")), "{seen}");
+}
