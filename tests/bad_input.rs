@@ -360,6 +360,27 @@ fn a_damaged_history_is_moved_aside_and_nothing_is_lost() {
     }
 }
 
+#[test]
+fn a_history_without_its_journal_is_an_older_one_and_nothing_is_lost() {
+    for what in ["gone", "empty", "garbage", "cut"] {
+        let data = Data::with_records();
+        let deadly = "test $MB_FIRST_OFFSET -lt 25 || kill -KILL $PPID";
+        let one_by_one = ["--max-batch", "5", "--max-concurrent-runs", "1"];
+        let mut killed = data.start(&[&["--exec", deadly], &one_by_one[..]].concat());
+        assert_eq!(killed.wait(LIMIT).code(), None, "{:?}", killed.stderr());
+        let journal = data.file("history.db-wal");
+        let bytes = fs::read(&journal).unwrap();
+        assert!(bytes.len() > 4096, "{what}: the last writes are in the journal");
+        match what {
+            "gone" => fs::remove_file(&journal).unwrap(),
+            "empty" => fs::write(&journal, b"").unwrap(),
+            "garbage" => fs::write(&journal, vec![0xa5; bytes.len()]).unwrap(),
+            _ => fs::write(&journal, &bytes[..bytes.len() / 2]).unwrap(),
+        }
+        data.assert_nothing_lost();
+    }
+}
+
 /// A database with this version, and with a table of somebody's.
 fn foreign(path: &Path, version: i64) -> Vec<u8> {
     let db = Connection::open(path).unwrap();
