@@ -515,11 +515,35 @@ fn what_a_failing_command_prints_can_steer_no_terminal() {
     assert!(log.contains("red"), "{log}");
     calm(&log);
     for args in [&["runs"][..], &["runs", "1"], &["runs", "--json"]] {
-        let shown = Mb::run_in(data.path(), args);
-        assert!(shown.status.success(), "{}", String::from_utf8_lossy(&shown.stderr));
-        calm(&String::from_utf8(shown.stdout).unwrap());
+        shows_calmly(&data, args);
     }
     data.assert_nothing_lost();
+}
+
+#[test]
+fn a_dead_letter_of_hostile_bytes_can_steer_no_terminal() {
+    let mut data = Data::empty();
+    let hostile = b"\x1b[31mred\x1b]0;title\x07\r\0".as_slice();
+    let headers = [("\u{1b}[2J", Some(hostile)), ("a\u{9b}b", None), ("bytes", Some(b"\xff\x1b"))];
+    data.post(Some(hostile), Some(hostile), &headers);
+    data.post(Some(b"\xff\x1b"), None, &[]);
+    data.run(&["--exec", "exit 65"]);
+    for args in [&["list"][..], &["list", "--by-error"], &["list", "--json"]] {
+        shows_calmly(&data, &[&["dead-letters"], args].concat());
+    }
+    for id in ["1", "2"] {
+        let text = shows_calmly(&data, &["dead-letters", "show", id]);
+        assert!(id != "1" || text.contains("title"), "{text}");
+        shows_calmly(&data, &["dead-letters", "show", id, "--json"]);
+    }
+}
+
+fn shows_calmly(data: &Data, args: &[&str]) -> String {
+    let shown = Mb::run_in(data.path(), args);
+    assert!(shown.status.success(), "{}", String::from_utf8_lossy(&shown.stderr));
+    let text = String::from_utf8(shown.stdout).unwrap();
+    calm(&text);
+    text
 }
 
 #[test]
