@@ -5,7 +5,7 @@
 KAFKA_VERSIONS := 3.9.1 4.1.0 3.4.1
 PURE_RUST_TESTS := --lib --test cli --test pipeline --test pipeline_restarts --test running_mb
 
-.PHONY: help build demo test faults lint simulate mutants bench start_kafka stop_kafka start_producer check_lag clean
+.PHONY: help build demo test faults soak lint simulate mutants bench start_kafka stop_kafka start_producer check_lag clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z_]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -30,6 +30,11 @@ test: ## set up, check, and run every test, those against real Kafka too
 faults: ## test every kind of fault with 3 seeds each, and with long outages (make test has a short form)
 	scripts/setup test
 	MB_FAULT_SEEDS=3 MB_FAULT_LONG=1 cargo test --release --locked --test 'faults*' -- --nocapture
+
+# Again in the same order: MB_SOAK_SEED=… make soak
+soak: ## write to real brokers for MB_SOAK_MINUTES (30) under every kind of fault (make test has 3 minutes)
+	scripts/setup test
+	MB_SOAK_MINUTES=$(or $(MB_SOAK_MINUTES),30) cargo test --release --locked --test soak -- --nocapture
 
 lint: ## check format, code, docs, scripts and the systemd unit
 	cargo fmt --check

@@ -4,64 +4,26 @@
 
 mod support;
 
-use std::fs::{self, File};
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
+use support::disk::SmallDisk;
 use support::eventually;
 use support::faults::{
     LIMIT, PARTITIONS, RECOVERY, World, as_strs, by_form, each_seed, no_panic, sound,
 };
 use support::mb::Mb;
 
+const DISK_MEGABYTES: u64 = 8;
 const CANNOT_WRITE: &str = "cannot write the history";
 const CAN_WRITE_AGAIN: &str = "the history can be written again";
 
 fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
-}
-
-/// A file system of 8 MB, in memory; gone when this is dropped.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn new() -> SmallDisk {
-        let dir = tempfile::tempdir().unwrap();
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", "size=8m", "mb-faults"]).arg(dir.path());
-        let output = mount.output().expect("mount is there");
-        assert!(
-            output.status.success(),
-            "this test needs a small file system and may not mount one ({}); run it as root, or with \
-             'unshare --user --map-root-user --mount cargo test --release --test faults_disk'",
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-        SmallDisk(dir)
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    /// Takes all room but so many bytes; removing the file gives it back.
-    fn fill_up(&self, left: usize) -> PathBuf {
-        let path = self.path().join("ballast");
-        let mut file = File::create(&path).unwrap();
-        while file.write_all(&[0; 4096]).is_ok() {}
-        let bytes = file.metadata().unwrap().len();
-        file.set_len(bytes.saturating_sub(left as u64)).unwrap();
-        path
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
-    }
 }
 
 /// Nothing starts and nothing is committed for a while.
@@ -82,7 +44,7 @@ fn assert_stands_still(world: &World) {
 #[test]
 fn row_28_a_full_disk_holds_everything_up_and_room_lets_it_go_on() {
     each_seed("row_28", |row| {
-        let disk = SmallDisk::new();
+        let disk = SmallDisk::new(DISK_MEGABYTES);
         let mut world = World::new(row);
         world.fill(2000, 20);
         world.watch();
@@ -104,7 +66,7 @@ fn row_28_a_full_disk_holds_everything_up_and_room_lets_it_go_on() {
 #[test]
 fn row_28_without_room_for_files_runs_wait_and_none_of_them_fails() {
     each_seed("row_28_files", |row| {
-        let disk = SmallDisk::new();
+        let disk = SmallDisk::new(DISK_MEGABYTES);
         let mut world = World::new(row);
         world.fill(1000, 20);
         world.set_out(&disk.path().join("out"));
@@ -131,7 +93,7 @@ fn row_28_without_room_for_files_runs_wait_and_none_of_them_fails() {
 #[test]
 fn row_28_a_stop_while_there_is_no_room_for_files_ends_in_time() {
     each_seed("row_28_stop", |row| {
-        let disk = SmallDisk::new();
+        let disk = SmallDisk::new(DISK_MEGABYTES);
         let mut world = World::new(row);
         world.fill(500, 20);
         world.set_out(&disk.path().join("out"));
@@ -154,7 +116,7 @@ fn row_28_a_stop_while_there_is_no_room_for_files_ends_in_time() {
 #[test]
 fn row_28_a_disk_that_is_full_at_a_kill_loses_nothing_either() {
     each_seed("row_28_killed", |row| {
-        let disk = SmallDisk::new();
+        let disk = SmallDisk::new(DISK_MEGABYTES);
         let mut world = World::new(row);
         world.fill(2000, 20);
         world.watch();

@@ -120,7 +120,7 @@ impl Wire {
     /// # Errors
     /// `Broker`, with each server's cause.
     pub fn probe(&self, limit: Duration) -> Result<Probe> {
-        self.idle().clear();
+        self.forget_connections();
         let (address, versions) = self
             .anywhere(Instant::now() + limit, |session, _| Ok(session.versions.clone()))
             .map_err(|cause| Error::broker(format!("reach Kafka at {}", self.servers()), cause))?;
@@ -172,6 +172,11 @@ impl Wire {
         let answer = ask(&mut session)?;
         self.idle().insert(address.to_owned(), session);
         Ok(answer)
+    }
+
+    /// The next calls connect anew.
+    pub fn forget_connections(&self) {
+        self.idle().clear();
     }
 
     fn idle(&self) -> MutexGuard<'_, HashMap<String, Session>> {

@@ -496,11 +496,11 @@ impl<T> Drop for Repeated<T> {
     }
 }
 
-/// Looks at the committed offsets.
-struct Watch(Repeated<u64>);
+/// Looks at the committed offsets: never backwards, never past what is done.
+pub struct Watch(Repeated<u64>);
 
 impl Watch {
-    fn start(
+    pub fn start(
         server: &str,
         group: &str,
         topic: &str,
@@ -544,7 +544,13 @@ impl Watch {
         }))
     }
 
-    fn stop(self) -> u64 {
+    /// True where it saw something wrong, which `stop` then tells.
+    pub fn has_ended(&self) -> bool {
+        self.0.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// How often it had an answer.
+    pub fn stop(self) -> u64 {
         self.0.stop()
     }
 }

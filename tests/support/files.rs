@@ -89,7 +89,11 @@ fn range(path: &Path) -> (i64, i64) {
     (first.parse().expect("a number"), last.parse().expect("a number"))
 }
 
-fn read_file(path: &Path) -> Vec<FileRecord> {
+/// The records of one finished file.
+///
+/// # Panics
+/// Where a line is no record.
+pub fn read_file(path: &Path) -> Vec<FileRecord> {
     let text = fs::read_to_string(path).expect("a readable file");
     text.lines()
         .map(|line| {

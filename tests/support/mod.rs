@@ -6,6 +6,7 @@
 
 #[cfg(feature = "rdkafka")]
 pub mod cluster;
+pub mod disk;
 #[cfg(feature = "rdkafka")]
 pub mod faults;
 pub mod files;

@@ -17,7 +17,7 @@ use crate::broker::wire::{StoredBatch, Wire};
 use crate::broker::{Consumer, FetchSettings, Flow, Sink, not_read};
 use crate::error::{Error, Result};
 use crate::headers::Headers;
-use crate::limits::{BROKER_CALL_LIMIT, PURE_FETCH_BYTES, PURE_PARTITION_FETCH_BYTES};
+use crate::limits::{BROKER_CALL_LIMIT, PROBE_LIMIT, PURE_FETCH_BYTES, PURE_PARTITION_FETCH_BYTES};
 use crate::offset::{Offset, Partition};
 
 /// What a stored batch takes beyond its records' keys and values, at most (with room to spare).
@@ -345,7 +345,8 @@ impl PureConsumer {
 
 impl Consumer for PureConsumer {
     fn poll(&mut self, wait: Duration, sink: &mut dyn Sink) -> Result<()> {
-        let deadline = Instant::now() + wait;
+        let began = Instant::now();
+        let deadline = began + wait;
         let mut failed = None;
         let mut passed = 0;
         for index in 0..self.cursors.len() {
@@ -355,6 +356,9 @@ impl Consumer for PureConsumer {
             match self.read_carefully(index, sink) {
                 Ok((Flow::Stop, _)) => return Ok(()),
                 Ok((Flow::Continue, batches)) => passed += batches,
+                // Nothing answers on these connections, and each further partition would find that out
+                // for itself: the next consumer has new ones.
+                Err(cause) if began.elapsed() >= PROBE_LIMIT => return Err(cause),
                 // The other partitions go on, and the error comes at the end.
                 Err(cause) => {
                     failed.get_or_insert(cause);

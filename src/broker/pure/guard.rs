@@ -91,10 +91,14 @@ impl Guard {
                 Err(_) => Err(ended(client)),
             },
             recv(stop) -> _ => Err(Fault::Stopped),
-            default(limit) => Err(Fault::Own(Error::broker(
-                format!("finish a call to Kafka at {}", self.servers),
-                format!("no answer within {} s", limit.as_secs()),
-            ))),
+            default(limit) => {
+                // Connections of its age are as silent, most likely.
+                self.wire.forget_connections();
+                Err(Fault::Own(Error::broker(
+                    format!("finish a call to Kafka at {}", self.servers),
+                    format!("no answer within {} s", limit.as_secs()),
+                )))
+            }
         }
     }
 
