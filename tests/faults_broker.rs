@@ -4,14 +4,23 @@
 
 mod support;
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mb::batch::Record;
+use mb::broker::pure::Pure;
+use mb::broker::wire::Wire;
+use mb::broker::{Broker, FetchSettings, Flow, Sink};
+use mb::offset::Offset;
+use rdkafka::producer::Producer;
 use support::eventually;
 use support::faults::{
-    self, LIMIT, RECOVERY, World, by_form, closed_port, cpu_time, each_seed, no_panic,
+    self, LIMIT, PARTITIONS, RECOVERY, World, by_form, closed_port, cpu_time, each_seed, no_panic,
 };
 use support::mb::Mb;
 use support::proxy::Mode;
+use support::raw;
 
 /// mb promises to give up after 10 s; the rest is a busy machine's.
 const CONTACT_LIMIT: Duration = Duration::from_secs(15);
@@ -155,6 +164,67 @@ fn row_13_a_broker_that_says_nothing_is_an_error_in_time() {
             world.assert_progress();
             world.finish(Some(mb));
         }
+    });
+}
+
+/// Takes records until it has had so many.
+struct Taken {
+    next: BTreeMap<i32, Offset>,
+    count: usize,
+    enough: usize,
+}
+
+impl Sink for Taken {
+    fn record(&mut self, partition: i32, record: Record<'_>) -> Flow {
+        self.position(partition, record.offset.next());
+        self.count += 1;
+        if self.count < self.enough { Flow::Continue } else { Flow::Stop }
+    }
+
+    fn position(&mut self, partition: i32, next: Offset) {
+        self.next.insert(partition, next);
+    }
+}
+
+#[test]
+fn row_13_the_pure_rust_client_gives_all_silent_connections_up_at_once() {
+    each_seed("row_13_pure", |row| {
+        let old = faults::Row { seed: row.seed & !1, random: row.random.clone() };
+        let world = World::behind_proxy(&old);
+        // Each such batch is looked at on one connection and fetched on another.
+        let values = vec![b"x".repeat(20); 10];
+        let producer = raw::producer(&world.direct, &[("compression.type", "gzip")]);
+        for _ in 0..10 {
+            for partition in 0..PARTITIONS {
+                raw::send(&producer, &world.topic, partition, &values);
+            }
+            producer.flush(LIMIT).expect("the broker acknowledges");
+        }
+        let broker = Pure::connect(&world.server, Arc::new(Wire::new(&world.server))).unwrap();
+        let settings = FetchSettings { min_bytes: 1, max_record_bytes: 1 << 20, isolation: None };
+        let mut taken = Taken { next: BTreeMap::new(), count: 0, enough: 70 };
+        let read = |taken: &mut Taken| {
+            let from = |at| (at, taken.next.get(&at).copied().unwrap_or(Offset::new(0)));
+            let from: Vec<_> = (0..PARTITIONS).map(from).collect();
+            // As a tick begins.
+            broker.topic(&world.topic)?;
+            let mut consumer = broker.consumer(&world.topic, &from, &settings)?;
+            while taken.count < taken.enough {
+                consumer.poll(Duration::from_millis(100), taken)?;
+            }
+            Ok::<_, mb::Error>(consumer)
+        };
+        let mut consumer = read(&mut taken).unwrap();
+        world.proxy().set(Mode::BlackHole);
+        std::thread::sleep(row.millis(50..500));
+        world.proxy().heal();
+        let began = Instant::now();
+        taken.enough += 70;
+        consumer.poll(Duration::from_millis(100), &mut taken).expect_err("nothing answers");
+        drop(consumer);
+        drop(read(&mut taken).unwrap());
+        println!("read again after {:.1?}", began.elapsed());
+        assert!(began.elapsed() < RECOVERY, "{:?}", began.elapsed());
     });
 }
 
