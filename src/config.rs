@@ -355,7 +355,7 @@ fn check_servers(servers: &str) -> Result<()> {
     for server in servers.split(',') {
         let fits = server.rsplit_once(':').is_some_and(|(host, port)| {
             !host.is_empty()
-                && !host.contains("//")
+                && !host.contains(|c: char| matches!(c, '/' | ';') || c.is_whitespace())
                 && port.parse::<u16>().is_ok_and(|port| port > 0)
         });
         if !fits {
@@ -413,7 +413,17 @@ mod tests {
         for good in ["localhost:9092", "a:1,b:2", "[::1]:9092"] {
             assert_eq!(check_servers(good), Ok(()), "{good}");
         }
-        for bad in ["", "localhost", "a:0", "a:70000", "http://a:9092", "a:1,", ":9092"] {
+        for bad in [
+            "",
+            "localhost",
+            "a:0",
+            "a:70000",
+            "http://a:9092",
+            "a:1,",
+            ":9092",
+            "a:1;b:1",
+            "a b:1",
+        ] {
             assert!(check_servers(bad).is_err(), "{bad}");
         }
     }

@@ -23,19 +23,21 @@ impl DataDir {
     /// # Errors
     /// `Config`: it cannot be made or written, or another mb runs on it.
     pub fn lock(path: &Path) -> Result<DataDir> {
-        let unusable = |cause: &io::Error| {
+        let cannot_use = |what: &Path, cause: &io::Error| {
             Error::Config(format!(
                 "--data-dir: cannot use {}: {cause}; name a folder that mb may write to",
-                path.display()
+                what.display()
             ))
         };
-        fs::create_dir_all(path).map_err(|cause| unusable(&cause))?;
+        let lock_file = path.join(LOCK_FILE);
+        let unusable = |cause: &io::Error| cannot_use(&lock_file, cause);
+        fs::create_dir_all(path).map_err(|cause| cannot_use(path, &cause))?;
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
-            .open(path.join(LOCK_FILE))
+            .open(&lock_file)
             .map_err(|cause| unusable(&cause))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}

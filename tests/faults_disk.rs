@@ -5,8 +5,6 @@
 mod support;
 
 use std::fs;
-use std::path::Path;
-use std::process::Command;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 

@@ -6,7 +6,6 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -61,16 +60,16 @@ const PURE_ONE: Way = Way {
 
 #[test]
 fn a_3_9_cluster_loses_leader_and_coordinator_and_nothing_is_lost() {
-    brokers_lost(V3_9, &[RDKAFKA_ONE, PURE, PURE_ONE], 1..=0);
+    brokers_lost(V3_9, &[RDKAFKA_ONE, PURE, PURE_ONE], &[]);
 }
 
 #[test]
 fn a_4_1_cluster_loses_leader_coordinator_and_each_broker_in_turn_and_nothing_is_lost() {
-    brokers_lost(V4_1, &[RDKAFKA, RDKAFKA_ONE], 1..=3);
+    brokers_lost(V4_1, &[RDKAFKA, RDKAFKA_ONE], &[1, 2, 3]);
 }
 
 /// `in_turn`: those that are stopped in order and started again in the end.
-fn brokers_lost(version: &str, ways: &[Way], in_turn: RangeInclusive<i32>) {
+fn brokers_lost(version: &str, ways: &[Way], in_turn: &[i32]) {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let cluster = Cluster::start(version);
     let topic = unique("replicated");
@@ -106,7 +105,7 @@ fn brokers_lost(version: &str, ways: &[Way], in_turn: RangeInclusive<i32>) {
         cluster.node(coordinator).restart();
         cluster.wait_until_in_sync(&topics);
 
-        for node in in_turn {
+        for &node in in_turn {
             let lost = Instant::now();
             cluster.node(node).term();
             cluster.node(node).restart();

@@ -285,7 +285,7 @@ fn the_readme_has_every_flag_and_no_other() {
 #[test]
 fn what_the_documents_point_at_is_there() {
     let mut dangling = Vec::new();
-    for document in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"] {
+    for document in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", GUARANTEES] {
         let text = read(document);
         let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
         let links = links.filter(|link| !link.contains("://"));
@@ -294,15 +294,80 @@ fn what_the_documents_point_at_is_there() {
             let folder = ["src/", "tests/", "scripts/", "examples/"];
             // Patterns, and names that stand for any.
             let stands_for_one = !word.contains(['*', ' ', '|']) && !word.contains("NAME");
+            // Tests by name have a check of their own.
+            let stands_for_one = stands_for_one && !word.contains("::");
             folder.iter().any(|folder| word.starts_with(folder)) && stands_for_one
         });
         for path in links.chain(paths) {
-            if !root().join(path).exists() {
+            // A link is seen from its document, a path in code from the project.
+            let beside = root().join(document).with_file_name(path);
+            if !root().join(path).exists() && !beside.exists() {
                 dangling.push(format!("{document}: {path}"));
             }
         }
     }
     none(&dangling, "these files are not there: mend the document");
+}
+
+/// The document whose claims each name a test.
+const GUARANTEES: &str = "docs/guarantees.md";
+
+/// Tests in a text, as `file::test`.
+fn tests_named_in(text: &str) -> Vec<(&str, &str)> {
+    let code = text.split('`').skip(1).step_by(2);
+    let named = code.filter_map(|word| word.split_once("::"));
+    let is_name =
+        |name: &str| name.chars().all(|c| c.is_ascii_lowercase() || "_0123456789".contains(c));
+    named.filter(|(_, test)| is_name(test)).collect()
+}
+
+/// Whether the text of a test file has the test: as a function under `#[test]`, or in the list that
+/// a macro of the file makes tests of.
+fn has_test(text: &str, test: &str) -> bool {
+    let lines: Vec<&str> = text.lines().collect();
+    let function = format!("fn {test}(");
+    let in_macro = text.contains("macro_rules!");
+    lines.iter().enumerate().any(|(index, line)| {
+        let above = &lines[index.saturating_sub(3)..index];
+        let listed = line.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+        line.contains(&function) && above.iter().any(|line| line.trim() == "#[test]")
+            || line.contains(&function) && text.contains("proptest!")
+            || in_macro && !line.contains("fn ") && listed.into_iter().any(|word| word == test)
+    })
+}
+
+#[test]
+fn every_test_that_the_guarantees_name_is_there() {
+    let guarantees = read(GUARANTEES);
+    let named = tests_named_in(&guarantees);
+    assert!(named.len() > 150, "only {} tests are named", named.len());
+    let mut missing = Vec::new();
+    for (file, test) in named {
+        let path = if file.ends_with(".rs") { file.to_owned() } else { format!("tests/{file}.rs") };
+        let text = fs::read_to_string(root().join(&path)).unwrap_or_default();
+        if !has_test(&text, test) {
+            missing.push(format!("{file}::{test}"));
+        }
+    }
+    none(&missing, "no such tests: mend docs/guarantees.md, or write them");
+}
+
+#[test]
+fn every_row_of_the_guarantees_has_a_test() {
+    let guarantees = read(GUARANTEES);
+    for (chapter, rows_at_least) in
+        [("## Faults", 25), ("## Edges of the log", 12), ("## Bad input", 40)]
+    {
+        let (_, text) = guarantees.split_once(&format!("\n{chapter}\n")).expect(chapter);
+        let text = text.split("\n## ").next().unwrap_or_default();
+        let rows = text.lines().filter(|line| line.starts_with("| ")).skip(2);
+        // A heading within the table, and what later work is for.
+        let rows = rows.filter(|line| !line.starts_with("| **") && !line.ends_with(": later |"));
+        let rows: Vec<_> = rows.collect();
+        assert!(rows.len() >= rows_at_least, "{chapter} has {} rows", rows.len());
+        let bare = rows.iter().filter(|row| tests_named_in(row).is_empty());
+        none(&bare.map(ToString::to_string).collect::<Vec<_>>(), "name a test in these rows");
+    }
 }
 
 #[test]

@@ -20,7 +20,7 @@ use crate::broker::{Broker, FetchSettings};
 use crate::budget::Budget;
 use crate::clock;
 use crate::error::Result;
-use crate::history::requests::{Kind, Reader};
+use crate::history::requests::{CANCELLED, Kind, Reader};
 use crate::history::{History, ScopeId};
 use crate::limits;
 use crate::live::{Live, Trouble};
@@ -98,6 +98,9 @@ impl Requests {
     pub fn run(self) {
         let trouble = Trouble::default();
         let mut jobs: BTreeMap<i64, Job> = BTreeMap::new();
+        if let Err(error) = self.cancel_those_of_predecessors() {
+            trouble.begin(WHAT, &error.to_string());
+        }
         loop {
             let wait = match self.round(&mut jobs) {
                 Ok(None) => return,
@@ -117,6 +120,16 @@ impl Requests {
                 recv(due) -> _ => {}
             }
         }
+    }
+
+    fn cancel_those_of_predecessors(&self) -> Result<()> {
+        for request in self.reader.of_predecessors()? {
+            let why =
+                "the topic was deleted and made again since: its offsets mean other records now";
+            log::warn!("replay {request} is given up on: {why}");
+            self.history.end_request(request, CANCELLED, Some(why.to_owned()));
+        }
+        Ok(())
     }
 
     /// Gives each open request a turn; how long the next round can wait. `None` where mb stops.

@@ -41,10 +41,15 @@ fn json<T: Serialize>(elements: &[T]) -> Result<String> {
     let mut text = String::from("[");
     for (place, element) in elements.iter().enumerate() {
         text.push_str(if place == 0 { "\n" } else { ",\n" });
-        text.push_str(
-            &serde_json::to_string(element)
-                .map_err(|cause| Error::Other(format!("cannot write JSON: {cause}")))?,
-        );
+        let element = serde_json::to_string(element)
+            .map_err(|cause| Error::Other(format!("cannot write JSON: {cause}")))?;
+        // JSON lets these stand, and a terminal may obey them. They can only be within strings.
+        for c in element.chars() {
+            match c {
+                '\u{7f}'..='\u{9f}' => text.push_str(&format!("\\u{:04x}", u32::from(c))),
+                c => text.push(c),
+            }
+        }
     }
     text.push_str(if elements.is_empty() { "]\n" } else { "\n]\n" });
     Ok(text)
@@ -127,6 +132,7 @@ mod tests {
     fn json_is_one_array() {
         assert_eq!(json(&[1, 2]).unwrap(), "[\n1,\n2\n]\n");
         assert_eq!(json::<u8>(&[]).unwrap(), "[]\n");
+        assert_eq!(json(&["\u{9b}2J\u{7f}ü"]).unwrap(), "[\n\"\\u009b2J\\u007fü\"\n]\n");
     }
 
     #[test]

@@ -29,7 +29,7 @@ fn list(args: &RunsArgs) -> Result<()> {
         state: args.state.clone(),
         topic: args.given.topic.then(|| args.connection.topic.clone()),
         group: args.given.group.then(|| args.connection.group.clone()),
-        request: args.request,
+        of_request: args.request,
         limit: u32::try_from(args.limit).unwrap_or(u32::MAX),
     };
     let runs: Vec<RunRow> = match Client::connect(&args.connection.data_dir)? {

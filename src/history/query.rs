@@ -67,8 +67,8 @@ pub struct Selection {
     pub state: Option<String>,
     pub topic: Option<String>,
     pub group: Option<String>,
-    /// Runs of this redrive or replay.
-    pub request: Option<i64>,
+    /// Runs of this redrive or replay. (On the control socket `request` says what is asked.)
+    pub of_request: Option<i64>,
     pub limit: u32,
 }
 
@@ -95,8 +95,8 @@ pub fn runs(db: &Connection, selection: &Selection) -> Result<Vec<RunRow>> {
         codes.join(", ")
     );
     let read = || -> rusqlite::Result<Vec<RunRow>> {
-        let Selection { topic, group, request, limit, .. } = selection;
-        db.prepare(&select)?.query_map(params![limit, topic, group, request], run_row)?.collect()
+        let Selection { topic, group, of_request, limit, .. } = selection;
+        db.prepare(&select)?.query_map(params![limit, topic, group, of_request], run_row)?.collect()
     };
     read().map_err(storage)
 }

@@ -104,6 +104,19 @@ impl Reader {
         )
     }
 
+    /// Open replays of a topic that was deleted and made again since: their offsets mean other records
+    /// now.
+    pub fn of_predecessors(&self) -> Result<Vec<i64>> {
+        self.all(
+            "SELECT r.id FROM requests r JOIN scopes s ON s.id = r.scope \
+             JOIN scopes mine ON mine.id = ?1 WHERE r.state = 0 AND r.kind = ?2 AND s.log = mine.log \
+             AND s.cluster_id = mine.cluster_id AND s.topic = mine.topic \
+             AND s.group_name = mine.group_name AND s.topic_id <> mine.topic_id ORDER BY r.id",
+            params![self.scope.0, KIND_REPLAY],
+            |row| row.get(0),
+        )
+    }
+
     /// The runs of a redrive that an earlier process left.
     pub fn unfinished(&self, request: i64) -> Result<Vec<Unfinished>> {
         let run = |row: &Row<'_>| -> rusqlite::Result<Unfinished> {

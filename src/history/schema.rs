@@ -175,6 +175,14 @@ pub const KIND_REPLAY: i64 = 2;
 /// `Config` where the file is no history, or one of a newer mb; `Storage` where it cannot be read
 /// or written. A refused file is left as it is.
 pub fn open(path: &Path) -> Result<Connection> {
+    // SQLite's own word for a folder here is one that reads as if it might pass.
+    if path.exists() && !path.is_file() {
+        return Err(Error::Config(format!(
+            "--data-dir: got {}, which is no file, expected mb's history or nothing there; move it \
+             away, or name another folder",
+            path.display()
+        )));
+    }
     let doing = || format!("open the history {}", path.display());
     let db = Connection::open(path).map_err(|cause| Error::storage(doing(), cause))?;
     configure(&db, path)?;
@@ -279,10 +287,19 @@ fn configure(db: &Connection, path: &Path) -> Result<()> {
         db.set_prepared_statement_cache_capacity(32);
         Ok(())
     };
-    // A newer file must not even be switched to another journal mode.
+    // Neither a newer file nor another program's may even be switched to another journal mode.
     let found = version(db, path)?;
     if found > VERSION {
         return Err(other_version(path, found));
+    }
+    let tables: i64 = db
+        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+        .map_err(|cause| refuse(path, &cause))?;
+    if found == 0 && tables > 0 {
+        return Err(Error::Config(format!(
+            "--data-dir: {} is a database, but no history of mb; name another folder",
+            path.display()
+        )));
     }
     settings().map_err(|cause| refuse(path, &cause))
 }
@@ -291,15 +308,6 @@ fn migrate(mut db: Connection, path: &Path) -> Result<Connection> {
     let from = version(&db, path)?;
     if from == VERSION {
         return Ok(db);
-    }
-    let tables: i64 = db
-        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
-        .map_err(|cause| refuse(path, &cause))?;
-    if from == 0 && tables > 0 {
-        return Err(Error::Config(format!(
-            "--data-dir: {} is a database, but no history of mb; name another folder",
-            path.display()
-        )));
     }
     let steps = usize::try_from(from).expect("a version is not negative here");
     let migrate = |db: &mut Connection| -> rusqlite::Result<()> {
@@ -482,7 +490,9 @@ mod tests {
 
         let foreign = folder.path().join("foreign.db");
         Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE pets(name)").unwrap();
+        let before = std::fs::read(&foreign).unwrap();
         let error = open(&foreign).unwrap_err();
         assert!(error.to_string().contains("no history of mb"), "{error}");
+        assert!(std::fs::read(&foreign).unwrap() == before, "its journal mode is its own");
     }
 }

@@ -171,6 +171,12 @@ impl Writer {
 
     fn write(&mut self, group: &[Write]) -> rusqlite::Result<()> {
         let (scope, client) = (self.scope, self.client);
+        // Cannot be changed within a transaction.
+        self.db.execute_batch(if is_to_outlive_power(group) {
+            "PRAGMA synchronous = FULL"
+        } else {
+            "PRAGMA synchronous = NORMAL"
+        })?;
         let change = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         for write in group {
             apply(&change, scope, client, write)?;
@@ -230,6 +236,18 @@ impl Writer {
             }
         }
     }
+}
+
+/// Whether the offsets in Kafka will go past what only this file has: dead letters, and an intent
+/// (with all before it, which is in the same journal). A transaction of theirs is on the disk, not
+/// only in the system's memory, before it is announced; others may be lost with the power, and are
+/// made again.
+fn is_to_outlive_power(group: &[Write]) -> bool {
+    group.iter().any(|write| match write {
+        Write::Intend(..) => true,
+        Write::Outcome(outcome, _) => outcome.dead_letters.is_some(),
+        _ => false,
+    })
 }
 
 /// True where old runs are left that may go once more is confirmed.
