@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
 
 use rusqlite::Connection;
 
@@ -11,8 +12,42 @@ use super::verifiable::Said;
 use crate::support::faults::sound;
 use crate::support::files::{FileRecord, assert_same};
 
-/// The clock of the history is in milliseconds, and each start of mb reads it anew.
+/// The history's times are in whole milliseconds of the wall clock.
 const CLOCK_TOLERANCE_MS: i64 = 5;
+
+/// How far the wall clock, which the history's times are from, was set or slewed meanwhile.
+#[derive(Debug)]
+pub struct WallClock {
+    began: (Instant, SystemTime),
+    lowest_ms: i64,
+    highest_ms: i64,
+}
+
+impl WallClock {
+    pub fn start() -> WallClock {
+        WallClock { began: (Instant::now(), SystemTime::now()), lowest_ms: 0, highest_ms: 0 }
+    }
+
+    pub fn look(&mut self) {
+        let (steady, wall) = (Instant::now(), SystemTime::now());
+        // Not where something else ran between the two.
+        if steady.elapsed() > Duration::from_millis(1) {
+            return;
+        }
+        let ms = |time: Duration| i64::try_from(time.as_millis()).expect("a short time");
+        let expected = self.began.1 + (steady - self.began.0);
+        let ahead = match wall.duration_since(expected) {
+            Ok(ahead) => ms(ahead),
+            Err(behind) => -ms(behind.duration()),
+        };
+        self.lowest_ms = self.lowest_ms.min(ahead);
+        self.highest_ms = self.highest_ms.max(ahead);
+    }
+
+    pub fn spread_ms(&self) -> i64 {
+        self.highest_ms - self.lowest_ms
+    }
+}
 
 /// What a phase, or all of them, came to.
 #[derive(Clone, Debug, Default)]
@@ -48,6 +83,7 @@ pub fn judge(
     in_log: &[FileRecord],
     order: &str,
     data_dir: &Path,
+    clock: &WallClock,
 ) -> Figures {
     let again = collected.again();
     assert!(again.runs == collected.runs, "a run's file changed after it was finished");
@@ -72,7 +108,7 @@ pub fn judge(
     let history = Connection::open(data_dir.join("history.db")).unwrap();
     let count = |sql: &str| -> i64 { history.query_row(sql, [], |row| row.get(0)).unwrap() };
     assert_eq!(count("SELECT count(*) FROM dead_letters"), 0, "dead letters");
-    assert_order(&again, order, &history);
+    assert_order(&again, order, &history, CLOCK_TOLERANCE_MS + clock.spread_ms());
     Figures {
         acknowledged: said.acknowledged.len(),
         refused: said.refused,
@@ -85,7 +121,7 @@ pub fn judge(
 }
 
 /// With an order, no run began before all that its records must follow had ended.
-fn assert_order(collected: &Collected, order: &str, history: &Connection) {
+fn assert_order(collected: &Collected, order: &str, history: &Connection, tolerance_ms: i64) {
     if order == "none" {
         return;
     }
@@ -105,8 +141,9 @@ fn assert_order(collected: &Collected, order: &str, history: &Connection) {
             && before != run
         {
             assert!(
-                began + CLOCK_TOLERANCE_MS >= end_before,
-                "order {order}: {run:?} began {} ms before {before:?} had ended",
+                began + tolerance_ms >= end_before,
+                "order {order}: {run:?} began {} ms before {before:?} had ended (tolerated: \
+                 {tolerance_ms} ms)",
                 end_before - began
             );
         }

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::collected::Collected;
 use super::fault::{Deck, Fault};
-use super::oracle::{Figures, judge};
+use super::oracle::{Figures, WallClock, judge};
 use super::verifiable::{Verifiable, lock};
 use super::{Lane, Tally};
 use crate::support::disk::SmallDisk;
@@ -46,6 +46,7 @@ pub struct Phase<'a> {
     /// Instead of `--step files`.
     command: Option<String>,
     collected: Arc<Mutex<Collected>>,
+    clock: Arc<Mutex<WallClock>>,
     watch: Option<Watch>,
     producer: Option<Verifiable>,
     mb: Option<Mb>,
@@ -66,8 +67,10 @@ impl<'a> Phase<'a> {
         }
         let command = own_out.is_some().then(|| failing_command(&out));
         let collected = Arc::new(Mutex::new(Collected::new(&out, &topic)));
-        let its = Arc::clone(&collected);
+        let clock = Arc::new(Mutex::new(WallClock::start()));
+        let (its, its_clock) = (Arc::clone(&collected), Arc::clone(&clock));
         let watch = Watch::start(&server, &group, &topic, move || {
+            lock(&its_clock).look();
             let mut collected = lock(&its);
             collected.look();
             (0..PARTITIONS).map(|at| (at, collected.done_up_to(at))).collect()
@@ -85,6 +88,7 @@ impl<'a> Phase<'a> {
             _own_out: own_out,
             command,
             collected,
+            clock,
             watch: Some(watch),
             producer: Some(producer),
             mb: None,
@@ -308,8 +312,19 @@ impl<'a> Phase<'a> {
         lock(&self.collected).look();
         let in_log = raw::read_all(&self.server, &self.topic);
         let data_dir = self.disk.path().join("data");
-        let figures = judge(&lock(&self.collected), &said, &in_log, self.order, &data_dir);
-        println!("{}: {figures:?}", self.name());
+        let figures = judge(
+            &lock(&self.collected),
+            &said,
+            &in_log,
+            self.order,
+            &data_dir,
+            &lock(&self.clock),
+        );
+        println!(
+            "{}: {figures:?}, wall clock off by {} ms",
+            self.name(),
+            lock(&self.clock).spread_ms()
+        );
         self.watch.take().expect("stopped once").stop();
         figures
     }
