@@ -148,6 +148,27 @@ impl Batch {
         Batch { bytes: Arc::clone(&self.bytes), index, payload_bytes, ..Batch::default() }
     }
 
+    /// `count` batches that share this one's bytes, each with the records that `place` gives it; those
+    /// with no place are in none. In one pass, however many there are.
+    pub fn divide(
+        &self,
+        count: usize,
+        mut place: impl FnMut(&Record<'_>) -> Option<usize>,
+    ) -> Vec<Batch> {
+        let part = || Batch { bytes: Arc::clone(&self.bytes), ..Batch::default() };
+        let mut parts: Vec<Batch> = std::iter::repeat_with(part).take(count).collect();
+        for (entry, record) in self.index.iter().zip(self.records()) {
+            if let Some(part) = place(&record).map(|place| &mut parts[place]) {
+                part.index.push(*entry);
+                part.payload_bytes += record.payload_bytes();
+            }
+        }
+        for part in &mut parts {
+            part.index.shrink_to_fit();
+        }
+        parts
+    }
+
     /// How many records it holds.
     pub fn len(&self) -> usize {
         self.index.len()

@@ -28,6 +28,8 @@ pub struct Committer {
     pub history: Arc<History>,
     pub ledgers: Arc<Ledgers>,
     pub events: Sender<Event>,
+    /// A commit of an earlier process may still be on its way.
+    pub in_doubt: bool,
 }
 
 /// How the last commit went.
@@ -44,9 +46,9 @@ pub enum LastCommit {
 pub struct Doubt(Option<Instant>);
 
 impl Doubt {
-    /// The process before may have sent a commit that is still on its way.
-    pub fn at_start() -> Doubt {
-        Doubt(Some(clock::now()))
+    /// `in_doubt`: the process before may have sent a commit that is still on its way.
+    pub fn at_start(in_doubt: bool) -> Doubt {
+        Doubt(in_doubt.then(clock::now))
     }
 }
 
@@ -57,7 +59,7 @@ impl Committer {
     pub fn run(self, stop: &Receiver<()>) -> LastCommit {
         let trouble = Trouble::default();
         let mut failures = 0;
-        let mut doubt = Doubt::at_start();
+        let mut doubt = Doubt::at_start(self.in_doubt);
         let stop_or_wait = |wait: Duration| {
             select! {
                 recv(stop) -> _ => true,

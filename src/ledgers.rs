@@ -35,7 +35,10 @@ impl Default for Ledgers {
 impl Ledgers {
     /// A partition comes under this process' care.
     pub fn add(&self, partition: Partition, ledger: Ledger) {
-        self.lock().ledgers.insert(partition, ledger);
+        let mut inner = self.lock();
+        inner.ledgers.insert(partition, ledger);
+        // It may be there already: an empty partition.
+        self.check_target(&mut inner, partition);
     }
 
     /// A batch goes into flight, as `runs` runs.

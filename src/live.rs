@@ -21,6 +21,8 @@ pub struct Live {
     pub offsets_skipped: Counter,
     /// Messages of the producer that the broker has not acknowledged, at its end.
     pub messages_failed: Counter,
+    /// Messages that the producer has handed over, at its end.
+    pub messages_posted: Counter,
     pub attempts_failed: Counter,
     pub dead_letters: Counter,
     pub ticks: Counter,
@@ -66,6 +68,7 @@ impl Live {
             runs_split: Counter::default(),
             offsets_skipped: Counter::default(),
             messages_failed: Counter::default(),
+            messages_posted: Counter::default(),
             attempts_failed: Counter::default(),
             dead_letters: Counter::default(),
             ticks: Counter::default(),

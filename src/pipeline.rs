@@ -20,7 +20,7 @@ use crate::data_dir::DataDir;
 use crate::dead_letters;
 use crate::error::{Class, Error, Result};
 use crate::limits;
-use crate::live::Trouble;
+use crate::live::{Live, Trouble};
 use crate::startup::{self, Start};
 use crate::step::Step;
 use crate::thread::stopped_within;
@@ -101,6 +101,7 @@ impl Pipeline {
             return Ok(Summary::default());
         };
         log::info!("{}: {reason}", broker.describe());
+        let live = Arc::new(Live::new(self.config.max_concurrent_runs));
         loop {
             let Some(start) = self.start(broker.as_ref(), &data_dir, stop)? else {
                 log::info!("stopped before the topic could be read");
@@ -112,8 +113,9 @@ impl Pipeline {
                 Arc::clone(&broker),
                 start,
                 Arc::clone(&data_dir),
+                Arc::clone(&live),
             )?;
-            match running.supervise(stop, self.progress.take()) {
+            match running.supervise(stop, &mut self.progress) {
                 // Begins anew with the log that is there now.
                 Err(Error::LogReplaced(_)) if self.config.skips_missing_offsets() => {
                     log::warn!("beginning anew with the log as it is (--on-missing-offsets skip)");

@@ -7,14 +7,15 @@
 //! decided in `lanes`.
 
 use std::cmp::{Ordering, Reverse};
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Acquire, Release};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, select};
+use crossbeam_channel::{Receiver, Sender, bounded};
 
+use crate::budget::Permit;
 use crate::clock;
 use crate::config::Order;
 use crate::lanes::Lanes;
@@ -51,8 +52,11 @@ pub struct RunQueue {
 #[derive(Debug)]
 struct Parked {
     lanes: Lanes<Run>,
-    /// By partition: runs and bytes.
-    held: BTreeMap<Partition, (usize, usize)>,
+    /// How many, by partition.
+    held: BTreeMap<Partition, usize>,
+    /// The memory that they keep, by the address of its permit: each batch's once, with how many of
+    /// its runs wait.
+    memory: HashMap<usize, (usize, usize)>,
     bytes: usize,
     /// Where the waiting runs hold more than so many bytes together, partitions that have any are
     /// not read any further.
@@ -139,22 +143,38 @@ impl RunQueue {
                 Ok(run) => return Some(run),
                 Err(wait) => wait,
             };
-            let mut waits_for_retry = wait < IDLE;
-            let run = select! {
-                recv(self.closing) -> _ => return None,
-                recv(self.receiver) -> run => run.ok(),
-                recv(self.wake.1) -> _ => { waits_for_retry = false; None }
-                default(wait) => { waits_for_retry = false; None }
+            let mut select = crossbeam_channel::Select::new();
+            select.recv(&self.closing);
+            let woken = select.recv(&self.wake.1);
+            let queued = select.recv(&self.receiver);
+            let run = match select.ready_timeout(wait) {
+                Ok(ready) if ready == queued => self.take(),
+                Ok(ready) if ready == woken => {
+                    // Another worker may have been quicker: then it looks.
+                    let _ = self.wake.1.try_recv();
+                    continue;
+                }
+                _ => continue,
             };
-            // Which arm of a select wins is chance: a queue that was closed meanwhile hands out
+            // Which of several is seen first is chance: a queue that was closed meanwhile hands out
             // nothing.
             let Some(run) = run.filter(|_| !self.is_closed()) else { continue };
-            let Some(run) = self.admit(run) else { continue };
             // Who watched for the next due retry now has other work: another one watches.
-            if waits_for_retry {
+            if wait < IDLE {
                 self.wake_one();
             }
             return Some(run);
+        }
+    }
+
+    /// A queued run that may start. Taking it and finding its turn are one: else a run could be
+    /// overtaken by the next of its lane, which another worker has taken.
+    fn take(&self) -> Option<Run> {
+        let lanes = self.lanes.as_ref().map(lock);
+        let run = self.receiver.try_recv().ok()?;
+        match lanes {
+            Some(mut lanes) if run.key.again.is_none() => lanes.admit(run),
+            _ => Some(run),
         }
     }
 
@@ -164,7 +184,10 @@ impl RunQueue {
             if let Ok(run) = self.due_retry() {
                 return Some(run);
             }
-            if let Some(run) = self.admit(self.receiver.try_recv().ok()?) {
+            if self.receiver.is_empty() {
+                return None;
+            }
+            if let Some(run) = self.take() {
                 return Some(run);
             }
         }
@@ -203,15 +226,8 @@ impl RunQueue {
 
     /// Runs that wait behind others of their lane.
     pub fn parked(&self) -> usize {
-        let parked = |lanes| lock(lanes).held.values().map(|(runs, _)| runs).sum();
+        let parked = |lanes| lock(lanes).held.values().sum();
         self.lanes.as_ref().map_or(0, parked)
-    }
-
-    fn admit(&self, run: Run) -> Option<Run> {
-        match self.lanes_of(&run.key) {
-            Some(mut lanes) => lanes.admit(run),
-            None => Some(run),
-        }
     }
 
     fn start_now(&self, runs: Vec<Run>) {
@@ -276,14 +292,21 @@ impl RunQueue {
 
 impl Parked {
     fn new(order: Order, most_bytes: usize) -> Parked {
-        Parked { lanes: Lanes::new(order), held: BTreeMap::new(), bytes: 0, most_bytes }
+        Parked {
+            lanes: Lanes::new(order),
+            held: BTreeMap::new(),
+            memory: HashMap::new(),
+            bytes: 0,
+            most_bytes,
+        }
     }
 
     fn admit(&mut self, run: Run) -> Option<Run> {
-        let (partition, lane, bytes) = (run.key.partition, run.key.lane, bytes(&run));
+        let (partition, lane) = (run.key.partition, run.key.lane);
+        let permit = Arc::clone(&run.permit);
         let run = self.lanes.admit(partition, lane, run);
         if run.is_none() {
-            self.wait(partition, bytes);
+            self.wait(partition, &permit);
         }
         run
     }
@@ -291,40 +314,48 @@ impl Parked {
     fn ended(&mut self, key: &RunKey) -> Vec<Run> {
         let ready = self.lanes.ended(key.partition, key.lane);
         for run in &ready {
-            let (runs, held) = self.held.get_mut(&key.partition).expect("it waited until now");
-            *runs -= 1;
-            *held -= bytes(run);
-            self.bytes -= bytes(run);
-            if *runs == 0 {
-                self.held.remove(&key.partition);
-            }
+            self.waits_no_more(key.partition, &run.permit);
         }
         ready
     }
 
     fn replaced(&mut self, parent: &RunKey, by: Vec<Run>) -> Vec<Run> {
         for run in by.iter().skip(1) {
-            self.wait(parent.partition, bytes(run));
+            self.wait(parent.partition, &run.permit);
         }
         self.lanes.replaced(parent.partition, parent.lane, by)
     }
 
-    fn wait(&mut self, partition: Partition, bytes: usize) {
-        let (runs, held) = self.held.entry(partition).or_default();
+    fn wait(&mut self, partition: Partition, permit: &Arc<Permit>) {
+        *self.held.entry(partition).or_default() += 1;
+        let (runs, bytes) = self.memory.entry(Arc::as_ptr(permit).addr()).or_default();
+        if *runs == 0 {
+            *bytes = permit.bytes();
+            self.bytes += *bytes;
+        }
         *runs += 1;
-        *held += bytes;
-        self.bytes += bytes;
+    }
+
+    fn waits_no_more(&mut self, partition: Partition, permit: &Arc<Permit>) {
+        let held = self.held.get_mut(&partition).expect("it waited until now");
+        *held -= 1;
+        if *held == 0 {
+            self.held.remove(&partition);
+        }
+        let of_batch = Arc::as_ptr(permit).addr();
+        let (runs, bytes) = self.memory.get_mut(&of_batch).expect("it waited until now");
+        *runs -= 1;
+        if *runs == 0 {
+            self.bytes -= *bytes;
+            self.memory.remove(&of_batch);
+        }
     }
 
     fn is_held(&self, partition: Partition, was: bool) -> bool {
-        let Some((runs, _)) = self.held.get(&partition) else { return false };
+        let Some(runs) = self.held.get(&partition) else { return false };
         let share = if was { 2 } else { 1 };
         *runs >= limits::PARKED_RUNS / share || self.bytes > self.most_bytes / share
     }
-}
-
-fn bytes(run: &Run) -> usize {
-    run.batch.payload_bytes() + limits::RUN_OVERHEAD_BYTES
 }
 
 fn lock(lanes: &Mutex<Parked>) -> MutexGuard<'_, Parked> {
@@ -357,7 +388,7 @@ mod tests {
 
     use super::*;
     use crate::batch::Batch;
-    use crate::budget::Permit;
+    use crate::budget::{Budget, Permit};
     use crate::offset::{Offset, OffsetRange};
     use crate::run::RunId;
     use crate::thread;
@@ -518,10 +549,12 @@ mod tests {
 
     #[test]
     fn few_large_waiting_runs_hold_their_partition_too() {
-        let queue = RunQueue::new(9, Order::Partition, 4 * limits::RUN_OVERHEAD_BYTES);
+        let budget = Budget::new(4000);
+        let queue = RunQueue::new(9, Order::Partition, budget.limit());
         let (_running, stop) = bounded(0);
         for id in 0..4 {
-            queue.push(run(id), late(), &stop).unwrap();
+            let permit = Arc::new(budget.try_acquire(1000).unwrap());
+            queue.push(Run { permit, ..run(id) }, late(), &stop).unwrap();
         }
         queue
             .push(
@@ -538,6 +571,58 @@ mod tests {
         queue.next().unwrap();
         assert!(queue.is_held(0, false), "three of four hold more than half of all bytes");
         assert!(!queue.is_held(1, false), "nothing of it waits");
+    }
+
+    #[test]
+    fn runs_of_one_batch_keep_its_memory_once() {
+        let budget = Budget::new(4000);
+        let queue = RunQueue::new(9, Order::Partition, budget.limit());
+        let (_running, stop) = bounded(0);
+        let permit = Arc::new(budget.try_acquire(1500).unwrap());
+        for id in 0..4 {
+            let permit = Arc::clone(&permit);
+            queue.push(Run { permit, ..run(id) }, late(), &stop).unwrap();
+        }
+        let first = queue.next().unwrap();
+        assert!(queue.try_next().is_none());
+        assert_eq!(queue.parked(), 3);
+        assert!(!queue.is_held(0, false), "1500 of 4000 bytes");
+        queue.ended(&first.key);
+        for id in 1..4 {
+            let next = queue.next().unwrap();
+            assert_eq!(next.id, RunId(id));
+            queue.ended(&next.key);
+        }
+        assert!(lock(queue.lanes.as_ref().unwrap()).memory.is_empty());
+    }
+
+    #[test]
+    fn workers_that_take_runs_at_once_keep_the_order_of_a_lane() {
+        const RUNS: i64 = 20_000;
+        let queue = Arc::new(RunQueue::new(100, Order::Partition, usize::MAX));
+        let started = Arc::new(Mutex::new(Vec::new()));
+        let workers: Vec<_> = (0..4)
+            .map(|_| {
+                let (queue, started) = (Arc::clone(&queue), Arc::clone(&started));
+                thread::spawn("taker", move || {
+                    while let Some(run) = queue.next() {
+                        started.lock().unwrap().push(run.id.0);
+                        queue.ended(&run.key);
+                    }
+                })
+                .unwrap()
+            })
+            .collect();
+        let (_running, stop) = bounded(0);
+        for id in 0..RUNS {
+            queue.push(run(id), late(), &stop).unwrap();
+        }
+        while started.lock().unwrap().len() < RUNS as usize {
+            std::thread::yield_now();
+        }
+        queue.close();
+        workers.into_iter().for_each(|worker| worker.join().unwrap());
+        assert!(started.lock().unwrap().is_sorted());
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod memory;
 mod missing;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -510,7 +511,21 @@ impl Tick<'_> {
 fn split_as_stored(batch: Batch, stored: &Stored) -> Vec<Batch> {
     match stored.parts[..] {
         [part] if part.range == stored.range && part.lane == Lane::WHOLE => vec![batch],
-        _ => stored.parts.iter().map(|part| batch.select(|record| part.covers(record))).collect(),
+        _ => {
+            // Those of one lane ascend and do not overlap; they may be as many as the records.
+            let mut of_lane: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+            for (place, part) in stored.parts.iter().enumerate() {
+                of_lane.entry(part.lane.index).or_default().push(place);
+            }
+            let count = stored.parts.first().map_or(1, |part| part.lane.count);
+            batch.divide(stored.parts.len(), |record| {
+                let lane = if count == 1 { 0 } else { lane_of_record(record, count) };
+                let places = of_lane.get(&lane)?;
+                let next =
+                    places.partition_point(|place| stored.parts[*place].range.last < record.offset);
+                places.get(next).copied().filter(|place| stored.parts[*place].covers(record))
+            })
+        }
     }
 }
 
@@ -520,9 +535,9 @@ fn split_by_key(batch: Batch, count: u32) -> (Vec<Lane>, Vec<Batch>) {
         return (vec![Lane::WHOLE], vec![batch]);
     }
     let lanes = (0..count).map(|index| Lane { index, count });
-    let all = lanes
-        .map(|lane| (lane, batch.select(|record| lane_of_record(record, count) == lane.index)));
-    all.filter(|(_, records)| !records.is_empty()).unzip()
+    let batches =
+        batch.divide(count as usize, |record| Some(lane_of_record(record, count) as usize));
+    lanes.zip(batches).filter(|(_, records)| !records.is_empty()).unzip()
 }
 
 impl Sink for Tick<'_> {

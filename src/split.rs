@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::batch::{Batch, Record};
+use crate::batch::Batch;
 use crate::offset::{Offset, OffsetRange};
 
 /// A part of a run's records, and the range that names it.
@@ -37,10 +37,15 @@ pub fn pieces(batch: &Batch, failed: &BTreeSet<Offset>) -> Vec<Piece> {
         }
         side_by_side = has_failed;
     }
-    let within = |range: OffsetRange| {
-        (range, batch.select(|record: &Record<'_>| range.contains(record.offset)))
-    };
-    ranges.into_iter().map(within).collect()
+    // Both ascend: each record is in the next range that does not end before it.
+    let mut next = 0;
+    let batches = batch.divide(ranges.len(), |record| {
+        while ranges.get(next).is_some_and(|range| range.last < record.offset) {
+            next += 1;
+        }
+        ranges.get(next).filter(|range| range.contains(record.offset)).map(|_| next)
+    });
+    ranges.into_iter().zip(batches).collect()
 }
 
 #[cfg(test)]
@@ -48,6 +53,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::batch::Record;
 
     fn batch(offsets: &[i64]) -> Batch {
         let mut batch = Batch::default();

@@ -22,6 +22,8 @@ pub struct Start {
     pub scope: ScopeId,
     pub topic: TopicInfo,
     pub resumes: BTreeMap<Partition, Resume>,
+    /// A commit of an earlier process may still be on its way.
+    pub in_doubt: bool,
 }
 
 /// Looks the topic up; makes it where this mb produces to it.
@@ -52,7 +54,8 @@ pub fn recover(
 ) -> Result<Start> {
     let db = schema::open_or_set_aside(&data_dir.join(history::FILE))?;
     let (scope, resumes) = recover_from(&db, broker, config, &topic)?;
-    Ok(Start { db, scope, topic, resumes })
+    let in_doubt = recovery::has_intents(&db, scope)?;
+    Ok(Start { db, scope, topic, resumes, in_doubt })
 }
 
 /// Finds in an open history where each partition goes on.
@@ -147,9 +150,7 @@ pub fn recover_from(
         let resume = Resume { position: marks.beginning, committed: None, stored: vec![] };
         resumes.insert(partition, resume);
     }
-    for (partition, resume) in &resumes {
-        recovery::begin(db, scope, *partition, resume)?;
-    }
+    recovery::begin_all(db, scope, &resumes)?;
     tell(&resumes);
     Ok((scope, resumes))
 }
@@ -204,7 +205,10 @@ fn beyond_the_end(
     let partitions: Vec<Partition> = resumes.keys().copied().collect();
     let mut beyond = Vec::new();
     for (partition, marks) in broker.watermarks(&topic.name, &partitions)? {
-        let position = resumes[&partition].position;
+        // What is planned or done above the position was in the log too.
+        let resume = &resumes[&partition];
+        let planned = resume.stored.last().map(|stored| stored.range.end());
+        let position = resume.position.max(planned.unwrap_or(Offset::ZERO));
         if position <= marks.end {
             continue;
         }

@@ -167,6 +167,41 @@ fn a_position_beyond_the_end_is_a_halt_or_begins_anew() {
     assert_eq!(world.committed("mb"), all(10));
 }
 
+/// Takes the records of partition 1 from `end` on away, as an unclean election of a leader does.
+fn cut_off(world: &World, end: i64) {
+    let file = world.dir.path().join(mb::broker::embedded::FILE);
+    let db = rusqlite::Connection::open(file).unwrap();
+    let row: i64 = db
+        .query_row("SELECT id FROM partitions WHERE partition = 1", [], |row| row.get(0))
+        .unwrap();
+    db.execute("DELETE FROM chunks WHERE partition = ?1 AND last_offset >= ?2", [row, end])
+        .unwrap();
+    db.execute("UPDATE partitions SET next_offset = ?2 WHERE id = ?1", [row, end]).unwrap();
+}
+
+#[test]
+fn a_log_cut_off_below_what_was_planned_is_a_halt_or_begins_anew_and_new_records_are_read() {
+    let world = World::with_records(70);
+    let poison = "orders/1/14-20";
+    let config = || Config { max_attempts: u32::MAX, ..world.config() };
+    world.run(config(), &halt_on(poison, 15)).unwrap_err();
+    // The committed offset is still in the log, what is finished above it is not.
+    cut_off(&world, 21);
+    for n in 0..30 {
+        world.post(1, format!("after {n}").as_bytes());
+    }
+    cut_off(&world, 40);
+    let step = Recorder::new(|_| Ok(()));
+    let error = world.run(config(), &step).unwrap_err();
+    assert!(matches!(error, Error::LogReplaced(_)), "{error}");
+    assert!(step.attempts.lock().unwrap().is_empty());
+    let config = Config { on_missing_offsets: OnMissingOffsets::Skip, ..config() };
+    world.run(config, &step).unwrap();
+    let of_1 = step.done_records().into_iter().filter(|(partition, _)| partition == "1");
+    assert_eq!(of_1.map(|(_, offset)| offset).collect::<Vec<_>>(), (0..40).collect::<Vec<_>>());
+    assert_eq!(world.committed("mb")[&1], Offset::new(40));
+}
+
 #[test]
 fn with_a_broken_history_mb_goes_on_from_the_committed_offsets() {
     let world = World::with_records(70);

@@ -110,7 +110,9 @@ fn ranges(
     for (partition, Watermarks { beginning, end }) in marks {
         // Offsets that bound it: the first one included, the second one not.
         let (first, next) = match span {
-            Span::Offsets { from, to } => (from, to.map_or(end, Offset::next)),
+            Span::Offsets { from, to } => {
+                (from, to.filter(|to| *to < end).map_or(end, Offset::next))
+            }
             Span::Times { .. } => (
                 since.get(&partition).copied().unwrap_or(end),
                 until.get(&partition).copied().unwrap_or(end),

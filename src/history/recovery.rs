@@ -247,6 +247,15 @@ fn read(db: &Connection, scope: ScopeId) -> rusqlite::Result<BTreeMap<Partition,
     Ok(partitions)
 }
 
+/// Whether commits were sent, or about to be, of which the log has not said what became of them.
+///
+/// # Errors
+/// `Storage` where the file cannot be read.
+pub fn has_intents(db: &Connection, scope: ScopeId) -> Result<bool> {
+    let select = "SELECT EXISTS (SELECT 1 FROM intents WHERE scope = ?1)";
+    db.query_row(select, [scope.0], |row| row.get(0)).map_err(storage)
+}
+
 /// Marks a partition's recorded ranges void: they are neither made again nor skipped any more.
 /// Its position starts anew at `start`.
 ///
@@ -294,6 +303,23 @@ pub fn gap(
     reason: &str,
 ) -> Result<()> {
     insert_gap(db, scope, partition, missing, reason).map_err(storage)
+}
+
+/// Records where each partition begins, all or none: one that is missing later would be taken for
+/// one that came since, and be read from its beginning.
+///
+/// # Errors
+/// `Storage` where the file cannot be written.
+pub fn begin_all(
+    db: &Connection,
+    scope: ScopeId,
+    resumes: &BTreeMap<Partition, Resume>,
+) -> Result<()> {
+    let change = db.unchecked_transaction().map_err(storage)?;
+    for (partition, resume) in resumes {
+        begin(&change, scope, *partition, resume)?;
+    }
+    change.commit().map_err(storage)
 }
 
 /// Records where a partition begins in this scope, and what is committed there already.

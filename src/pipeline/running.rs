@@ -61,6 +61,8 @@ pub(super) struct Running {
     forced: Arc<AtomicBool>,
     /// The first halt that came while mb was stopping already.
     late_halt: Option<Error>,
+    /// Somebody has asked for a stop.
+    stop_asked: bool,
     /// Held until everything has ended.
     _data_dir: Arc<DataDir>,
 }
@@ -74,13 +76,13 @@ impl Running {
         broker: Arc<dyn Broker>,
         start: Start,
         data_dir: Arc<DataDir>,
+        live: Arc<Live>,
     ) -> Result<Running> {
-        let Start { db, scope, topic: info, resumes } = start;
+        let Start { db, scope, topic: info, resumes, in_doubt } = start;
         // What cannot be is said before anything is read.
         broker.capabilities().isolation(config.isolation)?;
         let topic: Arc<str> = Arc::from(info.name.as_str());
         let workers = config.max_concurrent_runs;
-        let live = Arc::new(Live::new(workers));
         let ledgers = Arc::new(Ledgers::default());
         let queue = Arc::new(RunQueue::new(config.queue, config.order, config.queue_bytes));
         let budget = Budget::new(config.queue_bytes);
@@ -160,6 +162,7 @@ impl Running {
             history: Arc::clone(&history),
             ledgers: Arc::clone(&ledgers),
             events: events_in.clone(),
+            in_doubt,
         };
         let committer =
             events::spawn("committer", &events_in, move || committer.run(&commits_stop))?;
@@ -208,6 +211,7 @@ impl Running {
             control: Some(control),
             forced,
             late_halt: None,
+            stop_asked: false,
             _data_dir: data_dir,
         };
         running.threads.add(events::spawn("requests", &events_in, move || requests.run())?);
@@ -225,7 +229,13 @@ impl Running {
         events: &Sender<Event>,
         stop: Receiver<()>,
     ) -> Result<()> {
-        let Some(produce) = self.config.produce.clone() else { return Ok(()) };
+        let Some(mut produce) = self.config.produce.clone() else { return Ok(()) };
+        // Where mb begins anew, its producer goes on.
+        produce.count =
+            produce.count.map(|count| count - self.live.messages_posted.get().min(count));
+        if produce.count == Some(0) {
+            return Ok(());
+        }
         let (broker, topic) = (Arc::clone(&self.broker), Arc::clone(&self.topic));
         let partitions = u32::try_from(partitions).unwrap_or(u32::MAX);
         let producer = broker.producer(&topic)?;
@@ -234,6 +244,7 @@ impl Running {
         let live = Arc::clone(&self.live);
         let thread = events::spawn("producer", events, move || {
             let report = task.run();
+            live.messages_posted.add(report.posted);
             if report.failed > 0 {
                 log::error!("{} messages posted were not acknowledged", report.failed);
                 live.messages_failed.add(report.failed);
@@ -250,7 +261,7 @@ impl Running {
     pub(super) fn supervise(
         mut self,
         stop: &Receiver<()>,
-        mut progress: Option<Progress>,
+        progress: &mut Option<Progress>,
     ) -> Result<Summary> {
         notify(&[sd_notify::NotifyState::Ready]);
         log::info!(
@@ -267,12 +278,16 @@ impl Running {
             if target_due && self.set_target(&trouble) {
                 target_due = false;
             }
-            if let (Some(tell), Some((done, to_do))) = (&mut progress, self.ledgers.progress()) {
+            if let (Some(tell), Some((done, to_do))) = (progress.as_mut(), self.ledgers.progress())
+            {
                 tell(done, to_do);
             }
             self.warn_of_stalls();
             let event = select! {
-                recv(stop) -> _ => break Ok("as asked"),
+                recv(stop) -> _ => {
+                    self.stop_asked = true;
+                    break Ok("as asked");
+                }
                 recv(self.events) -> event => event.unwrap_or(Event::Halt(Error::Other(
                     "all threads are gone".into(),
                 ))),
@@ -298,7 +313,10 @@ impl Running {
                 }
             }
         };
-        drop(progress);
+        if !matches!(reason, Err(Error::LogReplaced(_))) {
+            // The bar goes before the last lines of the log.
+            progress.take();
+        }
         self.stop(reason, stop)
     }
 
@@ -346,7 +364,7 @@ impl Running {
     /// The orderly stop: intake first, then the runs, then what they led to.
     fn stop(mut self, reason: Result<&'static str>, stop: &Receiver<()>) -> Result<Summary> {
         let began = Instant::now();
-        let goes_on =
+        let mut goes_on =
             matches!(reason, Err(Error::LogReplaced(_))) && self.config.skips_missing_offsets();
         if !goes_on {
             notify(&[sd_notify::NotifyState::Stopping]);
@@ -365,6 +383,7 @@ impl Running {
             self.step.abort();
             return Err(error);
         }
+        goes_on &= !self.stop_asked;
         if !goes_on {
             self.step.finish();
         }
@@ -403,12 +422,25 @@ impl Running {
                 halted => format!(", {halted} halted"),
             }
         );
-        reason?;
-        if let Some(halt) = self.late_halt.take() {
+        let replaced = match reason {
+            Err(error @ Error::LogReplaced(_)) if self.config.skips_missing_offsets() => {
+                Some(error)
+            }
+            Err(error) => return Err(error),
+            Ok(_) => None,
+        };
+        if let Some(halt) = self.late_halt.take_if(|halt| !matches!(halt, Error::LogReplaced(_))) {
             return Err(halt);
         }
         if let Some(panic) = panic {
             return Err(panic);
+        }
+        match replaced {
+            // What was done is another log's: there is nothing to commit.
+            Some(_) if !goes_on => return Ok(summary),
+            // With the history's thread still at its file, nobody else may open it.
+            Some(replaced) if kept && !self.threads.has("history") => return Err(replaced),
+            _ => {}
         }
         match last {
             LastCommit::Confirmed => match self.live.messages_failed.get() {
@@ -456,6 +488,11 @@ impl Running {
             } else {
                 select! {
                     recv(stop) -> asked => match asked {
+                        Ok(()) if !self.stop_asked => {
+                            log::info!("stopping already: another stop ends mb at once");
+                            self.stop_asked = true;
+                            continue;
+                        }
                         Ok(()) => "a second stop was asked for",
                         // Its stopper is gone, and nobody can ask any more.
                         Err(_) => {

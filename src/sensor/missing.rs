@@ -29,7 +29,12 @@ impl Tick<'_> {
                 marks.beginning
             )));
         }
-        self.skip(partition, missing);
+        // What is being filled from below the gap goes first: where there is no room for it now, it
+        // is read again, and the gap looked at then.
+        let filled = self.sensor.slot(partition).and_then(|slot| slot.batcher.cut_now());
+        if filled.is_none_or(|cut| self.deliver(partition, cut) == Flow::Continue) {
+            self.skip(partition, missing);
+        }
         Ok(())
     }
 
@@ -45,9 +50,6 @@ impl Tick<'_> {
         self.sensor.live.offsets_skipped.add(missing.end().distance_from(missing.first));
         let Some(slot) = self.sensor.slot(partition) else { return };
         slot.batcher.skip_to(missing.end());
-        if let Some(cut) = slot.batcher.cut_now() {
-            self.deliver(partition, cut);
-        }
         self.position(partition, missing.end());
         self.tell_ledgers();
     }

@@ -15,7 +15,7 @@ use mb::committer::{Committer, Doubt};
 use mb::config::Config;
 use mb::error::{Class, Error};
 use mb::events::Event;
-use mb::history::{History, Stepped};
+use mb::history::{History, Stepped, recovery};
 use mb::ledgers::Ledgers;
 use mb::live::Live;
 use mb::offset::{Offset, Partition};
@@ -106,10 +106,10 @@ impl Life {
         let broker: Arc<dyn Broker> = Arc::new(SimulatedBroker);
         let step: Arc<dyn Step> = Arc::new(SimulatedStep);
         let found = startup::topic(broker.as_ref(), config).and_then(|topic| {
-            let found = startup::recover_from(&db, broker.as_ref(), config, &topic)?;
-            Ok((topic, found))
+            let (scope, resumes) = startup::recover_from(&db, broker.as_ref(), config, &topic)?;
+            Ok((topic, scope, resumes, recovery::has_intents(&db, scope)?))
         });
-        let (info, (scope, resumes)) = match found {
+        let (info, scope, resumes, in_doubt) = match found {
             Ok(found) => found,
             Err(error) => return Err(Box::new((db, error))),
         };
@@ -176,6 +176,7 @@ impl Life {
             history: Arc::clone(&history),
             ledgers: Arc::clone(&ledgers),
             events: events_in,
+            in_doubt,
         };
         let target = world.hits(world.plan.until_caught_up).then(|| {
             let log = world.log.borrow();
@@ -194,7 +195,7 @@ impl Life {
             workers,
             committer,
             committing: Cell::new(false),
-            doubt: Cell::new(Doubt::at_start()),
+            doubt: Cell::new(Doubt::at_start(in_doubt)),
             stepped: RefCell::new(stepped),
             written: Cell::new(false),
             intake: RefCell::new(Some(intake)),
