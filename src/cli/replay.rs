@@ -111,7 +111,9 @@ fn ranges(
         // Offsets that bound it: the first one included, the second one not.
         let (first, next) = match span {
             Span::Offsets { from, to } => {
-                (from, to.filter(|to| *to < end).map_or(end, Offset::next))
+                // Far behind the end there may be no next offset; near or far, it is said below.
+                let behind = |to: Offset| if to < end { to.next() } else { to.max(end.next()) };
+                (from, to.map_or(end, behind))
             }
             Span::Times { .. } => (
                 since.get(&partition).copied().unwrap_or(end),
