@@ -158,7 +158,8 @@ pub fn watermarks(bootstrap: &str, topic: &str) -> BTreeMap<i32, (i64, i64)> {
     partitions.map(|partition| (partition, marks(partition))).collect()
 }
 
-/// What the group has committed in each of the topic's partitions; 0 where it has nothing.
+/// What the group has committed in each of the topic's partitions; 0 where it has nothing. A broker
+/// that has just started may not know its groups yet, and is asked again.
 pub fn committed(bootstrap: &str, group: &str, topic: &str) -> BTreeMap<i32, i64> {
     let consumer = consumer(bootstrap, group);
     let metadata = consumer.fetch_metadata(Some(topic), LIMIT).expect("metadata");
@@ -166,7 +167,17 @@ pub fn committed(bootstrap: &str, group: &str, topic: &str) -> BTreeMap<i32, i64
     for partition in metadata.topics()[0].partitions() {
         asked.add_partition(topic, partition.id());
     }
-    let answer = consumer.committed_offsets(asked, LIMIT).expect("the committed offsets");
+    let answer =
+        super::eventually_some(LIMIT, "the group's coordinator answers", || {
+            match consumer.committed_offsets(asked.clone(), LIMIT) {
+                Err(KafkaError::MetadataFetch(
+                    RDKafkaErrorCode::NotCoordinator
+                    | RDKafkaErrorCode::CoordinatorNotAvailable
+                    | RDKafkaErrorCode::CoordinatorLoadInProgress,
+                )) => None,
+                answer => Some(answer.expect("the committed offsets")),
+            }
+        });
     let offset = |offset| match offset {
         Offset::Offset(offset) => offset,
         Offset::Invalid => 0,
