@@ -249,7 +249,7 @@ fn row_14_answers_that_come_too_late_are_not_taken_for_others() {
 fn row_15_flipped_bytes_are_never_taken_for_records_nor_for_sizes() {
     each_seed("row_15", |row| {
         let (mut world, mb) = at_work(row, 3000, 1000);
-        world.proxy().set(Mode::Flip(200_000));
+        world.proxy().set(Mode::Flip(20_000));
         eventually(LIMIT, "bytes are flipped", || {
             world.proxy().counts().faults.get("flip").is_some_and(|count| *count >= 20)
         });

@@ -51,7 +51,6 @@ const RDKAFKA_ONE: Way = Way {
     one_server: true,
     more: &["--client", "rdkafka", "--tick-runtime", "2", "--tick-interval", "100ms"],
 };
-const PURE: Way = Way { name: "kafka", one_server: false, more: &["--client", "kafka"] };
 const PURE_ONE: Way = Way {
     name: "kafka, told of one broker",
     one_server: true,
@@ -60,7 +59,7 @@ const PURE_ONE: Way = Way {
 
 #[test]
 fn a_3_9_cluster_loses_leader_and_coordinator_and_nothing_is_lost() {
-    brokers_lost(V3_9, &[RDKAFKA_ONE, PURE, PURE_ONE], &[]);
+    brokers_lost(V3_9, &[RDKAFKA_ONE, PURE_ONE], &[]);
 }
 
 #[test]
