@@ -17,6 +17,7 @@ use crate::control::requests::{Request, Status};
 use crate::data_dir::DataDir;
 use crate::error::{Error, Result};
 use crate::limits;
+use crate::offset::Partition;
 
 /// A broker for a command, and the lock on the data directory where the command opened the
 /// embedded topic itself.
@@ -105,6 +106,24 @@ pub fn broker_under(
     let chosen = choose(&connection, wants_embedded, false, &keep_waiting, &open_embedded)?;
     let broker = chosen.broker;
     Ok(Connected { broker, connection, _data_dir: lock.into_inner() })
+}
+
+/// All partitions of the topic, or the one that `--partition` names.
+///
+/// # Errors
+/// `Config` where the topic has no such partition.
+pub fn partitions(info: &TopicInfo, only: Option<Partition>) -> Result<Vec<Partition>> {
+    match only {
+        None => Ok(info.partitions.clone()),
+        Some(partition) if info.partitions.contains(&partition) => Ok(vec![partition]),
+        Some(partition) => {
+            let last = info.partitions.last().copied().unwrap_or_default();
+            Err(Error::Config(format!(
+                "--partition: got {partition}, expected one of topic {}, 0 to {last}",
+                info.name
+            )))
+        }
+    }
 }
 
 /// The topic, which is created where it does not exist.

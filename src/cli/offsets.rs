@@ -120,16 +120,7 @@ fn plan(
     only: Option<Partition>,
 ) -> Result<Vec<Move>> {
     let (topic, group) = (&info.name, &connection.group);
-    let partitions = match only {
-        None => info.partitions.clone(),
-        Some(partition) if info.partitions.contains(&partition) => vec![partition],
-        Some(partition) => {
-            let last = info.partitions.last().copied().unwrap_or_default();
-            return Err(Error::Config(format!(
-                "--partition: got {partition}, expected one of topic {topic}, 0 to {last}"
-            )));
-        }
-    };
+    let partitions = connect::partitions(info, only)?;
     let committed = broker.committed(group, topic, &partitions)?;
     let marks = broker.watermarks(topic, &partitions)?;
     let by_time = match target {

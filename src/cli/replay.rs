@@ -88,16 +88,7 @@ fn ranges(
     span: Span,
 ) -> Result<Vec<(Partition, OffsetRange)>> {
     let topic = &info.name;
-    let partitions = match only {
-        None => info.partitions.clone(),
-        Some(partition) if info.partitions.contains(&partition) => vec![partition],
-        Some(partition) => {
-            let last = info.partitions.last().copied().unwrap_or_default();
-            return Err(Error::Config(format!(
-                "--partition: got {partition}, expected one of topic {topic}, 0 to {last}"
-            )));
-        }
-    };
+    let partitions = connect::partitions(info, only)?;
     let marks = broker.watermarks(topic, &partitions)?;
     let at = |time: Option<i64>| -> Result<BTreeMap<Partition, Offset>> {
         time.map_or_else(|| Ok(BTreeMap::new()), |ms| broker.offsets_at(topic, &partitions, ms))

@@ -7,12 +7,11 @@
 
 use std::borrow::Cow;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::batch::Record;
 use crate::offset::RunKey;
+use crate::step::record_json::entry;
 
 /// What stands for Connect's exception class where the step named the record; otherwise it is how
 /// its attempts ended (`DeadLetters::why`).
@@ -99,19 +98,6 @@ impl Serialize for Named<'_> {
             value.as_ref().map(|value| String::from_utf8_lossy(value).into_owned())
         };
         serializer.collect_map(self.0.iter().map(|(name, value)| (name, text(value))))
-    }
-}
-
-fn entry<M: SerializeMap>(
-    map: &mut M,
-    text_name: &str,
-    base64_name: &str,
-    bytes: Option<&[u8]>,
-) -> Result<(), M::Error> {
-    match bytes.map(|bytes| (bytes, std::str::from_utf8(bytes))) {
-        None => map.serialize_entry(text_name, &()),
-        Some((_, Ok(text))) => map.serialize_entry(text_name, text),
-        Some((bytes, Err(_))) => map.serialize_entry(base64_name, &STANDARD.encode(bytes)),
     }
 }
 

@@ -30,7 +30,8 @@ impl Serialize for RecordJson<'_> {
     }
 }
 
-fn entry<M: SerializeMap>(
+/// Bytes as text under the one name, or those that are not UTF-8 as base64 under the other.
+pub(crate) fn entry<M: SerializeMap>(
     map: &mut M,
     text_name: &str,
     base64_name: &str,
