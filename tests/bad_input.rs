@@ -381,6 +381,37 @@ fn a_history_without_its_journal_is_an_older_one_and_nothing_is_lost() {
     }
 }
 
+#[test]
+fn a_history_that_is_taken_away_while_mb_runs_ends_it_before_it_commits_what_was_in_it() {
+    let ways = [
+        ("rm history.db*", "was removed"),
+        ("mkdir away; mv history.db* away; : >history.db", "was replaced by another file"),
+        ("mkdir away; mv * away", "was removed"),
+    ];
+    for (way, said) in ways {
+        let data = Data::with_records();
+        // Its first failure is kept as a dead letter in a file that nobody will find.
+        let command = format!(
+            "test $MB_FIRST_OFFSET -lt 20 || {{ cd '{}'; {way}; exit 65; }}",
+            data.path().display()
+        );
+        let one_by_one = ["--max-batch", "5", "--max-concurrent-runs", "1"];
+        let mut mb = data.start(&[&["--exec", &command], &one_by_one[..]].concat());
+        assert_eq!(mb.wait(LIMIT).code(), Some(1), "{way}: {:?}", mb.stderr());
+        let lines = mb.stderr().join("\n");
+        assert!(lines.contains("the history is gone") && lines.contains(said), "{way}: {lines}");
+        // The topic itself is needed again; the history stays lost.
+        for file in fs::read_dir(data.file("away")).into_iter().flatten() {
+            let file = file.unwrap();
+            if file.file_name().to_string_lossy().starts_with("topic.db") {
+                fs::rename(file.path(), data.file(file.file_name().to_str().unwrap())).unwrap();
+            }
+        }
+        assert!(data.committed()[&0].get() <= 20, "{way}: {:?}", data.committed());
+        data.assert_nothing_lost();
+    }
+}
+
 /// A database with this version, and with a table of somebody's.
 fn foreign(path: &Path, version: i64) -> Vec<u8> {
     let db = Connection::open(path).unwrap();

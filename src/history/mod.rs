@@ -6,6 +6,7 @@
 //! committed offsets are the truth.
 
 pub mod letters;
+mod place;
 pub mod query;
 pub mod recovery;
 pub mod requests;

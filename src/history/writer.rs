@@ -3,6 +3,7 @@
 //! Order is the promise here: effects (a run may start, a run is done, a commit may be sent) are
 //! announced only after the transaction that holds them.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -11,6 +12,7 @@ use crossbeam_channel::Receiver;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
 use super::letters::{self, LetterState};
+use super::place::Place;
 use super::schema::{KIND_REDRIVE, KIND_REPLAY, KIND_TOPIC, is_damage};
 use super::{
     AttemptRecord, DeadLetters, Ending, Outcome, Planned, Progress, ScopeId, Write, receive_group,
@@ -101,6 +103,7 @@ impl Stepped {
 
 pub(super) struct Writer {
     db: Connection,
+    place: Option<Place>,
     scope: ScopeId,
     client: &'static str,
     keep_runs: u64,
@@ -124,7 +127,8 @@ impl Writer {
         keep_runs: u64,
         progress: Arc<Progress>,
     ) -> Writer {
-        Writer { db, scope, client, keep_runs, since_pruned: 0, prune_owed: true, progress }
+        let place = db.path().and_then(|path| Place::of(Path::new(path)));
+        Writer { db, place, scope, client, keep_runs, since_pruned: 0, prune_owed: true, progress }
     }
 
     /// The group is in the file: says so, and removes old runs where that is due.
@@ -137,10 +141,17 @@ impl Writer {
     }
 
     /// Tries until the group is in the file: meanwhile the channel fills, and with it everything
-    /// that would start or commit a run waits. False where the file is broken, which no waiting
-    /// mends: mb has to end, and its next start moves the file aside.
+    /// that would start or commit a run waits. False where the file is broken or gone, which no
+    /// waiting mends: mb has to end, and its next start moves a broken file aside.
     fn write_whatever_it_takes(&mut self, group: &[Write]) -> bool {
         let mut failing_since = None;
+        if let Some(Err(gone)) = self.place.as_mut().map(Place::check) {
+            log::error!(
+                "the history is gone: {gone}; mb ends, and commits nothing more: what it did since its \
+                 last commit is done again"
+            );
+            return false;
+        }
         while let Err(cause) = self.write(group) {
             if is_damage(&cause) {
                 log::error!(
@@ -293,7 +304,9 @@ fn prune(db: &mut Connection, keep_runs: u64) -> rusqlite::Result<bool> {
     let done = [RunState::Succeeded, RunState::Failed, RunState::Split].map(RunState::code);
     let owed = change
         .prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM runs WHERE id <= ?1 AND state IN (?2, ?3, ?4))",
+            // No confirmed offset lets those of an open request go.
+            "SELECT EXISTS (SELECT 1 FROM runs WHERE id <= ?1 AND state IN (?2, ?3, ?4) AND NOT EXISTS \
+             (SELECT 1 FROM requests WHERE requests.id = runs.request AND requests.state = 0))",
         )?
         .query_row(params![cutoff, done[0], done[1], done[2]], |row| row.get(0))?;
     change.commit()?;

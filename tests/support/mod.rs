@@ -17,10 +17,13 @@ pub mod proxy;
 pub mod raw;
 pub mod world;
 
+use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
 
 /// Between two looks at another process' state, which tells nobody when it changes.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -48,17 +51,23 @@ pub fn eventually_some<T>(limit: Duration, what: &str, mut look: impl FnMut() ->
     }
 }
 
-/// A port of 127.0.0.1 that nobody listens on. It lies below the range that the system takes for
-/// outgoing connections, so none of those takes it meanwhile, and is given out once per process.
+/// A port of 127.0.0.1 that nobody listens on, this process' until it ends. It lies below the range
+/// that the system takes for outgoing connections, so none of those takes it; and a locked file keeps
+/// it from the tests of other processes, which bind theirs at their own time.
 pub fn free_port() -> u16 {
-    const FIRST: u32 = 20_000;
-    const PORTS: u32 = 11_000;
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    for _ in 0..PORTS {
-        // Test binaries that run at the same time begin at different places.
-        let number = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add(std::process::id() * 101);
-        let port = u16::try_from(FIRST + number % PORTS).expect("below 65,536");
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+    const FIRST: u16 = 20_000;
+    const PORTS: u16 = 11_000;
+    static TAKEN: Mutex<Vec<File>> = Mutex::new(Vec::new());
+    let folder = std::env::temp_dir().join("mb-test-ports");
+    fs::create_dir_all(&folder).expect("a folder for temporary files");
+    let first = fastrand::u16(..PORTS);
+    for number in 0..PORTS {
+        let port = FIRST + (first + number) % PORTS;
+        let file = File::create(folder.join(port.to_string())).expect("a file for the port");
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+            && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+        {
+            TAKEN.lock().unwrap_or_else(PoisonError::into_inner).push(file);
             return port;
         }
     }

@@ -45,8 +45,9 @@ const SERVICE_VARIABLES: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG
 /// Runs `sh -c COMMAND` for each batch, in a process group of its own.
 ///
 /// - **stdin**: one record a line, as JSON (`record_json`). A command may read all, some or none.
-/// - **environment**: mb's own, with `MB_RUN_KEY`, `MB_TOPIC`, `MB_PARTITION`, `MB_FIRST_OFFSET`,
-///   `MB_LAST_OFFSET`, `MB_ATTEMPT` and `MB_FAILED_FILE`.
+/// - **environment**: mb's own, with `MB_RUN_KEY`, `MB_TOPIC`, `MB_PARTITION`, `MB_FIRST_OFFSET`
+///   and `MB_LAST_OFFSET` (of the batch that the run is of: there may be no such records, or not in
+///   this lane), `MB_RECORDS` (lines on stdin), `MB_ATTEMPT` and `MB_FAILED_FILE`.
 /// - **stdout, stderr**: kept in the attempt's output, `limits::CAPTURE_BYTES` of each.
 /// - **its end**: exit code 0 is done, 65 makes dead letters at once (`StepError::DeadLetter`), 75
 ///   is tried again, 78 stops mb, which exits 65 (`StepError::Stop`). Anything else is tried again
@@ -216,6 +217,7 @@ impl ExecStep {
             .env("MB_PARTITION", key.partition.to_string())
             .env("MB_FIRST_OFFSET", key.range.first.to_string())
             .env("MB_LAST_OFFSET", key.range.last.to_string())
+            .env("MB_RECORDS", attempt.batch.len().to_string())
             .env("MB_ATTEMPT", attempt.number.to_string())
             .env(failed_file::VARIABLE, failed_file.path());
         for name in SERVICE_VARIABLES {
