@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use log::info;
+use rusqlite::Connection;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -18,7 +19,7 @@ use crate::control::requests::{Request, Status};
 use crate::data_dir::DataDir;
 use crate::error::{Error, Result};
 use crate::history::letters::{self, Asked, ErrorCount, LetterDetail, LetterRow, Pick, Selection};
-use crate::history::{self, schema};
+use crate::history::{self, asked, schema};
 
 /// # Errors
 /// `Config` where there is no history; `Usage` for a state that there is not; `Other` for letters
@@ -182,7 +183,7 @@ fn text(detail: &LetterDetail) -> String {
 fn redrive(data_dir: &Path, pick: Pick, json: bool) -> Result<()> {
     let (asked, status): (Vec<Asked>, _) =
         change(data_dir, &Request::Redrive(pick.clone()), || {
-            letters::redrive(&mut schema::open(&data_dir.join(history::FILE))?, &pick)
+            letters::redrive(&mut open(data_dir)?, &pick)
         })?;
     for Asked { request, topic, group, letters, left } in &asked {
         info!(
@@ -214,9 +215,8 @@ fn discard(data_dir: &Path, pick: Pick, note: &str, json: bool) -> Result<()> {
         discarded: u64,
     }
     let request = Request::Discard { pick: pick.clone(), note: note.to_owned() };
-    let (discarded, _) = change(data_dir, &request, || {
-        letters::discard(&mut schema::open(&data_dir.join(history::FILE))?, &pick, note)
-    })?;
+    let (discarded, _) =
+        change(data_dir, &request, || letters::discard(&mut open(data_dir)?, &pick, note))?;
     if json {
         return output::print_json(&[Discarded { discarded }]);
     }
@@ -240,6 +240,17 @@ pub(super) fn change<T: DeserializeOwned>(
     schema::check_exists(&data_dir.join(history::FILE))?;
     let _lock = DataDir::lock(data_dir)?;
     Ok((here()?, None))
+}
+
+/// The history, for a change while no mb runs: what one that was killed has left of cancelled requests
+/// is ended first.
+///
+/// # Errors
+/// As `schema::open`; `Storage`.
+pub(super) fn open(data_dir: &Path) -> Result<Connection> {
+    let db = schema::open(&data_dir.join(history::FILE))?;
+    asked::end_left_over(&db)?;
+    Ok(db)
 }
 
 /// When a request is worked on.

@@ -10,6 +10,7 @@ use std::time::Instant;
 use crossbeam_channel::Receiver;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
+use super::asked;
 use super::letters::{self, LetterState};
 use super::schema::{KIND_REDRIVE, KIND_REPLAY, KIND_TOPIC, is_damage};
 use super::{
@@ -204,7 +205,7 @@ impl Writer {
                         });
                     }
                 }
-                Write::Intend(_, done) | Write::Flush(done) => {
+                Write::Intend(_, done) | Write::Flush(done) | Write::Cancel(_, _, done) => {
                     // Who asked may have given up waiting.
                     let _ = done.send(());
                 }
@@ -212,6 +213,7 @@ impl Writer {
                 | Write::Start(..)
                 | Write::Gap(..)
                 | Write::EndRequest(..)
+                | Write::Withdraw(_)
                 | Write::Confirm(..) => {}
             }
         }
@@ -318,10 +320,17 @@ fn apply(
         Write::Outcome(outcome, _) => apply_outcome(change, scope, outcome)?,
         Write::EndRequest(request, state, note) => {
             change.execute(
-                "UPDATE requests SET state = ?2, ended_ms = ?3, note = ifnull(?4, note) WHERE id = ?1",
+                "UPDATE requests SET state = ?2, ended_ms = ?3, note = ifnull(?4, note) \
+                 WHERE id = ?1 AND state = 0",
                 params![request, state, clock::now_ms(), note],
             )?;
         }
+        Write::Cancel(requests, note, _) => {
+            for (request, started) in requests {
+                asked::end(change, *request, started, note)?;
+            }
+        }
+        Write::Withdraw(run) => asked::end_run(change, *run)?,
         Write::Tick(tick) => {
             change
                 .prepare_cached(
