@@ -6,7 +6,6 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use log::info;
-use rusqlite::Connection;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -183,7 +182,7 @@ fn text(detail: &LetterDetail) -> String {
 fn redrive(data_dir: &Path, pick: Pick, json: bool) -> Result<()> {
     let (asked, status): (Vec<Asked>, _) =
         change(data_dir, &Request::Redrive(pick.clone()), || {
-            letters::redrive(&mut open(data_dir)?, &pick)
+            letters::redrive(&mut asked::open(&data_dir.join(history::FILE))?, &pick)
         })?;
     for Asked { request, topic, group, letters, left } in &asked {
         info!(
@@ -215,8 +214,9 @@ fn discard(data_dir: &Path, pick: Pick, note: &str, json: bool) -> Result<()> {
         discarded: u64,
     }
     let request = Request::Discard { pick: pick.clone(), note: note.to_owned() };
-    let (discarded, _) =
-        change(data_dir, &request, || letters::discard(&mut open(data_dir)?, &pick, note))?;
+    let (discarded, _) = change(data_dir, &request, || {
+        letters::discard(&mut asked::open(&data_dir.join(history::FILE))?, &pick, note)
+    })?;
     if json {
         return output::print_json(&[Discarded { discarded }]);
     }
@@ -240,17 +240,6 @@ pub(super) fn change<T: DeserializeOwned>(
     schema::check_exists(&data_dir.join(history::FILE))?;
     let _lock = DataDir::lock(data_dir)?;
     Ok((here()?, None))
-}
-
-/// The history, for a change while no mb runs: what one that was killed has left of cancelled requests
-/// is ended first.
-///
-/// # Errors
-/// As `schema::open`; `Storage`.
-pub(super) fn open(data_dir: &Path) -> Result<Connection> {
-    let db = schema::open(&data_dir.join(history::FILE))?;
-    asked::end_left_over(&db)?;
-    Ok(db)
 }
 
 /// When a request is worked on.

@@ -35,7 +35,7 @@ pub fn run(args: &RequestsArgs) -> Result<()> {
         RequestAction::Cancel { ids, note } => {
             let request = Request::CancelRequests { ids: ids.clone(), note: note.clone() };
             let ((), _) = dead_letters::change(data_dir, &request, || {
-                asked::cancel(&mut dead_letters::open(data_dir)?, ids, note)
+                asked::cancel(&mut asked::open(&path)?, ids, note)
             })?;
             let shown = ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             log::info!(

@@ -3,13 +3,14 @@
 //! What of them is still to be made is in `requests`; the thread that makes it, in `again`.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 use serde::{Deserialize, Serialize};
 
 use super::letters::LetterState;
 use super::requests::{CANCELLED, DONE, OPEN, UNFINISHED};
-use super::schema::KIND_REDRIVE;
+use super::schema::{self, KIND_REDRIVE};
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::run::{RunId, RunState};
@@ -200,6 +201,17 @@ pub(super) fn end(
         params![request, CANCELLED, clock::now_ms(), note, OPEN],
     )?;
     end_runs(db, Some(request), started)
+}
+
+/// The history, for a change while no mb runs: what one that was killed has left of cancelled requests
+/// is ended first.
+///
+/// # Errors
+/// As `schema::open`; `Storage`.
+pub fn open(path: &Path) -> Result<Connection> {
+    let db = schema::open(path)?;
+    end_left_over(&db)?;
+    Ok(db)
 }
 
 /// Ends what a process that was killed, or halted, has left of requests that were cancelled. No run
