@@ -3,7 +3,7 @@
 //! Ranges that the history holds from before (`Stored`) are made again exactly; fresh batches
 //! never overlap one. Where batches go, and whether there is memory for them, is the sensor's.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::batch::{Batch, Record};
@@ -55,6 +55,29 @@ impl Stored {
     fn runs(&self, split_later: bool) -> usize {
         let lanes: BTreeSet<Lane> = self.parts.iter().map(|part| part.lane).collect();
         if split_later { lanes.len() } else { self.parts.len() }
+    }
+
+    /// The records of each part. One pass, since the parts may be as many as the records.
+    pub fn divide(&self, batch: Batch) -> Vec<Batch> {
+        if let [part] = self.parts[..]
+            && part.range == self.range
+            && part.lane == Lane::WHOLE
+        {
+            return vec![batch];
+        }
+        // Those of one lane ascend and do not overlap.
+        let mut of_lane: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        for (place, part) in self.parts.iter().enumerate() {
+            of_lane.entry(part.lane.index).or_default().push(place);
+        }
+        let count = self.parts.first().map_or(1, |part| part.lane.count);
+        batch.divide(self.parts.len(), |record| {
+            let lane = if count == 1 { 0 } else { lane_of_record(record, count) };
+            let places = of_lane.get(&lane)?;
+            let next =
+                places.partition_point(|place| self.parts[*place].range.last < record.offset);
+            places.get(next).copied().filter(|place| self.parts[*place].covers(record))
+        })
     }
 }
 
@@ -142,6 +165,11 @@ impl Batcher {
 
     pub fn cursor(&self) -> Offset {
         self.cursor
+    }
+
+    /// Runs of stored batches that are still to be made.
+    pub fn unmade_runs(&self) -> usize {
+        self.stored.iter().map(|stored| stored.parts.len()).sum()
     }
 
     /// Where a fresh consumer has to start: behind the cursor and what is being filled.
@@ -396,6 +424,23 @@ mod tests {
 
     fn finished(first: i64, last: i64) -> Stored {
         Stored { range: range(first, last), parts: vec![], registered: false }
+    }
+
+    #[test]
+    fn a_stored_batch_is_divided_as_its_parts_say() {
+        let mut batch = Batch::default();
+        for offset in 0..10 {
+            batch.push(Record { offset: Offset::new(offset), ..Record::default() });
+        }
+        let mut stored = unfinished(1, 0, 9);
+        assert_eq!(stored.divide(batch.clone())[0].len(), 10);
+        // The middle is done; halves of it have newer runs.
+        stored.parts = [(5, 0, 2), (3, 6, 6), (9, 8, 9)]
+            .map(|(run, first, last)| unfinished(run, first, last).parts[0])
+            .into();
+        let parts = stored.divide(batch);
+        let ranges: Vec<_> = parts.iter().map(|part| part.range().unwrap()).collect();
+        assert_eq!(ranges, [range(0, 2), range(6, 6), range(8, 9)]);
     }
 
     /// Drives a batcher as the sensor does; every cut is accepted.

@@ -41,7 +41,7 @@ impl Budget {
         let taken = self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| {
             used.checked_add(bytes).filter(|sum| *sum <= self.limit)
         });
-        taken.ok().map(|_| Permit { budget: Some(Arc::clone(self)), bytes })
+        taken.ok().map(|_| Permit { budget: Some(Arc::clone(self)), bytes, base: None })
     }
 
     /// Waits for `bytes` until `deadline`.
@@ -100,16 +100,32 @@ impl Budget {
 pub struct Permit {
     budget: Option<Arc<Budget>>,
     bytes: usize,
+    /// What these are on top of.
+    base: Option<Arc<Permit>>,
 }
 
 impl Permit {
     /// Zero bytes of no budget.
     pub fn nothing() -> Permit {
-        Permit { budget: None, bytes: 0 }
+        Permit { budget: None, bytes: 0, base: None }
     }
 
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes + self.base.as_ref().map_or(0, |base| base.bytes())
+    }
+
+    /// `bytes` more of the budget of `base`, which it keeps, whether they are free or not: what is
+    /// there already is counted, and nothing else is had until as much has come back.
+    pub fn overdrawn(base: &Arc<Permit>, bytes: usize) -> Permit {
+        let budget = base.budget().cloned();
+        if let Some(budget) = &budget {
+            budget.used.fetch_add(bytes, Ordering::AcqRel);
+        }
+        Permit { budget, bytes, base: Some(Arc::clone(base)) }
+    }
+
+    fn budget(&self) -> Option<&Arc<Budget>> {
+        self.budget.as_ref().or_else(|| self.base.as_ref()?.budget())
     }
 
     /// Joins another permit of the same budget to this one.
@@ -148,6 +164,20 @@ mod tests {
         drop(first);
         assert_eq!(budget.used(), 0);
         assert!(budget.try_acquire(usize::MAX).is_none());
+    }
+
+    #[test]
+    fn what_is_overdrawn_is_counted_and_comes_back_with_what_it_is_on_top_of() {
+        let budget = Budget::new(100);
+        let base = Arc::new(budget.try_acquire(90).expect("room for 90"));
+        let more = Permit::overdrawn(&base, 40);
+        drop(base);
+        assert_eq!((more.bytes(), budget.used()), (130, 130));
+        assert!(budget.try_acquire(1).is_none());
+        drop(more);
+        assert_eq!(budget.used(), 0);
+        let more = Permit::overdrawn(&Arc::new(Permit::nothing()), 40);
+        assert_eq!((more.bytes(), budget.used()), (40, 0));
     }
 
     #[test]

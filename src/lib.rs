@@ -49,6 +49,7 @@ pub mod pacing;
 pub mod partitioner;
 pub mod pipeline;
 pub mod producer;
+pub mod requested;
 pub mod retry;
 pub mod run;
 pub mod run_queue;

@@ -74,8 +74,12 @@ pub const DEAD_LETTER_CAUSES: usize = 20;
 pub const REQUEST_TURN: Duration = Duration::from_secs(2);
 /// How often it is looked whether the runs of redrives and replays are done.
 pub const REQUESTS_LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// Tries of a record that cannot be read, before nobody waits for the replay that comes to it any more.
+pub const UNREADABLE_TRIES: u32 = 3;
 /// Dead letters that one command may name.
 pub const DEAD_LETTER_IDS: usize = 100_000;
+/// Requests that one command may name.
+pub const REQUEST_IDS: usize = 1000;
 
 /// Runs that the log step shows one by one in a second; above it a second gets one line.
 pub const LOGGED_RUNS_PER_SECOND: u64 = 20;

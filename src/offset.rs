@@ -114,6 +114,14 @@ pub enum Again {
     Replay(i64),
 }
 
+impl Again {
+    /// The request's number.
+    pub fn request(self) -> i64 {
+        let (Again::Redrive(request) | Again::Replay(request)) = self;
+        request
+    }
+}
+
 /// A run's identity: `TOPIC/PARTITION/FIRST-LAST`, behind it `.lane-K-of-L` for a lane run, and
 /// `.redrive-N` or `.replay-N` for one that a request asked for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -46,7 +46,8 @@ pub enum RunState {
     Failed,
     /// Failed, and mb halted rather than pass it; it is tried again at the next start.
     Halted,
-    /// Somebody moved the group's offsets while it was unfinished: its range means nothing now.
+    /// Somebody moved the group's offsets while it was unfinished: its range means nothing now. Or its
+    /// request was cancelled before it started.
     Voided,
     /// Became several runs, with keys of their own, which have its records now.
     Split,

@@ -21,7 +21,8 @@ use crate::config::Order;
 use crate::lanes::Lanes;
 use crate::limits;
 use crate::offset::{Partition, RunKey};
-use crate::run::Run;
+use crate::requested::Requested;
+use crate::run::{Run, RunId};
 use crate::thread::stopped_within;
 
 /// Why a run was not taken. It is dropped, with its memory: its records are read again.
@@ -46,6 +47,8 @@ pub struct RunQueue {
     open: Mutex<Option<Sender<()>>>,
     closing: Receiver<()>,
     closed: AtomicBool,
+    /// Of redrives and replays.
+    pub requested: Requested,
 }
 
 /// Runs that wait behind others of their lane, and what they hold.
@@ -86,6 +89,7 @@ impl RunQueue {
             open: Mutex::new(Some(open)),
             closing,
             closed: AtomicBool::new(false),
+            requested: Requested::default(),
         }
     }
 
@@ -211,6 +215,16 @@ impl RunQueue {
         for run in ready {
             self.retry(run, due);
         }
+    }
+
+    /// No run of the request starts any more; those that have. What waits for another attempt goes.
+    pub fn cancel(&self, request: i64) -> Vec<RunId> {
+        let started = self.requested.cancel(request);
+        self.lock_retries().retain(|Reverse(Retry { run, .. })| {
+            run.key.again.is_none_or(|again| again.request() != request)
+                || started.contains(&run.id)
+        });
+        started
     }
 
     /// Whether runs may have to wait for others.
@@ -390,7 +404,6 @@ mod tests {
     use crate::batch::Batch;
     use crate::budget::{Budget, Permit};
     use crate::offset::{Offset, OffsetRange};
-    use crate::run::RunId;
     use crate::thread;
 
     fn run(id: i64) -> Run {

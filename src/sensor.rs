@@ -7,7 +7,6 @@
 mod memory;
 mod missing;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -440,7 +439,7 @@ impl Tick<'_> {
         let topic = Arc::clone(&self.sensor.settings.topic);
         let (mut stored, batches) = match cut.identity {
             Identity::Again(stored) => {
-                let batches = split_as_stored(cut.batch, &stored);
+                let batches = stored.divide(cut.batch);
                 (stored, batches)
             }
             Identity::Fresh(range) => {
@@ -504,28 +503,6 @@ impl Tick<'_> {
         self.bytes += bytes as u64;
         self.sensor.live.records_in.add(records as u64);
         Flow::Continue
-    }
-}
-
-/// The records of a stored batch, by its runs.
-fn split_as_stored(batch: Batch, stored: &Stored) -> Vec<Batch> {
-    match stored.parts[..] {
-        [part] if part.range == stored.range && part.lane == Lane::WHOLE => vec![batch],
-        _ => {
-            // Those of one lane ascend and do not overlap; they may be as many as the records.
-            let mut of_lane: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
-            for (place, part) in stored.parts.iter().enumerate() {
-                of_lane.entry(part.lane.index).or_default().push(place);
-            }
-            let count = stored.parts.first().map_or(1, |part| part.lane.count);
-            batch.divide(stored.parts.len(), |record| {
-                let lane = if count == 1 { 0 } else { lane_of_record(record, count) };
-                let places = of_lane.get(&lane)?;
-                let next =
-                    places.partition_point(|place| stored.parts[*place].range.last < record.offset);
-                places.get(next).copied().filter(|place| stored.parts[*place].covers(record))
-            })
-        }
     }
 }
 

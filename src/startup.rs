@@ -53,6 +53,7 @@ pub fn recover(
     topic: TopicInfo,
 ) -> Result<Start> {
     let db = schema::open_or_set_aside(&data_dir.join(history::FILE))?;
+    history::asked::end_left_over(&db)?;
     let (scope, resumes) = recover_from(&db, broker, config, &topic)?;
     let in_doubt = recovery::has_intents(&db, scope)?;
     Ok(Start { db, scope, topic, resumes, in_doubt })

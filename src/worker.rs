@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use crossbeam_channel::Sender;
 
+use crate::budget::Permit;
 use crate::clock;
 use crate::dead_letters::{DeadLetterTopic, Undelivered, Undone};
 use crate::error::Error;
@@ -65,6 +66,10 @@ impl Worker {
         if let Some(undelivered) = self.letters.as_ref().and_then(|letters| letters.take(run.id)) {
             // The step is through with it: it is not run again.
             return self.bury(run, undelivered);
+        }
+        if !self.queue.requested.begin(run.id, &run.key) {
+            self.history.withdraw(run.id);
+            return;
         }
         let number = run.failed_attempts + 1;
         self.live.start(Running {
@@ -237,17 +242,26 @@ impl Worker {
         let left: usize = pieces.iter().map(|(_, batch)| batch.len()).sum();
         let outcome = self.outcome(&run, RunState::Split, attempt, None);
         let Some(first) = self.history.split(outcome, planned.collect()) else { return };
+        self.queue.requested.told(run.id, &run.key);
         self.live.runs_split.add(1);
         self.live.records_done.add((run.batch.len() - left) as u64);
         if run.key.again.is_none() {
             self.ledgers.split(run.key.partition, run.whole, pieces.len());
         }
+        // With --bisect they were had with each record. Without, nothing says before a step names
+        // records how many pieces there will be, and waiting here could be for ever: they are counted
+        // on top, and the sensors wait.
+        let permit = if self.policy.bisect {
+            Arc::clone(&run.permit)
+        } else {
+            Arc::new(Permit::overdrawn(&run.permit, pieces.len() * limits::SPLIT_RECORD_BYTES))
+        };
         let runs = (first.0..).zip(&pieces).map(|(id, (range, batch))| Run {
             id: RunId(id),
             key: key(*range),
             whole: run.whole,
             batch: batch.clone(),
-            permit: Arc::clone(&run.permit),
+            permit: Arc::clone(&permit),
             failed_attempts,
             queued: clock::now(),
         });
@@ -291,12 +305,14 @@ impl Worker {
         dead_letters: Option<DeadLetters>,
     ) {
         self.history.outcome(self.outcome(&run, state, attempt, dead_letters));
+        self.queue.requested.told(run.id, &run.key);
         self.queue.ended(&run.key);
     }
 
     /// Writes an attempt of a run that is not at its end.
     fn note(&self, run: &Run, state: RunState, attempt: AttemptRecord) {
         self.history.outcome(self.outcome(run, state, attempt, None));
+        self.queue.requested.told(run.id, &run.key);
     }
 
     fn outcome(
@@ -330,11 +346,83 @@ fn one_line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::batch::{Batch, Record};
+    use crate::budget::Budget;
+    use crate::config::{OnFailure, Order};
+    use crate::history::{ScopeId, schema};
+    use crate::offset::Again;
 
     #[test]
     fn errors_become_one_harmless_bounded_line() {
         assert_eq!(one_line("a\nb\u{1b}[1m"), "a; b\\u{1b}[1m");
         assert!(one_line(&"x".repeat(1 << 20)).chars().count() <= limits::ERROR_CHARS + 1);
+    }
+
+    /// Names every second record.
+    struct Names;
+
+    impl Step for Names {
+        fn name(&self) -> &str {
+            "names"
+        }
+
+        fn run(&self, attempt: &mut Attempt<'_>) -> Result<(), StepError> {
+            for record in attempt.batch.records().step_by(2) {
+                attempt
+                    .failed
+                    .push(FailedRecord { offset: record.offset, reason: "bad".to_owned() });
+            }
+            Err(StepError::RetryFailed("some are bad".to_owned()))
+        }
+    }
+
+    #[test]
+    fn pieces_of_named_records_count_against_the_budget_until_they_are_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let db = schema::open(&folder.path().join("history.db")).unwrap();
+        let (history, _stepped) = History::stepped(db, ScopeId(1), "kafka", 9, |_| {}).unwrap();
+        let (events, _heard) = crossbeam_channel::bounded(9);
+        let worker = Worker {
+            index: 0,
+            queue: Arc::new(RunQueue::new(9, Order::None, 10_000)),
+            history,
+            ledgers: Arc::default(),
+            step: Arc::new(Names),
+            policy: RetryPolicy {
+                max_attempts: 3,
+                backoff: Duration::ZERO,
+                on_failure: OnFailure::DeadLetter,
+                bisect: false,
+            },
+            letters: None,
+            live: Arc::new(Live::new(1)),
+            events,
+            forced: Arc::default(),
+        };
+        let budget = Budget::new(2000);
+        let mut batch = Batch::default();
+        for offset in 0..10 {
+            batch.push(Record { offset: Offset::new(offset), ..Record::default() });
+        }
+        let whole = batch.range().unwrap();
+        // Of a replay, so that no ledger has to know it.
+        let key = RunKey { again: Some(Again::Replay(1)), ..RunKey::new("t", 0, whole) };
+        worker.attempt(Run {
+            id: RunId(1),
+            key,
+            whole,
+            batch,
+            permit: Arc::new(budget.try_acquire(1000).unwrap()),
+            failed_attempts: 0,
+            queued: Instant::now(),
+        });
+        assert_eq!(budget.used(), 1000 + 5 * limits::SPLIT_RECORD_BYTES);
+        let pieces: Vec<Run> = std::iter::from_fn(|| worker.queue.try_next()).collect();
+        assert_eq!(pieces.len(), 5);
+        drop(pieces);
+        assert_eq!(budget.used(), 0);
     }
 }

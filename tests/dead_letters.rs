@@ -314,6 +314,8 @@ fn resolved_letters_go_with_the_history_and_open_ones_stay() {
     world
         .run(Config { history_keep: 1, max_batch: 1, ..world.config() }, &Recorder::new(|_| Ok(())))
         .unwrap();
+    // The redrive may have had the newest run of all, which is kept.
+    world.post(0, b"more");
     world.run(Config { history_keep: 1, ..world.config() }, &Recorder::new(|_| Ok(()))).unwrap();
     let left: Vec<(i64, String)> =
         letters(&world).into_iter().map(|letter| (letter.0, letter.3)).collect();
@@ -397,4 +399,176 @@ fn after_any_sequence_each_record_is_done_or_an_open_letter() {
         }
         assert_eq!(world.committed("mb"), all(20), "seed {seed}");
     }
+}
+
+/// Runs the command until it is caught up, with so much memory; its log.
+fn caught_up(world: &World, queue_bytes: &str) -> String {
+    let flags = ["--client", "embedded", "--topic", TOPIC, "--until-caught-up", "--listen", "off"];
+    let memory = ["--step", "discard", "--max-batch-bytes", "16KiB", "--queue-bytes", queue_bytes];
+    let mut mb = Mb::start_in(world.dir.path(), &[&flags[..], &memory].concat());
+    let code = mb.wait(LIMIT).code();
+    let log = mb.stderr().join("\n");
+    assert_eq!(code, Some(0), "{log}");
+    log
+}
+
+#[test]
+fn a_redrive_that_needs_more_memory_is_named_at_the_end_and_waits_for_another_mb() {
+    let world = World::new();
+    world.post(0, &[b'x'; 200_000]);
+    world.post(1, b"small");
+    world.run(world.config(), &Recorder::new(|_| Err(StepError::DeadLetter("no".into())))).unwrap();
+    redrive_all(&world);
+    let log = caught_up(&world, "64KiB");
+    let end = log.lines().find(|line| line.contains("request 1 stays open: run orders/0/0-0"));
+    assert!(end.is_some_and(|line| line.contains("larger --queue-bytes")), "{log}");
+    let state = |partition| states(&world)[&(partition, 0)].clone();
+    assert_eq!((state(0).as_str(), state(1).as_str()), ("redriving", "redriven"));
+    let log = caught_up(&world, "32MiB");
+    assert!(!log.contains("stays open"), "{log}");
+    assert_eq!(state(0), "redriven");
+}
+
+/// What `mb requests list` prints, the newest first.
+fn requests(world: &World) -> Vec<serde_json::Value> {
+    let (code, stdout, stderr) = mb(world, &["requests", "list", "--json"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    serde_json::from_str(&stdout).unwrap()
+}
+
+#[test]
+fn a_redrive_that_halts_every_start_can_be_cancelled_and_its_letters_are_open_again() {
+    let world = with_letters();
+    redrive_all(&world);
+    for _ in 0..2 {
+        let halts = Recorder::new(|_| Err(StepError::Stop("stop".into())));
+        assert_eq!(world.run(world.config(), &halts).unwrap_err().exit_code(), 65);
+    }
+    let open = &requests(&world)[0];
+    assert_eq!(
+        (&open["id"], &open["kind"], &open["state"]),
+        (&1.into(), &"redrive".into(), &"open".into())
+    );
+    assert_eq!((&open["letters_left"], &open["note"]), (&6.into(), &serde_json::Value::Null));
+    let (code, _, stderr) = mb(&world, &["requests", "cancel", "1", "--note", "of no use"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(states(&world).values().all(|state| state == "open"));
+    let over = &requests(&world)[0];
+    assert_eq!((&over["state"], &over["note"]), (&"cancelled".into(), &"of no use".into()));
+    assert_eq!((&over["runs_left"], &over["letters_left"]), (&0.into(), &0.into()));
+    assert!(over["ended_ms"].is_i64(), "{over}");
+    let none = Recorder::new(|_| Err(StepError::Stop("stop".into())));
+    world.run(world.config(), &none).unwrap();
+    assert!(none.attempts.lock().unwrap().is_empty());
+    // What was cancelled can be discarded, and redriven.
+    let ids: Vec<String> = letters(&world).iter().map(|letter| letter.0.to_string()).collect();
+    assert_eq!(done(&world, &["discard", &ids[0], "--note", "x"])[0]["discarded"], 1);
+    assert_eq!(done(&world, &["redrive", "--all"])[0]["request"], 2);
+    let step = Recorder::new(|_| Ok(()));
+    world.run(world.config(), &step).unwrap();
+    assert_eq!(step.done_records().len(), 5);
+    for (args, expected, says) in [
+        (&["requests", "cancel", "1"][..], 1, "request 1 is cancelled already"),
+        (&["requests", "cancel", "2"], 1, "request 2 is done already"),
+        (&["requests", "cancel", "9"], 1, "request 9 is not in the history"),
+        (&["runs", "--request", "9"], 1, "request 9 is not in the history"),
+        (&["requests", "cancel"], 64, "REQUEST: got 0 of them"),
+        (&["requests", "cancel", "x"], 64, "REQUEST: got x"),
+        (&["requests", "list", "1"], 64, "expected none"),
+        (&["requests", "list", "--note", "x"], 64, "expected it with cancel"),
+        (&["requests", "list", "--state", "x"], 64, "expected open, done, cancelled or all"),
+        (&["requests", "drop"], 64, "expected list or cancel"),
+        (&["requests"], 64, "ACTION: got none"),
+    ] {
+        let (code, stdout, stderr) = mb(&world, args);
+        assert_eq!((code, stdout.as_str()), (Some(expected), ""), "{args:?}: {stderr}");
+        let line = stderr.lines().last().unwrap_or_default();
+        assert!(line.contains(says), "{args:?}: {line}");
+    }
+}
+
+#[test]
+fn a_running_mb_cancels_what_has_not_started_and_the_rest_ends_as_it_ends() {
+    for fails in [false, true] {
+        let world = with_letters();
+        let (started, is_started) = std::sync::mpsc::sync_channel(9);
+        let (go_on, may_go_on) = std::sync::mpsc::sync_channel::<()>(0);
+        let may_go_on = std::sync::Mutex::new(may_go_on);
+        let step = Recorder::new(move |_| {
+            started.send(()).unwrap();
+            let _ = may_go_on.lock().unwrap().recv();
+            if fails { Err(StepError::Retry("again".into())) } else { Ok(()) }
+        });
+        let (stopper, stop) = Stopper::new();
+        let pipeline = {
+            let step: Arc<dyn mb::step::Step> = Arc::<Recorder>::clone(&step);
+            let config =
+                Config { until_caught_up: false, max_concurrent_runs: 1, ..world.config() };
+            let pipeline = Pipeline::new(config, step).with_broker(Arc::new(world.topics.clone()));
+            std::thread::spawn(move || pipeline.run(&stop))
+        };
+        let socket = world.dir.path().join("control.sock");
+        eventually(LIMIT, "mb listens", || socket.exists());
+        done(&world, &["redrive", "--all"]);
+        is_started.recv_timeout(LIMIT).unwrap();
+        let (code, _, stderr) = mb(&world, &["requests", "cancel", "1"]);
+        assert_eq!(code, Some(0), "{stderr}");
+        let open = || states(&world).values().filter(|state| *state == "open").count();
+        assert_eq!(open(), 4, "those of the runs that have not started");
+        assert_eq!(requests(&world)[0]["state"], "cancelled");
+        drop(go_on);
+        let redriven = if fails { 0 } else { 2 };
+        eventually(LIMIT, "the run that had started ends", || open() == 6 - redriven);
+        let over = || requests(&world)[0]["runs_left"] == 0;
+        eventually(LIMIT, "none of its runs is left", over);
+        stopper.stop();
+        pipeline.join().unwrap().unwrap();
+        assert_eq!(step.attempts.lock().unwrap().len(), 1, "no other run has started");
+        assert_eq!(states(&world).values().filter(|state| *state == "redriven").count(), redriven);
+    }
+}
+
+#[test]
+fn a_killed_run_of_a_cancelled_redrive_leaves_its_letters_open() {
+    let world = with_letters();
+    let asked = redrive_all(&world);
+    let halts = Recorder::new(|_| Err(StepError::Stop("stop".into())));
+    world.run(world.config(), &halts).unwrap_err();
+    // As a kill leaves it that comes after the cancellation, before the end of the run.
+    let db = schema::open(&history_file(world.dir.path())).unwrap();
+    db.execute("UPDATE requests SET state = 2 WHERE id = ?1", [asked[0].request]).unwrap();
+    drop(db);
+    assert!(states(&world).values().all(|state| state == "redriving"));
+    assert_eq!(done(&world, &["discard", "--all", "--note", "x"])[0]["discarded"], 6);
+}
+
+#[test]
+fn numbers_of_letters_and_requests_are_never_given_twice() {
+    let world = with_letters();
+    redrive_all(&world);
+    let step = Recorder::new(|_| Err(StepError::DeadLetter("no".into())));
+    world.run(world.config(), &step).unwrap();
+    // As pruning does it.
+    let db = schema::open(&history_file(world.dir.path())).unwrap();
+    db.execute("DELETE FROM dead_letters WHERE id > 3", []).unwrap();
+    drop(db);
+    world.post(0, b"bad");
+    world.run(world.config(), &step).unwrap();
+    assert_eq!(letters(&world).last().unwrap().0, 7);
+
+    // A history that is set aside takes its numbers with it.
+    let path = history_file(world.dir.path());
+    std::fs::write(&path, vec![b'x'; 50_000]).unwrap();
+    for journal in ["history.db-wal", "history.db-shm"] {
+        let _ = std::fs::remove_file(world.dir.path().join(journal));
+    }
+    let year_2020_us = 1_577_836_800_000_000;
+    world.post(0, b"bad");
+    world.run(world.config(), &step).unwrap();
+    let first = letters(&world)[0].0;
+    assert!(first > year_2020_us, "{first}");
+    let asked = redrive_all(&world);
+    assert!(asked[0].request > year_2020_us, "{asked:?}");
+    world.run(world.config(), &Recorder::new(|_| Ok(()))).unwrap();
+    assert!(states(&world).values().all(|state| state == "redriven"));
 }

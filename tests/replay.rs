@@ -200,6 +200,57 @@ fn what_cannot_be_replayed_is_refused_in_one_line() {
     assert_eq!(std::fs::read_dir(empty.path()).unwrap().count(), 0, "no history is made");
 }
 
+#[test]
+fn a_replay_that_needs_more_memory_is_named_at_the_end_and_waits_for_another_mb() {
+    // Larger than all the memory, and only with what a batch takes beside it.
+    for (bytes, says) in [(200_000, "cannot read orders/0"), (65_300, "the record at 1 needs")] {
+        let world = World::new();
+        for value in [&b"small"[..], &vec![b'x'; bytes], b"small"] {
+            world.post(0, value);
+        }
+        world.run(world.config(), &Recorder::new(|_| Ok(()))).unwrap();
+        ask(&world, &[(0, 0, 2)]);
+        let caught_up = |queue_bytes: &str| {
+            let flags = ["--client", "embedded", "--topic", TOPIC, "--until-caught-up"];
+            let more = ["--listen", "off", "--step", "discard", "--max-batch-bytes", "16KiB"];
+            let memory = ["--queue-bytes", queue_bytes];
+            let mut mb = Mb::start_in(world.dir.path(), &[&flags[..], &more, &memory].concat());
+            let code = mb.wait(LIMIT).code();
+            let log = mb.stderr().join("\n");
+            assert_eq!(code, Some(0), "{log}");
+            log
+        };
+        for _ in 0..2 {
+            let log = caught_up("64KiB");
+            let named = format!("request 1 stays open: {says}");
+            let end = log.lines().find(|line| line.contains(&named));
+            assert!(end.is_some_and(|line| line.contains("larger --queue-bytes")), "{log}");
+            assert_eq!(open_requests(&world), 1);
+        }
+        let log = caught_up("32MiB");
+        assert!(!log.contains("stays open"), "{log}");
+        assert_eq!(open_requests(&world), 0);
+    }
+}
+
+#[test]
+fn a_replay_that_halts_every_start_can_be_cancelled() {
+    let world = done_world();
+    ask(&world, &[(0, 0, 29), (1, 3, 9)]);
+    let halts = || Recorder::new(|_| Err(StepError::Stop("stop".into())));
+    assert_eq!(world.run(world.config(), &halts()).unwrap_err().exit_code(), 65);
+    let output = Mb::run_in(world.dir.path(), &["requests", "cancel", "1", "2"]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let step = halts();
+    world.run(world.config(), &step).unwrap();
+    assert!(step.attempts.lock().unwrap().is_empty());
+    let output = Mb::run_in(world.dir.path(), &["requests", "list", "--state", "cancelled"]);
+    let table = String::from_utf8(output.stdout).unwrap();
+    let row = table.lines().nth(1).unwrap_or_default();
+    let cells: Vec<&str> = row.split_whitespace().collect();
+    assert_eq!(cells[..6], ["2", "replay", "cancelled", "mb", TOPIC, "1/3-9"], "{table}");
+}
+
 #[cfg(feature = "rdkafka")]
 mod on_kafka {
     use std::path::Path;

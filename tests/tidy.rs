@@ -256,13 +256,19 @@ const FOREIGN_FLAGS: &[&str] = &[
 
 #[test]
 fn the_readme_has_every_flag_and_no_other() {
-    let helps: Vec<_> =
-        [&[][..], &["produce"], &["lag"], &["runs"], &["offsets"], &["dead-letters"], &["replay"]]
-            .iter()
-            .map(|command| {
-                stdout(Command::new(env!("CARGO_BIN_EXE_mb")).args(*command).arg("--help"))
-            })
-            .collect();
+    let helps: Vec<_> = [
+        &[][..],
+        &["produce"],
+        &["lag"],
+        &["runs"],
+        &["offsets"],
+        &["dead-letters"],
+        &["replay"],
+        &["requests"],
+    ]
+    .iter()
+    .map(|command| stdout(Command::new(env!("CARGO_BIN_EXE_mb")).args(*command).arg("--help")))
+    .collect();
     let known: BTreeSet<_> = helps.iter().flat_map(|help| listed_flags(help)).collect();
     assert!(known.contains("--rate") && known.contains("--key-separator"), "{known:?}");
     let readme = read("README.md");

@@ -9,8 +9,8 @@ mod redrive;
 mod replay;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
@@ -19,9 +19,9 @@ use crate::batcher::BatchLimits;
 use crate::broker::{Broker, FetchSettings};
 use crate::budget::Budget;
 use crate::clock;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::history::History;
 use crate::history::requests::{CANCELLED, Kind, Reader};
-use crate::history::{History, ScopeId};
 use crate::limits;
 use crate::live::{Live, Trouble};
 use crate::run_queue::RunQueue;
@@ -32,28 +32,73 @@ use replay::Replay;
 /// How the thread learns of new requests, and how others see whether any is left.
 #[derive(Debug)]
 pub struct Bell {
-    pub scope: ScopeId,
+    queue: Arc<RunQueue>,
+    history: Arc<History>,
     wake: Sender<()>,
-    idle: AtomicBool,
+    /// How often it was rung.
+    rung: AtomicU64,
+    /// How often it had been when nothing was left to do for this process.
+    idle_at: AtomicU64,
+    /// Requests that only another process can go on with, and why.
+    blocked: Mutex<BTreeMap<i64, String>>,
 }
+
+const NEVER: u64 = u64::MAX;
 
 impl Bell {
     /// A bell and what it rings.
-    pub fn new(scope: ScopeId) -> (Arc<Bell>, Receiver<()>) {
+    pub fn new(queue: &Arc<RunQueue>, history: &Arc<History>) -> (Arc<Bell>, Receiver<()>) {
         let (wake, woken) = bounded(1);
-        (Arc::new(Bell { scope, wake, idle: AtomicBool::new(false) }), woken)
+        let bell = Bell {
+            queue: Arc::clone(queue),
+            history: Arc::clone(history),
+            wake,
+            rung: AtomicU64::new(0),
+            idle_at: AtomicU64::new(NEVER),
+            blocked: Mutex::default(),
+        };
+        (Arc::new(bell), woken)
     }
 
     /// There may be a new request.
     pub fn ring(&self) {
-        self.idle.store(false, Ordering::Release);
+        self.rung.fetch_add(1, Ordering::AcqRel);
         // Full: it will look anyhow.
         let _ = self.wake.try_send(());
     }
 
-    /// No request was left when the thread looked last.
+    /// Nothing was left to do for this process when the thread looked last: no request, or only those
+    /// that are blocked.
     pub fn is_idle(&self) -> bool {
-        self.idle.load(Ordering::Acquire)
+        self.idle_at.load(Ordering::Acquire) == self.rung.load(Ordering::Acquire)
+    }
+
+    /// Cancels open requests. First in the queue, so that none of their runs starts behind the look at
+    /// those that have; then in the history, behind the outcomes of all that ended before.
+    ///
+    /// # Errors
+    /// `Other` where the history cannot be written in time.
+    pub fn cancel(&self, requests: &[i64], note: &str) -> Result<()> {
+        let started = requests.iter().map(|request| (*request, self.queue.cancel(*request)));
+        let written = self.history.cancel(started.collect(), note, limits::HISTORY_STOP_LIMIT);
+        self.ring();
+        if written {
+            return Ok(());
+        }
+        Err(Error::Other(
+            "the history could not be written yet: no run of these requests starts any more, and they \
+             are cancelled once it can be; see mb requests list"
+                .to_owned(),
+        ))
+    }
+
+    /// Requests that stay open for another process: each with the reason.
+    pub fn blocked(&self) -> BTreeMap<i64, String> {
+        self.lock_blocked().clone()
+    }
+
+    fn lock_blocked(&self) -> MutexGuard<'_, BTreeMap<i64, String>> {
+        self.blocked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -74,14 +119,16 @@ pub struct Requests {
 }
 
 /// How far a request is after its turn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Turn {
     /// There is more to be made into runs.
     More,
     /// Nothing can be done before this.
     NotBefore(Instant),
-    /// All of it is made into runs, or can be only by another process.
+    /// All of it is made into runs, or can be only by another process; some of them go on.
     Made,
+    /// What is left of it can be made only by another process, for this reason.
+    Blocked(String),
     /// mb is stopping.
     Stopping,
 }
@@ -134,15 +181,20 @@ impl Requests {
 
     /// Gives each open request a turn; how long the next round can wait. `None` where mb stops.
     fn round(&self, jobs: &mut BTreeMap<i64, Job>) -> Result<Option<Duration>> {
+        // Before the look: who rings after it is looked for again.
+        let rung = self.bell.rung.load(Ordering::Acquire);
         let open = self.reader.open_requests()?;
         jobs.retain(|id, _| open.iter().any(|request| request.id == *id));
+        let mut blocked = BTreeMap::new();
         if open.is_empty() {
-            self.bell.idle.store(true, Ordering::Release);
+            *self.bell.lock_blocked() = blocked;
+            self.bell.idle_at.store(rung, Ordering::Release);
             // Woken by the bell, or by the stop.
             return Ok(Some(limits::DURATION_MAX));
         }
         let now = clock::now();
         let mut next = now + limits::REQUESTS_LOOK_INTERVAL;
+        let mut idle_at = rung;
         for request in open {
             let job = match jobs.get_mut(&request.id) {
                 Some(job) => job,
@@ -162,11 +214,18 @@ impl Requests {
                 Job::Replay(replay) => replay.work(self, until)?,
             };
             match turn {
+                Turn::Blocked(why) => {
+                    blocked.insert(request.id, why);
+                    continue;
+                }
                 Turn::More => next = now,
                 Turn::NotBefore(_) | Turn::Made => {}
                 Turn::Stopping => return Ok(None),
             }
+            idle_at = NEVER;
         }
+        *self.bell.lock_blocked() = blocked;
+        self.bell.idle_at.store(idle_at, Ordering::Release);
         Ok(Some(next.saturating_duration_since(clock::now())))
     }
 

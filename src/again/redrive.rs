@@ -23,6 +23,8 @@ pub(super) struct Redrive {
     due: VecDeque<Unfinished>,
     /// Letters without a run are left.
     more: bool,
+    /// Runs that are too large for this process, and why the first one is.
+    blocked: (usize, String),
 }
 
 impl Redrive {
@@ -33,7 +35,7 @@ impl Redrive {
             0 => log::info!("redrive {request}: taken on"),
             runs => log::info!("redrive {request}: taken on, {runs} unfinished run(s) come again"),
         }
-        Ok(Redrive { request, after: (-1, -1), due, more: true })
+        Ok(Redrive { request, after: (-1, -1), due, more: true, blocked: Default::default() })
     }
 
     pub(super) fn work(&mut self, with: &Requests, until: Instant) -> Result<Turn> {
@@ -46,7 +48,7 @@ impl Redrive {
             }
             let run = match self.due.front() {
                 Some(run) => *run,
-                None if !self.more => return Ok(Turn::Made),
+                None if !self.more => return self.made(with),
                 None => {
                     let limits = &with.limits;
                     let next = with.reader.next_letters(
@@ -70,13 +72,18 @@ impl Redrive {
                 + records * (Batch::ENTRY_BYTES + with.limits.record_overhead)
                 + bytes;
             if memory > with.budget.limit() {
-                log::error!(
-                    "redrive {}: run {} needs {memory} bytes, more than --queue-bytes ({}) has: it \
-                     waits for an mb with a larger --queue-bytes",
-                    self.request,
+                let why = format!(
+                    "run {} needs {memory} bytes, more than --queue-bytes ({}) has: it waits for an mb \
+                     with a larger --queue-bytes",
                     self.key(with, &run),
                     with.budget.limit()
                 );
+                log::error!("redrive {}: {why}", self.request);
+                let (runs, first) = &mut self.blocked;
+                *runs += 1;
+                if first.is_empty() {
+                    *first = why;
+                }
                 self.due.pop_front();
                 continue;
             }
@@ -103,6 +110,13 @@ impl Redrive {
                 Err(Refused::Stopping) => return Ok(Turn::Stopping),
             }
         }
+    }
+
+    /// Every letter has its run. Where those that are left are blocked, nobody here waits for them.
+    fn made(&self, with: &Requests) -> Result<Turn> {
+        let (runs, why) = &self.blocked;
+        let is_blocked = *runs > 0 && with.reader.left(self.request)? <= *runs;
+        Ok(if is_blocked { Turn::Blocked(why.clone()) } else { Turn::Made })
     }
 
     /// Gives the letters a run's identity, in the history. `None` where mb stops.

@@ -32,6 +32,10 @@ pub(super) struct Replay {
     /// What retention took, for the request's row.
     note: Option<String>,
     state: State,
+    /// Why this process cannot go on with it, where it cannot.
+    blocked: String,
+    /// A record that could not be read: its offset, how often, and why.
+    unreadable: Option<(Offset, u32, String)>,
     trouble: Trouble,
     failures: u32,
     not_before: Option<Instant>,
@@ -44,8 +48,10 @@ enum State {
     Read,
     /// The request was told to be over.
     Ended,
-    /// This process cannot go on with it.
+    /// This process cannot go on with it; `blocked` says why.
     Blocked,
+    /// As `Blocked`, and it has not begun: none of its runs is under way.
+    Foreign,
 }
 
 const WHAT: &str = "reading the topic for a replay";
@@ -59,15 +65,17 @@ impl Replay {
         range: OffsetRange,
     ) -> Result<Replay> {
         log::info!("replay {request}: {}/{partition} {range} taken on", with.topic);
+        let mut blocked = String::new();
         let (stored, state) = match with.reader.replayed(request, with.broker.backend())? {
             Ok(stored) => (stored, State::Reading),
             Err(client) => {
-                log::error!(
-                    "replay {request}: its unfinished runs were read by client {client}, which {} \
-                     cannot stand in for; it waits for an mb with --client {client}",
+                blocked = format!(
+                    "its unfinished runs were read by client {client}, which {} cannot stand in for: it \
+                     waits for an mb with --client {client}",
                     with.broker.backend()
                 );
-                (Vec::new(), State::Blocked)
+                log::error!("replay {request}: {blocked}");
+                (Vec::new(), State::Foreign)
             }
         };
         Ok(Replay {
@@ -79,6 +87,8 @@ impl Replay {
             planned: None,
             note: None,
             state,
+            blocked,
+            unreadable: None,
             trouble: Trouble::default(),
             failures: 0,
             not_before: None,
@@ -87,12 +97,17 @@ impl Replay {
 
     pub(super) fn work(&mut self, with: &Requests, until: Instant) -> Result<Turn> {
         if let Some(at) = self.not_before.filter(|at| *at > clock::now()) {
-            return Ok(Turn::NotBefore(at));
+            return match self.unreadable() {
+                Some(why) => self.blocked(with, why),
+                None => Ok(Turn::NotBefore(at)),
+            };
         }
         match self.state {
             State::Reading => self.read(with, until),
             State::Read => self.end_if_done(with),
-            State::Ended | State::Blocked => Ok(Turn::Made),
+            State::Ended => Ok(Turn::Made),
+            State::Blocked => self.blocked(with, self.blocked.clone()),
+            State::Foreign => Ok(Turn::Blocked(self.blocked.clone())),
         }
     }
 
@@ -115,6 +130,9 @@ impl Replay {
         }
         if self.state == State::Reading && self.batcher.cursor() > self.range.last {
             self.state = State::Read;
+        }
+        if let Some(why) = self.unreadable() {
+            return self.blocked(with, why);
         }
         match (self.state, self.not_before) {
             (State::Reading, Some(at)) => Ok(Turn::NotBefore(at)),
@@ -143,6 +161,24 @@ impl Replay {
         Ok(Turn::Made)
     }
 
+    /// Why it does not come past a record: it is tried again, but may never be readable here.
+    fn unreadable(&self) -> Option<String> {
+        let (offset, tries, why) = self.unreadable.as_ref()?;
+        let stands = *tries >= limits::UNREADABLE_TRIES && self.position() <= *offset;
+        (stands && self.state == State::Reading).then(|| why.clone())
+    }
+
+    /// Where the runs that are left are those that cannot be made here, nobody waits for them.
+    fn blocked(&self, with: &Requests, why: String) -> Result<Turn> {
+        if let Some(run) = self.planned
+            && !with.history.wait_planned(run)
+        {
+            return Ok(Turn::Stopping);
+        }
+        let is_under_way = with.reader.left(self.request)? > self.batcher.unmade_runs();
+        Ok(if is_under_way { Turn::Made } else { Turn::Blocked(why) })
+    }
+
     fn failed(&mut self, with: &Requests, error: Error) -> Result<()> {
         if matches!(error, Error::OffsetOutOfRange { .. }) {
             return self.out_of_range(with, &error);
@@ -150,6 +186,11 @@ impl Replay {
         if error.class() != Class::Retry {
             self.cancel(with, &error.to_string());
             return Ok(());
+        }
+        if let Error::Unreadable { offset, .. } = &error {
+            let known = self.unreadable.take().filter(|(known, ..)| known == offset);
+            let tries = known.map_or(1, |(_, tries, _)| tries.saturating_add(1));
+            self.unreadable = Some((*offset, tries, error.to_string()));
         }
         self.trouble.begin(WHAT, &error.to_string());
         self.failures += 1;
@@ -261,8 +302,7 @@ impl Tick<'_> {
         let records = cut.batch.len();
         let (mut stored, batches) = match cut.identity {
             Identity::Again(stored) => {
-                let part = |part: &Part| cut.batch.select(|record| part.covers(record));
-                let batches: Vec<_> = stored.parts.iter().map(part).collect();
+                let batches = stored.divide(cut.batch);
                 (stored, batches)
             }
             Identity::Fresh(range) => {
@@ -324,6 +364,7 @@ impl Tick<'_> {
                 self.with.budget.limit()
             );
             log::error!("replay {}: {cause}", self.replay.request);
+            self.replay.blocked = cause;
             self.replay.state = State::Blocked;
             self.end(Ended::NoMemory);
             return None;

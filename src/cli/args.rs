@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use crate::cli::bridge::{self, Line, Request, Spec, shown};
 use crate::cli::flags::{
-    DeadLettersFlags, HEADINGS, LagFlags, OffsetsFlags, ProduceFlags, ReplayFlags, RunFlags,
-    RunsFlags,
+    DeadLettersFlags, HEADINGS, LagFlags, OffsetsFlags, ProduceFlags, ReplayFlags, RequestsFlags,
+    RunFlags, RunsFlags,
 };
 pub use crate::cli::values::{Given, Listen};
 use crate::cli::values::{StepName, either};
@@ -38,6 +38,7 @@ pub enum Command {
     Offsets(OffsetsArgs),
     DeadLetters(DeadLettersArgs),
     Replay(ReplayArgs),
+    Requests(RequestsArgs),
 }
 
 #[derive(Debug)]
@@ -159,7 +160,23 @@ pub enum Span {
     Times { since: i64, until: Option<i64> },
 }
 
-/// Runs or dead letters that are listed without `--limit`.
+#[derive(Debug)]
+pub struct RequestsArgs {
+    pub connection: Connection,
+    /// A topic or group that was typed selects its requests.
+    pub given: Given,
+    pub action: RequestAction,
+    pub json: bool,
+}
+
+/// What `mb requests` does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RequestAction {
+    List { state: String, limit: usize },
+    Cancel { ids: Vec<i64>, note: String },
+}
+
+/// Runs, requests or dead letters that are listed without `--limit`.
 const LIST_LIMIT: usize = 20;
 
 /// Reads a command line, without the program's name in front.
@@ -182,6 +199,7 @@ pub fn parse(args: &[OsString]) -> Result<Parsed> {
         "offsets" => offsets(line.build()?).map(Command::Offsets),
         "dead-letters" => dead_letters(line.build()?).map(Command::DeadLetters),
         "replay" => replay(line.build()?).map(Command::Replay),
+        "requests" => requests(line.build()?).map(Command::Requests),
         _ => run(line.build()?).map(|args| Command::Run(Box::new(args))),
     };
     command.map(Parsed::Command).map_err(|error| match error {
@@ -194,7 +212,7 @@ pub fn parse(args: &[OsString]) -> Result<Parsed> {
 }
 
 /// Every command, the main job first.
-fn specs() -> [Spec; 7] {
+fn specs() -> [Spec; 8] {
     [
         Spec::of::<RunFlags>(""),
         Spec::of::<ProduceFlags>("produce"),
@@ -203,6 +221,7 @@ fn specs() -> [Spec; 7] {
         Spec::of::<OffsetsFlags>("offsets"),
         Spec::of::<DeadLettersFlags>("dead-letters"),
         Spec::of::<ReplayFlags>("replay"),
+        Spec::of::<RequestsFlags>("requests"),
     ]
 }
 
@@ -214,6 +233,7 @@ fn help(command: &str) -> String {
         "offsets" => bridge::help::<OffsetsFlags>(command, &HEADINGS),
         "dead-letters" => bridge::help::<DeadLettersFlags>(command, &HEADINGS),
         "replay" => bridge::help::<ReplayFlags>(command, &HEADINGS),
+        "requests" => bridge::help::<RequestsFlags>(command, &HEADINGS),
         _ => bridge::help::<RunFlags>(command, &HEADINGS),
     }
 }
@@ -444,21 +464,7 @@ fn letter_action(flags: &DeadLettersFlags) -> Result<LetterAction> {
     {
         return usage(format!("{flag}: got it with {action}, expected it with {}", either(takers)));
     }
-    let id = |text: &String| {
-        units::parse_whole(text).and_then(|id| i64::try_from(id).ok()).filter(|id| *id > 0)
-    };
-    let mut ids = Vec::new();
-    for text in words {
-        match id(text) {
-            Some(id) => ids.push(id),
-            None => {
-                return usage(format!(
-                    "ID: got {}, expected a number as in the first column of mb dead-letters list",
-                    shown(text)
-                ));
-            }
-        }
-    }
+    let ids = numbers("ID", words, "mb dead-letters list")?;
     let error = flags.error.clone();
     match (action, &ids[..]) {
         ("list", []) => Ok(LetterAction::List {
@@ -488,6 +494,65 @@ fn letter_action(flags: &DeadLettersFlags) -> Result<LetterAction> {
             None => usage("--note: got none with discard, expected --note TEXT, the reason"),
         },
     }
+}
+
+/// Positive numbers, as they stand in the first column of what `list` prints.
+fn numbers(name: &str, words: &[String], list: &str) -> Result<Vec<i64>> {
+    let number = |text: &String| {
+        let number = units::parse_whole(text).and_then(|number| i64::try_from(number).ok());
+        number.filter(|number| *number > 0).ok_or_else(|| {
+            Error::Usage(format!(
+                "{name}: got {}, expected a number as in the first column of {list}",
+                shown(text)
+            ))
+        })
+    };
+    words.iter().map(number).collect()
+}
+
+fn requests(flags: RequestsFlags) -> Result<RequestsArgs> {
+    const ACTIONS: &str = "list or cancel";
+    let connection = flags.connection();
+    connection.check()?;
+    let given = flags.given();
+    let Some((action, words)) = flags.words.split_first() else {
+        return usage(format!("ACTION: got none, expected {ACTIONS}"));
+    };
+    let takes = [
+        ("--state", flags.state.is_some(), "list"),
+        ("--limit", flags.limit.is_some(), "list"),
+        ("--note", flags.note.is_some(), "cancel"),
+    ];
+    let strays = |action: &str| takes.iter().find(|(_, given, of)| *given && *of != action);
+    let action = match action.as_str() {
+        action @ ("list" | "cancel") if strays(action).is_some() => {
+            let (flag, _, of) = strays(action).expect("found just now");
+            return usage(format!("{flag}: got it with {action}, expected it with {of}"));
+        }
+        "list" => match words {
+            [] => RequestAction::List {
+                state: flags.state.clone().unwrap_or_else(|| "all".to_owned()),
+                limit: flags.limit.unwrap_or(LIST_LIMIT),
+            },
+            [word, ..] => {
+                return usage(format!("REQUEST: got {} with list, expected none", shown(word)));
+            }
+        },
+        "cancel" => {
+            let ids = numbers("REQUEST", words, "mb requests list")?;
+            if ids.is_empty() || ids.len() > limits::REQUEST_IDS {
+                return usage(format!(
+                    "REQUEST: got {} of them, expected 1 to {} after cancel",
+                    ids.len(),
+                    limits::REQUEST_IDS
+                ));
+            }
+            let note = flags.note.clone().unwrap_or_else(|| "cancelled by a person".to_owned());
+            RequestAction::Cancel { ids, note }
+        }
+        other => return usage(format!("ACTION: got {}, expected {ACTIONS}", shown(other))),
+    };
+    Ok(RequestsArgs { connection, given, action, json: flags.json })
 }
 
 fn replay(flags: ReplayFlags) -> Result<ReplayArgs> {

@@ -18,7 +18,7 @@ use crate::control::requests::{Request, Status};
 use crate::data_dir::DataDir;
 use crate::error::{Error, Result};
 use crate::history::letters::{self, Asked, ErrorCount, LetterDetail, LetterRow, Pick, Selection};
-use crate::history::{self, schema};
+use crate::history::{self, asked, schema};
 
 /// # Errors
 /// `Config` where there is no history; `Usage` for a state that there is not; `Other` for letters
@@ -182,7 +182,7 @@ fn text(detail: &LetterDetail) -> String {
 fn redrive(data_dir: &Path, pick: Pick, json: bool) -> Result<()> {
     let (asked, status): (Vec<Asked>, _) =
         change(data_dir, &Request::Redrive(pick.clone()), || {
-            letters::redrive(&mut schema::open(&data_dir.join(history::FILE))?, &pick)
+            letters::redrive(&mut asked::open(&data_dir.join(history::FILE))?, &pick)
         })?;
     for Asked { request, topic, group, letters, left } in &asked {
         info!(
@@ -215,7 +215,7 @@ fn discard(data_dir: &Path, pick: Pick, note: &str, json: bool) -> Result<()> {
     }
     let request = Request::Discard { pick: pick.clone(), note: note.to_owned() };
     let (discarded, _) = change(data_dir, &request, || {
-        letters::discard(&mut schema::open(&data_dir.join(history::FILE))?, &pick, note)
+        letters::discard(&mut asked::open(&data_dir.join(history::FILE))?, &pick, note)
     })?;
     if json {
         return output::print_json(&[Discarded { discarded }]);

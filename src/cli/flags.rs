@@ -511,3 +511,36 @@ command! {
         json: bool,
     }
 }
+
+command! {
+    #[argh(
+        usage = "[FLAGS] ACTION [REQUEST…]",
+        description = "Redrives and replays that were asked for. ACTION is list or cancel; a REQUEST is a number of the\n\
+            first column of the list. cancel ends open ones: runs that have started end as they end, the\n\
+            others never start, and their dead letters are open again. mb runs --request N has the runs\n\
+            of one.",
+        example = "{command_name} list --state open\n\
+            {command_name} cancel 3 --note 'wrong range'"
+    )]
+    struct RequestsFlags {
+        /// list or cancel; then the requests that it is done to
+        #[argh(positional, arg_name = "ACTION-AND-REQUESTS")]
+        words: Vec<String>,
+
+        /// list only those in this state: open, done, cancelled or all (default all)
+        #[argh(option, arg_name = "STATE", from_str_fn(values::text))]
+        state: Option<String>,
+
+        /// list the newest N, 1 to 1000000 (default 20)
+        #[argh(option, arg_name = "N", from_str_fn(values::whole::<1, 1_000_000, _>))]
+        limit: Option<usize>,
+
+        /// cancel: the reason, which is kept
+        #[argh(option, arg_name = "TEXT", from_str_fn(values::text))]
+        note: Option<String>,
+
+        /// list: print one JSON array
+        #[argh(switch)]
+        json: bool,
+    }
+}

@@ -11,6 +11,7 @@ pub mod offsets;
 pub mod output;
 pub mod produce;
 pub mod replay;
+pub mod requests;
 pub mod run;
 pub mod runs;
 pub mod terminal;
@@ -53,6 +54,7 @@ fn dispatch(args: &[OsString], terminal: &Terminal) -> Result<ExitCode> {
         Parsed::Command(Command::Offsets(args)) => offsets::run(&args)?,
         Parsed::Command(Command::Produce(args)) => return produce::run(args, terminal),
         Parsed::Command(Command::Replay(args)) => replay::run(&args)?,
+        Parsed::Command(Command::Requests(args)) => requests::run(&args)?,
         Parsed::Command(Command::Run(args)) => run::run(*args, terminal)?,
         Parsed::Command(Command::Runs(args)) => runs::run(&args)?,
     }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::again::Bell;
 use crate::broker::{Broker, Message, Producer, Sent};
 use crate::error::{Error, Result};
-use crate::history::{self, letters, query, schema};
+use crate::history::{self, asked, letters, query, schema};
 use crate::limits;
 use crate::live::Live;
 use crate::offset::Partition;
@@ -41,6 +41,13 @@ pub enum Request {
     /// Discards dead letters; how many.
     Discard {
         pick: letters::Pick,
+        note: String,
+    },
+    /// The newest redrives and replays: a list of `asked::RequestRow`.
+    Requests(asked::Selection),
+    /// Cancels open ones.
+    CancelRequests {
+        ids: Vec<i64>,
         note: String,
     },
     /// Replays ranges of the log; the requests' numbers.
@@ -188,6 +195,14 @@ fn handle(context: &Context, session: &mut Session, request: Request) -> Result<
         }
         Request::Discard { pick, note } => {
             Ok(json!(letters::discard(&mut context.writable()?, &pick, &note)?))
+        }
+        Request::Requests(selection) => {
+            Ok(json!(asked::list(session.history(context)?, &selection, &context.bell.blocked())?))
+        }
+        Request::CancelRequests { ids, note } => {
+            asked::check_open(session.history(context)?, &ids)?;
+            context.bell.cancel(&ids, &note)?;
+            Ok(Value::Null)
         }
         Request::Replay(replay) => {
             let requests = history::requests::ask(&mut context.writable()?, &replay)?;

@@ -2,9 +2,10 @@
 //! committed; a SQLite file in the data directory.
 //!
 //! `schema` makes the file, `recovery` reads it at the start, `writer` is the one thread that
-//! writes it, `query` and `letters` answer people, `requests` says what was asked for. Positions are never taken from here alone: the log's
-//! committed offsets are the truth.
+//! writes it, `query`, `letters` and `asked` answer people, `requests` says what was asked for. Positions
+//! are never taken from here alone: the log's committed offsets are the truth.
 
+pub mod asked;
 pub mod letters;
 mod place;
 pub mod query;
@@ -141,6 +142,10 @@ enum Write {
     Intend(Vec<(Partition, Offset)>, Sender<()>),
     /// A request is over: its number, its state, and what there is to say of it.
     EndRequest(i64, i64, Option<String>),
+    /// Requests are cancelled: each with its runs that have started; and why.
+    Cancel(Vec<(i64, Vec<RunId>)>, String, Sender<()>),
+    /// A run whose request was cancelled before it could start.
+    Withdraw(RunId),
     /// Confirmed commits; whether older intents are settled by them.
     Confirm(Vec<(Partition, Offset)>, bool),
     Flush(Sender<()>),
@@ -314,6 +319,19 @@ impl History {
     /// A redrive or replay is over; `state` as in `requests`.
     pub fn end_request(&self, request: i64, state: i64, note: Option<String>) -> bool {
         self.send(Write::EndRequest(request, state, note))
+    }
+
+    /// Open requests are cancelled, each but for its runs that have `started`. False where that is not
+    /// in the file within `limit`: it will be once the file can be written.
+    pub fn cancel(&self, started: Vec<(i64, Vec<RunId>)>, note: &str, limit: Duration) -> bool {
+        let deadline = clock::now() + limit;
+        let (done, wait) = bounded(1);
+        self.send(Write::Cancel(started, note.to_owned(), done)) && answered(&wait, Some(deadline))
+    }
+
+    /// A run whose request was cancelled does not start.
+    pub fn withdraw(&self, run: RunId) -> bool {
+        self.send(Write::Withdraw(run))
     }
 
     /// Returns when everything sent before is in the file; false where that is not so within

@@ -3,6 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 
+use super::asked;
 use super::schema::{KIND_REDRIVE, KIND_REPLAY};
 use crate::error::{Error, Result};
 use crate::offset::{Again, Lane, Offset, OffsetRange, RunKey};
@@ -75,7 +76,8 @@ pub struct Selection {
 /// The newest runs first.
 ///
 /// # Errors
-/// `Usage` for a state that there is not; `Storage` where the file cannot be read.
+/// `Usage` for a state that there is not; `Other` for a request that there is not; `Storage` where
+/// the file cannot be read.
 pub fn runs(db: &Connection, selection: &Selection) -> Result<Vec<RunRow>> {
     let states = match selection.state.as_deref() {
         None => RunState::ALL.to_vec(),
@@ -87,6 +89,9 @@ pub fn runs(db: &Connection, selection: &Selection) -> Result<Vec<RunRow>> {
             }
         }
     };
+    if let Some(request) = selection.of_request {
+        asked::check_known(db, request)?;
+    }
     let codes: Vec<String> = states.iter().map(|state| state.code().to_string()).collect();
     let select = format!(
         "SELECT {COLUMNS} FROM runs JOIN scopes ON scopes.id = runs.scope \

@@ -318,7 +318,7 @@ pub fn ask(db: &mut Connection, replay: &Replay) -> Result<Vec<i64>> {
 }
 
 /// States of runs that are to be made again.
-const UNFINISHED: [i64; 3] = [0, 1, 4];
+pub(super) const UNFINISHED: [i64; 3] = [0, 1, 4];
 
 /// A halt was answered by starting mb again: all attempts anew.
 fn failed_attempts(state: i64, attempts: u32) -> u32 {

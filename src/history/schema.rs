@@ -10,7 +10,7 @@ use crate::clock;
 use crate::error::{Error, Result};
 
 /// The newest schema that this mb knows, in the file's `user_version`.
-pub const VERSION: i64 = 2;
+pub const VERSION: i64 = 3;
 
 /// Step N brings a file from version N to N + 1.
 const MIGRATIONS: [&str; VERSION as usize] = [
@@ -162,6 +162,66 @@ CREATE TABLE gaps(
     at_ms INTEGER NOT NULL
 ) STRICT;
 "#,
+    r#"
+-- AUTOINCREMENT: a number is never given twice, though the row that had it is gone. People keep
+-- them, and a request's is in the keys of its runs.
+CREATE TABLE numbered_letters(
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    scope INTEGER NOT NULL REFERENCES scopes(id),
+    run INTEGER NOT NULL,
+    run_key TEXT NOT NULL,
+    topic TEXT NOT NULL,
+    partition INTEGER NOT NULL,
+    record_offset INTEGER NOT NULL,
+    timestamp_ms INTEGER,
+    key BLOB,
+    value BLOB,
+    headers BLOB,
+    error TEXT NOT NULL,
+    attempts INTEGER NOT NULL,
+    at_ms INTEGER NOT NULL,
+    state INTEGER NOT NULL DEFAULT 0,
+    resolved_ms INTEGER,
+    note TEXT,
+    -- the request that redrives it, while that is under way
+    request INTEGER,
+    -- the run that redrives it, or did last
+    redrive_run INTEGER
+) STRICT;
+INSERT INTO numbered_letters(id, scope, run, run_key, topic, partition, record_offset, timestamp_ms,
+    key, value, headers, error, attempts, at_ms, state, resolved_ms, note, request, redrive_run)
+    SELECT id, scope, run, run_key, topic, partition, record_offset, timestamp_ms,
+    key, value, headers, error, attempts, at_ms, state, resolved_ms, note, request, redrive_run
+    FROM dead_letters;
+DROP TABLE dead_letters;
+ALTER TABLE numbered_letters RENAME TO dead_letters;
+CREATE INDEX dead_letters_by_state ON dead_letters(state, id);
+CREATE INDEX dead_letters_of_run ON dead_letters(run);
+CREATE INDEX dead_letters_of_request ON dead_letters(request, partition, record_offset)
+    WHERE request IS NOT NULL;
+CREATE INDEX dead_letters_of_redrive ON dead_letters(redrive_run) WHERE redrive_run IS NOT NULL;
+
+CREATE TABLE numbered_requests(
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    scope INTEGER NOT NULL REFERENCES scopes(id),
+    kind INTEGER NOT NULL,
+    -- of a replay: offsets, both included
+    partition INTEGER,
+    first_offset INTEGER,
+    last_offset INTEGER,
+    -- 0 open, 1 done, 2 cancelled
+    state INTEGER NOT NULL DEFAULT 0,
+    asked_ms INTEGER NOT NULL,
+    ended_ms INTEGER,
+    note TEXT
+) STRICT;
+INSERT INTO numbered_requests(id, scope, kind, partition, first_offset, last_offset, state, asked_ms,
+    ended_ms, note)
+    SELECT id, scope, kind, partition, first_offset, last_offset, state, asked_ms, ended_ms, note
+    FROM requests;
+DROP TABLE requests;
+ALTER TABLE numbered_requests RENAME TO requests;
+"#,
 ];
 
 /// `runs.kind` and `requests.kind`.
@@ -198,7 +258,7 @@ pub fn open(path: &Path) -> Result<Connection> {
 pub fn open_or_set_aside(path: &Path) -> Result<Connection> {
     let Some(damage) = damage(path) else { return open(path) };
     let mut aside = path.as_os_str().to_owned();
-    aside.push(format!(".damaged-{}", clock::now_ms()));
+    aside.push(format!("{ASIDE}{}", clock::now_ms()));
     let aside = PathBuf::from(aside);
     for ending in ["-wal", "-shm", ""] {
         let with_ending = |path: &Path| {
@@ -224,6 +284,17 @@ pub fn open_or_set_aside(path: &Path) -> Result<Connection> {
         aside.display()
     );
     open(path)
+}
+
+/// What stands behind the name of a file that was moved aside, in front of the time.
+const ASIDE: &str = ".damaged-";
+
+/// Whether a damaged history lies beside `path`.
+fn was_set_aside(path: &Path) -> bool {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return false };
+    let start = format!("{}{ASIDE}", name.to_string_lossy());
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with(&start))
 }
 
 /// What is wrong with a file that should be a database; `None` where nothing is, or nothing is there.
@@ -314,6 +385,18 @@ fn migrate(mut db: Connection, path: &Path) -> Result<Connection> {
         let change = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         for step in &MIGRATIONS[steps..] {
             change.execute_batch(step)?;
+        }
+        if from == 0 && was_set_aside(path) {
+            // What the damaged file has given out is not known any more. Microseconds since 1970 are
+            // above it: numbers are given from 1, or from such a moment on, and not one each
+            // microsecond.
+            let now_us = clock::now_ms().saturating_mul(1000);
+            // The tables have their rows there, of number 0, from having been copied.
+            change.execute("DELETE FROM sqlite_sequence", [])?;
+            change.execute(
+                "INSERT INTO sqlite_sequence(name, seq) VALUES ('dead_letters', ?1), ('requests', ?1)",
+                [now_us],
+            )?;
         }
         change.pragma_update(None, "user_version", VERSION)?;
         change.commit()

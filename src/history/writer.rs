@@ -11,6 +11,7 @@ use std::time::Instant;
 use crossbeam_channel::Receiver;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
+use super::asked;
 use super::letters::{self, LetterState};
 use super::place::Place;
 use super::schema::{KIND_REDRIVE, KIND_REPLAY, KIND_TOPIC, is_damage};
@@ -215,7 +216,7 @@ impl Writer {
                         });
                     }
                 }
-                Write::Intend(_, done) | Write::Flush(done) => {
+                Write::Intend(_, done) | Write::Flush(done) | Write::Cancel(_, _, done) => {
                     // Who asked may have given up waiting.
                     let _ = done.send(());
                 }
@@ -223,6 +224,7 @@ impl Writer {
                 | Write::Start(..)
                 | Write::Gap(..)
                 | Write::EndRequest(..)
+                | Write::Withdraw(_)
                 | Write::Confirm(..) => {}
             }
         }
@@ -331,10 +333,17 @@ fn apply(
         Write::Outcome(outcome, _) => apply_outcome(change, scope, outcome)?,
         Write::EndRequest(request, state, note) => {
             change.execute(
-                "UPDATE requests SET state = ?2, ended_ms = ?3, note = ifnull(?4, note) WHERE id = ?1",
+                "UPDATE requests SET state = ?2, ended_ms = ?3, note = ifnull(?4, note) \
+                 WHERE id = ?1 AND state = 0",
                 params![request, state, clock::now_ms(), note],
             )?;
         }
+        Write::Cancel(requests, note, _) => {
+            for (request, started) in requests {
+                asked::end(change, *request, started, note)?;
+            }
+        }
+        Write::Withdraw(run) => asked::end_run(change, *run)?,
         Write::Tick(tick) => {
             change
                 .prepare_cached(

@@ -91,7 +91,6 @@ impl Running {
         let (commits, commits_stop) = bounded(0);
         let forced = Arc::new(AtomicBool::new(false));
         let mut threads = Threads::default();
-        let (bell, woken) = Bell::new(scope);
 
         let (history, history_thread) = {
             let ledgers = Arc::clone(&ledgers);
@@ -108,6 +107,7 @@ impl Running {
             )?
         };
         threads.add(history_thread);
+        let (bell, woken) = Bell::new(&queue, &history);
 
         let policy = RetryPolicy {
             max_attempts: config.max_attempts,
@@ -422,6 +422,9 @@ impl Running {
                 halted => format!(", {halted} halted"),
             }
         );
+        for (request, why) in self.bell.blocked() {
+            log::warn!("request {request} stays open: {why}");
+        }
         let replaced = match reason {
             Err(error @ Error::LogReplaced(_)) if self.config.skips_missing_offsets() => {
                 Some(error)

@@ -347,20 +347,42 @@ fn say_who_holds_back(shared: &Shared, holder: (String, Option<String>)) {
     if said.as_ref() == Some(&holder) {
         return;
     }
-    let (topic, group) = &holder;
+    log::warn!("{}", held_back(&holder, shared.retention_bytes));
+    *said = Some(holder);
+}
+
+/// Why a producer waits, and what ends that. A topic of dead letters may have no group for ever, and
+/// still they are kept: they can be the only ones.
+fn held_back((topic, group): &(String, Option<String>), retention_bytes: u64) -> String {
     let cause = match group {
         Some(group) => format!("group {group} has not yet committed them"),
-        None => "no group has committed on it yet".to_owned(),
+        None => format!(
+            "no group has committed on it yet (read it with a group, or give its records up: mb \
+             offsets --client embedded --topic {topic} --group GROUP --to-latest --execute, while no \
+             mb runs; or raise the limit)"
+        ),
     };
-    log::warn!(
+    format!(
         "the embedded topic is full: unread records of {topic} fill --embedded-retention-bytes \
-         ({}), {cause}; the producer waits",
-        shared.retention_bytes
-    );
-    *said = Some(holder);
+         ({retention_bytes}), {cause}; the producer waits"
+    )
 }
 
 fn milliseconds_since_1970() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_without_a_group_is_named_with_the_way_out() {
+        let text = held_back(&("letters".to_owned(), None), 1000);
+        assert!(text.contains("of letters fill --embedded-retention-bytes (1000)"), "{text}");
+        assert!(text.contains("--topic letters --group GROUP --to-latest --execute"), "{text}");
+        let text = held_back(&("orders".to_owned(), Some("mb".to_owned())), 1000);
+        assert!(text.contains("group mb has not yet committed them; the producer waits"), "{text}");
+    }
 }
