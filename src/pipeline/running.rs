@@ -376,6 +376,9 @@ impl Running {
         self.budget.close();
         self.queue.close();
         self.history.stop_waiting();
+        if !goes_on {
+            self.step.stopping();
+        }
         let drained = began + self.config.drain_timeout;
         if let Err(error) = self.wait_for(&["worker"], drained, stop, true) {
             self.forced.store(true, Ordering::Release);
@@ -487,6 +490,7 @@ impl Running {
                         Ok(()) if !self.stop_asked => {
                             log::info!("stopping already: another stop ends mb at once");
                             self.stop_asked = true;
+                            self.step.stopping();
                             continue;
                         }
                         Ok(()) => "a second stop was asked for",
