@@ -24,12 +24,13 @@ test: ## set up, check, and run every test, those against real Kafka too
 	for version in $(KAFKA_VERSIONS); do KAFKA_VERSION=$$version scripts/kafka fetch || exit 1; done
 	$(MAKE) --no-print-directory lint
 	cargo test --release --locked --no-default-features $(PURE_RUST_TESTS)
-	cargo test --release --locked
+	scripts/test
 
 # One of them again: MB_FAULT_SEED=… MB_FAULT_LONG=1 cargo test --release --test NAME ROW
 faults: ## test every kind of fault with 3 seeds each, and with long outages (make test has a short form)
 	scripts/setup test
-	MB_FAULT_SEEDS=3 MB_FAULT_LONG=1 cargo test --release --locked --test 'faults*' -- --nocapture
+	MB_FAULT_SEEDS=3 MB_FAULT_LONG=1 cargo test --release --locked --test 'faults*' --test kafka_cluster \
+		--test dead_letter_topic row_ -- --nocapture
 
 # Again in the same order: MB_SOAK_SEED=… make soak
 soak: ## write to real brokers for MB_SOAK_MINUTES (30) under every kind of fault (make test has 3 minutes)

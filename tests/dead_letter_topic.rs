@@ -333,11 +333,13 @@ impl Broker for Switched {
 #[cfg(feature = "rdkafka")]
 mod on_kafka {
     use std::collections::BTreeSet;
+    use std::thread;
 
     use rdkafka::message::{Header, OwnedHeaders};
     use rdkafka::producer::{BaseRecord, Producer};
 
     use super::LIMIT;
+    use crate::support::faults::{Row, each_seed};
     use crate::support::kafka::{Kafka, V3_9, V4_1};
     use crate::support::mb::Mb;
     use crate::support::{eventually, raw, unique};
@@ -444,14 +446,19 @@ mod on_kafka {
     }
 
     #[test]
-    fn offsets_wait_while_the_topic_is_gone_or_takes_no_such_record_and_go_on_after() {
-        let kafka = Kafka::shared(V3_9);
+    fn row_23_offsets_wait_while_the_topic_is_gone_or_takes_no_such_record_and_go_on_after() {
+        each_seed("row 23", offsets_wait_for_the_topic);
+    }
+
+    fn offsets_wait_for_the_topic(row: &mut Row) {
+        let kafka = Kafka::shared(row.version());
         let names = Names::on(kafka);
         kafka.create_topic(&names.topic, 1, &[]);
         let mut mb = Mb::start(&names.args(&["--max-batch", "1"]));
         raw::produce(&names.server, "none", &names.topic, 0, &[b"first".to_vec()]);
         eventually(LIMIT, "the first letter is there", || names.committed() == 1);
 
+        thread::sleep(row.millis(0..1_500));
         kafka.tool("topics", &["--delete", "--topic", &names.letters]);
         raw::produce(&names.server, "none", &names.topic, 0, &[b"second".to_vec()]);
         let line = mb.wait_for_line("its 1 dead letter(s) wait", LIMIT);
@@ -462,7 +469,7 @@ mod on_kafka {
         let letters = raw::read_all(&names.server, &names.letters);
         assert_eq!(letters[0].value.as_deref(), Some(&b"second"[..]));
 
-        let large = vec![b'x'; 20_000];
+        let large = vec![b'x'; row.random.usize(6_000..50_000)];
         raw::produce(&names.server, "none", &names.topic, 0, &[large, b"after".to_vec()]);
         let from = mb.stderr().len();
         eventually(LIMIT, "the large one is told", || {

@@ -17,14 +17,13 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use support::cluster::{Cluster, Load, OFFSETS_TOPIC, offsets_partition};
+use support::faults::{RECOVERY, Row, each_seed};
 use support::files::{Files, assert_same};
 use support::kafka::{V3_9, V4_1};
 use support::mb::Mb;
 use support::{eventually, raw, unique};
 
 const LIMIT: Duration = Duration::from_secs(90);
-/// What mb promises: so long after a broker is lost there is progress again.
-const RECOVERY: Duration = Duration::from_secs(15);
 /// Above the drain limit of 25 s.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 const PARTITIONS: i32 = 4;
@@ -33,6 +32,9 @@ const PER_SECOND: u32 = 1_000;
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// Between two questions for what a group has committed.
 const ASK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// A fault comes by the seed within so much time, whatever mb is at.
+const ANY_MOMENT_MS: std::ops::Range<u64> = 0..2_000;
 
 /// Two clusters at once are too much for a small machine.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -58,17 +60,21 @@ const PURE_ONE: Way = Way {
 };
 
 #[test]
-fn a_3_9_cluster_loses_leader_and_coordinator_and_nothing_is_lost() {
-    brokers_lost(V3_9, &[RDKAFKA_ONE, PURE_ONE], &[]);
+fn row_11_a_3_9_cluster_loses_leader_and_coordinator_and_nothing_is_lost() {
+    each_seed("row 11 on 3.9.1", |row| {
+        brokers_lost(row, V3_9, &[RDKAFKA_ONE, PURE_ONE], &mut []);
+    });
 }
 
 #[test]
-fn a_4_1_cluster_loses_leader_coordinator_and_each_broker_in_turn_and_nothing_is_lost() {
-    brokers_lost(V4_1, &[RDKAFKA, RDKAFKA_ONE], &[1, 2, 3]);
+fn row_11_a_4_1_cluster_loses_leader_coordinator_and_each_broker_and_nothing_is_lost() {
+    each_seed("row 11 on 4.1.0", |row| {
+        brokers_lost(row, V4_1, &[RDKAFKA, RDKAFKA_ONE], &mut [1, 2, 3]);
+    });
 }
 
-/// `in_turn`: those that are stopped in order and started again in the end.
-fn brokers_lost(version: &str, ways: &[Way], in_turn: &[i32]) {
+/// `in_turn`: those that are stopped by SIGTERM, one after another, and started again in the end.
+fn brokers_lost(row: &mut Row, version: &str, ways: &[Way], in_turn: &mut [i32]) {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let cluster = Cluster::start(version);
     let topic = unique("replicated");
@@ -79,7 +85,8 @@ fn brokers_lost(version: &str, ways: &[Way], in_turn: &[i32]) {
     });
     let topics = [topic.as_str(), OFFSETS_TOPIC];
     cluster.wait_until_in_sync(&topics);
-    let leader = cluster.leaders(&topic)[&0];
+    let leader = cluster.leaders(&topic)[&row.random.i32(..PARTITIONS)];
+    row.random.shuffle(in_turn);
 
     let load = Load::start(&cluster, &topic, PER_SECOND);
     let jobs: Vec<_> = ways.iter().map(|way| Job::start(way, &cluster, &topic, leader)).collect();
@@ -89,6 +96,7 @@ fn brokers_lost(version: &str, ways: &[Way], in_turn: &[i32]) {
         check_commits(&cluster, &jobs);
 
         // It leads partitions, and is the only one that some were told of.
+        thread::sleep(row.millis(ANY_MOMENT_MS));
         let lost = Instant::now();
         cluster.node(leader).kill9();
         progress(&jobs, lost, RECOVERY, &format!("{version}: a leader killed"));
@@ -97,6 +105,7 @@ fn brokers_lost(version: &str, ways: &[Way], in_turn: &[i32]) {
         cluster.wait_until_in_sync(&topics);
 
         let coordinator = cluster.coordinator(&jobs[0].group);
+        thread::sleep(row.millis(ANY_MOMENT_MS));
         let lost = Instant::now();
         cluster.node(coordinator).kill9();
         progress(&jobs, lost, RECOVERY, &format!("{version}: the coordinator killed"));
@@ -104,7 +113,8 @@ fn brokers_lost(version: &str, ways: &[Way], in_turn: &[i32]) {
         cluster.node(coordinator).restart();
         cluster.wait_until_in_sync(&topics);
 
-        for &node in in_turn {
+        for &node in &*in_turn {
+            thread::sleep(row.millis(ANY_MOMENT_MS));
             let lost = Instant::now();
             cluster.node(node).term();
             cluster.node(node).restart();

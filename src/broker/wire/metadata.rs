@@ -85,7 +85,7 @@ impl Wire {
     }
 
     /// Creates the topic with the broker's own replication factor, and waits until every partition
-    /// has a leader. Fine where it exists, whatever its partitions.
+    /// has a leader that serves it. Fine where it exists, whatever its partitions.
     ///
     /// # Errors
     /// `Broker`, with the broker's name for what is wrong.
@@ -113,10 +113,12 @@ impl Wire {
             }
         }
         loop {
-            let Some(missing) = self.metadata(topic, deadline).map_err(fail)?.not_ready(wanted)
-            else {
-                return Ok(());
+            let metadata = self.metadata(topic, deadline).map_err(fail)?;
+            let missing = match metadata.not_ready(wanted) {
+                None => self.not_served(topic, &metadata, deadline).map_err(fail)?,
+                missing => missing,
             };
+            let Some(missing) = missing else { return Ok(()) };
             if Instant::now() + LEADER_POLL_INTERVAL >= deadline {
                 return Err(fail(format!("created, but not usable in time: {missing}")));
             }

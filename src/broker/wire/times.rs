@@ -10,7 +10,7 @@ use kafka_protocol::messages::list_offsets_request::{
 };
 use kafka_protocol::messages::{ApiKey, BrokerId};
 
-use super::metadata::name;
+use super::metadata::{Metadata, name};
 use super::reader::{Read, Reader};
 use super::session::{Ask, Cause};
 use super::{Wire, broken, error_name, retriable};
@@ -46,8 +46,8 @@ impl Wire {
         };
         let mut found = BTreeMap::new();
         loop {
-            let (by_leader, mut trouble) =
-                self.leaders_of(topic, partitions, &found, deadline).map_err(fail)?;
+            let metadata = self.metadata(topic, deadline).map_err(fail)?;
+            let (by_leader, mut trouble) = by_leader(&metadata, partitions, &found);
             if trouble == Some(ResponseError::UnknownTopicOrPartition.code())
                 && by_leader.is_empty()
             {
@@ -77,29 +77,25 @@ impl Wire {
         }
     }
 
-    /// The partitions that have no answer yet, by their leaders' addresses, and the error code of
-    /// one that has no leader.
-    #[allow(clippy::type_complexity)]
-    fn leaders_of(
+    /// What is wrong with a partition that its leader does not serve, `None` where all are served. A
+    /// broker shows a new partition's leader before it leads it itself (`BrokerMetadataPublisher` of
+    /// Kafka's KRaft: the metadata cache comes first, the replicas after it).
+    pub(super) fn not_served(
         &self,
         topic: &str,
-        partitions: &[Partition],
-        found: &BTreeMap<Partition, Option<Offset>>,
+        metadata: &Metadata,
         deadline: Instant,
-    ) -> Result<(BTreeMap<String, Vec<Partition>>, Option<i16>), Cause> {
-        let metadata = self.metadata(topic, deadline)?;
-        let mut trouble = (metadata.error != 0).then_some(metadata.error);
-        let mut by_leader = BTreeMap::<String, Vec<Partition>>::new();
-        for partition in partitions.iter().filter(|one| !found.contains_key(one)) {
-            let known = metadata.partitions.iter().find(|one| one.index == *partition);
-            match known.and_then(|one| metadata.brokers.get(&one.leader)) {
-                Some(address) => by_leader.entry(address.clone()).or_default().push(*partition),
-                None => {
-                    trouble.get_or_insert(ResponseError::LeaderNotAvailable.code());
+    ) -> Result<Option<String>, Cause> {
+        let all: Vec<_> = metadata.partitions.iter().map(|partition| partition.index).collect();
+        let (by_leader, _) = by_leader(metadata, &all, &BTreeMap::new());
+        for (address, asked) in by_leader {
+            for (partition, code, _) in self.ask_times(&address, topic, &asked, 0, deadline)? {
+                if code != 0 {
+                    return Ok(Some(format!("partition {partition}: {}", error_name(code))));
                 }
             }
         }
-        Ok((by_leader, trouble))
+        Ok(None)
     }
 
     fn ask_times(
@@ -129,6 +125,27 @@ impl Wire {
             read_times(&answer, version).map_err(broken)
         })
     }
+}
+
+/// The partitions without an answer, by their leaders' addresses; and the error code of one that
+/// has no leader.
+fn by_leader(
+    metadata: &Metadata,
+    partitions: &[Partition],
+    found: &BTreeMap<Partition, Option<Offset>>,
+) -> (BTreeMap<String, Vec<Partition>>, Option<i16>) {
+    let mut trouble = (metadata.error != 0).then_some(metadata.error);
+    let mut by_leader = BTreeMap::<String, Vec<Partition>>::new();
+    for partition in partitions.iter().filter(|one| !found.contains_key(one)) {
+        let known = metadata.partitions.iter().find(|one| one.index == *partition);
+        match known.and_then(|one| metadata.brokers.get(&one.leader)) {
+            Some(address) => by_leader.entry(address.clone()).or_default().push(*partition),
+            None => {
+                trouble.get_or_insert(ResponseError::LeaderNotAvailable.code());
+            }
+        }
+    }
+    (by_leader, trouble)
 }
 
 fn read_times(answer: &[u8], version: i16) -> Read<Answer> {
