@@ -14,18 +14,17 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use std::{fs, thread as std_thread};
 
 use serde::de::DeserializeOwned;
 
-use crate::again::Bell;
-use crate::broker::Broker;
+use crate::data_dir::DataDir;
 use crate::error::{Error, Result};
 use crate::limits;
-use crate::live::Live;
 use crate::thread::{self, Thread};
 
-use requests::Context;
+use requests::{Attached, Context, Status};
 
 const FILE: &str = "control.sock";
 
@@ -44,17 +43,11 @@ struct Shared {
 }
 
 impl Server {
-    /// Opens the socket; `embedded` is the topic that commands reach through it.
+    /// Opens the socket, for what needs no broker: `status` says what mb waits for.
     ///
     /// # Errors
     /// `Config` where the socket cannot be made.
-    pub fn start(
-        data_dir: &Path,
-        live: Arc<Live>,
-        embedded: Option<Arc<dyn Broker>>,
-        status: requests::Status,
-        bell: Arc<Bell>,
-    ) -> Result<Server> {
+    pub fn start(data_dir: &Path, status: Status) -> Result<Server> {
         let path = data_dir.join(FILE);
         let listener = listen(data_dir, &path).map_err(|cause| {
             Error::Config(format!(
@@ -62,7 +55,7 @@ impl Server {
                 path.display()
             ))
         })?;
-        let context = Context { data_dir: data_dir.to_owned(), live, embedded, status, bell };
+        let context = Context::new(data_dir.to_owned(), status);
         let shared = Arc::new(Shared {
             context,
             stopping: AtomicBool::new(false),
@@ -73,6 +66,11 @@ impl Server {
             thread::spawn("control", move || shared.accept(&listener))?
         };
         Ok(Server { path, shared, thread })
+    }
+
+    /// From now on a pipeline runs: what needs its broker is answered too.
+    pub fn attach(&self, status: Status, pipeline: Attached) {
+        self.shared.context.attach(status, pipeline);
     }
 
     /// Ends the connections and the socket.
@@ -189,14 +187,12 @@ pub struct Client {
 }
 
 impl Client {
-    /// The mb that runs on this data directory; `None` where none does.
+    /// The mb that runs on this data directory; `None` where none does. One that has only just
+    /// locked it, and a command that has it for a moment, are waited for.
     ///
     /// # Errors
     /// `Other` where one does, but its socket cannot be reached.
     pub fn connect(data_dir: &Path) -> Result<Option<Client>> {
-        if !crate::data_dir::DataDir::is_held(data_dir) {
-            return Ok(None);
-        }
         let path = data_dir.join(FILE);
         let open = || -> io::Result<Client> {
             let stream = connect(&path)?;
@@ -204,13 +200,23 @@ impl Client {
             stream.set_write_timeout(Some(limits::CONTROL_LIMIT))?;
             Ok(Client { stream: BufReader::new(stream) })
         };
-        open().map(Some).map_err(|cause| {
-            Error::Other(format!(
-                "an mb runs on {}, but its control socket does not answer: {cause}; it may be \
-                 starting or stopping: try again",
-                data_dir.display()
-            ))
-        })
+        let deadline = Instant::now() + limits::LOCK_LIMIT;
+        loop {
+            // The socket first: whoever only asks need not touch the lock.
+            let cause = match open() {
+                Ok(client) => return Ok(Some(client)),
+                Err(cause) => cause,
+            };
+            let Some(holder) = DataDir::holder(data_dir) else { return Ok(None) };
+            if Instant::now() >= deadline {
+                return Err(Error::Other(format!(
+                    "{holder} runs on {}, but its control socket does not answer: {cause}; it may \
+                     be stopping: try again",
+                    data_dir.display()
+                )));
+            }
+            std_thread::sleep(limits::LOCK_LOOK_INTERVAL);
+        }
     }
 
     /// Sends one request and reads its answer.
@@ -232,6 +238,15 @@ impl Client {
         let answer = exchange()
             .map_err(|cause| Error::Other(format!("the running mb did not answer: {cause}")))?;
         requests::read_answer(&answer)
+    }
+
+    /// Answers are waited for so long.
+    ///
+    /// # Errors
+    /// `Other` where the connection cannot be set so.
+    pub fn wait_up_to(&mut self, limit: Duration) -> Result<()> {
+        let set = self.stream.get_ref().set_read_timeout(Some(limit));
+        set.map_err(|cause| Error::Other(format!("cannot use the control socket: {cause}")))
     }
 
     /// `ask`, with the answer as a value of the type that the request names.

@@ -42,10 +42,18 @@ pub const EVENTS: usize = 4096;
 pub const INTAKE_STOP_LIMIT: Duration = Duration::from_secs(4);
 /// What the history gets at the stop to write the rest.
 pub const HISTORY_STOP_LIMIT: Duration = Duration::from_secs(5);
+/// How long a process that starts waits for the lock on its data directory: a command has it for
+/// moments only. A command waits as long for an mb that is starting.
+pub const LOCK_LIMIT: Duration = Duration::from_secs(3);
+pub const LOCK_LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// A request on the control socket, from its first byte to its answer.
 pub const CONTROL_LIMIT: Duration = Duration::from_secs(10);
 /// Connections that the control socket serves at once.
 pub const CONTROL_CONNECTIONS: usize = 16;
+/// What a command waits for a change (redrive, discard, replay) of a running mb's history.
+pub const CHANGE_LIMIT: Duration = Duration::from_secs(300);
+/// Rows of a list that are read and sent at once; a longer one comes in several answers.
+pub const LIST_ROWS: u32 = 500;
 /// Bytes of one request on the control socket.
 pub const CONTROL_REQUEST_BYTES: usize = 8 << 20;
 

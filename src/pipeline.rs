@@ -16,6 +16,7 @@ use crate::broker::Broker;
 use crate::broker::embedded::Embedded;
 use crate::broker::select::{Chosen, choose};
 use crate::config::{Client, Config};
+use crate::control;
 use crate::data_dir::DataDir;
 use crate::dead_letters;
 use crate::error::{Class, Error, Result};
@@ -27,7 +28,7 @@ use crate::thread::stopped_within;
 
 pub use self::running::sensor_settings;
 
-use self::running::Running;
+use self::running::{Running, status};
 
 /// A pipeline that is ready to run.
 pub struct Pipeline {
@@ -95,15 +96,31 @@ impl Pipeline {
     pub fn run(mut self, stop: &Receiver<()>) -> Result<Summary> {
         self.config.check()?;
         let data_dir = Arc::new(DataDir::lock(&self.config.connection.data_dir)?);
+        // From now on commands come here; those that only need the history are answered at once.
+        let control = control::Server::start(data_dir.path(), status(&self.config, None))?;
+        let outcome = self.run_with(&data_dir, &control, stop);
+        // With threads left behind the process is ended, and the socket with it.
+        if !matches!(outcome, Err(Error::Forced(_))) {
+            control.stop();
+        }
+        outcome
+    }
+
+    fn run_with(
+        &mut self,
+        data_dir: &Arc<DataDir>,
+        control: &control::Server,
+        stop: &Receiver<()>,
+    ) -> Result<Summary> {
         self.step.prepare(&self.config.connection.topic)?;
-        let Some(Chosen { broker, reason }) = self.choose(&data_dir, stop)? else {
+        let Some(Chosen { broker, reason }) = self.choose(data_dir, stop)? else {
             log::info!("stopped before a broker answered");
             return Ok(Summary::default());
         };
         log::info!("{}: {reason}", broker.describe());
         let live = Arc::new(Live::new(self.config.max_concurrent_runs));
         loop {
-            let Some(start) = self.start(broker.as_ref(), &data_dir, stop)? else {
+            let Some(start) = self.start(broker.as_ref(), data_dir, stop)? else {
                 log::info!("stopped before the topic could be read");
                 return Ok(Summary::default());
             };
@@ -112,8 +129,9 @@ impl Pipeline {
                 Arc::clone(&self.step),
                 Arc::clone(&broker),
                 start,
-                Arc::clone(&data_dir),
+                Arc::clone(data_dir),
                 Arc::clone(&live),
+                control,
             )?;
             match running.supervise(stop, &mut self.progress) {
                 // Begins anew with the log that is there now.

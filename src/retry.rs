@@ -37,6 +37,8 @@ impl RetryPolicy {
     pub fn after(&self, attempt: u32, error: &StepError, suspects: usize, jitter: f64) -> Verdict {
         match error {
             StepError::Stop(_) => Verdict::Halt,
+            // It is no attempt.
+            StepError::NotDone(_) => Verdict::Again(self.backoff),
             StepError::Retry(_) | StepError::RetryFailed(_) if attempt < self.max_attempts => {
                 Verdict::Again(backoff(self.backoff, attempt - 1, jitter))
             }

@@ -104,11 +104,23 @@ impl Worker {
                     run.key
                 );
             }
+            Err(StepError::NotDone(why)) => self.give_back(run, &why),
             outcome => {
                 self.live.attempts_failed.add(1);
                 run.failed_attempts = number;
                 self.failed(run, outcome.err(), failed, attempt);
             }
+        }
+    }
+
+    /// The attempt says nothing of its run, and does not count.
+    fn give_back(&self, run: Run, why: &str) {
+        let why = one_line(why);
+        if self.queue.is_closed() {
+            log::info!("run {} is not done: {why}; it is made again at the next start", run.key);
+        } else {
+            log::warn!("run {} is not done: {why}; it comes again", run.key);
+            self.queue.retry(run, clock::now() + limits::ROOM_RETRY_INTERVAL);
         }
     }
 
@@ -170,7 +182,7 @@ impl Worker {
                     why: match error {
                         StepError::DeadLetter(_) => "dead-letter",
                         StepError::RetryFailed(_) => "retry-failed",
-                        StepError::Retry(_) | StepError::Stop(_) => "retry",
+                        StepError::Retry(_) | StepError::Stop(_) | StepError::NotDone(_) => "retry",
                     },
                     stored: self.letters.as_ref().is_none_or(|letters| letters.stores),
                 };
@@ -285,7 +297,7 @@ impl Worker {
         let result = result.unwrap_or_else(|payload| {
             Err(StepError::Retry(format!("the step panicked: {}", panic_message(payload.as_ref()))))
         });
-        if matches!(result, Err(StepError::Retry(_) | StepError::Stop(_))) {
+        if matches!(result, Err(StepError::Retry(_) | StepError::Stop(_) | StepError::NotDone(_))) {
             // It may not have come to the others.
             failed.clear();
         }

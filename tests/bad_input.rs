@@ -335,6 +335,19 @@ fn what_lies_in_the_place_of_mbs_own_files_is_named_and_left() {
 }
 
 #[test]
+fn a_fifo_in_the_place_of_mbs_own_files_is_named_and_not_waited_for() {
+    for name in ["mb.lock", "history.db"] {
+        let data = Data::with_records();
+        let file = data.file(name);
+        assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
+        data.refused(78, &["--step", "discard"], &["--data-dir: got a FIFO at", name]);
+        refusal(Mb::start_in(data.path(), &["runs"]), 78, &["--data-dir"]);
+        fs::remove_file(&file).unwrap();
+        data.assert_nothing_lost();
+    }
+}
+
+#[test]
 fn a_damaged_history_is_moved_aside_and_nothing_is_lost() {
     for what in ["garbage", "truncated", "a text"] {
         let data = Data::with_records();

@@ -300,6 +300,23 @@ fn a_redriven_record_has_its_headers_and_timestamp() {
 }
 
 #[test]
+fn header_bytes_that_are_no_text_are_shown_whole() {
+    let world = World::new();
+    let headers: [(&str, Option<&[u8]>); 3] =
+        [("trace", Some(b"\xff\x00")), ("trace", None), ("text", Some(b"7"))];
+    post(&world, Message { partition: 0, key: None, value: Some(b"v"), headers: &headers });
+    world.run(world.config(), &Recorder::new(|_| Err(StepError::DeadLetter("no".into())))).unwrap();
+    let shown = serde_json::json!([
+        {"name": "trace", "value_base64": "/wA="},
+        {"name": "trace", "value": null},
+        {"name": "text", "value": "7"},
+    ]);
+    assert_eq!(done(&world, &["show", "1"])[0]["headers"], shown);
+    let (_, text, _) = mb(&world, &["dead-letters", "show", "1"]);
+    assert!(text.contains("trace: (base64) /wA=") && text.contains("trace: (null)"), "{text}");
+}
+
+#[test]
 fn resolved_letters_go_with_the_history_and_open_ones_stay() {
     let world = with_letters();
     let ids: Vec<i64> = letters(&world).iter().map(|letter| letter.0).collect();

@@ -1,6 +1,8 @@
 //! The exec step against real shells, well-meaning and hostile ones. What it leaves behind in this
 //! process (descriptors, zombies) is tested in exec_leaks.rs.
 
+mod support;
+
 use std::fs;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -15,6 +17,7 @@ use mb::step::{Attempt, ExecStep, FailedRecord, Step, StepError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use support::eventually;
 
 /// Far above what anything here takes, far below what a hang would.
 const NO_HANG: Duration = Duration::from_secs(20);
@@ -528,9 +531,35 @@ fn without_a_place_for_the_failed_file_no_command_starts() {
     assert_eq!(error.exit_code(), 78);
     let place = "--exec: got /dev/null/no as the place for MB_FAILED_FILE, expected a folder";
     assert!(error.to_string().starts_with(place), "{error}");
-    let done = run(&step, &small());
-    assert!(done.error().starts_with("cannot make a folder in /dev/null/no"), "{}", done.error());
+    // No record has to do with that: it would be waited for.
+    step.stopping();
+    match run(&step, &small()).outcome {
+        Err(StepError::NotDone(text)) => {
+            assert!(text.starts_with("cannot make a folder in /dev/null/no"), "{text}");
+        }
+        outcome => panic!("expected an attempt that is not done, got {outcome:?}"),
+    }
     assert!(!path.exists());
+}
+
+#[test]
+fn while_the_place_for_the_failed_file_is_gone_no_attempt_fails() {
+    let dir = tempfile::tempdir().unwrap();
+    let (place, quoted_place) = quoted(dir.path(), "data");
+    let (_, first) = quoted(dir.path(), "first");
+    fs::create_dir(&place).unwrap();
+    // The data directory goes while the command runs, and comes back later.
+    let command = format!(
+        "[ -e {first} ] && exec echo 101 > $MB_FAILED_FILE; touch {first}; rm -r {quoted_place}; exit 1"
+    );
+    let step = ExecStep::new(command, Some(NO_HANG)).scratch_dir(&place);
+    let done = std::thread::scope(|scope| {
+        let running = scope.spawn(|| run(&step, &small()));
+        eventually(NO_HANG, "the place is gone", || !place.exists());
+        fs::create_dir(&place).unwrap();
+        running.join().unwrap()
+    });
+    assert_eq!((&done.outcome, done.named()), (&Ok(()), vec!["101 ".to_owned()]));
 }
 
 #[test]

@@ -96,16 +96,20 @@ fn row_28_a_stop_while_there_is_no_room_for_files_ends_in_time() {
         world.fill(500, 20);
         world.set_out(&disk.path().join("out"));
         world.watch();
-        let mut mb = world.start(&world.files(&["--step-delay", "20ms", "--drain-timeout", "1"]));
+        let mut mb = world.start(&world.files(&["--step-delay", "20ms", "--drain-timeout", "60"]));
         world.wait_for_done(100);
         let ballast = disk.fill_up(0);
         mb.wait_for_line("runs wait until that is over", LIMIT);
         std::thread::sleep(row.millis(0..1000));
         mb.term();
         let began = Instant::now();
-        assert_eq!(mb.wait(LIMIT).code(), Some(2), "{}", mb.stderr().join("\n"));
-        assert!(began.elapsed() < seconds(12), "{:?}", began.elapsed());
+        // What waits for room is given up as not done, like a run that is queued: an orderly stop.
+        assert_eq!(mb.wait(LIMIT).code(), Some(0), "{}", mb.stderr().join("\n"));
+        assert!(began.elapsed() < seconds(30), "{:?}", began.elapsed());
         no_panic(&mb);
+        let failed = "SELECT count(*) FROM runs WHERE state = 3 OR attempts > 1";
+        let failed: i64 = world.history().query_row(failed, [], |row| row.get(0)).unwrap();
+        assert_eq!(failed, 0, "runs that failed for want of room");
         fs::remove_file(ballast).unwrap();
         world.finish(None);
     });

@@ -163,6 +163,95 @@ fn a_second_mb_on_the_same_folder_is_refused() {
 }
 
 #[test]
+fn while_mb_waits_for_its_broker_commands_use_the_history_and_say_what_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = ["--client", "embedded", "--rate", "1000", "--count", "5", "--partitions", "1"];
+    let before = [&base[..], &["--exec", "exit 65", "--until-caught-up"]].concat();
+    let said = Mb::run_in(dir.path(), &before);
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    let server = format!("127.0.0.1:{}", support::free_port());
+    let waiting = ["--bootstrap-server", &server, "--wait-for-broker"];
+    let mut mb = Mb::start_in(dir.path(), &waiting);
+    mb.wait_for_line("waiting for the broker", LIMIT);
+
+    assert!(!json_of(dir.path(), &["runs", "--json"]).is_empty());
+    let letters = json_of(dir.path(), &["dead-letters", "list", "--json"]);
+    assert_eq!(letters.len(), 5);
+    let id = letters[0]["id"].to_string();
+    let discard = ["dead-letters", "discard", &id, "--note", "x", "--json"];
+    assert_eq!(json_of(dir.path(), &discard)[0]["discarded"], 1);
+    let asked = json_of(dir.path(), &["dead-letters", "redrive", "--all", "--json"]);
+    assert_eq!(asked[0]["letters"], 4);
+    let lag = Mb::run_in(dir.path(), &["lag"]);
+    let said = String::from_utf8(lag.stderr).unwrap();
+    assert_eq!((lag.status.code(), said.lines().count()), (Some(1), 1), "{said}");
+    let says = format!("(pid {}) that runs on", mb.pid());
+    assert!(said.contains(&says) && said.contains(&server), "{said}");
+    mb.term();
+    assert_eq!(mb.wait(LIMIT).code(), Some(0), "{}", mb.stderr().join("\n"));
+    assert!(!dir.path().join("control.sock").exists());
+
+    // The redrive is made by an mb that has the topic's log.
+    let after = ["--client", "embedded", "--until-caught-up", "--step", "discard"];
+    let said = Mb::run_in(dir.path(), &after);
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    let left = ["dead-letters", "list", "--json", "--state", "redriven"];
+    assert_eq!(json_of(dir.path(), &left).len(), 4);
+}
+
+#[test]
+fn fifty_thousand_letters_are_listed_and_redriven_without_memory_for_all_of_them() {
+    const LETTERS: usize = 50_000;
+    const GROWTH_KIB: u64 = 24 * 1024;
+    let dir = tempfile::tempdir().unwrap();
+    let base = ["--client", "embedded", "--rate", "1000", "--count", "1", "--partitions", "1"];
+    let before = [&base[..], &["--exec", "exit 65", "--until-caught-up"]].concat();
+    let said = Mb::run_in(dir.path(), &before);
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    // Together their errors have more than is allowed.
+    rusqlite::Connection::open(dir.path().join("history.db"))
+        .unwrap()
+        .execute(
+            "WITH RECURSIVE more(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM more WHERE n < ?1 - 1) \
+             INSERT INTO dead_letters(scope, run, run_key, topic, partition, record_offset, value, \
+             error, attempts, at_ms) SELECT scope, run, run_key, topic, partition, record_offset + n, \
+             value, hex(randomblob(500)), attempts, at_ms FROM dead_letters, more",
+            [LETTERS],
+        )
+        .unwrap();
+    // An mb that waits has nothing else to do.
+    let server = format!("127.0.0.1:{}", support::free_port());
+    let mut mb = Mb::start_in(dir.path(), &["--bootstrap-server", &server, "--wait-for-broker"]);
+    mb.wait_for_line("waiting for the broker", LIMIT);
+    let before = peak_memory_kib(mb.pid());
+
+    let list = ["dead-letters", "list", "--json", "--limit", "1000000"];
+    let letters = json_of(dir.path(), &list);
+    let ids: Vec<u64> = letters.iter().map(|letter| letter["id"].as_u64().unwrap()).collect();
+    assert!(ids.len() == LETTERS && ids.is_sorted_by(|newer, older| newer > older));
+    let errors =
+        json_of(dir.path(), &["dead-letters", "list", "--by-error", "--json", "--limit", "700"]);
+    assert_eq!(errors.len(), 700);
+    let named: Vec<String> = ids[..10_000].iter().map(u64::to_string).collect();
+    let named: Vec<&str> = named.iter().map(String::as_str).collect();
+    let redrive = [&["dead-letters", "redrive", "--json"], &named[..]].concat();
+    assert_eq!(json_of(dir.path(), &redrive)[0]["letters"], 10_000);
+    let asked = json_of(dir.path(), &["dead-letters", "redrive", "--all", "--json"]);
+    assert_eq!(asked[0]["letters"], LETTERS - 10_000);
+    let grown = peak_memory_kib(mb.pid()) - before;
+    assert!(grown < GROWTH_KIB, "{grown} KiB more than the {before} KiB before");
+    mb.term();
+    assert_eq!(mb.wait(LIMIT).code(), Some(0), "{}", mb.stderr().join("\n"));
+}
+
+/// The most that the process had resident.
+fn peak_memory_kib(pid: i32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
 fn systemd_is_told_when_mb_is_ready_and_when_it_stops() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notify");

@@ -1,6 +1,7 @@
 //! How the commands get at the log, a running mb's embedded topic included.
 
 use std::cell::RefCell;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,7 +26,14 @@ pub struct Connected {
     pub broker: Arc<dyn Broker>,
     /// What was asked for, with the running mb's answers where nothing was typed.
     pub connection: Connection,
-    _data_dir: Option<DataDir>,
+    data_dir: Option<DataDir>,
+}
+
+impl Connected {
+    /// Whether the command has the data directory's lock meanwhile.
+    pub fn holds_data_dir(&self) -> bool {
+        self.data_dir.is_some()
+    }
 }
 
 /// How a command takes the embedded topic.
@@ -62,7 +70,7 @@ pub fn broker_under(
     let mut connection = connection.clone();
     let may_run = held.is_none() && connection.bootstrap_server.is_none();
     if may_run && let Some(mut client) = Client::connect(&connection.data_dir)? {
-        let status: Status = client.ask_for(&Request::Status)?;
+        let status = started(&mut client, &connection.data_dir)?;
         if !given.topic {
             connection.topic = status.topic;
         }
@@ -72,7 +80,7 @@ pub fn broker_under(
         match status.bootstrap_server {
             None => {
                 let broker = Arc::new(RemoteEmbedded::new(&connection.data_dir));
-                return Ok(Connected { broker, connection, _data_dir: None });
+                return Ok(Connected { broker, connection, data_dir: None });
             }
             Some(_) if connection.client == config::Client::Embedded => {}
             Some(server) => connection.bootstrap_server = Some(server),
@@ -105,7 +113,23 @@ pub fn broker_under(
     };
     let chosen = choose(&connection, wants_embedded, false, &keep_waiting, &open_embedded)?;
     let broker = chosen.broker;
-    Ok(Connected { broker, connection, _data_dir: lock.into_inner() })
+    Ok(Connected { broker, connection, data_dir: lock.into_inner() })
+}
+
+/// What the running mb says of itself once it has its broker; one that is just starting is waited for.
+///
+/// # Errors
+/// `Other` where it still waits for its broker.
+fn started(client: &mut Client, data_dir: &Path) -> Result<Status> {
+    let deadline = Instant::now() + limits::LOCK_LIMIT;
+    loop {
+        let status: Status = client.ask_for(&Request::Status)?;
+        match status.waiting_for {
+            None => return Ok(status),
+            Some(_) if Instant::now() >= deadline => return Err(status.not_yet(data_dir)),
+            Some(_) => std::thread::sleep(limits::LOCK_LOOK_INTERVAL),
+        }
+    }
 }
 
 /// All partitions of the topic, or the one that `--partition` names.

@@ -14,11 +14,12 @@ use crate::cli::args::{DeadLettersArgs, LetterAction};
 use crate::cli::output;
 use crate::clock::format_ms as format_time;
 use crate::control::Client;
-use crate::control::requests::{Request, Status};
+use crate::control::requests::{Request, Source, Status};
 use crate::data_dir::DataDir;
 use crate::error::{Error, Result};
 use crate::history::letters::{self, Asked, ErrorCount, LetterDetail, LetterRow, Pick, Selection};
 use crate::history::{self, asked, schema};
+use crate::limits;
 
 /// # Errors
 /// `Config` where there is no history; `Usage` for a state that there is not; `Other` for letters
@@ -41,6 +42,7 @@ pub fn run(args: &DeadLettersArgs) -> Result<()> {
                 group,
                 error: error.clone(),
                 limit: u32::try_from(*limit).unwrap_or(u32::MAX),
+                ..Selection::default()
             };
             if *by_error {
                 count(data_dir, selection, args.json)
@@ -57,14 +59,7 @@ pub fn run(args: &DeadLettersArgs) -> Result<()> {
 }
 
 fn list(data_dir: &Path, selection: Selection, json: bool) -> Result<()> {
-    let letters: Vec<LetterRow> = match Client::connect(data_dir)? {
-        Some(mut client) => client.ask_for(&Request::DeadLetters(selection))?,
-        None => letters::list(&schema::open_read_only(&data_dir.join(history::FILE))?, &selection)?,
-    };
-    if json {
-        return output::print_json(&letters);
-    }
-    let rows: Vec<_> = letters.iter().map(row).collect();
+    let mut source = Source::of(data_dir)?;
     let heading = [
         "ID",
         "STATE",
@@ -78,7 +73,13 @@ fn list(data_dir: &Path, selection: Selection, json: bool) -> Result<()> {
         "REDRIVE",
         "ERROR",
     ];
-    output::print_table(heading, &rows)
+    output::print_pages(json, heading, selection.limit, row, |last: Option<&LetterRow>, limit| {
+        let page = Selection { before: last.map(|last| last.id), limit, ..selection.clone() };
+        match &mut source {
+            Source::Running(client) => client.ask_for(&Request::DeadLetters(page)),
+            Source::File(db) => letters::list(db, &page),
+        }
+    })
 }
 
 fn row(letter: &LetterRow) -> [String; 11] {
@@ -103,21 +104,21 @@ fn row(letter: &LetterRow) -> [String; 11] {
 }
 
 fn count(data_dir: &Path, selection: Selection, json: bool) -> Result<()> {
-    let counts: Vec<ErrorCount> = match Client::connect(data_dir)? {
-        Some(mut client) => client.ask_for(&Request::DeadLetterErrors(selection))?,
-        None => {
-            letters::errors(&schema::open_read_only(&data_dir.join(history::FILE))?, &selection)?
-        }
-    };
-    if json {
-        return output::print_json(&counts);
-    }
+    let mut source = Source::of(data_dir)?;
     let row = |count: &ErrorCount| {
         let ErrorCount { letters, topic, group, error } = count.clone();
         [letters.to_string(), group, topic, error]
     };
-    let rows: Vec<_> = counts.iter().map(row).collect();
-    output::print_table(["LETTERS", "GROUP", "TOPIC", "ERROR"], &rows)
+    let heading = ["LETTERS", "GROUP", "TOPIC", "ERROR"];
+    let mut skip = 0;
+    output::print_pages(json, heading, selection.limit, row, |_, limit| {
+        let page = Selection { skip, limit, ..selection.clone() };
+        skip += limit;
+        match &mut source {
+            Source::Running(client) => client.ask_for(&Request::DeadLetterErrors(page)),
+            Source::File(db) => letters::errors(db, &page),
+        }
+    })
 }
 
 fn show(data_dir: &Path, id: i64, json: bool) -> Result<()> {
@@ -165,18 +166,22 @@ fn text(detail: &LetterDetail) -> String {
     if let Some(note) = &letter.note {
         line("note", note);
     }
-    for (name, value) in headers {
-        line("header", &format!("{name}: {}", value.as_deref().unwrap_or("(null)")));
+    for header in headers {
+        line("header", &format!("{}: {}", shown(header, "name"), shown(header, "value")));
     }
     for name in ["key", "value"] {
-        let base64 = format!("{name}_base64");
-        match (&record[name], record[&base64].as_str()) {
-            (_, Some(bytes)) => line(name, &format!("(base64) {bytes}")),
-            (serde_json::Value::String(text), None) => line(name, text),
-            _ => line(name, "(null)"),
-        }
+        line(name, &shown(record, name));
     }
     text
+}
+
+/// A field of mb's JSON for bytes, for people.
+fn shown(json: &serde_json::Value, name: &str) -> String {
+    match (&json[name], json[format!("{name}_base64")].as_str()) {
+        (_, Some(bytes)) => format!("(base64) {bytes}"),
+        (serde_json::Value::String(text), None) => text.clone(),
+        _ => "(null)".to_owned(),
+    }
 }
 
 fn redrive(data_dir: &Path, pick: Pick, json: bool) -> Result<()> {
@@ -233,13 +238,18 @@ pub(super) fn change<T: DeserializeOwned>(
     request: &Request,
     here: impl FnOnce() -> Result<T>,
 ) -> Result<(T, Option<Status>)> {
-    if let Some(mut client) = Client::connect(data_dir)? {
-        let status = client.ask_for(&Request::Status)?;
-        return Ok((client.ask_for(request)?, Some(status)));
+    loop {
+        if let Some(mut client) = Client::connect(data_dir)? {
+            let status = client.ask_for(&Request::Status)?;
+            client.wait_up_to(limits::CHANGE_LIMIT)?;
+            return Ok((client.ask_for(request)?, Some(status)));
+        }
+        schema::check_exists(&data_dir.join(history::FILE))?;
+        // One that starts just now is asked instead.
+        if let Some(_lock) = DataDir::try_lock(data_dir)? {
+            return Ok((here()?, None));
+        }
     }
-    schema::check_exists(&data_dir.join(history::FILE))?;
-    let _lock = DataDir::lock(data_dir)?;
-    Ok((here()?, None))
 }
 
 /// When a request is worked on.

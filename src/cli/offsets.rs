@@ -15,7 +15,7 @@ use crate::cli::{connect, output};
 use crate::config::Connection;
 use crate::data_dir::DataDir;
 use crate::error::{Error, Result};
-use crate::history::recovery::{self, Resume};
+use crate::history::recovery::{self, Reset};
 use crate::history::{self, schema};
 use crate::offset::{Offset, Partition};
 use crate::startup;
@@ -156,9 +156,9 @@ fn plan(
     marks.into_iter().map(to).collect()
 }
 
-/// Commits, then makes the history start anew from there: the ranges of before are neither made
-/// again nor passed over, even where the new offset is one that mb would take for its own. If it is
-/// killed in between, the next start sees offsets that somebody moved.
+/// Makes the history ready for the new offsets, commits them, and records that they are confirmed:
+/// the ranges of before are neither made again nor passed over, even where the new offset is one that
+/// mb would take for its own. Wherever it is killed, the next start goes on from what is committed.
 fn execute(
     broker: &dyn Broker,
     connection: &Connection,
@@ -169,31 +169,31 @@ fn execute(
     // A history that cannot be used is to be known before anything is changed.
     let db = if path.exists() { Some(schema::open(&path)?) } else { None };
     let offsets: Vec<_> = moves.iter().map(|one| (one.partition, one.new)).collect();
-    broker.commit(&connection.group, &topic.name, &offsets)?;
-    let Some(db) = db else { return Ok(()) };
-    let forget = || -> Result<usize> {
-        let key = startup::scope_key(broker.backend(), &connection.group, topic);
-        let scope = recovery::scope(&db, &key)?;
-        let recorded = recovery::recorded(&db, scope)?;
-        let mut open_runs = 0;
-        for &(partition, position) in &offsets {
-            let runs = recorded.get(&partition).map(|recorded| &recorded.runs);
-            open_runs += runs.into_iter().flatten().filter(|run| !run.state.is_done()).count();
-            recovery::void(&db, scope, partition, position)?;
-            let resume = Resume { position, committed: Some(position), stored: Vec::new() };
-            recovery::begin(&db, scope, partition, &resume)?;
+    let resets: Vec<_> = moves.iter().map(reset).collect();
+    let prepared = match db {
+        Some(db) => {
+            let key = startup::scope_key(broker.backend(), &connection.group, topic);
+            let scope = recovery::scope(&db, &key)?;
+            let open_runs = recovery::intend_resets(&db, scope, &resets)?;
+            Some((db, scope, open_runs))
         }
-        Ok(open_runs)
+        None => None,
     };
-    let open_runs = forget().map_err(|cause| {
-        let doing = "forget the ranges of before (the new offsets are committed; the next mb may \
-                     still pass over or make again what it had planned)";
+    broker.commit(&connection.group, &topic.name, &offsets)?;
+    let Some((db, scope, open_runs)) = prepared else { return Ok(()) };
+    recovery::confirm_resets(&db, scope, &resets).map_err(|cause| {
+        let doing = "record that the new offsets are confirmed (they are committed, and the next mb \
+                     begins there all the same)";
         Error::storage(doing, cause)
     })?;
     if open_runs > 0 {
         info!("{open_runs} unfinished run(s) of before are void: the new offsets say what is read");
     }
     Ok(())
+}
+
+fn reset(one: &Move) -> Reset {
+    Reset { partition: one.partition, from: one.current, to: one.new }
 }
 
 fn print(connection: &Connection, moves: &[Move], json: bool) -> Result<()> {
@@ -232,6 +232,8 @@ mod tests {
     use super::*;
     use crate::broker::Message;
     use crate::broker::embedded::Embedded;
+    use crate::history::ScopeId;
+    use crate::history::recovery::{Resume, Standing};
 
     /// A topic `t` of two partitions with ten records each, where group `mb` is at 4 in the first.
     struct World {
@@ -260,6 +262,32 @@ mod tests {
                 ..Connection::default()
             };
             World { topics, connection, _folder: folder }
+        }
+
+        /// In the first partition 4 is confirmed, and a commit of 8 was sent; behind it is a run that
+        /// is done and one that is not.
+        fn history_as_mb_left_it(&self) -> (rusqlite::Connection, ScopeId) {
+            let db = schema::open(&self.connection.data_dir.join(history::FILE)).unwrap();
+            let info = self.topics.topic("t").unwrap();
+            let key = startup::scope_key(self.topics.backend(), "mb", &info);
+            let scope = recovery::scope(&db, &key).unwrap();
+            let at = Offset::new(4);
+            let began = Resume { position: at, committed: Some(at), stored: vec![] };
+            recovery::begin(&db, scope, 0, &began).unwrap();
+            let planned = format!(
+                "INSERT INTO intents(scope, partition, committing) VALUES ({0}, 0, 8); \
+                 INSERT INTO runs(scope, client, partition, first_offset, last_offset, state, \
+                 attempts, records, bytes, queued_ms) VALUES \
+                 ({0}, 'embedded', 0, 4, 7, {1}, 0, 4, 4, 0), \
+                 ({0}, 'embedded', 0, 8, 9, {2}, 1, 2, 2, 0)",
+                scope.0,
+                crate::run::RunState::Queued.code(),
+                crate::run::RunState::Succeeded.code()
+            );
+            db.execute_batch(&planned).unwrap();
+            let recorded = recovery::recorded(&db, scope).unwrap();
+            assert_eq!((recorded[&0].runs.len(), recorded[&0].intents.len()), (2, 1));
+            (db, scope)
         }
 
         fn plan(&self, target: Target, only: Option<Partition>) -> Result<Vec<Move>> {
@@ -321,25 +349,8 @@ mod tests {
         let world = World::new();
         let path = world.connection.data_dir.join(history::FILE);
         let info = world.topics.topic("t").unwrap();
-        let key = startup::scope_key(world.topics.backend(), "mb", &info);
-        // As mb left it: 4 is confirmed, and a commit of 8 was sent.
-        let db = schema::open(&path).unwrap();
-        let scope = recovery::scope(&db, &key).unwrap();
+        let (_, scope) = world.history_as_mb_left_it();
         let at = |offset| Some(Offset::new(offset));
-        let began = Resume { position: Offset::new(4), committed: at(4), stored: vec![] };
-        recovery::begin(&db, scope, 0, &began).unwrap();
-        let planned = format!(
-            "INSERT INTO intents(scope, partition, committing) VALUES ({0}, 0, 8); \
-             INSERT INTO runs(scope, client, partition, first_offset, last_offset, state, attempts, \
-             records, bytes, queued_ms) VALUES ({0}, 'embedded', 0, 4, 7, {1}, 0, 4, 4, 0)",
-            scope.0,
-            crate::run::RunState::Queued.code()
-        );
-        db.execute_batch(&planned).unwrap();
-        let recorded = recovery::recorded(&db, scope).unwrap();
-        assert_eq!((recorded[&0].runs.len(), recorded[&0].intents.len()), (1, 1));
-        drop(db);
-
         for new in [4, 8, 0] {
             let moves = world.plan(Target::Offset(Offset::new(new)), Some(0)).unwrap();
             execute(&world.topics, &world.connection, &info, &moves).unwrap();
@@ -349,6 +360,35 @@ mod tests {
             let standing = recovery::resume(recorded.get(&0), at(new));
             let resume = Resume { position: Offset::new(new), committed: at(new), stored: vec![] };
             assert_eq!(standing, recovery::Standing::Ours(resume), "moved to {new}");
+        }
+    }
+
+    #[test]
+    fn wherever_it_is_killed_the_next_start_goes_on_from_what_is_committed() {
+        for (new, killed_before_the_commit) in
+            [(4, true), (4, false), (8, true), (8, false), (0, true), (0, false)]
+        {
+            let world = World::new();
+            let (db, scope) = world.history_as_mb_left_it();
+            let moves = world.plan(Target::Offset(Offset::new(new)), None).unwrap();
+            let resets: Vec<_> = moves.iter().map(reset).collect();
+            assert_eq!(recovery::intend_resets(&db, scope, &resets), Ok(1));
+            if !killed_before_the_commit {
+                world.topics.commit("mb", "t", &[(0, Offset::new(new))]).unwrap();
+            }
+            // What `startup` asks.
+            let committed = world.topics.committed("mb", "t", &[0]).unwrap().get(&0).copied();
+            let recorded = recovery::recorded(&db, scope).unwrap();
+            let position = Offset::new(if killed_before_the_commit { 4 } else { new });
+            // Finished ranges above it would be passed over, though somebody asked for them.
+            let resume = Resume { position, committed: Some(position), stored: vec![] };
+            assert_eq!(
+                recovery::resume(recorded.get(&0), committed),
+                Standing::Ours(resume),
+                "to {new}, killed before the commit: {killed_before_the_commit}"
+            );
+            // mb has nothing of the other one: it begins with whatever is committed there.
+            assert_eq!(recorded.get(&1), None);
         }
     }
 

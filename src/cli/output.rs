@@ -8,6 +8,7 @@ use std::io::{self, ErrorKind, Write};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
+use crate::limits;
 
 /// Prints `text` as it is.
 ///
@@ -37,10 +38,52 @@ pub fn print_table<const COLUMNS: usize>(
     print(&table(heading, rows))
 }
 
-fn json<T: Serialize>(elements: &[T]) -> Result<String> {
-    let mut text = String::from("[");
+/// Prints a list that comes page by page, as `print_table` or `print_json` would all of it; the
+/// columns are as wide as on the first page.
+///
+/// `next` gives the rows behind the one it is given (behind none: the first ones), at most so many
+/// of them; fewer where no more follow.
+///
+/// # Errors
+/// As `print`, and those of `next`.
+pub fn print_pages<T: Serialize, const COLUMNS: usize>(
+    json: bool,
+    heading: [&str; COLUMNS],
+    limit: u32,
+    cells: impl Fn(&T) -> [String; COLUMNS],
+    mut next: impl FnMut(Option<&T>, u32) -> Result<Vec<T>>,
+) -> Result<()> {
+    let mut widths = [0; COLUMNS];
+    let mut page: Vec<T> = Vec::new();
+    let mut printed = 0;
+    loop {
+        let asked = limits::LIST_ROWS.min(limit - printed);
+        let first = printed == 0;
+        page = if asked == 0 { Vec::new() } else { next(page.last(), asked)? };
+        if json {
+            print(&elements(&page, first)?)?;
+        } else {
+            let rows: Vec<_> = page.iter().map(&cells).collect();
+            print(&table_under(first.then_some(heading), &rows, &mut widths))?;
+        }
+        let came = u32::try_from(page.len()).unwrap_or(asked);
+        printed += came;
+        if came < asked || printed >= limit {
+            break;
+        }
+    }
+    if json { print(if printed == 0 { "]\n" } else { "\n]\n" }) } else { Ok(()) }
+}
+
+fn json<T: Serialize>(all: &[T]) -> Result<String> {
+    Ok(elements(all, true)? + if all.is_empty() { "]\n" } else { "\n]\n" })
+}
+
+/// The elements of an array, after its opening bracket or after others.
+fn elements<T: Serialize>(elements: &[T], first: bool) -> Result<String> {
+    let mut text = String::from(if first { "[" } else { "" });
     for (place, element) in elements.iter().enumerate() {
-        text.push_str(if place == 0 { "\n" } else { ",\n" });
+        text.push_str(if first && place == 0 { "\n" } else { ",\n" });
         let element = serde_json::to_string(element)
             .map_err(|cause| Error::Other(format!("cannot write JSON: {cause}")))?;
         // JSON lets these stand, and a terminal may obey them. They can only be within strings.
@@ -51,17 +94,22 @@ fn json<T: Serialize>(elements: &[T]) -> Result<String> {
             }
         }
     }
-    text.push_str(if elements.is_empty() { "]\n" } else { "\n]\n" });
     Ok(text)
 }
 
 fn table<const COLUMNS: usize>(heading: [&str; COLUMNS], rows: &[[String; COLUMNS]]) -> String {
-    let heading = heading.map(str::to_owned);
-    let lines: Vec<[Cow<'_, str>; COLUMNS]> = std::iter::once(&heading)
-        .chain(rows)
-        .map(|row| row.each_ref().map(|cell| escape(cell)))
-        .collect();
-    let mut widths = [0; COLUMNS];
+    table_under(Some(heading), rows, &mut [0; COLUMNS])
+}
+
+/// Rows, under a heading or others of these widths.
+fn table_under<const COLUMNS: usize>(
+    heading: Option<[&str; COLUMNS]>,
+    rows: &[[String; COLUMNS]],
+    widths: &mut [usize; COLUMNS],
+) -> String {
+    let heading = heading.map(|heading| heading.map(str::to_owned));
+    let lines: Vec<[Cow<'_, str>; COLUMNS]> =
+        heading.iter().chain(rows).map(|row| row.each_ref().map(|cell| escape(cell))).collect();
     for line in &lines {
         for (width, cell) in widths.iter_mut().zip(line) {
             *width = (*width).max(cell.chars().count());
@@ -117,6 +165,40 @@ mod tests {
             "T      NAME  N\na      b     -\ntopic  ü     12\n"
         );
         assert_eq!(table(["A", "B"], &[]), "A  B\n");
+    }
+
+    #[test]
+    fn a_list_ends_at_its_limit_or_where_a_page_is_not_full() {
+        let size = limits::LIST_ROWS;
+        for (limit, there, asked) in [
+            (0, 9, vec![]),
+            (7, 9, vec![7]),
+            (20, 9, vec![20]),
+            (2 * size + 5, 9 * size, vec![size, size, 5]),
+            (9 * size, size + 1, vec![size, size]),
+            (9 * size, size, vec![size, size]),
+        ] {
+            let mut seen = Vec::new();
+            let next = |last: Option<&u32>, rows: u32| {
+                seen.push(rows);
+                let from = last.map_or(0, |last| last + 1);
+                Ok((from..there.min(from + rows)).collect())
+            };
+            // Nothing to be read on stdout: the cells are empty.
+            print_pages(false, [""], limit, |_| [String::new()], next).unwrap();
+            assert_eq!(seen, asked, "limit {limit}, {there} there");
+        }
+    }
+
+    #[test]
+    fn pages_together_are_one_array_and_one_table() {
+        let all = elements(&[1, 2], true).unwrap() + &elements(&[3], false).unwrap();
+        assert_eq!(all + "\n]\n", json(&[1, 2, 3]).unwrap());
+        let rows = [["aaa".to_owned(), "b".to_owned()]];
+        let mut widths = [0; 2];
+        let first = table_under(Some(["T", "N"]), &rows, &mut widths);
+        let rows = [["c".to_owned(), "d".to_owned()]];
+        assert_eq!(first + &table_under(None, &rows, &mut widths), "T    N\naaa  b\nc    d\n");
     }
 
     #[test]

@@ -9,9 +9,7 @@ use serde::Serialize;
 use crate::broker::{Backend, Broker, TopicInfo, Watermarks};
 use crate::cli::args::{ReplayArgs, Span};
 use crate::cli::{connect, dead_letters, output};
-use crate::control::Client;
-use crate::control::requests::{Request, Status};
-use crate::data_dir::DataDir;
+use crate::control::requests::Request;
 use crate::error::{Error, Result};
 use crate::history::requests::{self, Replay};
 use crate::history::{self, schema};
@@ -34,10 +32,7 @@ pub fn run(args: &ReplayArgs) -> Result<()> {
     let data_dir = &args.connection.data_dir;
     let path = data_dir.join(history::FILE);
     schema::check_exists(&path)?;
-    let held = if DataDir::is_held(data_dir) { None } else { Some(DataDir::lock(data_dir)?) };
-    let is_held = held.is_some();
-    let connected =
-        connect::broker_under(held, &args.connection, args.given, connect::Embedded::IfPresent)?;
+    let connected = connect::broker(&args.connection, args.given, connect::Embedded::IfPresent)?;
     let (broker, connection) = (connected.broker.as_ref(), &connected.connection);
     let info = broker.topic(&connection.topic)?;
     let ranges = ranges(broker, &info, args.partition, args.span)?;
@@ -52,14 +47,11 @@ pub fn run(args: &ReplayArgs) -> Result<()> {
             .map(|(partition, range)| (*partition, range.first.get(), range.last.get()))
             .collect(),
     };
-    let (numbers, status): (Vec<i64>, Option<Status>) = if is_held {
-        (requests::ask(&mut schema::open(&path)?, &replay)?, None)
+    let here = || requests::ask(&mut schema::open(&path)?, &replay);
+    let (numbers, status): (Vec<i64>, _) = if connected.holds_data_dir() {
+        (here()?, None)
     } else {
-        let mut client = Client::connect(data_dir)?.ok_or_else(|| {
-            Error::Other(format!("the mb on {} ended meanwhile; try again", data_dir.display()))
-        })?;
-        let status = client.ask_for(&Request::Status)?;
-        (client.ask_for(&Request::Replay(replay))?, Some(status))
+        dead_letters::change(data_dir, &Request::Replay(replay.clone()), here)?
     };
     let when = dead_letters::when(status.as_ref(), &info.name, &connection.group);
     for (request, (partition, range)) in numbers.iter().zip(&ranges) {

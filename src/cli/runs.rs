@@ -7,11 +7,9 @@ use serde_json::json;
 use crate::cli::args::RunsArgs;
 use crate::cli::output;
 use crate::clock::format_ms as format_time;
-use crate::control::Client;
-use crate::control::requests::Request;
+use crate::control::requests::{Request, Source};
 use crate::error::{Error, Result};
 use crate::history::query::{self, RunDetail, RunRow, Selection};
-use crate::history::{self, schema};
 use crate::units::format_bytes;
 
 /// # Errors
@@ -31,25 +29,21 @@ fn list(args: &RunsArgs) -> Result<()> {
         group: args.given.group.then(|| args.connection.group.clone()),
         of_request: args.request,
         limit: u32::try_from(args.limit).unwrap_or(u32::MAX),
+        ..Selection::default()
     };
-    let runs: Vec<RunRow> = match Client::connect(&args.connection.data_dir)? {
-        Some(mut client) => client.ask_for(&Request::Runs(selection))?,
-        None => {
-            let db = schema::open_read_only(&args.connection.data_dir.join(history::FILE))?;
-            query::runs(&db, &selection)?
+    let mut source = Source::of(&args.connection.data_dir)?;
+    let heading = [
+        "RUN", "STATE", "GROUP", "KEY", "RECORDS", "BYTES", "ATTEMPTS", "QUEUED", "WAIT",
+        "RUN-TIME", "WORKER", "ERROR",
+    ];
+    let limit = selection.limit;
+    output::print_pages(args.json, heading, limit, row, |last: Option<&RunRow>, limit| {
+        let page = Selection { before: last.map(|last| last.id), limit, ..selection.clone() };
+        match &mut source {
+            Source::Running(client) => client.ask_for(&Request::Runs(page)),
+            Source::File(db) => query::runs(db, &page),
         }
-    };
-    if args.json {
-        return output::print_json(&runs);
-    }
-    let rows: Vec<_> = runs.iter().map(row).collect();
-    output::print_table(
-        [
-            "RUN", "STATE", "GROUP", "KEY", "RECORDS", "BYTES", "ATTEMPTS", "QUEUED", "WAIT",
-            "RUN-TIME", "WORKER", "ERROR",
-        ],
-        &rows,
-    )
+    })
 }
 
 fn show(args: &RunsArgs, id: &str) -> Result<()> {
@@ -58,12 +52,9 @@ fn show(args: &RunsArgs, id: &str) -> Result<()> {
             "RUN-ID: got {id:?}, expected a run's number, as in the first column of mb runs"
         ))
     })?;
-    let detail: Option<RunDetail> = match Client::connect(&args.connection.data_dir)? {
-        Some(mut client) => client.ask_for(&Request::Run { id: number })?,
-        None => {
-            let db = schema::open_read_only(&args.connection.data_dir.join(history::FILE))?;
-            query::run(&db, number)?
-        }
+    let detail: Option<RunDetail> = match Source::of(&args.connection.data_dir)? {
+        Source::Running(mut client) => client.ask_for(&Request::Run { id: number })?,
+        Source::File(db) => query::run(&db, number)?,
     };
     let detail = detail.ok_or_else(|| {
         Error::Other(format!(

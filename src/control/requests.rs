@@ -1,7 +1,8 @@
 //! The requests on the control socket and their answers.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -9,12 +10,13 @@ use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::Client;
 use crate::again::Bell;
 use crate::broker::{Broker, Message, Producer, Sent};
 use crate::error::{Error, Result};
 use crate::history::{self, asked, letters, query, schema};
 use crate::limits;
-use crate::live::Live;
+use crate::live::{self, Live};
 use crate::offset::Partition;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -22,7 +24,8 @@ use crate::offset::Partition;
 pub enum Request {
     /// A `Status`.
     Status,
-    /// The newest runs: a list of `query::RunRow`.
+    /// The newest runs: a list of `query::RunRow`, here and below at most `limits::LIST_ROWS` of
+    /// them.
     Runs(query::Selection),
     /// One run: a `query::RunDetail` or null.
     Run {
@@ -99,6 +102,23 @@ pub struct Status {
     pub topic: String,
     pub group: String,
     pub client: String,
+    /// What this mb waits for before it can read the topic; `None` once it does. Until then it is
+    /// not known whether that is Kafka's or the embedded one.
+    #[serde(default)]
+    pub waiting_for: Option<String>,
+}
+
+impl Status {
+    /// The mb on `data_dir` cannot say yet what only its broker knows.
+    pub fn not_yet(&self, data_dir: &Path) -> Error {
+        Error::Other(format!(
+            "the mb (pid {}) that runs on {} is still waiting for {}; try again once it answers, or \
+             name a server with --bootstrap-server",
+            self.pid,
+            data_dir.display(),
+            self.waiting_for.as_deref().unwrap_or("nothing")
+        ))
+    }
 }
 
 /// A message on its way through the socket, in base64.
@@ -107,6 +127,23 @@ pub struct Posted {
     pub partition: Partition,
     pub key: Option<String>,
     pub value: Option<String>,
+}
+
+/// Where the history is read: by the running mb, or in the file where none runs.
+pub enum Source {
+    Running(Client),
+    File(Connection),
+}
+
+impl Source {
+    /// # Errors
+    /// As `Client::connect` and `schema::open_read_only`.
+    pub fn of(data_dir: &Path) -> Result<Source> {
+        match Client::connect(data_dir)? {
+            Some(client) => Ok(Source::Running(client)),
+            None => Ok(Source::File(schema::open_read_only(&data_dir.join(history::FILE))?)),
+        }
+    }
 }
 
 /// An error on its way back.
@@ -118,10 +155,22 @@ struct Failure {
 
 /// What answers need.
 pub struct Context {
-    pub data_dir: PathBuf,
+    data_dir: PathBuf,
+    stage: Mutex<Arc<Stage>>,
+}
+
+/// How far mb is.
+struct Stage {
+    status: Status,
+    /// `None` while mb waits for its broker.
+    pipeline: Option<Attached>,
+}
+
+/// What a pipeline that runs adds to the answers.
+pub struct Attached {
     pub live: Arc<Live>,
+    /// The embedded topic, which commands reach through the socket.
     pub embedded: Option<Arc<dyn Broker>>,
-    pub status: Status,
     pub bell: Arc<Bell>,
 }
 
@@ -162,10 +211,11 @@ pub fn read_answer(line: &[u8]) -> Result<Value> {
 
 fn handle(context: &Context, session: &mut Session, request: Request) -> Result<Value> {
     match request {
-        Request::Status => Ok(json!(context.status)),
-        Request::Runs(selection) => {
+        Request::Status => Ok(json!(context.stage().status)),
+        Request::Runs(mut selection) => {
+            at_once(&mut selection.limit);
             let mut runs = query::runs(session.history(context)?, &selection)?;
-            for run in context.live.running() {
+            for run in context.running() {
                 for row in runs.iter_mut().filter(|row| row.id == run.id.0) {
                     row.state = "running".to_owned();
                 }
@@ -175,38 +225,46 @@ fn handle(context: &Context, session: &mut Session, request: Request) -> Result<
         Request::Run { id } => {
             let mut detail = query::run(session.history(context)?, id)?;
             if let Some(detail) = &mut detail
-                && context.live.running().iter().any(|run| run.id.0 == id)
+                && context.running().iter().any(|run| run.id.0 == id)
             {
                 detail.run.state = "running".to_owned();
             }
             Ok(json!(detail))
         }
-        Request::DeadLetters(selection) => {
+        Request::DeadLetters(mut selection) => {
+            at_once(&mut selection.limit);
             Ok(json!(letters::list(session.history(context)?, &selection)?))
         }
-        Request::DeadLetterErrors(selection) => {
+        Request::DeadLetterErrors(mut selection) => {
+            at_once(&mut selection.limit);
             Ok(json!(letters::errors(session.history(context)?, &selection)?))
         }
         Request::DeadLetter { id } => Ok(json!(letters::letter(session.history(context)?, id)?)),
         Request::Redrive(pick) => {
             let asked = letters::redrive(&mut context.writable()?, &pick)?;
-            context.bell.ring();
+            context.ring();
             Ok(json!(asked))
         }
         Request::Discard { pick, note } => {
             Ok(json!(letters::discard(&mut context.writable()?, &pick, &note)?))
         }
         Request::Requests(selection) => {
-            Ok(json!(asked::list(session.history(context)?, &selection, &context.bell.blocked())?))
+            let blocked = context.bell().map_or_else(BTreeMap::new, |bell| bell.blocked());
+            Ok(json!(asked::list(session.history(context)?, &selection, &blocked)?))
         }
         Request::CancelRequests { ids, note } => {
-            asked::check_open(session.history(context)?, &ids)?;
-            context.bell.cancel(&ids, &note)?;
+            match context.bell() {
+                Some(bell) => {
+                    asked::check_open(session.history(context)?, &ids)?;
+                    bell.cancel(&ids, &note)?;
+                }
+                None => asked::cancel(&mut context.writable()?, &ids, &note)?,
+            }
             Ok(Value::Null)
         }
         Request::Replay(replay) => {
             let requests = history::requests::ask(&mut context.writable()?, &replay)?;
-            context.bell.ring();
+            context.ring();
             Ok(json!(requests))
         }
         Request::Topic { topic } => {
@@ -268,6 +326,11 @@ fn handle(context: &Context, session: &mut Session, request: Request) -> Result<
     }
 }
 
+/// Answers are whole in memory: whoever wants more asks for the next page.
+fn at_once(limit: &mut u32) {
+    *limit = (*limit).min(limits::LIST_ROWS);
+}
+
 fn decode(text: &Option<String>) -> Result<Option<Vec<u8>>> {
     let Some(text) = text else { return Ok(None) };
     let bytes = STANDARD.decode(text);
@@ -275,14 +338,51 @@ fn decode(text: &Option<String>) -> Result<Option<Vec<u8>>> {
 }
 
 impl Context {
-    /// The history for a change that somebody asked for, beside the history's own thread: SQLite lets
-    /// one of the two write at a time.
-    fn writable(&self) -> Result<Connection> {
-        schema::open(&self.data_dir.join(history::FILE))
+    pub fn new(data_dir: PathBuf, status: Status) -> Context {
+        Context { data_dir, stage: Mutex::new(Arc::new(Stage { status, pipeline: None })) }
     }
 
-    fn embedded(&self) -> Result<&dyn Broker> {
-        self.embedded.as_deref().ok_or_else(|| {
+    pub fn attach(&self, status: Status, pipeline: Attached) {
+        let bell = Arc::clone(&pipeline.bell);
+        *self.stage.lock().unwrap_or_else(PoisonError::into_inner) =
+            Arc::new(Stage { status, pipeline: Some(pipeline) });
+        // For what was asked before this, and after the pipeline looked first.
+        bell.ring();
+    }
+
+    fn stage(&self) -> Arc<Stage> {
+        Arc::clone(&self.stage.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The history for a change that somebody asked for, beside the history's own thread: SQLite lets
+    /// one of the two write at a time. An mb that waits for its broker may have none yet.
+    fn writable(&self) -> Result<Connection> {
+        let path = self.data_dir.join(history::FILE);
+        schema::check_exists(&path)?;
+        schema::open(&path)
+    }
+
+    fn running(&self) -> Vec<live::Running> {
+        self.stage().pipeline.as_ref().map_or_else(Vec::new, |pipeline| pipeline.live.running())
+    }
+
+    fn bell(&self) -> Option<Arc<Bell>> {
+        self.stage().pipeline.as_ref().map(|pipeline| Arc::clone(&pipeline.bell))
+    }
+
+    /// There is a new request; a pipeline that starts looks by itself.
+    fn ring(&self) {
+        if let Some(bell) = self.bell() {
+            bell.ring();
+        }
+    }
+
+    fn embedded(&self) -> Result<Arc<dyn Broker>> {
+        let stage = self.stage();
+        let Some(pipeline) = &stage.pipeline else {
+            return Err(stage.status.not_yet(&self.data_dir));
+        };
+        pipeline.embedded.clone().ok_or_else(|| {
             Error::Config(format!(
                 "--client embedded: the mb that runs on {} reads from Kafka, not from the embedded \
                  topic; name its server with --bootstrap-server",

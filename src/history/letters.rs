@@ -13,7 +13,7 @@ use crate::clock;
 use crate::error::{Error, Result};
 use crate::headers::Headers;
 use crate::offset::Offset;
-use crate::step::record_json::RecordJson;
+use crate::step::record_json::{HeaderJson, RecordJson};
 
 /// How a dead letter stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,8 +94,8 @@ pub struct LetterDetail {
     pub letter: LetterRow,
     /// As in every JSON of mb: `key`, `value`, or `key_base64`, `value_base64`.
     pub record: serde_json::Value,
-    /// Name, and value or null; bytes that are not UTF-8 are replaced.
-    pub headers: Vec<(String, Option<String>)>,
+    /// In their order, each as `name`, `value`, or `name_base64`, `value_base64`.
+    pub headers: Vec<serde_json::Value>,
 }
 
 /// How many letters have one error.
@@ -115,6 +115,12 @@ pub struct Selection {
     pub group: Option<String>,
     /// A part of the error.
     pub error: Option<String>,
+    /// Letters below this number only: those that follow on a list's page that ended there.
+    #[serde(default)]
+    pub before: Option<i64>,
+    /// The same of a list of errors: so many were there already.
+    #[serde(default)]
+    pub skip: u32,
     pub limit: u32,
 }
 
@@ -154,11 +160,13 @@ pub fn list(db: &Connection, selection: &Selection) -> Result<Vec<LetterRow>> {
     let state = state(selection)?;
     let select = format!(
         "SELECT {COLUMNS} FROM dead_letters d JOIN scopes s ON s.id = d.scope WHERE {SELECTED} \
-         ORDER BY d.id DESC LIMIT ?5"
+         AND d.id < ?6 ORDER BY d.id DESC LIMIT ?5"
     );
     let Selection { topic, group, error, limit, .. } = selection;
+    let before = selection.before.unwrap_or(i64::MAX);
     let read = || -> rusqlite::Result<Vec<LetterRow>> {
-        db.prepare(&select)?.query_map(params![state, topic, group, error, limit], row)?.collect()
+        let chosen = params![state, topic, group, error, limit, before];
+        db.prepare_cached(&select)?.query_map(chosen, row)?.collect()
     };
     read().map_err(storage)
 }
@@ -172,9 +180,9 @@ pub fn errors(db: &Connection, selection: &Selection) -> Result<Vec<ErrorCount>>
     let select = format!(
         "SELECT count(*) AS letters, d.topic, s.group_name, d.error FROM dead_letters d \
          JOIN scopes s ON s.id = d.scope WHERE {SELECTED} GROUP BY 2, 3, 4 \
-         ORDER BY letters DESC, 2, 3, 4 LIMIT ?5"
+         ORDER BY letters DESC, 2, 3, 4 LIMIT ?5 OFFSET ?6"
     );
-    let Selection { topic, group, error, limit, .. } = selection;
+    let Selection { topic, group, error, limit, skip, .. } = selection;
     let count = |row: &Row<'_>| {
         Ok(ErrorCount {
             letters: row.get(0)?,
@@ -184,7 +192,8 @@ pub fn errors(db: &Connection, selection: &Selection) -> Result<Vec<ErrorCount>>
         })
     };
     let read = || -> rusqlite::Result<Vec<ErrorCount>> {
-        db.prepare(&select)?.query_map(params![state, topic, group, error, limit], count)?.collect()
+        let chosen = params![state, topic, group, error, limit, skip];
+        db.prepare(&select)?.query_map(chosen, count)?.collect()
     };
     read().map_err(storage)
 }
@@ -221,9 +230,11 @@ pub fn letter(db: &Connection, id: i64) -> Result<Option<LetterDetail>> {
             headers: Headers::NONE,
         };
         let record = serde_json::to_value(RecordJson { partition: letter.partition, record });
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let headers = Headers::decode(&headers).unwrap_or(Headers::NONE).iter();
-        let headers = headers.map(|(name, value)| (text(name), value.map(text))).collect();
+        let headers = headers.map(|(name, value)| {
+            serde_json::to_value(HeaderJson { name, value }).unwrap_or_default()
+        });
+        let headers = headers.collect();
         Ok(LetterDetail { letter, record: record.unwrap_or_default(), headers })
     };
     db.query_row(&select, [id], detail).optional().map_err(storage)
@@ -332,13 +343,24 @@ fn pick_marked(change: &Transaction<'_>, pick: &Pick, done: &str) -> Result<Vec<
             "CREATE TEMP TABLE IF NOT EXISTS picked(id INTEGER PRIMARY KEY); DELETE FROM picked;",
         )
         .map_err(storage)?;
-    let select = "INSERT OR IGNORE INTO picked SELECT d.id FROM dead_letters d \
-                  JOIN scopes s ON s.id = d.scope WHERE d.state = 0 \
-                  AND ifnull(d.id = ?1, true) AND ifnull(d.topic = ?2, true) \
-                  AND ifnull(s.group_name = ?3, true) AND ifnull(instr(d.error, ?4) > 0, true)";
+    // Each one that is named is looked up: one statement for both would read all of them for each.
+    let select = |which: &str| {
+        format!(
+            "INSERT OR IGNORE INTO picked SELECT d.id FROM dead_letters d \
+             JOIN scopes s ON s.id = d.scope WHERE d.state = 0 AND {which} \
+             AND ifnull(d.topic = ?2, true) AND ifnull(s.group_name = ?3, true) \
+             AND ifnull(instr(d.error, ?4) > 0, true)"
+        )
+    };
+    let (named, any) = (select("d.id = ?1"), select("?1 IS NULL"));
     let Pick { ids, topic, group, error } = pick;
-    let insert =
-        |id: Option<i64>| change.execute(select, params![id, topic, group, error]).map_err(storage);
+    let insert = |id: Option<i64>| {
+        let select = if id.is_some() { &named } else { &any };
+        change
+            .prepare_cached(select)
+            .and_then(|mut insert| insert.execute(params![id, topic, group, error]))
+            .map_err(storage)
+    };
     for id in ids {
         if insert(Some(*id))? == 0 {
             explain(change, *id, done)?;

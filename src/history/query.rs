@@ -70,6 +70,9 @@ pub struct Selection {
     pub group: Option<String>,
     /// Runs of this redrive or replay. (On the control socket `request` says what is asked.)
     pub of_request: Option<i64>,
+    /// Runs below this number only: those that follow on a list's page that ended there.
+    #[serde(default)]
+    pub before: Option<i64>,
     pub limit: u32,
 }
 
@@ -96,12 +99,15 @@ pub fn runs(db: &Connection, selection: &Selection) -> Result<Vec<RunRow>> {
     let select = format!(
         "SELECT {COLUMNS} FROM runs JOIN scopes ON scopes.id = runs.scope \
          WHERE state IN ({}) AND ifnull(scopes.topic = ?2, true) \
-         AND ifnull(scopes.group_name = ?3, true) AND (?4 IS NULL OR request = ?4) ORDER BY runs.id DESC LIMIT ?1",
+         AND ifnull(scopes.group_name = ?3, true) AND (?4 IS NULL OR request = ?4) \
+         AND runs.id < ?5 ORDER BY runs.id DESC LIMIT ?1",
         codes.join(", ")
     );
     let read = || -> rusqlite::Result<Vec<RunRow>> {
         let Selection { topic, group, of_request, limit, .. } = selection;
-        db.prepare(&select)?.query_map(params![limit, topic, group, of_request], run_row)?.collect()
+        let before = selection.before.unwrap_or(i64::MAX);
+        let chosen = params![limit, topic, group, of_request, before];
+        db.prepare_cached(&select)?.query_map(chosen, run_row)?.collect()
     };
     read().map_err(storage)
 }

@@ -136,19 +136,24 @@ pub fn scope(db: &Connection, key: &ScopeKey) -> Result<ScopeId> {
     let names = params![key.log, key.cluster_id, key.group, key.topic, key.topic_id];
     let find = "SELECT id FROM scopes WHERE log = ?1 AND cluster_id = ?2 AND group_name = ?3 \
                 AND topic = ?4 AND topic_id = ?5";
-    let found = db
-        .prepare_cached(find)
-        .and_then(|mut find| find.query_row(names, |row| row.get(0)).optional());
-    if let Some(id) = found.map_err(storage)? {
+    let found = || {
+        db.prepare_cached(find)
+            .and_then(|mut find| find.query_row(names, |row| row.get(0)).optional())
+            .map_err(storage)
+    };
+    if let Some(id) = found()? {
         return Ok(ScopeId(id));
     }
+    // A command may make it at the same time.
     db.execute(
-        "INSERT INTO scopes(log, cluster_id, group_name, topic, topic_id, created_ms) \
+        "INSERT OR IGNORE INTO scopes(log, cluster_id, group_name, topic, topic_id, created_ms) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         params![key.log, key.cluster_id, key.group, key.topic, key.topic_id, clock::now_ms()],
     )
     .map_err(storage)?;
-    Ok(ScopeId(db.last_insert_rowid()))
+    found()?
+        .map(ScopeId)
+        .ok_or_else(|| Error::storage("use the history", "a row that was just written is gone"))
 }
 
 /// What this mb committed under the same name to topics that are gone: another id than the key's.
@@ -264,31 +269,41 @@ pub fn has_intents(db: &Connection, scope: ScopeId) -> Result<bool> {
 pub fn void(db: &Connection, scope: ScopeId, partition: Partition, start: Offset) -> Result<()> {
     let change = || -> rusqlite::Result<()> {
         let change = db.unchecked_transaction()?;
-        change.execute(
-            "UPDATE runs SET state = ?3 WHERE scope = ?1 AND partition = ?2 AND state IN (?4, ?5) \
-             AND kind = ?6",
-            params![
-                scope.0,
-                partition,
-                RunState::Voided.code(),
-                RunState::Queued.code(),
-                RunState::Halted.code(),
-                // What a request asked for does not depend on the group's offsets.
-                KIND_TOPIC
-            ],
-        )?;
-        change.execute(
-            "UPDATE partitions SET start_offset = ?3, confirmed = NULL, \
-             void_up_to = (SELECT ifnull(max(id), 0) FROM runs) WHERE scope = ?1 AND partition = ?2",
-            params![scope.0, partition, start.get()],
-        )?;
-        change.execute(
-            "DELETE FROM intents WHERE scope = ?1 AND partition = ?2",
-            params![scope.0, partition],
-        )?;
+        void_in(&change, scope, partition, start)?;
         change.commit()
     };
     change().map_err(storage)
+}
+
+fn void_in(
+    change: &Connection,
+    scope: ScopeId,
+    partition: Partition,
+    start: Offset,
+) -> rusqlite::Result<()> {
+    change.execute(
+        "UPDATE runs SET state = ?3 WHERE scope = ?1 AND partition = ?2 AND state IN (?4, ?5) \
+         AND kind = ?6",
+        params![
+            scope.0,
+            partition,
+            RunState::Voided.code(),
+            RunState::Queued.code(),
+            RunState::Halted.code(),
+            // What a request asked for does not depend on the group's offsets.
+            KIND_TOPIC
+        ],
+    )?;
+    change.execute(
+        "UPDATE partitions SET start_offset = ?3, confirmed = NULL, \
+         void_up_to = (SELECT ifnull(max(id), 0) FROM runs) WHERE scope = ?1 AND partition = ?2",
+        params![scope.0, partition, start.get()],
+    )?;
+    change.execute(
+        "DELETE FROM intents WHERE scope = ?1 AND partition = ?2",
+        params![scope.0, partition],
+    )?;
+    Ok(())
 }
 
 /// Records offsets that are passed over without being processed, and why.
@@ -318,6 +333,61 @@ pub fn begin_all(
     let change = db.unchecked_transaction().map_err(storage)?;
     for (partition, resume) in resumes {
         begin(&change, scope, *partition, resume)?;
+    }
+    change.commit().map_err(storage)
+}
+
+/// A person's reset of one partition: where the log has the group now, and where it is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reset {
+    pub partition: Partition,
+    pub from: Option<Offset>,
+    pub to: Offset,
+}
+
+/// The half of resets that comes before their commit: the ranges of before are void, and both what
+/// the log has and what is about to be committed count as ours. So whichever of the two the next
+/// start finds, it goes on from there, and passes over nothing. How many unfinished runs are void.
+///
+/// # Errors
+/// `Storage` where the file cannot be read or written; then nothing is changed.
+pub fn intend_resets(db: &Connection, scope: ScopeId, resets: &[Reset]) -> Result<usize> {
+    let recorded = recorded(db, scope)?;
+    let mut open_runs = 0;
+    let change = db.unchecked_transaction().map_err(storage)?;
+    // A partition that is not recorded has no ranges, and begins at whatever is committed.
+    for reset in resets {
+        let Some(recorded) = recorded.get(&reset.partition) else { continue };
+        open_runs += recorded.runs.iter().filter(|run| !run.state.is_done()).count();
+        let start = reset.from.or(recorded.confirmed).unwrap_or(recorded.start);
+        let intend = || -> rusqlite::Result<()> {
+            void_in(&change, scope, reset.partition, start)?;
+            change.execute(
+                "UPDATE partitions SET confirmed = ?3 WHERE scope = ?1 AND partition = ?2",
+                params![scope.0, reset.partition, reset.from.map(Offset::get)],
+            )?;
+            change.execute(
+                "INSERT INTO intents(scope, partition, committing) VALUES (?1, ?2, ?3)",
+                params![scope.0, reset.partition, reset.to.get()],
+            )?;
+            Ok(())
+        };
+        intend().map_err(storage)?;
+    }
+    change.commit().map_err(storage)?;
+    Ok(open_runs)
+}
+
+/// The half that comes after it: the new offsets are confirmed.
+///
+/// # Errors
+/// `Storage` where the file cannot be written; the intents say the same.
+pub fn confirm_resets(db: &Connection, scope: ScopeId, resets: &[Reset]) -> Result<()> {
+    let change = db.unchecked_transaction().map_err(storage)?;
+    for Reset { partition, to, .. } in resets {
+        void_in(&change, scope, *partition, *to).map_err(storage)?;
+        let resume = Resume { position: *to, committed: Some(*to), stored: Vec::new() };
+        begin(&change, scope, *partition, &resume)?;
     }
     change.commit().map_err(storage)
 }

@@ -7,6 +7,7 @@ use std::{fs, io};
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 use crate::clock;
+use crate::data_dir::check_file;
 use crate::error::{Error, Result};
 
 /// The newest schema that this mb knows, in the file's `user_version`.
@@ -235,14 +236,7 @@ pub const KIND_REPLAY: i64 = 2;
 /// `Config` where the file is no history, or one of a newer mb; `Storage` where it cannot be read
 /// or written. A refused file is left as it is.
 pub fn open(path: &Path) -> Result<Connection> {
-    // SQLite's own word for a folder here is one that reads as if it might pass.
-    if path.exists() && !path.is_file() {
-        return Err(Error::Config(format!(
-            "--data-dir: got {}, which is no file, expected mb's history or nothing there; move it \
-             away, or name another folder",
-            path.display()
-        )));
-    }
+    check_file(path, "mb's history")?;
     let doing = || format!("open the history {}", path.display());
     let db = Connection::open(path).map_err(|cause| Error::storage(doing(), cause))?;
     configure(&db, path)?;
@@ -256,6 +250,7 @@ pub fn open(path: &Path) -> Result<Connection> {
 /// # Errors
 /// As `open`; `Storage` where it cannot be moved.
 pub fn open_or_set_aside(path: &Path) -> Result<Connection> {
+    check_file(path, "mb's history")?;
     let Some(damage) = damage(path) else { return open(path) };
     let mut aside = path.as_os_str().to_owned();
     aside.push(format!("{ASIDE}{}", clock::now_ms()));
@@ -325,6 +320,7 @@ pub fn is_damage(cause: &rusqlite::Error) -> bool {
 /// As `open`; also `Config` where there is no such file.
 pub fn open_read_only(path: &Path) -> Result<Connection> {
     check_exists(path)?;
+    check_file(path, "mb's history")?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let doing = || format!("open the history {}", path.display());
     let db =

@@ -12,9 +12,9 @@ use crate::broker::select::LOCAL_SERVER;
 use crate::broker::{Backend, Broker, FetchSettings};
 use crate::budget::Budget;
 use crate::committer::{Committer, LastCommit};
-use crate::config::Config;
+use crate::config::{Client, Config};
 use crate::control;
-use crate::control::requests::Status;
+use crate::control::requests::{Attached, Status};
 use crate::data_dir::DataDir;
 use crate::dead_letters::DeadLetterTopic;
 use crate::error::{Error, Result};
@@ -56,7 +56,6 @@ pub(super) struct Running {
     commits: Option<Sender<()>>,
     threads: Threads,
     committer: Option<Thread<LastCommit>>,
-    control: Option<control::Server>,
     /// Set before running steps are ended by force.
     forced: Arc<AtomicBool>,
     /// The first halt that came while mb was stopping already.
@@ -77,6 +76,7 @@ impl Running {
         start: Start,
         data_dir: Arc<DataDir>,
         live: Arc<Live>,
+        control: &control::Server,
     ) -> Result<Running> {
         let Start { db, scope, topic: info, resumes, in_doubt } = start;
         // What cannot be is said before anything is read.
@@ -167,13 +167,6 @@ impl Running {
         let committer =
             events::spawn("committer", &events_in, move || committer.run(&commits_stop))?;
 
-        let control = control::Server::start(
-            data_dir.path(),
-            Arc::clone(&live),
-            (broker.backend() == Backend::Embedded).then(|| Arc::clone(&broker)),
-            status(&config, broker.as_ref()),
-            Arc::clone(&bell),
-        )?;
         let requests = {
             let settings = sensor_settings(&config, 0, &topic, info.id.clone());
             Requests {
@@ -208,7 +201,6 @@ impl Running {
             commits: Some(commits),
             threads,
             committer: Some(committer),
-            control: Some(control),
             forced,
             late_halt: None,
             stop_asked: false,
@@ -220,6 +212,13 @@ impl Running {
             running.threads.add(events::spawn(&name, &events_in, move || sensor.run())?);
         }
         running.start_producer(info.partitions.len(), &events_in, intake_stop)?;
+        let pipeline = Attached {
+            live: Arc::clone(&running.live),
+            embedded: (running.broker.backend() == Backend::Embedded)
+                .then(|| Arc::clone(&running.broker)),
+            bell: Arc::clone(&running.bell),
+        };
+        control.attach(status(&running.config, Some(running.broker.backend())), pipeline);
         Ok(running)
     }
 
@@ -377,6 +376,9 @@ impl Running {
         self.budget.close();
         self.queue.close();
         self.history.stop_waiting();
+        if !goes_on {
+            self.step.stopping();
+        }
         let drained = began + self.config.drain_timeout;
         if let Err(error) = self.wait_for(&["worker"], drained, stop, true) {
             self.forced.store(true, Ordering::Release);
@@ -401,9 +403,6 @@ impl Running {
         if kept {
             let deadline = Instant::now() + limits::HISTORY_STOP_LIMIT;
             let _ = self.wait_for(&["history"], deadline, stop, false);
-        }
-        if let Some(control) = self.control.take() {
-            control.stop();
         }
         let panic = self.threads.panic.take();
         let summary = Summary {
@@ -494,6 +493,7 @@ impl Running {
                         Ok(()) if !self.stop_asked => {
                             log::info!("stopping already: another stop ends mb at once");
                             self.stop_asked = true;
+                            self.step.stopping();
                             continue;
                         }
                         Ok(()) => "a second stop was asked for",
@@ -582,16 +582,24 @@ pub fn sensor_settings(
     }
 }
 
-fn status(config: &Config, broker: &dyn Broker) -> Status {
+/// What mb says of itself; `backend` is `None` while it waits for one.
+pub(super) fn status(config: &Config, backend: Option<Backend>) -> Status {
     let connection = &config.connection;
     let server = connection.bootstrap_server.as_deref().unwrap_or(LOCAL_SERVER);
     Status {
         pid: std::process::id(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        bootstrap_server: (broker.backend() != Backend::Embedded).then(|| server.to_owned()),
+        bootstrap_server: (backend != Some(Backend::Embedded)).then(|| server.to_owned()),
         topic: connection.topic.clone(),
         group: connection.group.clone(),
-        client: broker.backend().name().to_owned(),
+        client: backend.map_or("none", Backend::name).to_owned(),
+        waiting_for: match backend {
+            None => Some(match connection.client {
+                Client::Embedded => "its embedded topic".to_owned(),
+                _ => format!("its broker at {server}"),
+            }),
+            Some(_) => None,
+        },
     }
 }
 

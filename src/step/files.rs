@@ -7,7 +7,7 @@ use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use super::shortage::Shortage;
+use super::shortage::{Next, Shortage, cannot};
 use super::{Attempt, Step, StepError, record_json};
 use crate::error::{Error, Result};
 use crate::offset::{Again, Lane, RunKey};
@@ -115,14 +115,21 @@ impl Step for FilesStep {
                     return Ok(());
                 }
                 // No fault of the records: the attempt goes on, and with it everything waits.
-                Err(cause) if self.room.wait(&doing(), &cause) => {}
-                Err(cause) => return Err(StepError::Retry(format!("cannot {}: {cause}", doing()))),
+                Err(cause) => match self.room.wait(&doing(), &cause) {
+                    Next::Again => {}
+                    Next::NotDone => return Err(StepError::NotDone(cannot(&doing(), &cause))),
+                    Next::Failed => return Err(StepError::Retry(cannot(&doing(), &cause))),
+                },
             }
         }
     }
 
+    fn stopping(&self) {
+        self.room.stop();
+    }
+
     fn abort(&self) {
-        self.room.abort();
+        self.room.stop();
     }
 }
 

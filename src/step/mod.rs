@@ -31,6 +31,10 @@ pub enum StepError {
     DeadLetter(String),
     /// Stop mb (exit 65); the run stays unfinished.
     Stop(String),
+    /// Nothing can be said of the records: what the attempt needs was not there (room on a disk), and
+    /// mb stops. The attempt does not count, and the run is made again at the next start (where mb
+    /// does not stop, after a moment).
+    NotDone(String),
 }
 
 impl StepError {
@@ -39,7 +43,8 @@ impl StepError {
             StepError::Retry(text)
             | StepError::RetryFailed(text)
             | StepError::DeadLetter(text)
-            | StepError::Stop(text) => text,
+            | StepError::Stop(text)
+            | StepError::NotDone(text) => text,
         }
     }
 }
@@ -132,10 +137,15 @@ pub trait Step: Send + Sync {
     /// | `StepError::RetryFailed` | all are tried again | the named are tried again, the others done |
     /// | `StepError::Retry`, a panic | all are tried again | the same: names are void |
     /// | `StepError::Stop` | mb stops (exit 65), the run is made again later | the same: names are void |
+    /// | `StepError::NotDone` | the run is made again, this attempt uncounted | the same: names are void |
     ///
     /// # Errors
     /// See `StepError`.
     fn run(&self, attempt: &mut Attempt<'_>) -> Result<(), StepError>;
+
+    /// Called when mb begins to stop: an attempt that waits for something outside (room on a disk)
+    /// gives up, with `StepError::NotDone`; one that works goes on to its end.
+    fn stopping(&self) {}
 
     /// Called when mb is forced to end while attempts are still running: end what can be ended.
     fn abort(&self) {}
@@ -178,6 +188,10 @@ impl<S: Step> Step for Delayed<S> {
         self.step.run(attempt)
     }
 
+    fn stopping(&self) {
+        self.step.stopping();
+    }
+
     fn abort(&self) {
         self.step.abort();
     }
@@ -198,6 +212,10 @@ impl Step for Box<dyn Step> {
 
     fn run(&self, attempt: &mut Attempt<'_>) -> Result<(), StepError> {
         self.as_ref().run(attempt)
+    }
+
+    fn stopping(&self) {
+        self.as_ref().stopping();
     }
 
     fn abort(&self) {

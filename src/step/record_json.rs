@@ -30,6 +30,22 @@ impl Serialize for RecordJson<'_> {
     }
 }
 
+/// Serializes a header, which a record may have several times, in the same way.
+#[derive(Clone, Copy, Debug)]
+pub struct HeaderJson<'a> {
+    pub name: &'a [u8],
+    pub value: Option<&'a [u8]>,
+}
+
+impl Serialize for HeaderJson<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(2))?;
+        entry(&mut map, "name", "name_base64", Some(self.name))?;
+        entry(&mut map, "value", "value_base64", self.value)?;
+        map.end()
+    }
+}
+
 /// Bytes as text under the one name, or those that are not UTF-8 as base64 under the other.
 pub(crate) fn entry<M: SerializeMap>(
     map: &mut M,
@@ -83,6 +99,14 @@ mod tests {
             json(Some(b"\xff\x00"), Some(b"\xfe"), None),
             r#"{"partition":2,"offset":7,"timestamp":null,"key_base64":"/wA=","value_base64":"/g=="}"#
         );
+    }
+
+    #[test]
+    fn a_headers_name_and_value_are_text_or_base64_each_by_itself() {
+        let json = |name, value| serde_json::to_string(&HeaderJson { name, value }).unwrap();
+        assert_eq!(json(b"a", Some(b"\xff")), r#"{"name":"a","value_base64":"/w=="}"#);
+        assert_eq!(json(b"\xfe", None), r#"{"name_base64":"/g==","value":null}"#);
+        assert_eq!(json(b"", Some(b"")), r#"{"name":"","value":""}"#);
     }
 
     #[test]

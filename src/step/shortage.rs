@@ -18,17 +18,29 @@ pub struct Shortage {
 #[derive(Debug, Default)]
 struct State {
     since: Option<Instant>,
-    /// mb ends: nobody waits any more.
-    aborted: bool,
+    /// mb stops: nobody waits any more.
+    stopping: bool,
+}
+
+/// What a failed try leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Another try.
+    Again,
+    /// mb stops: the attempt is over, and says nothing of its records.
+    NotDone,
+    /// It is another kind of failure.
+    Failed,
 }
 
 impl Shortage {
     /// `doing` (as in "write FILE") failed because of `cause`: waits a moment where that is a shortage.
-    /// False where it is not, or where mb ends by force.
-    pub fn wait(&self, doing: &str, cause: &io::Error) -> bool {
-        if !is_shortage(cause) {
-            return false;
-        }
+    pub fn wait(&self, doing: &str, cause: &io::Error) -> Next {
+        if is_shortage(cause) { self.wait_out(doing, cause) } else { Next::Failed }
+    }
+
+    /// The same for what can only be the machine's fault, whatever the cause.
+    pub fn wait_out(&self, doing: &str, cause: &io::Error) -> Next {
         let mut state = self.state();
         if state.since.is_none() {
             state.since = Some(Instant::now());
@@ -39,8 +51,9 @@ impl Shortage {
         }
         let wait = self
             .changed
-            .wait_timeout_while(state, limits::ROOM_RETRY_INTERVAL, |state| !state.aborted);
-        !wait.unwrap_or_else(PoisonError::into_inner).0.aborted
+            .wait_timeout_while(state, limits::ROOM_RETRY_INTERVAL, |state| !state.stopping);
+        let stopping = wait.unwrap_or_else(PoisonError::into_inner).0.stopping;
+        if stopping { Next::NotDone } else { Next::Again }
     }
 
     /// It worked: what was lacking is there again. `doing` as in `wait`.
@@ -50,15 +63,20 @@ impl Shortage {
         }
     }
 
-    /// Nobody waits any more.
-    pub fn abort(&self) {
-        self.state().aborted = true;
+    /// mb stops: nobody waits any more.
+    pub fn stop(&self) {
+        self.state().stopping = true;
         self.changed.notify_all();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The words of an attempt's error.
+pub fn cannot(doing: &str, cause: &io::Error) -> String {
+    format!("cannot {doing}: {cause}")
 }
 
 fn is_shortage(cause: &io::Error) -> bool {
@@ -72,14 +90,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_may_come_back_is_waited_for_and_an_abort_ends_it() {
+    fn only_what_may_come_back_is_waited_for_and_a_stop_ends_it() {
         let shortage = Shortage::default();
         let missing = io::Error::from(ErrorKind::NotFound);
-        assert!(!shortage.wait("open it", &missing));
+        assert_eq!(shortage.wait("open it", &missing), Next::Failed);
         for errno in [Errno::NOSPC, Errno::DQUOT, Errno::MFILE, Errno::AGAIN] {
             assert!(is_shortage(&errno.into()), "{errno}");
         }
-        shortage.abort();
-        assert!(!shortage.wait("write it", &Errno::NOSPC.into()));
+        assert_eq!(shortage.wait("write it", &Errno::NOSPC.into()), Next::Again);
+        shortage.stop();
+        assert_eq!(shortage.wait("write it", &Errno::NOSPC.into()), Next::NotDone);
+        assert_eq!(shortage.wait_out("open it", &missing), Next::NotDone);
     }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 use uuid::Uuid;
 
+use crate::data_dir::check_file;
 use crate::error::{Error, Result};
 use crate::limits;
 
@@ -57,6 +58,7 @@ pub(super) fn file(data_dir: &Path) -> PathBuf {
 /// # Errors
 /// `Config` where the file is another program's, a newer mb's, broken, or cannot be written.
 pub(super) fn open_writer(path: &Path) -> Result<Connection> {
+    check_file(path, "the embedded topic")?;
     let mut connection = open(path, OpenFlags::default()).map_err(|cause| refuse(path, cause))?;
     if !recognise(path, &connection)? {
         create(&mut connection).map_err(|cause| refuse(path, cause))?;
@@ -183,6 +185,21 @@ mod tests {
         open_writer(&path).unwrap().pragma_update(None, "user_version", 7).unwrap();
         let text = refused(&path);
         assert!(text.contains("version 7") && text.contains("version 1"), "{text}");
+    }
+
+    #[test]
+    fn a_fifo_or_a_folder_is_named_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = file(dir.path());
+        let fifo = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(fifo.success());
+        let text = open_writer(&path).unwrap_err().to_string();
+        let expected = format!("--data-dir: got a FIFO at {}, expected", path.display());
+        assert!(text.starts_with(&expected), "{text}");
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        let error = open_writer(&path).unwrap_err();
+        assert!(matches!(error, Error::Config(_)) && error.to_string().contains("a folder at"));
     }
 
     #[test]

@@ -40,6 +40,11 @@ impl FailedFile {
         self.folder.path().join(&self.name)
     }
 
+    /// Whether a command that opens its path gets into its folder.
+    pub fn is_in_place(&self) -> bool {
+        self.folder.is_in_place()
+    }
+
     /// The records that the command named: ascending, each one once with its first reason.
     ///
     /// # Errors

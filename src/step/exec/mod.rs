@@ -30,7 +30,7 @@ use self::feed::Feed;
 use self::folder::Folder;
 use self::groups::Groups;
 use self::process::Ended;
-use super::shortage::Shortage;
+use super::shortage::{Next, Shortage, cannot};
 use super::{Attempt, Step, StepError};
 use crate::error::{Error, Result};
 use crate::limits::SHELL_CHECK_LIMIT;
@@ -180,33 +180,66 @@ impl Step for ExecStep {
         loop {
             match self.start_and_watch(attempt) {
                 Ok((ended, failed_file)) => {
+                    if !self.groups.aborted() && self.is_gone_with(&failed_file) {
+                        // Which records it named, nobody can say: it runs again.
+                        let cause = io::ErrorKind::NotFound.into();
+                        if self.means.wait_out(&self.making_folder(), &cause) == Next::Again {
+                            continue;
+                        }
+                        return Err(StepError::NotDone(cannot(&self.making_folder(), &cause)));
+                    }
                     self.means.over("run commands");
                     return self.outcome(ended, &failed_file, attempt);
                 }
                 // No fault of the records: it is started again when the machine has the means.
-                Err((doing, cause)) if self.means.wait(&doing, &cause) => {}
-                Err((doing, cause)) => {
-                    return Err(StepError::Retry(format!("cannot {doing}: {cause}")));
-                }
+                Err(Unstarted { doing, cause, next }) => match next {
+                    Next::Again => {}
+                    Next::NotDone => return Err(StepError::NotDone(cannot(&doing, &cause))),
+                    Next::Failed => return Err(StepError::Retry(cannot(&doing, &cause))),
+                },
             }
         }
     }
 
+    fn stopping(&self) {
+        self.means.stop();
+    }
+
     fn abort(&self) {
-        self.means.abort();
+        self.means.stop();
         self.groups.abort();
     }
 }
 
+/// Why a command was not started, and what follows.
+struct Unstarted {
+    doing: String,
+    cause: io::Error,
+    next: Next,
+}
+
 impl ExecStep {
-    /// One command from its start to its end; an error with what could not be done.
+    fn making_folder(&self) -> String {
+        format!("make a folder in {} for MB_FAILED_FILE", self.scratch_dir.display())
+    }
+
+    /// Whether not only the file's folder is gone, which may be the command's own doing, but the
+    /// place where such folders are made.
+    fn is_gone_with(&self, failed_file: &FailedFile) -> bool {
+        !failed_file.is_in_place() && !self.scratch_dir.is_dir()
+    }
+
+    /// One command from its start to its end. Where it could not be started a moment has passed, if
+    /// that is worth another try.
     fn start_and_watch(
         &self,
         attempt: &Attempt<'_>,
-    ) -> std::result::Result<(Ended, FailedFile), (String, io::Error)> {
+    ) -> std::result::Result<(Ended, FailedFile), Unstarted> {
         let failed_file = self.failed_file().map_err(|cause| {
-            let dir = self.scratch_dir.display();
-            (format!("make a folder in {dir} for MB_FAILED_FILE"), cause)
+            // The data directory is gone, or closed to mb: no record has to do with that.
+            let doing = self.making_folder();
+            let next = self.means.wait_out(&doing, &cause);
+            Unstarted { doing, cause, next }
         })?;
         let key = attempt.key;
         let mut command = Command::new(SHELL);
@@ -224,8 +257,11 @@ impl ExecStep {
             command.env_remove(name);
         }
         let feed = Feed::new(key.partition, attempt.batch.records());
-        let ended = process::run(command, feed, self.timeout, &self.groups)
-            .map_err(|cause| ("run the command".to_owned(), cause))?;
+        let ended = process::run(command, feed, self.timeout, &self.groups).map_err(|cause| {
+            let doing = "run the command".to_owned();
+            let next = self.means.wait(&doing, &cause);
+            Unstarted { doing, cause, next }
+        })?;
         Ok((ended, failed_file))
     }
 
