@@ -3,15 +3,14 @@
 //! Ranges that the history holds from before (`Stored`) are made again exactly; fresh batches
 //! never overlap one. Where batches go, and whether there is memory for them, is the sensor's.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::batch::{Batch, Record};
 use crate::budget::Permit;
-use crate::lanes::lane_of_record;
 use crate::limits;
-use crate::offset::{Lane, Offset, OffsetRange};
-use crate::run::RunId;
+use crate::offset::{Offset, OffsetRange};
+use crate::stored::Stored;
 
 /// How large a fresh batch may grow, and how long it may wait.
 #[derive(Clone, Copy, Debug)]
@@ -22,71 +21,6 @@ pub struct BatchLimits {
     /// Memory beyond the records' bytes and index: of a batch, and of each record.
     pub batch_overhead: usize,
     pub record_overhead: usize,
-}
-
-/// A batch's range that already has an identity: planned before, by this process or an earlier one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stored {
-    pub range: OffsetRange,
-    /// Its runs that are still to be made, ascending by first offset: a half that was halved again
-    /// has newer runs than the other half. None: all of them are done,
-    /// above the committed offset, and the records are passed over.
-    pub parts: Vec<Part>,
-    /// This process' ledger has it in flight already.
-    pub registered: bool,
-}
-
-/// A run of a stored batch: all of it, a lane, or what a split left of either.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Part {
-    pub run: RunId,
-    pub range: OffsetRange,
-    pub lane: Lane,
-    pub failed_attempts: u32,
-}
-
-impl Stored {
-    pub fn is_finished(&self) -> bool {
-        self.parts.is_empty()
-    }
-
-    /// Its runs that memory is had for at its beginning. `split_later`: each record brings what a run
-    /// of its own takes, so that pieces of a run that was split count once.
-    fn runs(&self, split_later: bool) -> usize {
-        let lanes: BTreeSet<Lane> = self.parts.iter().map(|part| part.lane).collect();
-        if split_later { lanes.len() } else { self.parts.len() }
-    }
-
-    /// The records of each part. One pass, since the parts may be as many as the records.
-    pub fn divide(&self, batch: Batch) -> Vec<Batch> {
-        if let [part] = self.parts[..]
-            && part.range == self.range
-            && part.lane == Lane::WHOLE
-        {
-            return vec![batch];
-        }
-        // Those of one lane ascend and do not overlap.
-        let mut of_lane: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
-        for (place, part) in self.parts.iter().enumerate() {
-            of_lane.entry(part.lane.index).or_default().push(place);
-        }
-        let count = self.parts.first().map_or(1, |part| part.lane.count);
-        batch.divide(self.parts.len(), |record| {
-            let lane = if count == 1 { 0 } else { lane_of_record(record, count) };
-            let places = of_lane.get(&lane)?;
-            let next =
-                places.partition_point(|place| self.parts[*place].range.last < record.offset);
-            places.get(next).copied().filter(|place| self.parts[*place].covers(record))
-        })
-    }
-}
-
-impl Part {
-    /// Whether the record is one of the run's.
-    pub fn covers(&self, record: &Record<'_>) -> bool {
-        let Lane { index, count } = self.lane;
-        self.range.contains(record.offset) && (count == 1 || lane_of_record(record, count) == index)
-    }
 }
 
 /// A batch that is complete.
@@ -182,6 +116,22 @@ impl Batcher {
     /// stored range that it cuts is made of what is left.
     pub fn skip_to(&mut self, floor: Offset) {
         self.floor = self.floor.max(floor);
+    }
+
+    /// What of `range` is in no finished stored range, ascending.
+    pub fn not_finished(&self, range: OffsetRange) -> Vec<OffsetRange> {
+        let mut left = Vec::new();
+        let mut at = range.first;
+        for stored in self.stored.iter().filter(|stored| stored.is_finished()) {
+            if at < stored.range.first.min(range.end()) {
+                left.push(OffsetRange::below(stored.range.first.min(range.end()), at));
+            }
+            at = at.max(stored.range.end());
+        }
+        if at < range.end() {
+            left.push(OffsetRange::below(range.end(), at));
+        }
+        left
     }
 
     pub fn set_limits(&mut self, limits: BatchLimits) {
@@ -403,6 +353,9 @@ mod tests {
     use super::*;
     use crate::budget::Budget;
     use crate::headers::Headers;
+    use crate::offset::Lane;
+    use crate::run::RunId;
+    use crate::stored::Part;
 
     const LIMITS: BatchLimits = BatchLimits {
         max_records: 4,
@@ -427,20 +380,19 @@ mod tests {
     }
 
     #[test]
-    fn a_stored_batch_is_divided_as_its_parts_say() {
-        let mut batch = Batch::default();
-        for offset in 0..10 {
-            batch.push(Record { offset: Offset::new(offset), ..Record::default() });
-        }
-        let mut stored = unfinished(1, 0, 9);
-        assert_eq!(stored.divide(batch.clone())[0].len(), 10);
-        // The middle is done; halves of it have newer runs.
-        stored.parts = [(5, 0, 2), (3, 6, 6), (9, 8, 9)]
-            .map(|(run, first, last)| unfinished(run, first, last).parts[0])
-            .into();
-        let parts = stored.divide(batch);
-        let ranges: Vec<_> = parts.iter().map(|part| part.range().unwrap()).collect();
-        assert_eq!(ranges, [range(0, 2), range(6, 6), range(8, 9)]);
+    fn what_is_missing_is_what_is_in_no_finished_range() {
+        let stored = vec![unfinished(1, 10, 19), finished(20, 29), finished(35, 49)];
+        let batcher = Batcher::new(LIMITS, Offset::new(10), stored);
+        assert_eq!(batcher.not_finished(range(10, 29)), [range(10, 19)]);
+        assert_eq!(batcher.not_finished(range(10, 24)), [range(10, 19)]);
+        assert_eq!(batcher.not_finished(range(10, 40)), [range(10, 19), range(30, 34)]);
+        assert_eq!(
+            batcher.not_finished(range(15, 60)),
+            [range(15, 19), range(30, 34), range(50, 60)]
+        );
+        assert_eq!(batcher.not_finished(range(22, 25)), []);
+        let nothing_done = Batcher::new(LIMITS, Offset::new(0), Vec::new());
+        assert_eq!(nothing_done.not_finished(range(3, 7)), [range(3, 7)]);
     }
 
     /// Drives a batcher as the sensor does; every cut is accepted.

@@ -264,6 +264,15 @@ impl Config {
                 }
             )));
         }
+        if self.until_caught_up
+            && self.produce.as_ref().is_some_and(|produce| produce.count.is_none())
+        {
+            return Err(Error::Config(
+                "--until-caught-up: got it with --rate and no --count, expected --count N too: the end \
+                 that it waits for would never come"
+                    .into(),
+            ));
+        }
         if self.tick_runtime.is_zero() {
             return Err(Error::Config(
                 "--tick-runtime: got 0, expected more than 0: a tick must have time to read".into(),

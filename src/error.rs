@@ -63,6 +63,14 @@ impl Error {
         Error::Storage { doing: doing.into(), cause: cause.to_string() }
     }
 
+    /// The partition and offset that could not be read, where that is the error.
+    pub fn unreadable(&self) -> Option<(Partition, Offset)> {
+        match self {
+            Error::Unreadable { partition, offset, .. } => Some((*partition, *offset)),
+            _ => None,
+        }
+    }
+
     pub fn class(&self) -> Class {
         match self {
             Error::Broker { .. } | Error::UnknownTopic { .. } | Error::Storage { .. } => {

@@ -22,6 +22,7 @@
 //! stopping. A program that brings its own step begins at [`Builder`].
 
 pub mod again;
+pub mod allocator;
 pub mod batch;
 pub mod batcher;
 pub mod broker;
@@ -58,6 +59,7 @@ pub mod signals;
 pub mod split;
 pub mod startup;
 pub mod step;
+pub mod stored;
 pub mod thread;
 pub mod units;
 pub mod worker;

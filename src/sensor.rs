@@ -7,13 +7,14 @@
 mod memory;
 mod missing;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::batch::{Batch, Record};
-use crate::batcher::{BatchLimits, Batcher, Cut, Identity, Part, Stored};
+use crate::batcher::{BatchLimits, Batcher, Cut, Identity};
 use crate::broker::{Broker, Consumer, FetchSettings, Flow, Sink};
 use crate::budget::{Budget, Permit};
 use crate::clock;
@@ -32,6 +33,7 @@ use crate::retry::backoff;
 use crate::run::{Run, RunId};
 use crate::run_queue::{Refused, RunQueue};
 use crate::startup;
+use crate::stored::{Part, Stored};
 use crate::thread::stopped_within;
 
 /// What a sensor is told once.
@@ -48,6 +50,8 @@ pub struct SensorSettings {
     /// Into how many lanes a partition's keys are split.
     pub lanes: u32,
     pub on_missing_offsets: OnMissingOffsets,
+    /// A record that stays unreadable is an end.
+    pub until_caught_up: bool,
     pub topic: Arc<str>,
     /// The topic's id at the start; another one under the same name is another topic.
     pub topic_id: Option<String>,
@@ -177,14 +181,29 @@ impl Sensor {
     pub fn run(mut self) {
         let trouble = Trouble::default();
         let mut failures = 0;
+        let mut unreadable = BTreeMap::<_, u32>::new();
         loop {
             let error = self.tick();
+            let tries = error.as_ref().and_then(Error::unreadable).map_or(0, |at| {
+                let tries = unreadable.entry(at).or_default();
+                *tries += 1;
+                *tries
+            });
             self.live.ticks.add(1);
             let wait = match error {
                 None => {
                     trouble.end(WHAT);
                     failures = 0;
                     self.settings.tick_interval
+                }
+                // Whoever waits for the end would wait for ever; but what can be done is done first.
+                Some(error)
+                    if self.settings.until_caught_up
+                        && tries >= limits::UNREADABLE_TRIES
+                        && self.is_idle() =>
+                {
+                    let _ = self.events.try_send(Event::Halt(error));
+                    return;
                 }
                 Some(error) if error.class() == Class::Retry => {
                     trouble.begin(WHAT, &error.to_string());
@@ -243,6 +262,12 @@ impl Sensor {
         );
         self.history.tick(record);
         error
+    }
+
+    /// Nothing is being filled, and no run is under way.
+    fn is_idle(&self) -> bool {
+        let mut slots = self.slots.iter().flatten();
+        self.ledgers.in_flight() == 0 && slots.all(|slot| slot.batcher.held() == 0)
     }
 
     fn is_mine(&self, partition: Partition) -> bool {
@@ -392,9 +417,11 @@ impl Tick<'_> {
         }
     }
 
-    /// The tick ends: what is being filled becomes batches as it is, where the queue has room.
+    /// The tick ends: what is being filled becomes batches as it is, where the queue has room. Behind
+    /// an error too, or it would wait for a record that cannot be read.
     fn finish(&mut self) {
-        if self.ended == Some(Ended::Runtime) {
+        let error = self.error.as_ref().map(Error::class);
+        if self.ended == Some(Ended::Runtime) || error == Some(Class::Retry) {
             for index in 0..self.sensor.slots.len() {
                 let Some(slot) = &mut self.sensor.slots[index] else { continue };
                 if let Some(cut) = slot.batcher.cut_now() {

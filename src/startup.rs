@@ -104,7 +104,7 @@ pub fn recover_from(
                 log::warn!(
                     "the log has no offset of group {} in {}/{partition} any more: going on from {}, \
                      where the history has it; to start over, use another --group, or set offsets \
-                     with Kafka's consumer-groups tool (--reset-offsets)",
+                     with mb offsets",
                     connection.group,
                     topic.name,
                     resume.position
@@ -266,8 +266,7 @@ fn starts(
             StartFrom::Committed => {
                 return Err(Error::Config(format!(
                     "--from committed: group {} has no committed offset for {}/{partition}; use \
-                     --from earliest or --from latest, or commit one with Kafka's consumer-groups \
-                     tool",
+                     --from earliest or --from latest, or set one with mb offsets",
                     config.connection.group, topic.name
                 )));
             }

@@ -222,12 +222,12 @@ impl Worker {
         }
         let Undelivered { attempt, letters, .. } = undelivered;
         log::error!(
-            "run {} failed after {} attempt(s): {}; {} record(s) are kept as dead letters and the \
-             offsets go on",
+            "run {} failed after {} attempt(s): {}; {} record(s) are kept as dead letters{}",
             run.key,
             attempt.number,
             attempt.error.as_deref().unwrap_or_default(),
-            letters.batch.len()
+            letters.batch.len(),
+            if run.key.again.is_none() { " and the offsets go on" } else { "" }
         );
         self.live.runs_failed.add(1);
         self.live.records_done.add((run.batch.len() - letters.batch.len()) as u64);

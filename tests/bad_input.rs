@@ -17,7 +17,6 @@ use std::sync::{Arc, Mutex};
 use mb::headers::Headers;
 use mb::history::schema;
 use mb::step::{Attempt, Step, StepError};
-use rusqlite::Connection;
 
 use data::{Data, Header, LIMIT, TOPIC, calm, refusal};
 use support::files::{FileRecord, Files, assert_same};
@@ -149,6 +148,10 @@ fn a_record_larger_than_the_queue_is_named_and_comes_with_a_larger_one() {
     mb.term();
     assert_eq!(mb.wait(LIMIT).code(), Some(0), "{}", mb.stderr().join("\n"));
     assert!(data.committed()[&0] <= mb::offset::Offset::new(40), "never past what was not read");
+    // Whoever waits for the end is told that it does not come.
+    let until = [&small[..], &["--until-caught-up"]].concat();
+    data.refused(1, &until, &["orders/0", "40", "--queue-bytes"]);
+    assert_eq!(data.committed()[&0], mb::offset::Offset::new(40), "all before it is done");
     data.assert_nothing_lost();
 }
 
@@ -205,6 +208,7 @@ fn settings_that_contradict_each_other_are_both_named() {
         (&["--out", "x"], &["--out", "--step files"]),
         (&["--count", "5"], &["--count", "--rate"]),
         (&["--keys", "5"], &["--keys", "--rate"]),
+        (&["--rate", "5", "--until-caught-up"], &["--until-caught-up", "--count"]),
         (&["--queue-bytes", "64KiB"], &["--queue-bytes", "--max-batch-bytes"]),
         (
             &["--bisect", "--max-batch", "1000000", "--queue-bytes", "64MiB"],
@@ -260,255 +264,6 @@ fn numbers_of_runs_that_are_none_are_refused() {
     for id in ["abc", "18446744073709551616", "1.5", "0x1", "..", "%2e%2e"] {
         usage(&["runs", id], &[id, "RUN-ID"]);
     }
-}
-
-// Files.
-
-#[test]
-fn a_data_directory_that_is_none_is_refused_with_its_path() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("file");
-    fs::write(&file, "mine").unwrap();
-    let dangling = folder.path().join("dangling");
-    std::os::unix::fs::symlink(folder.path().join("nowhere/at all"), &dangling).unwrap();
-    let paths = [file.clone(), file.join("below"), dangling, "/proc/mb".into(), "/dev/null".into()];
-    for path in paths {
-        let mb = Mb::start_in(&path, &["--client", "embedded"]);
-        refusal(mb, 78, &["--data-dir", path.to_str().unwrap()]);
-    }
-    assert_eq!(fs::read(&file).unwrap(), b"mine");
-}
-
-/// A file system of its own, in memory; gone when this is dropped.
-struct Disk(std::path::PathBuf);
-
-impl Disk {
-    fn mount(path: &Path) -> Disk {
-        let disk = Disk(path.to_owned());
-        disk.call(&["-t", "tmpfs", "-o", "size=16m", "mb-bad-input"]);
-        disk
-    }
-
-    fn writable(&self, is_writable: bool) {
-        let option = if is_writable { "remount,rw" } else { "remount,ro" };
-        self.call(&["-o", option]);
-    }
-
-    fn call(&self, args: &[&str]) {
-        let output = Command::new("mount").args(args).arg(&self.0).output().expect("mount");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "this test needs root, to mount a file system: {said}");
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
-#[test]
-fn a_read_only_disk_is_refused_and_everything_on_it_comes_later() {
-    let dir = tempfile::tempdir().unwrap();
-    let disk = Disk::mount(dir.path());
-    let data = Data::with_records_on(dir);
-    let out = data.beside("out");
-    disk.writable(false);
-    let path = data.path().to_str().unwrap().to_owned();
-    data.refused(78, &["--step", "discard"], &["--data-dir", &path, "Read-only"]);
-    disk.writable(true);
-    data.assert_offsets_unmoved();
-    assert!(!out.exists());
-    data.assert_nothing_lost();
-}
-
-#[test]
-fn what_lies_in_the_place_of_mbs_own_files_is_named_and_left() {
-    for name in ["mb.lock", "control.sock", "history.db"] {
-        let data = Data::with_records();
-        fs::create_dir(data.file(name)).unwrap();
-        data.refused(78, &["--step", "discard"], &["--data-dir", name]);
-        data.assert_offsets_unmoved();
-        fs::remove_dir(data.file(name)).unwrap();
-        data.assert_nothing_lost();
-    }
-}
-
-#[test]
-fn a_fifo_in_the_place_of_mbs_own_files_is_named_and_not_waited_for() {
-    for name in ["mb.lock", "history.db"] {
-        let data = Data::with_records();
-        let file = data.file(name);
-        assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
-        data.refused(78, &["--step", "discard"], &["--data-dir: got a FIFO at", name]);
-        refusal(Mb::start_in(data.path(), &["runs"]), 78, &["--data-dir"]);
-        fs::remove_file(&file).unwrap();
-        data.assert_nothing_lost();
-    }
-}
-
-#[test]
-fn a_damaged_history_is_moved_aside_and_nothing_is_lost() {
-    for what in ["garbage", "truncated", "a text"] {
-        let data = Data::with_records();
-        data.run(&["--step", "discard", "--group", "other"]);
-        let history = data.file(mb::history::FILE);
-        Connection::open(&history).unwrap().pragma_update(None, "journal_mode", "DELETE").unwrap();
-        let mut bytes = fs::read(&history).unwrap();
-        match what {
-            "garbage" => bytes.fill(0xa5),
-            "truncated" => bytes.truncate(5000),
-            _ => bytes = b"not a database".repeat(100),
-        }
-        fs::write(&history, &bytes).unwrap();
-        let command = Mb::start_in(data.path(), &["runs"]);
-        refusal(command, 78, &["--data-dir", "history.db"]);
-        assert!(fs::read(&history).unwrap() == bytes, "{what}: a command changes nothing");
-
-        data.assert_nothing_lost();
-        let aside = fs::read_dir(data.path()).unwrap().map(|entry| entry.unwrap().path());
-        let aside: Vec<_> =
-            aside.filter(|path| path.display().to_string().contains(".damaged-")).collect();
-        assert!(aside.len() == 1 && fs::read(&aside[0]).unwrap() == bytes, "{what}: {aside:?}");
-    }
-}
-
-#[test]
-fn a_history_without_its_journal_is_an_older_one_and_nothing_is_lost() {
-    for what in ["gone", "empty", "garbage", "cut"] {
-        let data = Data::with_records();
-        let deadly = "test $MB_FIRST_OFFSET -lt 25 || kill -KILL $PPID";
-        let one_by_one = ["--max-batch", "5", "--max-concurrent-runs", "1"];
-        let mut killed = data.start(&[&["--exec", deadly], &one_by_one[..]].concat());
-        assert_eq!(killed.wait(LIMIT).code(), None, "{:?}", killed.stderr());
-        let journal = data.file("history.db-wal");
-        let bytes = fs::read(&journal).unwrap();
-        assert!(bytes.len() > 4096, "{what}: the last writes are in the journal");
-        match what {
-            "gone" => fs::remove_file(&journal).unwrap(),
-            "empty" => fs::write(&journal, b"").unwrap(),
-            "garbage" => fs::write(&journal, vec![0xa5; bytes.len()]).unwrap(),
-            _ => fs::write(&journal, &bytes[..bytes.len() / 2]).unwrap(),
-        }
-        data.assert_nothing_lost();
-    }
-}
-
-#[test]
-fn a_history_that_is_taken_away_while_mb_runs_ends_it_before_it_commits_what_was_in_it() {
-    let ways = [
-        ("rm history.db*", "was removed"),
-        ("mkdir away; mv history.db* away; : >history.db", "was replaced by another file"),
-        ("mkdir away; mv * away", "was removed"),
-    ];
-    for (way, said) in ways {
-        let data = Data::with_records();
-        // Its first failure is kept as a dead letter in a file that nobody will find.
-        let command = format!(
-            "test $MB_FIRST_OFFSET -lt 20 || {{ cd '{}'; {way}; exit 65; }}",
-            data.path().display()
-        );
-        let one_by_one = ["--max-batch", "5", "--max-concurrent-runs", "1"];
-        let mut mb = data.start(&[&["--exec", &command], &one_by_one[..]].concat());
-        assert_eq!(mb.wait(LIMIT).code(), Some(1), "{way}: {:?}", mb.stderr());
-        let lines = mb.stderr().join("\n");
-        assert!(lines.contains("the history is gone") && lines.contains(said), "{way}: {lines}");
-        // The topic itself is needed again; the history stays lost.
-        for file in fs::read_dir(data.file("away")).into_iter().flatten() {
-            let file = file.unwrap();
-            if file.file_name().to_string_lossy().starts_with("topic.db") {
-                fs::rename(file.path(), data.file(file.file_name().to_str().unwrap())).unwrap();
-            }
-        }
-        assert!(data.committed()[&0].get() <= 20, "{way}: {:?}", data.committed());
-        data.assert_nothing_lost();
-    }
-}
-
-/// A database with this version, and with a table of somebody's.
-fn foreign(path: &Path, version: i64) -> Vec<u8> {
-    let db = Connection::open(path).unwrap();
-    db.pragma_update(None, "user_version", version).unwrap();
-    db.execute_batch("CREATE TABLE pets(name)").unwrap();
-    drop(db);
-    fs::read(path).unwrap()
-}
-
-#[test]
-fn a_history_of_a_newer_mb_or_of_another_program_is_refused_untouched() {
-    let known = schema::VERSION.to_string();
-    for (version, words) in
-        [(99, ["version 99", known.as_str()]), (0, ["no history of mb", "name"])]
-    {
-        let data = Data::with_records();
-        let history = data.file(mb::history::FILE);
-        let before = foreign(&history, version);
-        data.refused(78, &["--step", "discard"], &words);
-        assert!(fs::read(&history).unwrap() == before, "version {version}");
-        data.assert_offsets_unmoved();
-        fs::remove_file(&history).unwrap();
-        data.assert_nothing_lost();
-    }
-}
-
-#[test]
-fn a_topic_file_that_is_none_is_refused_untouched() {
-    type Damage = fn(&Path);
-    let damages: [(&str, Damage); 4] = [
-        ("garbage", |path| fs::write(path, "no database".repeat(1000)).unwrap()),
-        ("newer", |path| {
-            let db = Connection::open(path).unwrap();
-            db.pragma_update(None, "user_version", 99).unwrap();
-        }),
-        ("foreign", |path| {
-            fs::remove_file(path).unwrap();
-            foreign(path, 0);
-        }),
-        ("a folder", |path| {
-            fs::remove_file(path).unwrap();
-            fs::create_dir(path).unwrap();
-        }),
-    ];
-    for (what, damage) in damages {
-        let data = Data::with_records();
-        let topic = data.topic_file();
-        let sound = data.beside("sound.db");
-        fs::copy(&topic, &sound).unwrap();
-        damage(&topic);
-        let before = fs::read(&topic).ok();
-        data.refused(78, &["--step", "discard"], &["topic.db", "--data-dir"]);
-        assert!(fs::read(&topic).ok() == before, "{what}");
-        if topic.is_dir() {
-            fs::remove_dir(&topic).unwrap();
-        }
-        fs::rename(&sound, &topic).unwrap();
-        data.assert_offsets_unmoved();
-        data.assert_nothing_lost();
-    }
-}
-
-#[test]
-fn a_folder_for_files_that_cannot_be_written_is_refused_and_nothing_starts() {
-    let data = Data::with_records();
-    let file = data.beside("file");
-    fs::write(&file, "mine").unwrap();
-    for out in [file.as_path(), &file.join("below"), Path::new("/proc/mb")] {
-        let out = out.to_str().unwrap();
-        data.refused(78, &["--step", "files", "--out", out], &["--out", out]);
-    }
-    assert_eq!(fs::read(&file).unwrap(), b"mine");
-    data.assert_offsets_unmoved();
-    data.assert_nothing_lost();
-}
-
-#[test]
-fn a_folder_without_a_history_is_named_by_commands_and_not_made() {
-    let folder = tempfile::tempdir().unwrap();
-    let missing = folder.path().join("missing");
-    let path = missing.to_str().unwrap();
-    refusal(Mb::start_in(&missing, &["runs"]), 78, &["--data-dir", path]);
-    refusal(Mb::start_in(&missing, &["lag", "--client", "embedded"]), 78, &["--data-dir", path]);
-    assert!(!missing.exists());
 }
 
 // Commands, and what they print.

@@ -133,7 +133,7 @@ fn the_environment_names_the_run() {
     let done = exec("env | grep ^MB_ | grep -v ^MB_FAILED_FILE= | sort", &small());
     assert_eq!(
         done.output,
-        "MB_ATTEMPT=2\nMB_FIRST_OFFSET=100\nMB_LAST_OFFSET=149\nMB_PARTITION=3\nMB_RECORDS=50\n\
+        "MB_ATTEMPT=2\nMB_FIRST_OFFSET=100\nMB_LAST_OFFSET=149\nMB_PARTITION=3\nMB_RECORDS=3\n\
          MB_RUN_KEY=First_Topic/3/100-149\nMB_TOPIC=First_Topic\n"
     );
 }

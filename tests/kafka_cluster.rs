@@ -85,7 +85,7 @@ fn brokers_lost(row: &mut Row, version: &str, ways: &[Way], in_turn: &mut [i32])
     });
     let topics = [topic.as_str(), OFFSETS_TOPIC];
     cluster.wait_until_in_sync(&topics);
-    let leader = cluster.leaders(&topic)[&row.random.i32(..PARTITIONS)];
+    let leader = cluster.leaders(&topic)[&row.random.i32(0..PARTITIONS)];
     row.random.shuffle(in_turn);
 
     let load = Load::start(&cluster, &topic, PER_SECOND);

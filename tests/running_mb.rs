@@ -277,6 +277,17 @@ fn systemd_is_told_when_mb_is_ready_and_when_it_stops() {
 }
 
 #[test]
+fn without_time_to_drain_an_mb_that_runs_nothing_ends_well() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = ["--client", "embedded", "--rate", "max", "--count", "10", "--step", "discard"];
+    let done = Mb::run_in(
+        dir.path(),
+        &[&base[..], &["--until-caught-up", "--drain-timeout", "0"]].concat(),
+    );
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+#[test]
 fn a_hung_step_is_given_up_at_the_drain_limit_and_done_at_the_next_start() {
     let dir = tempfile::tempdir().unwrap();
     let marker = dir.path().join("started");

@@ -111,7 +111,7 @@ const ADAPTERS: &[(&str, &[&str])] = &[
     ("env_logger::", &["src/cli/mod.rs"]),
     ("jiff::", &["src/clock.rs"]),
     ("sd_notify::", &["src/pipeline/running.rs"]),
-    ("unsafe ", &["src/broker/librdkafka/native.rs", "src/signals.rs"]),
+    ("unsafe ", &["src/allocator.rs", "src/broker/librdkafka/native.rs", "src/signals.rs"]),
 ];
 
 #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::batch::Record;
-use crate::batcher::{Batcher, Cut, Identity, Part, Stored};
+use crate::batcher::{Batcher, Cut, Identity};
 use crate::broker::{Consumer, Flow, Sink};
 use crate::budget::Permit;
 use crate::clock;
@@ -17,6 +17,7 @@ use crate::offset::{Again, Lane, Offset, OffsetRange, Partition, RunKey};
 use crate::retry::backoff;
 use crate::run::{Run, RunId};
 use crate::run_queue::Refused;
+use crate::stored::{Part, Stored};
 
 use super::{Requests, Turn};
 

@@ -10,12 +10,12 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::ScopeId;
 use super::schema::KIND_TOPIC;
 use super::writer::insert_gap;
-use crate::batcher::{Part, Stored};
 use crate::broker::Backend;
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::offset::{Lane, Offset, OffsetRange, Partition};
 use crate::run::{RunId, RunState};
+use crate::stored::{Part, Stored};
 
 /// What ranges belong to. Any difference is another scope, and ranges never cross scopes.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,13 +11,13 @@ use super::recovery::{self, ScopeKey};
 use super::schema::{self, KIND_REDRIVE, KIND_REPLAY};
 use super::{FILE, ScopeId};
 use crate::batch::{Batch, Record};
-use crate::batcher::{Part, Stored};
 use crate::broker::Backend;
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::headers::Headers;
 use crate::offset::{Lane, Offset, OffsetRange, Partition};
 use crate::run::{RunId, RunState};
+use crate::stored::{Part, Stored};
 
 /// `requests.state`.
 pub const OPEN: i64 = 0;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use std::{fs, io};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+use rustix::io::Errno;
 
 use crate::clock;
 use crate::data_dir::check_file;
@@ -238,7 +239,7 @@ pub const KIND_REPLAY: i64 = 2;
 pub fn open(path: &Path) -> Result<Connection> {
     check_file(path, "mb's history")?;
     let doing = || format!("open the history {}", path.display());
-    let db = Connection::open(path).map_err(|cause| Error::storage(doing(), cause))?;
+    let db = Connection::open(path).map_err(|cause| Error::storage(doing(), in_full(&cause)))?;
     configure(&db, path)?;
     migrate(db, path)
 }
@@ -304,7 +305,8 @@ fn damage(path: &Path) -> Option<String> {
     };
     match check() {
         Ok(answer) if answer == "ok" => None,
-        Ok(answer) => Some(answer),
+        // It has several lines.
+        Ok(answer) => Some(answer.split_whitespace().collect::<Vec<_>>().join(" ")),
         Err(cause) => is_damage(&cause).then(|| cause.to_string()),
     }
 }
@@ -323,9 +325,10 @@ pub fn open_read_only(path: &Path) -> Result<Connection> {
     check_file(path, "mb's history")?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let doing = || format!("open the history {}", path.display());
-    let db =
-        Connection::open_with_flags(path, flags).map_err(|cause| Error::storage(doing(), cause))?;
-    db.busy_timeout(Duration::from_secs(5)).map_err(|cause| Error::storage(doing(), cause))?;
+    let db = Connection::open_with_flags(path, flags)
+        .map_err(|cause| Error::storage(doing(), in_full(&cause)))?;
+    db.busy_timeout(Duration::from_secs(5))
+        .map_err(|cause| Error::storage(doing(), in_full(&cause)))?;
     db.pragma_update(None, "query_only", true).map_err(|cause| refuse(path, &cause))?;
     let found = version(&db, path)?;
     if found == VERSION { Ok(db) } else { Err(other_version(path, found)) }
@@ -423,7 +426,22 @@ fn refuse(path: &Path, cause: &rusqlite::Error) -> Error {
              away and goes on from the committed offsets",
             path.display()
         )),
-        false => Error::storage(format!("use the history {}", path.display()), cause),
+        false => Error::storage(format!("use the history {}", path.display()), in_full(cause)),
+    }
+}
+
+/// SQLite does not say why it cannot open a file, and the system has said so just before.
+fn in_full(cause: &rusqlite::Error) -> String {
+    let system = io::Error::last_os_error();
+    let lacking = [Errno::MFILE, Errno::NFILE];
+    match Errno::from_io_error(&system) {
+        Some(errno)
+            if lacking.contains(&errno)
+                && cause.sqlite_error_code() == Some(ErrorCode::CannotOpen) =>
+        {
+            format!("{cause}: {system}")
+        }
+        _ => cause.to_string(),
     }
 }
 

@@ -484,7 +484,15 @@ impl Running {
             if !names.iter().any(|name| self.threads.has(name)) {
                 return Ok(());
             }
-            let wait = deadline.saturating_duration_since(Instant::now());
+            let now = Instant::now();
+            let mut wait = deadline.saturating_duration_since(now);
+            // Whoever runs nothing ends by itself in a moment, which no time limit is meant for.
+            if forceable
+                && now < deadline + limits::INTAKE_STOP_LIMIT
+                && self.live.running().is_empty()
+            {
+                wait = wait.max(limits::STOP_LOOK_INTERVAL);
+            }
             let why = if wait.is_zero() {
                 "their time (--drain-timeout) is over"
             } else {
@@ -577,6 +585,7 @@ pub fn sensor_settings(
         tick_interval: config.tick_interval,
         lanes: config.lane_count(),
         on_missing_offsets: config.on_missing_offsets,
+        until_caught_up: config.until_caught_up,
         topic: Arc::clone(topic),
         topic_id,
     }

@@ -21,11 +21,15 @@ impl Tick<'_> {
             ));
         }
         let missing = OffsetRange::below(marks.beginning, offset);
+        let slot = self.sensor.slot(partition);
+        // What is done already is missed by nobody.
+        let lost = slot.map_or_else(Vec::new, |slot| slot.batcher.not_finished(missing));
         if self.sensor.settings.on_missing_offsets == OnMissingOffsets::Halt {
             return Err(Error::Halt(format!(
-                "records {topic}/{partition} {missing} were removed from the log (retention) before \
-                 mb read them; the log begins at {}. To go on without them, start mb with \
+                "records {topic}/{partition} {} were removed from the log (retention) before mb read \
+                 them; the log begins at {}. To go on without them, start mb with \
                  --on-missing-offsets skip, or move the group's offsets with mb offsets --execute",
+                listed(&lost),
                 marks.beginning
             )));
         }
@@ -33,24 +37,31 @@ impl Tick<'_> {
         // is read again, and the gap looked at then.
         let filled = self.sensor.slot(partition).and_then(|slot| slot.batcher.cut_now());
         if filled.is_none_or(|cut| self.deliver(partition, cut) == Flow::Continue) {
-            self.skip(partition, missing);
+            self.skip(partition, missing.end(), &lost);
         }
         Ok(())
     }
 
     /// Passes over offsets that the log has no more, and says so.
-    fn skip(&mut self, partition: Partition, missing: OffsetRange) {
+    fn skip(&mut self, partition: Partition, beginning: Offset, lost: &[OffsetRange]) {
+        let offsets = lost.iter().map(|range| range.end().distance_from(range.first)).sum();
         log::warn!(
-            "records {}/{partition} {missing} were removed from the log (retention) before mb read \
-             them: {} offsets are passed over (--on-missing-offsets skip)",
+            "records {}/{partition} {} were removed from the log (retention) before mb read them: \
+             {offsets} offsets are passed over (--on-missing-offsets skip)",
             self.sensor.settings.topic,
-            missing.end().distance_from(missing.first)
+            listed(lost)
         );
-        self.sensor.history.gap(partition, missing, "retention");
-        self.sensor.live.offsets_skipped.add(missing.end().distance_from(missing.first));
+        for range in lost {
+            self.sensor.history.gap(partition, *range, "retention");
+        }
+        self.sensor.live.offsets_skipped.add(offsets);
         let Some(slot) = self.sensor.slot(partition) else { return };
-        slot.batcher.skip_to(missing.end());
-        self.position(partition, missing.end());
+        slot.batcher.skip_to(beginning);
+        self.position(partition, beginning);
         self.tell_ledgers();
     }
+}
+
+fn listed(ranges: &[OffsetRange]) -> String {
+    ranges.iter().map(OffsetRange::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -114,11 +114,17 @@ impl Step for FilesStep {
                     self.room.over("write files");
                     return Ok(());
                 }
-                // No fault of the records: the attempt goes on, and with it everything waits.
-                Err(cause) => match self.room.wait(&doing(), &cause) {
+                // Something else has this file's name.
+                Err(cause) if cause.kind() == ErrorKind::IsADirectory => {
+                    return Err(StepError::Retry(cannot(&doing(), &cause)));
+                }
+                // No fault of the records: no room, a folder that is gone or read-only, a disk that is
+                // broken. The attempt goes on, and with it everything waits.
+                Err(cause) => match self.room.wait_out(&doing(), &cause) {
                     Next::Again => {}
-                    Next::NotDone => return Err(StepError::NotDone(cannot(&doing(), &cause))),
-                    Next::Failed => return Err(StepError::Retry(cannot(&doing(), &cause))),
+                    Next::NotDone | Next::Failed => {
+                        return Err(StepError::NotDone(cannot(&doing(), &cause)));
+                    }
                 },
             }
         }
@@ -351,6 +357,27 @@ mod tests {
             outcome => panic!("{outcome:?}"),
         }
         assert_eq!(files(dir.path()), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_is_waited_for_until_a_stop() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out");
+        let step = FilesStep::new(&out);
+        step.prepare("t").unwrap();
+        fs::remove_dir_all(&out).unwrap();
+        fs::write(&out, "no folder").unwrap();
+        std::thread::scope(|scope| {
+            let running = scope.spawn(|| run(&step, &key("t", 100, 100), &batch(&[b"x"])));
+            fs::remove_file(&out).unwrap();
+            running.join().unwrap().unwrap();
+        });
+        assert_eq!(files(&out).len(), 1);
+        fs::remove_dir_all(&out).unwrap();
+        fs::write(&out, "no folder").unwrap();
+        step.stopping();
+        let outcome = run(&step, &key("t", 100, 100), &batch(&[b"x"]));
+        assert!(matches!(outcome, Err(StepError::NotDone(_))), "{outcome:?}");
     }
 
     #[test]

@@ -180,6 +180,20 @@ impl Kafka {
     /// Freezes the broker (true), or lets it go on (false).
     pub fn stop_cont(&self, stop: bool) {
         self.signal(if stop { Signal::STOP } else { Signal::CONT });
+        if stop {
+            // On a busy machine a thread of it may still answer for a while.
+            let tasks = format!("/proc/{}/task", self.pid());
+            super::eventually(Duration::from_secs(20), "every thread of the broker stands", || {
+                let mut tasks = fs::read_dir(&tasks).expect("the broker's process is there");
+                tasks.all(|task| {
+                    let stat = fs::read_to_string(task.expect("an entry").path().join("stat"));
+                    // Behind the name in brackets comes the state, T where it is stopped.
+                    stat.map_or(true, |stat| {
+                        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+                    })
+                })
+            });
+        }
     }
 
     fn signal(&self, signal: Signal) {

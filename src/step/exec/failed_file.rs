@@ -40,9 +40,9 @@ impl FailedFile {
         self.folder.path().join(&self.name)
     }
 
-    /// Whether a command that opens its path gets into its folder.
-    pub fn is_in_place(&self) -> bool {
-        self.folder.is_in_place()
+    /// Whether the place where such folders are made is where it was.
+    pub fn is_parent_in_place(&self) -> bool {
+        self.folder.is_parent_in_place()
     }
 
     /// The records that the command named: ascending, each one once with its first reason.

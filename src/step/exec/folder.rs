@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{self, Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, fstat, open, statat};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, fstat, open, stat, statat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
@@ -30,6 +30,8 @@ pub struct Folder {
     handle: OwnedFd,
     /// Device and inode: whether what stands at the path is still this folder.
     identity: (u64, u64),
+    /// Kept open, so that no folder in its place can have its number.
+    parent: OwnedFd,
 }
 
 impl Folder {
@@ -43,7 +45,7 @@ impl Folder {
                 Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => continue,
                 made => made?,
             }
-            match Folder::lock(path) {
+            match Folder::lock(&parent, path) {
                 // Another process that cleans up took it for a leftover before it was locked.
                 Ok(None) => {}
                 Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
@@ -56,7 +58,10 @@ impl Folder {
     }
 
     /// `None` where another process has the lock.
-    fn lock(path: PathBuf) -> io::Result<Option<Folder>> {
+    fn lock(parent: &Path, path: PathBuf) -> io::Result<Option<Folder>> {
+        // The parent may be a link of somebody's.
+        let parent =
+            open(parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         let handle = open_folder(&path)?;
         // A file system without locks (NFS refuses them for folders) is no hindrance: there no
         // process can lock a leftover, and so none removes it.
@@ -65,7 +70,7 @@ impl Folder {
             return Ok(None);
         }
         let found = fstat(&handle)?;
-        Ok(Some(Folder { path, handle, identity: (found.st_dev, found.st_ino) }))
+        Ok(Some(Folder { path, handle, identity: (found.st_dev, found.st_ino), parent }))
     }
 
     pub fn path(&self) -> &Path {
@@ -80,6 +85,14 @@ impl Folder {
     pub fn is_in_place(&self) -> bool {
         statat(CWD, &self.path, AtFlags::SYMLINK_NOFOLLOW)
             .is_ok_and(|found| (found.st_dev, found.st_ino) == self.identity)
+    }
+
+    /// Whether its parent is where it was: nobody removed or replaced it.
+    pub fn is_parent_in_place(&self) -> bool {
+        let (Some(parent), Ok(was)) = (self.path.parent(), fstat(&self.parent)) else {
+            return false;
+        };
+        stat(parent).is_ok_and(|is| (is.st_dev, is.st_ino) == (was.st_dev, was.st_ino))
     }
 }
 

@@ -180,8 +180,9 @@ impl Step for ExecStep {
         loop {
             match self.start_and_watch(attempt) {
                 Ok((ended, failed_file)) => {
-                    if !self.groups.aborted() && self.is_gone_with(&failed_file) {
-                        // Which records it named, nobody can say: it runs again.
+                    if !self.groups.aborted() && !failed_file.is_parent_in_place() {
+                        // Not only the file's folder is gone, which may be the command's own doing: which
+                        // records it named, nobody can say, and it runs again.
                         let cause = io::ErrorKind::NotFound.into();
                         if self.means.wait_out(&self.making_folder(), &cause) == Next::Again {
                             continue;
@@ -221,12 +222,6 @@ struct Unstarted {
 impl ExecStep {
     fn making_folder(&self) -> String {
         format!("make a folder in {} for MB_FAILED_FILE", self.scratch_dir.display())
-    }
-
-    /// Whether not only the file's folder is gone, which may be the command's own doing, but the
-    /// place where such folders are made.
-    fn is_gone_with(&self, failed_file: &FailedFile) -> bool {
-        !failed_file.is_in_place() && !self.scratch_dir.is_dir()
     }
 
     /// One command from its start to its end. Where it could not be started a moment has passed, if
