@@ -89,7 +89,7 @@ impl Offsets {
                 code => leader_is_moving(code),
             };
             if !(passes && Instant::now() + RETRY_INTERVAL < deadline) {
-                return Err(Error::broker(doing(), failed.reason));
+                return Err(Error::broker(doing(), with_what_was_heard(&client, failed)));
             }
             sleep(RETRY_INTERVAL);
         };
@@ -147,7 +147,7 @@ impl Offsets {
             let passes =
                 coordinator_is_busy(failed.code) && Instant::now() + RETRY_INTERVAL < deadline;
             if !passes {
-                return Err(Error::broker(doing, failed.reason));
+                return Err(Error::broker(doing, with_what_was_heard(&client, failed)));
             }
             sleep(RETRY_INTERVAL);
         }
@@ -230,6 +230,16 @@ fn coordinator_is_busy(code: Code) -> bool {
             | Code::NotCoordinator
             | Code::WaitingForCoordinator
     )
+}
+
+/// A call that had no answer in time does not say why; the client's connections have said it.
+fn with_what_was_heard(client: &Client, failed: Failure) -> String {
+    // That all are down is said of a single connection that failed, too.
+    let mut heard = context::serve(client).into_iter().rev();
+    match heard.find(|heard| heard.code != Code::AllBrokersDown) {
+        Some(heard) => format!("{}: {}", failed.reason, heard.reason),
+        None => failed.reason,
+    }
 }
 
 fn failure(error: KafkaError) -> Failure {
