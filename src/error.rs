@@ -113,9 +113,13 @@ impl fmt::Display for Error {
             Error::Usage(text)
             | Error::Config(text)
             | Error::Halt(text)
-            | Error::LogReplaced(text)
             | Error::Forced(text)
             | Error::Other(text) => f.write_str(text),
+            Error::LogReplaced(text) => write!(
+                f,
+                "{text}; to read from the beginning of what is there now, start mb with \
+                 --on-missing-offsets skip, or say where to begin with mb offsets --execute"
+            ),
             Error::Broker { doing, cause } => write!(f, "cannot {doing}: {cause}"),
             Error::UnknownTopic { topic } => write!(
                 f,

@@ -176,8 +176,7 @@ fn check_replaced(config: &Config, topic: &TopicInfo) -> Result<()> {
     match config.on_missing_offsets {
         OnMissingOffsets::Halt => Err(Error::LogReplaced(format!(
             "topic {0} was deleted and made again since group {group} read it last (its id is {1} \
-             now): offsets mean other records now; to begin with the new topic, start mb with \
-             --on-missing-offsets skip, or say where to begin with mb offsets --execute",
+             now): offsets mean other records now",
             topic.name,
             topic.id.as_deref().unwrap_or_default()
         ))),
@@ -228,8 +227,7 @@ fn beyond_the_end(
 pub fn beyond_text(topic: &str, partition: Partition, position: Offset, end: Offset) -> String {
     format!(
         "records {topic}/{partition} {} are not in the log, which ends at {end}: the topic was made \
-         again, or its end was cut off; to read it from its beginning, start mb with \
-         --on-missing-offsets skip, or say where to go on with mb offsets --execute",
+         again, or its end was cut off",
         OffsetRange::below(position, end)
     )
 }

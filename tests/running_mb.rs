@@ -298,6 +298,8 @@ fn a_hung_step_is_given_up_at_the_drain_limit_and_done_at_the_next_start() {
         &[&base[..], &["--exec", &hang, "--drain-timeout", "0.2"]].concat(),
     );
     eventually(LIMIT, "a run hangs", || marker.exists());
+    let running = json_of(dir.path(), &["runs", "--state", "running", "--json"]);
+    assert_eq!((running.len(), &running[0]["state"]), (1, &"running".into()), "{running:?}");
     mb.term();
     assert_eq!(mb.wait(LIMIT).code(), Some(2));
     let said = mb.stderr().join("\n");

@@ -118,8 +118,7 @@ impl TopicInfo {
         match (before, &self.id) {
             (Some(before), Some(now)) if before != now => Err(Error::LogReplaced(format!(
                 "topic {} was deleted and made again (its id was {before} and is {now}): its \
-                 offsets mean other records now; to begin with the new topic, start mb with \
-                 --on-missing-offsets skip",
+                 offsets mean other records now",
                 self.name
             ))),
             _ => Ok(()),

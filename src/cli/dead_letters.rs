@@ -192,8 +192,9 @@ fn redrive(data_dir: &Path, pick: Pick, json: bool) -> Result<()> {
     for Asked { request, topic, group, letters, left } in &asked {
         info!(
             "request {request}: {letters} dead letter(s) of topic {topic}, group {group} are redriven \
-             {}; mb runs --request {request} shows how that goes",
-            when(status.as_ref(), topic, group)
+             {}; mb runs --request {request}{} shows how that goes",
+            when(status.as_ref(), topic, group),
+            output::data_dir_flag(data_dir)
         );
         if *left > 0 {
             info!(

@@ -120,7 +120,7 @@ macro_rules! command {
 
 command! {
     #[argh(
-        usage = "[FLAGS]\n       mb produce [FLAGS] [-]\n       mb lag [FLAGS]\n       mb runs [FLAGS] [RUN-ID]\n       mb offsets [FLAGS]\n       mb dead-letters [FLAGS] ACTION [ID…]\n       mb replay [FLAGS]",
+        usage = "[FLAGS]\n       mb produce [FLAGS] [-]\n       mb lag [FLAGS]\n       mb runs [FLAGS] [RUN-ID]\n       mb offsets [FLAGS]\n       mb dead-letters [FLAGS] ACTION [ID…]\n       mb replay [FLAGS]\n       mb requests [FLAGS] ACTION [REQUEST…]",
         description = "A Kafka topic goes in, tracked micro-batch runs come out.\n\
             \n\
             Without a command it is the main job: sensors read the topic in ticks and cut it into\n\
@@ -137,6 +137,7 @@ command! {
             \x20 offsets           move the group's offsets\n\
             \x20 dead-letters      list, show, redrive or discard records that were given up on\n\
             \x20 replay            process a range of the topic again\n\
+            \x20 requests          list redrives and replays, or cancel them\n\
             \x20 (each with --help of its own)",
         example = "{command_name} --rate 1000 --max-batch 100\n\
             {command_name} --bootstrap-server localhost:9092 --topic orders --exec 'wc -l' --max-concurrent-runs 8\n\

@@ -4,9 +4,11 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind, Write};
+use std::path::Path;
 
 use serde::Serialize;
 
+use crate::config;
 use crate::error::{Error, Result};
 use crate::limits;
 
@@ -17,6 +19,15 @@ use crate::limits;
 pub fn print(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     written(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+}
+
+/// What a command that is named to a person needs beside its own words: the data directory, where it
+/// is another one than they would get without a word.
+pub fn data_dir_flag(data_dir: &Path) -> String {
+    if data_dir == config::Connection::default().data_dir {
+        return String::new();
+    }
+    format!(" --data-dir {}", data_dir.display())
 }
 
 /// Prints one JSON array, an element a line.

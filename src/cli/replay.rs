@@ -56,9 +56,10 @@ pub fn run(args: &ReplayArgs) -> Result<()> {
     let when = dead_letters::when(status.as_ref(), &info.name, &connection.group);
     for (request, (partition, range)) in numbers.iter().zip(&ranges) {
         info!(
-            "request {request}: {}/{partition} {range} is replayed {when}; mb runs --request {request} \
+            "request {request}: {}/{partition} {range} is replayed {when}; mb runs --request {request}{} \
              shows how that goes",
-            info.name
+            info.name,
+            output::data_dir_flag(&connection.data_dir)
         );
     }
     let row = |(request, (partition, range)): (&i64, &(Partition, OffsetRange))| Row {

@@ -214,7 +214,13 @@ fn handle(context: &Context, session: &mut Session, request: Request) -> Result<
         Request::Status => Ok(json!(context.stage().status)),
         Request::Runs(mut selection) => {
             at_once(&mut selection.limit);
-            let mut runs = query::runs(session.history(context)?, &selection)?;
+            let history = session.history(context)?;
+            // The history does not know which of the queued ones that is.
+            if selection.state.as_deref() == Some("running") {
+                let ids: Vec<i64> = context.running().iter().map(|run| run.id.0).collect();
+                return Ok(json!(query::running(history, &selection, &ids)?));
+            }
+            let mut runs = query::runs(history, &selection)?;
             for run in context.running() {
                 for row in runs.iter_mut().filter(|row| row.id == run.id.0) {
                     row.state = "running".to_owned();

@@ -112,6 +112,25 @@ pub fn runs(db: &Connection, selection: &Selection) -> Result<Vec<RunRow>> {
     read().map_err(storage)
 }
 
+/// Those of `ids`, which run now, that are asked for: the newest first.
+///
+/// # Errors
+/// As `runs`.
+pub fn running(db: &Connection, selection: &Selection, ids: &[i64]) -> Result<Vec<RunRow>> {
+    let queued = Selection { state: Some("queued".to_owned()), ..selection.clone() };
+    let mut rows = Vec::new();
+    for id in ids.iter().filter(|id| selection.before.is_none_or(|before| **id < before)) {
+        let one = Selection { before: Some(id + 1), limit: 1, ..queued.clone() };
+        rows.extend(runs(db, &one)?.into_iter().filter(|row| row.id == *id));
+    }
+    rows.sort_by_key(|row| std::cmp::Reverse(row.id));
+    rows.truncate(selection.limit as usize);
+    for row in &mut rows {
+        "running".clone_into(&mut row.state);
+    }
+    Ok(rows)
+}
+
 /// One run by its number; `None` where the history has none such (any more).
 ///
 /// # Errors

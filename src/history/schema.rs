@@ -252,7 +252,15 @@ pub fn open(path: &Path) -> Result<Connection> {
 /// As `open`; `Storage` where it cannot be moved.
 pub fn open_or_set_aside(path: &Path) -> Result<Connection> {
     check_file(path, "mb's history")?;
-    let Some(damage) = damage(path) else { return open(path) };
+    let Some(damage) = damage(path) else {
+        if fs::metadata(path).is_ok_and(|found| found.len() == 0) {
+            log::warn!(
+                "the history {} is empty: mb goes on from the committed offsets",
+                path.display()
+            );
+        }
+        return open(path);
+    };
     let mut aside = path.as_os_str().to_owned();
     aside.push(format!("{ASIDE}{}", clock::now_ms()));
     let aside = PathBuf::from(aside);

@@ -370,6 +370,9 @@ impl Running {
         }
         match &reason {
             Ok(why) => log::info!("stopping ({why}): {} run(s) running", self.live.running().len()),
+            Err(Error::LogReplaced(text)) if goes_on => {
+                log::warn!("{text}: beginning with what is there now (--on-missing-offsets skip)");
+            }
             Err(error) => log::error!("stopping: {error}"),
         }
         self.intake.take();

@@ -272,7 +272,9 @@ impl Kafka {
     /// What Kafka's own tool says of a group: partition, committed offset, end and lag, as text, in
     /// the order of partitions.
     pub fn describe_group(&self, group: &str) -> Vec<[String; 4]> {
-        let said = self.tool("consumer-groups", &["--describe", "--group", group]);
+        // By itself it gives up after 5 s, with exit code 0.
+        let said =
+            self.tool("consumer-groups", &["--describe", "--group", group, "--timeout", "60000"]);
         let rows = said.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
         let mut rows: Vec<[String; 4]> = rows
             .filter(|cells| cells.first() == Some(&group))
@@ -285,6 +287,7 @@ impl Kafka {
     /// Moves a group's offsets in a topic by Kafka's own tool; `to` is like `--to-earliest`.
     pub fn reset_group(&self, group: &str, topic: &str, to: &[&str]) {
         let mut args = vec!["--reset-offsets", "--execute", "--group", group, "--topic", topic];
+        args.extend(["--timeout", "60000"]);
         args.extend(to);
         let said = self.tool("consumer-groups", &args);
         assert!(said.contains(group), "{said}");
