@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs `mb lag` from the project's root, with the flags and defaults of `mb lag`; builds mb where it is not built.
+# Runs `mb lag`, with its flags and defaults, from the folder that it is called in; builds mb where it is not built.
 set -euo pipefail
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-[[ -x target/release/mb ]] || cargo build --release --locked --quiet
-exec target/release/mb lag "$@"
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+[[ -x $root/target/release/mb ]] || cargo build --manifest-path "$root/Cargo.toml" --release --locked --quiet
+exec "$root/target/release/mb" lag "$@"
