@@ -43,6 +43,23 @@ fn stdout(args: &[&str]) -> String {
 }
 
 #[test]
+fn the_lag_script_looks_where_it_is_called() {
+    let here = tempfile::tempdir().expect("a folder to work in");
+    let run = |program: &str, args: &[&str]| {
+        let output = Command::new(program).args(args).current_dir(here.path()).output();
+        let output = output.expect("it runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("stdout is UTF-8")
+    };
+    let topic = ["--client", "embedded", "--data-dir", "own", "--topic", "t"];
+    let posted = ["--count", "3", "--rate", "max", "--partitions", "1"];
+    run(env!("CARGO_BIN_EXE_mb"), &[&["produce"], &topic[..], &posted].concat());
+    let lag = run(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/lag.sh"), &topic);
+    let cells: Vec<_> = lag.lines().nth(1).expect("a partition").split_whitespace().collect();
+    assert_eq!(cells, ["mb", "t", "0", "-", "3", "-"], "{lag}");
+}
+
+#[test]
 fn a_wrong_flag_value_names_the_flag_the_value_and_the_rule() {
     for (flag, value, rule) in [
         ("--max-concurrent-runs", "0", "a whole number from 1 to 1000"),

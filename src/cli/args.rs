@@ -447,7 +447,6 @@ fn letter_action(flags: &DeadLettersFlags) -> Result<LetterAction> {
         return usage(format!("ACTION: got none, expected {ACTIONS}"));
     };
     let action = action.as_str();
-    // Each flag, and the actions that take it.
     let takes = [
         ("--state", flags.state.is_some(), &["list"][..]),
         ("--limit", flags.limit.is_some(), &["list"]),
@@ -459,11 +458,7 @@ fn letter_action(flags: &DeadLettersFlags) -> Result<LetterAction> {
     if !["list", "show", "redrive", "discard"].contains(&action) {
         return usage(format!("ACTION: got {}, expected {ACTIONS}", shown(action)));
     }
-    if let Some((flag, _, takers)) =
-        takes.iter().find(|(_, given, takers)| *given && !takers.contains(&action))
-    {
-        return usage(format!("{flag}: got it with {action}, expected it with {}", either(takers)));
-    }
+    check_taken(action, &takes)?;
     let ids = numbers("ID", words, "mb dead-letters list")?;
     let error = flags.error.clone();
     match (action, &ids[..]) {
@@ -496,6 +491,17 @@ fn letter_action(flags: &DeadLettersFlags) -> Result<LetterAction> {
     }
 }
 
+/// Whether the action takes each flag that was given. Of a flag: its name, whether it was given, and
+/// the actions that take it.
+fn check_taken(action: &str, takes: &[(&str, bool, &[&str])]) -> Result<()> {
+    match takes.iter().find(|(_, given, takers)| *given && !takers.contains(&action)) {
+        None => Ok(()),
+        Some((flag, _, takers)) => {
+            usage(format!("{flag}: got it with {action}, expected it with {}", either(takers)))
+        }
+    }
+}
+
 /// Positive numbers, as they stand in the first column of what `list` prints.
 fn numbers(name: &str, words: &[String], list: &str) -> Result<Vec<i64>> {
     let number = |text: &String| {
@@ -519,16 +525,16 @@ fn requests(flags: RequestsFlags) -> Result<RequestsArgs> {
         return usage(format!("ACTION: got none, expected {ACTIONS}"));
     };
     let takes = [
-        ("--state", flags.state.is_some(), "list"),
-        ("--limit", flags.limit.is_some(), "list"),
-        ("--note", flags.note.is_some(), "cancel"),
+        ("--state", flags.state.is_some(), &["list"][..]),
+        ("--limit", flags.limit.is_some(), &["list"]),
+        ("--note", flags.note.is_some(), &["cancel"]),
     ];
-    let strays = |action: &str| takes.iter().find(|(_, given, of)| *given && *of != action);
-    let action = match action.as_str() {
-        action @ ("list" | "cancel") if strays(action).is_some() => {
-            let (flag, _, of) = strays(action).expect("found just now");
-            return usage(format!("{flag}: got it with {action}, expected it with {of}"));
-        }
+    let action = action.as_str();
+    if !["list", "cancel"].contains(&action) {
+        return usage(format!("ACTION: got {}, expected {ACTIONS}", shown(action)));
+    }
+    check_taken(action, &takes)?;
+    let action = match action {
         "list" => match words {
             [] => RequestAction::List {
                 state: flags.state.clone().unwrap_or_else(|| "all".to_owned()),
@@ -538,7 +544,7 @@ fn requests(flags: RequestsFlags) -> Result<RequestsArgs> {
                 return usage(format!("REQUEST: got {} with list, expected none", shown(word)));
             }
         },
-        "cancel" => {
+        _ => {
             let ids = numbers("REQUEST", words, "mb requests list")?;
             if ids.is_empty() || ids.len() > limits::REQUEST_IDS {
                 return usage(format!(
@@ -550,7 +556,6 @@ fn requests(flags: RequestsFlags) -> Result<RequestsArgs> {
             let note = flags.note.clone().unwrap_or_else(|| "cancelled by a person".to_owned());
             RequestAction::Cancel { ids, note }
         }
-        other => return usage(format!("ACTION: got {}, expected {ACTIONS}", shown(other))),
     };
     Ok(RequestsArgs { connection, given, action, json: flags.json })
 }

@@ -7,7 +7,7 @@ use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use super::shortage::{Next, Shortage, cannot};
+use super::shortage::{Next, Shortage};
 use super::{Attempt, Step, StepError, record_json};
 use crate::error::{Error, Result};
 use crate::offset::{Again, Lane, RunKey};
@@ -109,23 +109,22 @@ impl Step for FilesStep {
         loop {
             let outcome = self.write_whole(&folder, &name, attempt);
             let doing = || format!("write {}", folder.join(&name).display());
-            match outcome {
+            let cause = match outcome {
                 Ok(()) => {
                     self.room.over("write files");
                     return Ok(());
                 }
+                Err(cause) => cause,
+            };
+            let next = match cause.kind() {
                 // Something else has this file's name.
-                Err(cause) if cause.kind() == ErrorKind::IsADirectory => {
-                    return Err(StepError::Retry(cannot(&doing(), &cause)));
-                }
+                ErrorKind::IsADirectory => Next::Failed,
                 // No fault of the records: no room, a folder that is gone or read-only, a disk that is
                 // broken. The attempt goes on, and with it everything waits.
-                Err(cause) => match self.room.wait_out(&doing(), &cause) {
-                    Next::Again => {}
-                    Next::NotDone | Next::Failed => {
-                        return Err(StepError::NotDone(cannot(&doing(), &cause)));
-                    }
-                },
+                _ => self.room.wait_out(&doing(), &cause),
+            };
+            if let Some(error) = next.error(&doing(), &cause) {
+                return Err(error);
             }
         }
     }

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use rustix::io::Errno;
 
+use super::StepError;
 use crate::limits;
 
 #[derive(Debug, Default)]
@@ -31,6 +32,18 @@ pub enum Next {
     NotDone,
     /// It is another kind of failure.
     Failed,
+}
+
+impl Next {
+    /// How the attempt ends; `None` where it goes on.
+    pub fn error(self, doing: &str, cause: &io::Error) -> Option<StepError> {
+        let text = || format!("cannot {doing}: {cause}");
+        match self {
+            Next::Again => None,
+            Next::NotDone => Some(StepError::NotDone(text())),
+            Next::Failed => Some(StepError::Retry(text())),
+        }
+    }
 }
 
 impl Shortage {
@@ -72,11 +85,6 @@ impl Shortage {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The words of an attempt's error.
-pub fn cannot(doing: &str, cause: &io::Error) -> String {
-    format!("cannot {doing}: {cause}")
 }
 
 fn is_shortage(cause: &io::Error) -> bool {

@@ -30,7 +30,7 @@ use self::feed::Feed;
 use self::folder::Folder;
 use self::groups::Groups;
 use self::process::Ended;
-use super::shortage::{Next, Shortage, cannot};
+use super::shortage::Shortage;
 use super::{Attempt, Step, StepError};
 use crate::error::{Error, Result};
 use crate::limits::SHELL_CHECK_LIMIT;
@@ -180,24 +180,12 @@ impl Step for ExecStep {
         loop {
             match self.start_and_watch(attempt) {
                 Ok((ended, failed_file)) => {
-                    if !self.groups.aborted() && !failed_file.is_parent_in_place() {
-                        // Not only the file's folder is gone, which may be the command's own doing: which
-                        // records it named, nobody can say, and it runs again.
-                        let cause = io::ErrorKind::NotFound.into();
-                        if self.means.wait_out(&self.making_folder(), &cause) == Next::Again {
-                            continue;
-                        }
-                        return Err(StepError::NotDone(cannot(&self.making_folder(), &cause)));
-                    }
                     self.means.over("run commands");
                     return self.outcome(ended, &failed_file, attempt);
                 }
+                Err(Some(error)) => return Err(error),
                 // No fault of the records: it is started again when the machine has the means.
-                Err(Unstarted { doing, cause, next }) => match next {
-                    Next::Again => {}
-                    Next::NotDone => return Err(StepError::NotDone(cannot(&doing, &cause))),
-                    Next::Failed => return Err(StepError::Retry(cannot(&doing, &cause))),
-                },
+                Err(None) => {}
             }
         }
     }
@@ -212,30 +200,23 @@ impl Step for ExecStep {
     }
 }
 
-/// Why a command was not started, and what follows.
-struct Unstarted {
-    doing: String,
-    cause: io::Error,
-    next: Next,
-}
-
 impl ExecStep {
-    fn making_folder(&self) -> String {
-        format!("make a folder in {} for MB_FAILED_FILE", self.scratch_dir.display())
+    /// The data directory is gone, or closed to mb, and no record has to do with that: what ends the
+    /// attempt, if anything does.
+    fn without_place(&self, cause: &io::Error) -> Option<StepError> {
+        let doing = format!("make a folder in {} for MB_FAILED_FILE", self.scratch_dir.display());
+        self.means.wait_out(&doing, cause).error(&doing, cause)
     }
 
-    /// One command from its start to its end. Where it could not be started a moment has passed, if
-    /// that is worth another try.
+    /// One command from its start to its end.
+    ///
+    /// # Errors
+    /// What ends the attempt; `None` where a moment has passed and it is worth another try.
     fn start_and_watch(
         &self,
         attempt: &Attempt<'_>,
-    ) -> std::result::Result<(Ended, FailedFile), Unstarted> {
-        let failed_file = self.failed_file().map_err(|cause| {
-            // The data directory is gone, or closed to mb: no record has to do with that.
-            let doing = self.making_folder();
-            let next = self.means.wait_out(&doing, &cause);
-            Unstarted { doing, cause, next }
-        })?;
+    ) -> std::result::Result<(Ended, FailedFile), Option<StepError>> {
+        let failed_file = self.failed_file().map_err(|cause| self.without_place(&cause))?;
         let key = attempt.key;
         let mut command = Command::new(SHELL);
         command
@@ -253,10 +234,14 @@ impl ExecStep {
         }
         let feed = Feed::new(key.partition, attempt.batch.records());
         let ended = process::run(command, feed, self.timeout, &self.groups).map_err(|cause| {
-            let doing = "run the command".to_owned();
-            let next = self.means.wait(&doing, &cause);
-            Unstarted { doing, cause, next }
+            const DOING: &str = "run the command";
+            self.means.wait(DOING, &cause).error(DOING, &cause)
         })?;
+        // Not only the file's folder is gone, which may be the command's own doing: which records it
+        // named, nobody can say, and it runs again.
+        if !self.groups.aborted() && !failed_file.is_parent_in_place() {
+            return Err(self.without_place(&io::ErrorKind::NotFound.into()));
+        }
         Ok((ended, failed_file))
     }
 
