@@ -160,9 +160,9 @@ impl RunQueue {
                 }
                 _ => continue,
             };
-            // Which of several is seen first is chance: a queue that was closed meanwhile hands out
-            // nothing.
-            let Some(run) = run.filter(|_| !self.is_closed()) else { continue };
+            // Even where the queue was closed meanwhile: another worker may have taken the run behind
+            // this one, and what is done above a hole cannot be committed.
+            let Some(run) = run else { continue };
             // Who watched for the next due retry now has other work: another one watches.
             if wait < IDLE {
                 self.wake_one();

@@ -4,7 +4,7 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use mb::broker::{Broker, Message, Sent};
@@ -13,6 +13,9 @@ use mb::offset::{Lane, Partition};
 use mb::step::{Attempt, StepError};
 use mb::{Config, Error, Pipeline, Stopper, limits, thread};
 use support::world::{Recorder, TOPIC, World, all, every_record_once};
+
+/// What never comes ends the test.
+const SIDE_BY_SIDE_LIMIT: Duration = Duration::from_secs(60);
 
 /// `records` of each partition, with `keys` keys in turn.
 fn keyed_world(records: usize, keys: usize) -> World {
@@ -42,22 +45,27 @@ struct Seen {
     done: BTreeMap<String, Vec<i64>>,
 }
 
+/// `Seen`, and what wakes who waits for others to be at work.
+#[derive(Default)]
+struct Watch(Mutex<Seen>, Condvar);
+
 /// A step that fails now and then, and keeps in mind what it saw: `name` is what may not overtake
-/// one another.
+/// one another. Its runs wait until `at_once` of them have been at work side by side.
 fn watched(
-    seen: &Arc<Mutex<Seen>>,
+    watch: &Arc<Watch>,
+    at_once: usize,
     name: impl Fn(&Attempt<'_>, Option<&[u8]>) -> String + Send + Sync + 'static,
 ) -> Arc<Recorder> {
-    let seen = Arc::clone(seen);
+    let watch = Arc::clone(watch);
     Recorder::new(move |attempt| {
         let lane = (attempt.key.partition, attempt.key.lane.index);
-        {
-            let mut seen = seen.lock().unwrap();
-            assert!(seen.running.insert(lane), "two runs of lane {lane:?} at once");
-            seen.most_running = seen.most_running.max(seen.running.len());
-        }
-        std::thread::yield_now();
+        let Watch(seen, more) = &*watch;
         let mut seen = seen.lock().unwrap();
+        assert!(seen.running.insert(lane), "two runs of lane {lane:?} at once");
+        seen.most_running = seen.most_running.max(seen.running.len());
+        more.notify_all();
+        let alone = |seen: &mut Seen| seen.most_running < at_once;
+        let mut seen = more.wait_timeout_while(seen, SIDE_BY_SIDE_LIMIT, alone).unwrap().0;
         seen.running.remove(&lane);
         if attempt.number == 1 && attempt.key.range.first.get() % 3 == 0 {
             return Err(StepError::Retry("not yet".into()));
@@ -79,11 +87,11 @@ fn assert_in_order(seen: &Seen) {
 #[test]
 fn a_partitions_runs_follow_one_another_through_failures_and_partitions_go_side_by_side() {
     let world = World::with_records(100);
-    let seen = Arc::default();
-    let step = watched(&seen, |attempt, _| attempt.key.partition.to_string());
+    let watch = Arc::<Watch>::default();
+    let step = watched(&watch, 2, |attempt, _| attempt.key.partition.to_string());
     let config = Config { order: Order::Partition, ..world.config() };
     world.run(config, &step).unwrap();
-    let seen = seen.lock().unwrap();
+    let seen = watch.0.lock().unwrap();
     assert_in_order(&seen);
     assert_eq!(seen.done.len(), 3);
     assert_eq!(step.done_records(), every_record_once(100));
@@ -93,11 +101,11 @@ fn a_partitions_runs_follow_one_another_through_failures_and_partitions_go_side_
 #[test]
 fn records_of_one_key_are_processed_in_order_and_lanes_go_side_by_side() {
     let world = keyed_world(200, 11);
-    let seen = Arc::default();
-    let step = watched(&seen, |_, key| String::from_utf8(key.unwrap().to_vec()).unwrap());
+    let watch = Arc::<Watch>::default();
+    let step = watched(&watch, 4, |_, key| String::from_utf8(key.unwrap().to_vec()).unwrap());
     let config = Config { order: Order::Key, lanes: Some(3), max_batch: 30, ..world.config() };
     world.run(config, &step).unwrap();
-    let seen = seen.lock().unwrap();
+    let seen = watch.0.lock().unwrap();
     assert_in_order(&seen);
     assert_eq!(seen.done.len(), 33);
     assert!(seen.most_running > 3, "only {} at a time", seen.most_running);

@@ -15,6 +15,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use mb::broker::wire::Wire;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::proxy::Proxy;
@@ -240,6 +241,7 @@ impl Kafka {
 
     /// Creates a topic with topic properties (`max.message.bytes`, …), by Kafka's own tool.
     pub fn create_topic(&self, topic: &str, partitions: u32, properties: &[(&str, &str)]) {
+        let count = partitions;
         let partitions = partitions.to_string();
         let properties: Vec<_> =
             properties.iter().map(|(key, value)| format!("{key}={value}")).collect();
@@ -248,12 +250,23 @@ impl Kafka {
             args.extend(["--config", property]);
         }
         self.tool("topics", &args);
+        self.wait_until_served(topic, count);
     }
 
     /// Raises the topic's partitions to `partitions`.
     pub fn add_partitions(&self, topic: &str, partitions: u32) {
-        let partitions = partitions.to_string();
-        self.tool("topics", &["--alter", "--topic", topic, "--partitions", &partitions]);
+        let count = partitions.to_string();
+        self.tool("topics", &["--alter", "--topic", topic, "--partitions", &count]);
+        self.wait_until_served(topic, partitions);
+    }
+
+    /// The tool has its answer from the controller, before the broker itself knows the partitions.
+    fn wait_until_served(&self, topic: &str, partitions: u32) {
+        let wire = Wire::new(&self.bootstrap());
+        let known = || wire.topic(topic).is_ok_and(|of| of.partitions.len() == partitions as usize);
+        eventually(Duration::from_secs(60), "the broker knows the new partitions", known);
+        // It is there: this waits until each leader serves its partitions, and changes nothing.
+        wire.create_topic(topic, partitions).expect("every partition is served");
     }
 
     /// Removes the partition's records below `offset`.
