@@ -196,6 +196,26 @@ pub struct Config {
     /// End, with exit 0, when all that was in the topic at the start (and all that this
     /// process' own producer posted) is done.
     pub until_caught_up: bool,
+
+    /// A partition with lag and no progress for so long is stalled.
+    pub stall_after: Duration,
+    /// The age that the oldest unprocessed record may have.
+    pub freshness: Option<Duration>,
+    /// Where page, API, metrics and health are; `None` for none, which is a library user's default.
+    pub web: Option<Web>,
+}
+
+/// The HTTP server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Web {
+    /// A name or an address, IPv6 without its brackets.
+    pub host: String,
+    /// 0 is any free one.
+    pub port: u16,
+    /// What page and API ask for; needed beyond loopback.
+    pub token_file: Option<PathBuf>,
+    /// They change nothing.
+    pub read_only: bool,
 }
 
 impl Default for Config {
@@ -228,6 +248,9 @@ impl Default for Config {
             drain_timeout: Duration::from_secs(25),
             wait_for_broker: false,
             until_caught_up: false,
+            stall_after: Duration::from_secs(60),
+            freshness: None,
+            web: None,
         }
     }
 }

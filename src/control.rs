@@ -6,6 +6,8 @@
 
 pub mod remote;
 pub mod requests;
+pub mod steer;
+pub mod watch;
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
@@ -36,7 +38,7 @@ pub struct Server {
 }
 
 struct Shared {
-    context: Context,
+    context: Arc<Context>,
     stopping: AtomicBool,
     /// Open connections, by a number of their own.
     connections: Mutex<Vec<(u64, UnixStream)>>,
@@ -55,7 +57,7 @@ impl Server {
                 path.display()
             ))
         })?;
-        let context = Context::new(data_dir.to_owned(), status);
+        let context = Arc::new(Context::new(data_dir.to_owned(), status));
         let shared = Arc::new(Shared {
             context,
             stopping: AtomicBool::new(false),
@@ -71,6 +73,11 @@ impl Server {
     /// From now on a pipeline runs: what needs its broker is answered too.
     pub fn attach(&self, status: Status, pipeline: Attached) {
         self.shared.context.attach(status, pipeline);
+    }
+
+    /// What answers need, for others who answer the same requests.
+    pub fn context(&self) -> Arc<Context> {
+        Arc::clone(&self.shared.context)
     }
 
     /// Ends the connections and the socket.

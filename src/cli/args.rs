@@ -15,7 +15,7 @@ use crate::cli::flags::{
 };
 pub use crate::cli::values::{Given, Listen};
 use crate::cli::values::{StepName, either};
-use crate::config::{Config, Connection, Order, Produce};
+use crate::config::{Config, Connection, Order, Produce, Web};
 use crate::error::{Error, Result};
 use crate::offset::{Offset, Partition};
 use crate::{clock, limits, units};
@@ -47,7 +47,6 @@ pub struct RunArgs {
     pub step: StepChoice,
     /// The pause before each attempt's step; 0 for none.
     pub step_delay: Duration,
-    pub listen: Listen,
 }
 
 /// The step of the main job; its time limit is `Config::step_timeout`.
@@ -269,10 +268,20 @@ fn run(flags: RunFlags) -> Result<RunArgs> {
         drain_timeout: flags.drain_timeout.unwrap_or(default.drain_timeout),
         wait_for_broker: flags.wait_for_broker,
         until_caught_up: flags.until_caught_up,
+        stall_after: flags.stall_after.unwrap_or(default.stall_after),
+        freshness: flags.freshness,
+        web: match flags.listen.unwrap_or_default() {
+            Listen::Off => None,
+            Listen::At { host, port } => Some(Web {
+                host,
+                port,
+                token_file: flags.token_file.map(PathBuf::from),
+                read_only: flags.read_only,
+            }),
+        },
     };
     config.check()?;
-    let step_delay = flags.step_delay.unwrap_or_default();
-    Ok(RunArgs { config, step, step_delay, listen: flags.listen.unwrap_or_default() })
+    Ok(RunArgs { config, step, step_delay: flags.step_delay.unwrap_or_default() })
 }
 
 fn order(flags: &RunFlags) -> Result<Order> {

@@ -292,10 +292,29 @@ command! {
         #[argh(switch)]
         until_caught_up: bool,
 
-        /// accepted, without effect yet: where the page and the metrics will be served:
-        /// HOST:PORT, PORT or off (default 127.0.0.1:3000)
+        /// how long a partition that has lag may make no progress before that is a warning, and mb is
+        /// not ready (default 1m)
+        #[argh(option, arg_name = "DURATION", from_str_fn(values::positive_duration))]
+        stall_after: Option<Duration>,
+
+        /// how old the oldest unprocessed record may be before mb is not ready (without it any age is
+        /// fine)
+        #[argh(option, arg_name = "DURATION", from_str_fn(values::positive_duration))]
+        freshness: Option<Duration>,
+
+        /// where the page, the API and the metrics are served: HOST:PORT, PORT or off
+        /// (default 127.0.0.1:3000)
         #[argh(option, arg_name = "ADDRESS", from_str_fn(values::listen))]
         listen: Option<Listen>,
+
+        /// a file with the token that the page and the API ask for; needed where --listen is reached
+        /// from other machines
+        #[argh(option, arg_name = "FILE", from_str_fn(values::text))]
+        token_file: Option<String>,
+
+        /// the page and the API change nothing
+        #[argh(switch)]
+        read_only: bool,
     }
 }
 

@@ -6,24 +6,69 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use crossbeam_channel::Sender;
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::Client;
+use super::{Client, steer, watch};
 use crate::again::Bell;
-use crate::broker::{Broker, Message, Producer, Sent};
+use crate::broker::{Backend, Broker, Message, Producer, Sent, TopicInfo};
+use crate::budget::Budget;
+use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::history::{self, asked, letters, query, schema};
+use crate::events::Event;
+use crate::history::{self, History, ScopeId, asked, letters, query, schema};
+use crate::ledgers::Ledgers;
 use crate::limits;
 use crate::live::{self, Live};
 use crate::offset::Partition;
+use crate::run_queue::RunQueue;
+use crate::steering::Steering;
+use crate::step::Step;
+use crate::watch::Watch;
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case")]
 pub enum Request {
     /// A `Status`.
     Status,
+    /// What one look shows: an `overview::Overview`.
+    Overview,
+    /// The last 15 minutes: an `overview::Series`.
+    Series,
+    /// All partitions by number: an `overview::LagView`.
+    Lag,
+    /// The newest ticks: a list of `query::TickRow`.
+    Ticks(watch::TickSelection),
+    /// How many runs are in which state: a map from state to number, `running` among them.
+    RunCounts,
+    /// The records of a run, read again from the log: a `steer::Records`.
+    Records {
+        run: i64,
+    },
+    /// No tick begins by itself any more, and one that goes on ends.
+    Pause,
+    Resume,
+    /// A tick begins now, even where the sensors are paused.
+    Tick,
+    /// What a tick would read now: a `steer::Preview`. Nothing is queued.
+    Preview,
+    /// Moves the cursor and the committed offsets, or only says what would be: a list of
+    /// `steer::CursorMove`.
+    MoveCursor(steer::CursorTarget),
+    /// Gives a run up: one that waits is a failed one at its turn, a command that runs is ended, and
+    /// its records become dead letters. A `steer::Cancelled`.
+    CancelRun {
+        id: i64,
+        note: String,
+    },
+    /// Replays the run's range; the request's number.
+    RunAgain {
+        id: i64,
+    },
+    /// Changes settings: the `overview::SettingsView` after it.
+    Set(steer::Change),
     /// The newest runs: a list of `query::RunRow`, here and below at most `limits::LIST_ROWS` of
     /// them.
     Runs(query::Selection),
@@ -160,18 +205,30 @@ pub struct Context {
 }
 
 /// How far mb is.
-struct Stage {
-    status: Status,
+pub(super) struct Stage {
+    pub(super) status: Status,
     /// `None` while mb waits for its broker.
-    pipeline: Option<Attached>,
+    pub(super) pipeline: Option<Attached>,
 }
 
 /// What a pipeline that runs adds to the answers.
 pub struct Attached {
+    pub config: Config,
+    /// The topic's and group's place in the history.
+    pub scope: ScopeId,
+    pub topic: TopicInfo,
     pub live: Arc<Live>,
-    /// The embedded topic, which commands reach through the socket.
-    pub embedded: Option<Arc<dyn Broker>>,
+    pub broker: Arc<dyn Broker>,
     pub bell: Arc<Bell>,
+    pub queue: Arc<RunQueue>,
+    pub budget: Arc<Budget>,
+    pub ledgers: Arc<Ledgers>,
+    pub history: Arc<History>,
+    pub step: Arc<dyn Step>,
+    pub steering: Arc<Steering>,
+    pub watch: Arc<Watch>,
+    /// To the thread that watches the others.
+    pub events: Sender<Event>,
 }
 
 /// What a connection keeps between its requests.
@@ -212,6 +269,20 @@ pub fn read_answer(line: &[u8]) -> Result<Value> {
 fn handle(context: &Context, session: &mut Session, request: Request) -> Result<Value> {
     match request {
         Request::Status => Ok(json!(context.stage().status)),
+        Request::Overview => watch::overview(context, session),
+        Request::Series => watch::series(context),
+        Request::Lag => watch::lag(context),
+        Request::Ticks(selection) => watch::ticks(context, session, selection),
+        Request::RunCounts => watch::run_counts(context, session),
+        Request::Records { run } => steer::records(context, session, run),
+        Request::Pause => steer::pause(context),
+        Request::Resume => steer::resume(context),
+        Request::Tick => steer::tick(context),
+        Request::Preview => steer::preview(context),
+        Request::MoveCursor(target) => steer::move_cursor(context, target),
+        Request::CancelRun { id, note } => steer::cancel_run(context, session, id, &note),
+        Request::RunAgain { id } => steer::run_again(context, session, id),
+        Request::Set(change) => steer::set(context, change),
         Request::Runs(mut selection) => {
             at_once(&mut selection.limit);
             let history = session.history(context)?;
@@ -356,19 +427,19 @@ impl Context {
         bell.ring();
     }
 
-    fn stage(&self) -> Arc<Stage> {
+    pub(super) fn stage(&self) -> Arc<Stage> {
         Arc::clone(&self.stage.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The history for a change that somebody asked for, beside the history's own thread: SQLite lets
     /// one of the two write at a time. An mb that waits for its broker may have none yet.
-    fn writable(&self) -> Result<Connection> {
+    pub(super) fn writable(&self) -> Result<Connection> {
         let path = self.data_dir.join(history::FILE);
         schema::check_exists(&path)?;
         schema::open(&path)
     }
 
-    fn running(&self) -> Vec<live::Running> {
+    pub(super) fn running(&self) -> Vec<live::Running> {
         self.stage().pipeline.as_ref().map_or_else(Vec::new, |pipeline| pipeline.live.running())
     }
 
@@ -377,7 +448,7 @@ impl Context {
     }
 
     /// There is a new request; a pipeline that starts looks by itself.
-    fn ring(&self) {
+    pub(super) fn ring(&self) {
         if let Some(bell) = self.bell() {
             bell.ring();
         }
@@ -388,18 +459,19 @@ impl Context {
         let Some(pipeline) = &stage.pipeline else {
             return Err(stage.status.not_yet(&self.data_dir));
         };
-        pipeline.embedded.clone().ok_or_else(|| {
-            Error::Config(format!(
-                "--client embedded: the mb that runs on {} reads from Kafka, not from the embedded \
-                 topic; name its server with --bootstrap-server",
-                self.data_dir.display()
-            ))
-        })
+        if pipeline.broker.backend() == Backend::Embedded {
+            return Ok(Arc::clone(&pipeline.broker));
+        }
+        Err(Error::Config(format!(
+            "--client embedded: the mb that runs on {} reads from Kafka, not from the embedded \
+             topic; name its server with --bootstrap-server",
+            self.data_dir.display()
+        )))
     }
 }
 
 impl Session {
-    fn history(&mut self, context: &Context) -> Result<&Connection> {
+    pub(super) fn history(&mut self, context: &Context) -> Result<&Connection> {
         if self.history.is_none() {
             self.history = Some(schema::open_read_only(&context.data_dir.join(history::FILE))?);
         }

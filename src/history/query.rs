@@ -57,6 +57,22 @@ pub struct AttemptRow {
     pub output: Option<String>,
 }
 
+/// A tick as people see it; times in milliseconds since 1970 (UTC), durations in milliseconds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TickRow {
+    pub id: i64,
+    pub topic: String,
+    pub group: String,
+    pub sensor: u32,
+    pub started_ms: i64,
+    pub run_ms: f64,
+    pub records: u64,
+    pub bytes: u64,
+    pub batches: u64,
+    pub ended_by: String,
+    pub error: Option<String>,
+}
+
 const COLUMNS: &str = "runs.id, scopes.topic, scopes.group_name, client, partition, first_offset, \
      last_offset, lane, lanes, kind, request, records, bytes, state, attempts, queued_ms, started_ms, ended_ms, \
      run_us, worker, error, parent";

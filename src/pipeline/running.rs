@@ -29,8 +29,10 @@ use crate::retry::RetryPolicy;
 use crate::run_queue::RunQueue;
 use crate::sensor::{Sensor, SensorSettings};
 use crate::startup::Start;
+use crate::steering::Steering;
 use crate::step::Step;
 use crate::thread::Thread;
+use crate::watch::Watch;
 use crate::worker::Worker;
 
 use super::threads::Threads;
@@ -108,6 +110,8 @@ impl Running {
         };
         threads.add(history_thread);
         let (bell, woken) = Bell::new(&queue, &history);
+        let steering = Arc::new(Steering::new(&config));
+        let watch = Arc::new(Watch::default());
 
         let policy = RetryPolicy {
             max_attempts: config.max_attempts,
@@ -213,10 +217,20 @@ impl Running {
         }
         running.start_producer(info.partitions.len(), &events_in, intake_stop)?;
         let pipeline = Attached {
+            config: running.config.clone(),
+            scope,
+            topic: info,
             live: Arc::clone(&running.live),
-            embedded: (running.broker.backend() == Backend::Embedded)
-                .then(|| Arc::clone(&running.broker)),
+            broker: Arc::clone(&running.broker),
             bell: Arc::clone(&running.bell),
+            queue: Arc::clone(&running.queue),
+            budget: Arc::clone(&running.budget),
+            ledgers: Arc::clone(&running.ledgers),
+            history: Arc::clone(&running.history),
+            step: Arc::clone(&running.step),
+            steering: Arc::clone(&steering),
+            watch,
+            events: events_in,
         };
         control.attach(status(&running.config, Some(running.broker.backend())), pipeline);
         Ok(running)

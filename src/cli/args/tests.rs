@@ -46,7 +46,8 @@ fn nothing_given_is_the_default_configuration() {
     assert_eq!(format!("{:?}", args.config), format!("{:?}", Config::default()));
     assert_eq!(args.step, StepChoice::Log);
     assert_eq!(args.step_delay, Duration::ZERO);
-    assert_eq!(args.listen, Listen::At { host: "127.0.0.1".into(), port: 3000 });
+    let web = args.config.web.unwrap();
+    assert_eq!((web.host.as_str(), web.port, web.read_only), ("127.0.0.1", 3000, false));
 }
 
 /// Each "(default X)" of the help text, given as a value, changes nothing.
@@ -156,7 +157,7 @@ fn every_flag_reaches_its_setting() {
     assert_eq!(config.on_failure, OnFailure::Halt);
     assert_eq!((config.history_keep, config.drain_timeout.as_secs()), (10, 3));
     assert!(config.wait_for_broker && config.until_caught_up);
-    assert_eq!(args.listen, Listen::Off);
+    assert_eq!(args.config.web, None);
     let connection = &config.connection;
     assert_eq!(connection.bootstrap_server.as_deref(), Some("a:1,b:2"));
     assert_eq!((connection.topic.as_str(), connection.group.as_str()), ("t", "g"));

@@ -1,0 +1,1 @@
+//! The page, the JSON API, metrics and health over HTTP.
