@@ -148,6 +148,7 @@ impl Contact<'_> {
         let wire = Arc::new(Wire::new(self.servers));
         let mut backoff = SENSOR_BACKOFF_MIN;
         let mut told = String::new();
+        let mut whole = None;
         loop {
             let left = self.limit.map(|limit| limit.saturating_sub(started.elapsed()));
             let limit = PROBE_LIMIT.min(left.unwrap_or(PROBE_LIMIT)).max(SENSOR_BACKOFF_MIN);
@@ -169,7 +170,8 @@ impl Contact<'_> {
             }
             let left = self.limit.map(|limit| limit.saturating_sub(started.elapsed()));
             if left.is_some_and(|left| left.is_zero()) && !loading {
-                return Err(failed);
+                // A last try whose time was cut short says less than one that had all of it.
+                return Err(whole.filter(|_| limit < PROBE_LIMIT).unwrap_or(failed));
             }
             if self.limit.is_none() || loading {
                 let text = failed.to_string();
@@ -182,6 +184,9 @@ impl Contact<'_> {
             let pause = if loading { backoff } else { backoff.min(left.unwrap_or(backoff)) };
             if !(self.keep_waiting)(pause) {
                 return Err(failed);
+            }
+            if limit == PROBE_LIMIT {
+                whole = Some(failed);
             }
             backoff = (backoff * 2).min(SENSOR_BACKOFF_MAX);
         }

@@ -4,16 +4,20 @@
 //! Which flags there are is in `flags`; every value here comes from the command line, so whatever
 //! does not fit together is a usage error (exit 64).
 
+mod steer;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cli::bridge::{self, Line, Request, Spec, shown};
 use crate::cli::flags::{
-    DeadLettersFlags, HEADINGS, LagFlags, OffsetsFlags, ProduceFlags, ReplayFlags, RequestsFlags,
-    RunFlags, RunsFlags,
+    DeadLettersFlags, HEADINGS, LagFlags, OffsetsFlags, PauseFlags, ProduceFlags, ReplayFlags,
+    RequestsFlags, ResumeFlags, RunFlags, RunsFlags, SetFlags, StatusFlags, TickFlags, TopFlags,
 };
 pub use crate::cli::values::{Given, Listen};
+
+pub use self::steer::{Action, RunsAction, SteerArgs};
 use crate::cli::values::{StepName, either};
 use crate::config::{Config, Connection, Order, Produce, Web};
 use crate::error::{Error, Result};
@@ -39,6 +43,8 @@ pub enum Command {
     DeadLetters(DeadLettersArgs),
     Replay(ReplayArgs),
     Requests(RequestsArgs),
+    /// What looks at a running mb or acts on it.
+    Steer(SteerArgs),
 }
 
 #[derive(Debug)]
@@ -89,8 +95,7 @@ pub struct RunsArgs {
     pub connection: Connection,
     /// A topic or group that was typed selects its runs.
     pub given: Given,
-    /// One run, in full.
-    pub id: Option<String>,
+    pub action: RunsAction,
     pub state: Option<String>,
     /// Runs of this redrive or replay.
     pub request: Option<i64>,
@@ -199,6 +204,24 @@ pub fn parse(args: &[OsString]) -> Result<Parsed> {
         "dead-letters" => dead_letters(line.build()?).map(Command::DeadLetters),
         "replay" => replay(line.build()?).map(Command::Replay),
         "requests" => requests(line.build()?).map(Command::Requests),
+        "status" => {
+            let flags: StatusFlags = line.build()?;
+            SteerArgs::new(flags.connection(), Action::Status, flags.json).map(Command::Steer)
+        }
+        "pause" => {
+            let flags: PauseFlags = line.build()?;
+            SteerArgs::new(flags.connection(), Action::Pause, false).map(Command::Steer)
+        }
+        "resume" => {
+            let flags: ResumeFlags = line.build()?;
+            SteerArgs::new(flags.connection(), Action::Resume, false).map(Command::Steer)
+        }
+        "tick" => steer::tick(line.build()?).map(Command::Steer),
+        "set" => steer::set(line.build()?).map(Command::Steer),
+        "top" => {
+            let flags: TopFlags = line.build()?;
+            SteerArgs::new(flags.connection(), Action::Top, false).map(Command::Steer)
+        }
         _ => run(line.build()?).map(|args| Command::Run(Box::new(args))),
     };
     command.map(Parsed::Command).map_err(|error| match error {
@@ -211,7 +234,7 @@ pub fn parse(args: &[OsString]) -> Result<Parsed> {
 }
 
 /// Every command, the main job first.
-fn specs() -> [Spec; 8] {
+fn specs() -> [Spec; 14] {
     [
         Spec::of::<RunFlags>(""),
         Spec::of::<ProduceFlags>("produce"),
@@ -221,6 +244,12 @@ fn specs() -> [Spec; 8] {
         Spec::of::<DeadLettersFlags>("dead-letters"),
         Spec::of::<ReplayFlags>("replay"),
         Spec::of::<RequestsFlags>("requests"),
+        Spec::of::<StatusFlags>("status"),
+        Spec::of::<PauseFlags>("pause"),
+        Spec::of::<ResumeFlags>("resume"),
+        Spec::of::<TickFlags>("tick"),
+        Spec::of::<SetFlags>("set"),
+        Spec::of::<TopFlags>("top"),
     ]
 }
 
@@ -233,6 +262,12 @@ fn help(command: &str) -> String {
         "dead-letters" => bridge::help::<DeadLettersFlags>(command, &HEADINGS),
         "replay" => bridge::help::<ReplayFlags>(command, &HEADINGS),
         "requests" => bridge::help::<RequestsFlags>(command, &HEADINGS),
+        "status" => bridge::help::<StatusFlags>(command, &HEADINGS),
+        "pause" => bridge::help::<PauseFlags>(command, &HEADINGS),
+        "resume" => bridge::help::<ResumeFlags>(command, &HEADINGS),
+        "tick" => bridge::help::<TickFlags>(command, &HEADINGS),
+        "set" => bridge::help::<SetFlags>(command, &HEADINGS),
+        "top" => bridge::help::<TopFlags>(command, &HEADINGS),
         _ => bridge::help::<RunFlags>(command, &HEADINGS),
     }
 }
@@ -398,16 +433,17 @@ fn runs(flags: RunsFlags) -> Result<RunsArgs> {
     let connection = flags.connection();
     connection.check()?;
     let selects = flags.state.is_some() || flags.limit.is_some() || flags.request.is_some();
-    if let (Some(id), true) = (&flags.id, selects) {
-        let id = shown(id);
+    let action = steer::runs_action(&flags.words, flags.note.as_deref())?;
+    if let (Some(word), true) = (flags.words.first(), selects) {
+        let word = shown(word);
         return usage(format!(
-            "argument: got {id} and --state, --request or --limit, expected a RUN-ID or a selection"
+            "argument: got {word} and --state, --request or --limit, expected a RUN-ID or a selection"
         ));
     }
     let limit = flags.limit.unwrap_or(LIST_LIMIT);
     let given = flags.given();
-    let (id, state, request, json) = (flags.id, flags.state, flags.request, flags.json);
-    Ok(RunsArgs { connection, given, id, state, request, limit, json })
+    let (state, request, json) = (flags.state, flags.request, flags.json);
+    Ok(RunsArgs { connection, given, action, state, request, limit, json })
 }
 
 fn offsets(flags: OffsetsFlags) -> Result<OffsetsArgs> {

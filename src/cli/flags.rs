@@ -12,6 +12,7 @@ use crate::cli::values::{self, Given, Listen, StepName};
 use crate::config::{
     Client, Connection, DeadLetterTo, Isolation, OnFailure, OnMissingOffsets, Order, StartFrom,
 };
+use crate::limits;
 
 /// Headings in the help text of every command, each with the first flag beneath it.
 pub const HEADINGS: [(&str, &str); 12] = [
@@ -120,7 +121,7 @@ macro_rules! command {
 
 command! {
     #[argh(
-        usage = "[FLAGS]\n       mb produce [FLAGS] [-]\n       mb lag [FLAGS]\n       mb runs [FLAGS] [RUN-ID]\n       mb offsets [FLAGS]\n       mb dead-letters [FLAGS] ACTION [ID…]\n       mb replay [FLAGS]\n       mb requests [FLAGS] ACTION [REQUEST…]",
+        usage = "[FLAGS]\n       mb produce [FLAGS] [-]\n       mb lag [FLAGS]\n       mb runs [FLAGS] [RUN-ID]\n       mb offsets [FLAGS]\n       mb dead-letters [FLAGS] ACTION [ID…]\n       mb replay [FLAGS]\n       mb requests [FLAGS] ACTION [REQUEST…]\n       mb status|pause|resume|tick|top [FLAGS]\n       mb set [FLAGS] [NAME=VALUE…]",
         description = "A Kafka topic goes in, tracked micro-batch runs come out.\n\
             \n\
             Without a command it is the main job: sensors read the topic in ticks and cut it into\n\
@@ -133,7 +134,11 @@ command! {
             Commands:\n\
             \x20 produce           post messages to the topic\n\
             \x20 lag               how far the group is behind, per partition\n\
-            \x20 runs              the runs that the history holds\n\
+            \x20 status            how the running mb is doing; top shows it each second\n\
+            \x20 pause, resume     stop the sensors of the running mb, and let them go on\n\
+            \x20 tick              begin a tick now, or say what it would read (--preview)\n\
+            \x20 set               change settings of the running mb\n\
+            \x20 runs              the runs that the history holds; cancel them, or run them again\n\
             \x20 offsets           move the group's offsets\n\
             \x20 dead-letters      list, show, redrive or discard records that were given up on\n\
             \x20 replay            process a range of the topic again\n\
@@ -163,7 +168,7 @@ command! {
         keys: Option<u64>,
 
         /// records of a batch at most, 1 to 1000000 (default 50)
-        #[argh(option, arg_name = "N", from_str_fn(values::whole::<1, 1_000_000, _>))]
+        #[argh(option, arg_name = "N", from_str_fn(values::whole::<1, { limits::MAX_BATCH_RECORDS }, _>))]
         max_batch: Option<usize>,
 
         /// bytes of a batch at most, 1 to 1GiB; a larger record is a batch of its own
@@ -216,7 +221,7 @@ command! {
         queue_bytes: Option<usize>,
 
         /// worker threads: how many runs are processed at a time, 1 to 1000 (default 5)
-        #[argh(option, arg_name = "N", from_str_fn(values::whole::<1, 1000, _>))]
+        #[argh(option, arg_name = "N", from_str_fn(values::whole::<1, { limits::WORKERS_MAX }, _>))]
         max_concurrent_runs: Option<usize>,
 
         /// which runs wait for others: none, partition (a partition's runs one after another) or key
@@ -371,14 +376,20 @@ command! {
 
 command! {
     #[argh(
-        usage = "[FLAGS] [RUN-ID]",
-        description = "Prints the runs that the history holds, the newest first; with RUN-ID that one in full.",
-        example = "{command_name} --state failed\n{command_name} 17"
+        usage = "[FLAGS] [RUN-ID]\n       mb runs [FLAGS] cancel|again RUN-ID…",
+        description = "Prints the runs that the history holds, the newest first; with RUN-ID that one in full. Where mb\n\
+            runs, cancel gives runs up that are not over, their records become dead letters, and again\n\
+            replays the offsets of runs.",
+        example = "{command_name} --state failed\n{command_name} 17\n{command_name} cancel 17 --note 'wrong table'"
     )]
     struct RunsFlags {
-        /// the run to be shown in full
+        /// the run to be shown in full; or cancel or again, then the runs that it is done to
         #[argh(positional, arg_name = "RUN-ID")]
-        id: Option<String>,
+        words: Vec<String>,
+
+        /// cancel: the reason, which is kept
+        #[argh(option, arg_name = "TEXT", from_str_fn(values::text))]
+        note: Option<String>,
 
         /// only runs in this state, such as failed
         #[argh(option, arg_name = "STATE", from_str_fn(values::text))]
@@ -564,3 +575,7 @@ command! {
         json: bool,
     }
 }
+
+mod steer;
+
+pub use steer::{PauseFlags, ResumeFlags, SetFlags, StatusFlags, TickFlags, TopFlags};

@@ -9,11 +9,13 @@ pub mod flags;
 pub mod lag;
 pub mod offsets;
 pub mod output;
+pub mod picture;
 pub mod produce;
 pub mod replay;
 pub mod requests;
 pub mod run;
 pub mod runs;
+pub mod steer;
 pub mod terminal;
 pub mod values;
 
@@ -59,6 +61,7 @@ fn dispatch(args: &[OsString], terminal: &Terminal) -> Result<ExitCode> {
         Parsed::Command(Command::Requests(args)) => requests::run(&args)?,
         Parsed::Command(Command::Run(args)) => run::run(*args, terminal)?,
         Parsed::Command(Command::Runs(args)) => runs::run(&args)?,
+        Parsed::Command(Command::Steer(args)) => steer::run(&args)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,11 +1,11 @@
-//! `mb runs`: the newest runs as a table, or one run whole.
+//! `mb runs`: the newest runs as a table, one run whole, or what is to be done to some.
 
 use std::fmt::Write as _;
 
 use serde_json::json;
 
-use crate::cli::args::RunsArgs;
-use crate::cli::output;
+use crate::cli::args::{RunsAction, RunsArgs};
+use crate::cli::{output, steer};
 use crate::clock::format_ms as format_time;
 use crate::control::requests::{Request, Source};
 use crate::error::{Error, Result};
@@ -16,9 +16,12 @@ use crate::units::format_bytes;
 /// `Usage` for an id that is none or a state that there is not; `Config` where there is no
 /// history; `Other` where there is no such run.
 pub fn run(args: &RunsArgs) -> Result<()> {
-    match &args.id {
-        Some(id) => show(args, id),
-        None => list(args),
+    let data_dir = &args.connection.data_dir;
+    match &args.action {
+        RunsAction::List => list(args),
+        RunsAction::Show(id) => show(args, id),
+        RunsAction::Cancel { ids, note } => steer::cancel_runs(data_dir, ids, note),
+        RunsAction::Again { ids } => steer::runs_again(data_dir, ids),
     }
 }
 

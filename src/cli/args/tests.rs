@@ -42,11 +42,11 @@ fn error(line: &[&str]) -> String {
 
 #[test]
 fn nothing_given_is_the_default_configuration() {
-    let args = main_job(&[]);
+    let mut args = main_job(&[]);
+    let web = args.config.web.take().unwrap();
     assert_eq!(format!("{:?}", args.config), format!("{:?}", Config::default()));
     assert_eq!(args.step, StepChoice::Log);
     assert_eq!(args.step_delay, Duration::ZERO);
-    let web = args.config.web.unwrap();
     assert_eq!((web.host.as_str(), web.port, web.read_only), ("127.0.0.1", 3000, false));
 }
 
@@ -247,10 +247,11 @@ fn runs_are_listed_or_one_is_shown() {
         other => panic!("{other:?}"),
     };
     let args = runs(&["runs"]);
-    assert_eq!((args.id, args.state, args.limit, args.json), (None, None, 20, false));
+    assert_eq!(args.action, RunsAction::List);
+    assert_eq!((args.state, args.limit, args.json), (None, 20, false));
     let args = runs(&["runs", "--state", "failed", "--limit", "5", "--json"]);
     assert_eq!((args.state.as_deref(), args.limit, args.json), (Some("failed"), 5, true));
-    assert_eq!(runs(&["runs", "17"]).id.as_deref(), Some("17"));
+    assert_eq!(runs(&["runs", "17"]).action, RunsAction::Show("17".to_owned()));
     error(&["runs", "17", "--state", "failed"]);
     error(&["runs", "17", "18"]);
 }

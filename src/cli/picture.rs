@@ -1,0 +1,271 @@
+//! An overview as text for a terminal: `mb status`, and `mb top` each second. Values in, text out.
+
+use std::fmt::Write as _;
+
+use crate::cli::output::escape;
+use crate::clock;
+use crate::overview::{LagView, Overview, RunningView};
+
+/// Partitions that are shown one by one.
+const PARTITIONS: usize = 8;
+/// Ticks and runs that are.
+const NEWEST: usize = 5;
+
+/// The overview in lines of up to `width` characters.
+pub fn picture(overview: &Overview, width: usize) -> String {
+    let mut text = String::new();
+    for line in lines(overview) {
+        let line = escape(&line);
+        let shown: String = if line.chars().count() > width {
+            line.chars().take(width.saturating_sub(1)).chain(['…']).collect()
+        } else {
+            line.into_owned()
+        };
+        text.push_str(shown.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn lines(overview: &Overview) -> Vec<String> {
+    let mut lines = vec![
+        format!(
+            "mb {} (pid {}), up {}: topic {}, group {}",
+            overview.version,
+            overview.pid,
+            seconds((overview.now_ms - overview.started_ms) as f64 / 1000.0),
+            overview.topic,
+            overview.group
+        ),
+        overview.broker.clone(),
+        verdict(overview),
+    ];
+    lines.extend(overview.health.reasons.iter().map(|reason| format!("  ! {}", reason.detail)));
+    let Overview { rates, totals, queue, .. } = overview;
+    lines.push(String::new());
+    lines.push(format!(
+        "in {:.0}/s ({}/s)   done {:.0}/s   processed {} record(s), {} run(s), {} failed",
+        rates.records_in,
+        bytes(rates.bytes_in as u64),
+        rates.records_done,
+        totals.records_done,
+        totals.runs_succeeded,
+        totals.runs_failed
+    ));
+    lines.push(format!("lag {}", lag(&overview.lag)));
+    lines.push(format!(
+        "queue {} of {} run(s), {} of {}; {} wait for another attempt; {} dead letter(s) open; memory {}",
+        queue.runs,
+        queue.limit,
+        bytes(queue.bytes),
+        bytes(queue.bytes_limit),
+        queue.waiting_retries,
+        overview.dead_letters_open,
+        bytes(overview.memory_bytes)
+    ));
+    lines.push(String::new());
+    for worker in &overview.workers {
+        lines.push(format!(
+            "worker {:<3} {}",
+            worker.worker,
+            worker.run.as_ref().map_or("-".into(), running)
+        ));
+    }
+    if !overview.lag.top.is_empty() {
+        lines.push(String::new());
+        lines.push(format!(
+            "{:<10}{:>14}{:>14}{:>14}{:>10}",
+            "PARTITION", "COMMITTED", "END", "LAG", "BEHIND"
+        ));
+    }
+    for of in overview.lag.top.iter().take(PARTITIONS) {
+        lines.push(format!(
+            "{:<10}{:>14}{:>14}{:>14}{:>10}",
+            of.partition,
+            of.committed.map_or("-".to_owned(), |offset| offset.to_string()),
+            of.end,
+            of.lag,
+            of.lag_s.map_or("-".to_owned(), seconds)
+        ));
+    }
+    let more = overview.lag.partitions.saturating_sub(PARTITIONS as u64);
+    if more > 0 {
+        lines.push(format!("and {more} more partition(s)"));
+    }
+    lines.push(String::new());
+    for tick in overview.ticks.iter().take(NEWEST) {
+        lines.push(format!(
+            "tick {} of sensor {}: {} record(s), {} batch(es) in {}, ended by {}{}",
+            clock::format_ms(tick.started_ms),
+            tick.sensor,
+            tick.records,
+            tick.batches,
+            seconds(tick.run_ms / 1000.0),
+            tick.ended_by,
+            tick.error.as_ref().map_or(String::new(), |error| format!(": {error}"))
+        ));
+    }
+    for run in overview.newest_runs.iter().take(NEWEST) {
+        lines.push(format!(
+            "run {:<8} {:<10} {} {} record(s){}",
+            run.id,
+            run.state,
+            run.key,
+            run.records,
+            run.error.as_ref().map_or(String::new(), |error| format!(": {error}"))
+        ));
+    }
+    lines
+}
+
+/// The one line that somebody in a hurry reads.
+fn verdict(overview: &Overview) -> String {
+    if let Some(what) = &overview.waiting_for {
+        return format!("waiting for {what}");
+    }
+    let mut text = match (overview.health.ready, overview.lag.total) {
+        (false, _) => "NOT READY".to_owned(),
+        (true, None) => "lag not known yet".to_owned(),
+        (true, Some(0)) => "caught up".to_owned(),
+        (true, Some(total)) => match overview.lag.catch_up_s {
+            Some(left) => {
+                format!("{total} message(s) behind, caught up in about {}", seconds(left))
+            }
+            None => format!("{total} message(s) behind"),
+        },
+    };
+    if overview.sensor.paused {
+        text.push_str("; PAUSED (mb resume)");
+    }
+    text
+}
+
+fn lag(lag: &LagView) -> String {
+    let total = match lag.total {
+        Some(total) => format!("{total} message(s) in {} partition(s)", lag.partitions),
+        None => "not known".to_owned(),
+    };
+    let behind =
+        lag.seconds.map_or(String::new(), |behind| format!(", {} behind", seconds(behind)));
+    let error = lag.error.as_ref().map_or(String::new(), |error| format!(" ({error})"));
+    format!("{total}{behind}{error}")
+}
+
+fn running(run: &RunningView) -> String {
+    let attempt =
+        if run.attempt > 1 { format!(", attempt {}", run.attempt) } else { String::new() };
+    let stalled = if run.stalled { ", STALLED" } else { "" };
+    format!("run {} {} for {}{attempt}{stalled}", run.id, run.key, seconds(run.running_s))
+}
+
+/// `0.4s`, `12s`, `3m 20s`, `5h 12m`, `2d 3h`.
+fn seconds(seconds: f64) -> String {
+    let whole = seconds.max(0.0) as u64;
+    match whole {
+        0..10 => format!("{:.1}s", seconds.max(0.0)),
+        10..60 => format!("{whole}s"),
+        60..3600 => format!("{}m {}s", whole / 60, whole % 60),
+        3600..86_400 => format!("{}h {}m", whole / 3600, whole % 3600 / 60),
+        _ => format!("{}d {}h", whole / 86_400, whole % 86_400 / 3600),
+    }
+}
+
+/// `812 B`, `3.1 MiB`.
+fn bytes(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    let mut unit = "B";
+    for next in ["KiB", "MiB", "GiB", "TiB"] {
+        if value < 1024.0 {
+            break;
+        }
+        (value, unit) = (value / 1024.0, next);
+    }
+    let mut text = String::new();
+    // A String takes whatever is written to it.
+    let _ = if unit == "B" { write!(text, "{bytes} B") } else { write!(text, "{value:.1} {unit}") };
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::overview::*;
+
+    fn overview() -> Overview {
+        let whole = |value| Setting { value, start_value: value };
+        Overview {
+            version: "1.2.3".into(),
+            pid: 7,
+            now_ms: 100_000,
+            started_ms: 10_000,
+            topic: "t".into(),
+            group: "g".into(),
+            client: "embedded".into(),
+            broker: "embedded topic".into(),
+            step: "log".into(),
+            waiting_for: None,
+            sensor: SensorView { paused: false, sensors: 1, tick_runtime_s: 10.0 },
+            settings: SettingsView {
+                rate: None,
+                max_batch: whole(50),
+                max_concurrent_runs: whole(2),
+                tick_interval_s: Setting { value: 1.0, start_value: 1.0 },
+            },
+            totals: Totals::default(),
+            rates: Rates::default(),
+            lag: LagView {
+                total: Some(1200),
+                catch_up_s: Some(75.0),
+                partitions: 1,
+                ..LagView::default()
+            },
+            queue: QueueView {
+                limit: 100,
+                bytes: 3_250_585,
+                bytes_limit: 32 << 20,
+                ..QueueView::default()
+            },
+            workers: vec![WorkerView { worker: 0, run: None }],
+            dead_letters_open: 0,
+            last_commit_ms: None,
+            memory_bytes: 0,
+            freshness: None,
+            health: HealthView { ready: true, reasons: Vec::new() },
+            newest_runs: Vec::new(),
+            ticks: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_third_line_says_how_it_goes() {
+        let third = |overview: &Overview| picture(overview, 200).lines().nth(2).unwrap().to_owned();
+        let mut overview = overview();
+        assert_eq!(third(&overview), "1200 message(s) behind, caught up in about 1m 15s");
+        overview.sensor.paused = true;
+        overview.lag.total = Some(0);
+        assert_eq!(third(&overview), "caught up; PAUSED (mb resume)");
+        overview.health.ready = false;
+        assert!(third(&overview).starts_with("NOT READY"));
+        overview.waiting_for = Some("its broker at localhost:9092".into());
+        assert_eq!(third(&overview), "waiting for its broker at localhost:9092");
+    }
+
+    #[test]
+    fn lines_fit_the_terminal_and_cannot_steer_it() {
+        let mut overview = overview();
+        overview.health.reasons.push(Reason {
+            reason: "step".into(),
+            detail: format!("\u{1b}[2J{}", "x".repeat(500)),
+        });
+        let text = picture(&overview, 60);
+        assert!(text.lines().all(|line| line.chars().count() <= 60), "{text}");
+        assert!(!text.contains('\u{1b}') && text.contains("\\u{1b}"), "{text}");
+    }
+
+    #[test]
+    fn sizes_and_durations_are_for_people() {
+        assert_eq!([0, 812, 3_250_585].map(bytes), ["0 B", "812 B", "3.1 MiB"]);
+        let shown = [0.42, 12.9, 200.0, 18_720.0, 183_600.0].map(seconds);
+        assert_eq!(shown, ["0.4s", "12s", "3m 20s", "5h 12m", "2d 3h"]);
+    }
+}
