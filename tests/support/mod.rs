@@ -4,6 +4,7 @@
 // Each test file uses its own part of this.
 #![allow(dead_code)]
 
+pub mod browser;
 #[cfg(feature = "rdkafka")]
 pub mod cluster;
 pub mod disk;
