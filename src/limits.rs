@@ -141,12 +141,12 @@ pub const RDKAFKA_QUEUE_RECORDS: usize = 100_000;
 /// The producer's buffer in librdkafka.
 pub const PRODUCER_QUEUE_KIB: usize = 16 * 1024;
 
+/// The most records that `--max-batch` allows, and the most workers.
+pub const MAX_BATCH_RECORDS: u64 = 1_000_000;
+pub const WORKERS_MAX: u64 = 1000;
+
 /// The longest duration that a flag takes: a year of 365 days.
 pub const DURATION_MAX: Duration = Duration::from_secs(8760 * 3600);
-/// The most records that a batch may have (`--max-batch`).
-pub const MAX_BATCH_RECORDS: u64 = 1_000_000;
-/// The most worker threads (`--max-concurrent-runs`).
-pub const WORKERS_MAX: u64 = 1000;
 /// The lowest and the highest `--rate`, in messages per second.
 pub const RATE_MIN: f64 = 0.001;
 pub const RATE_MAX: f64 = 10_000_000.0;
