@@ -55,6 +55,8 @@ struct Fill {
     permit: Permit,
     /// When its first record came.
     since: Instant,
+    /// `BatchLimits::max_records` as it was when it was begun.
+    max_records: usize,
     stored: bool,
     /// It took no more than it needed from its beginning.
     tight: bool,
@@ -134,8 +136,9 @@ impl Batcher {
         left
     }
 
-    pub fn set_limits(&mut self, limits: BatchLimits) {
-        self.limits = limits;
+    /// Fresh batches that are begun from now on have at most so many records.
+    pub fn set_max_records(&mut self, max_records: usize) {
+        self.limits.max_records = max_records;
     }
 
     /// Passes over stored ranges that are finished and begin at the cursor. True where it moved.
@@ -225,6 +228,7 @@ impl Batcher {
                 batch,
                 permit: Permit::nothing(),
                 since: now,
+                max_records: self.limits.max_records,
                 stored,
                 tight: self.tight,
             });
@@ -243,7 +247,7 @@ impl Batcher {
             let front = self.stored.front().expect("a stored fill has its range in front");
             return if last == front.range.last { self.cut_fill() } else { None };
         }
-        let full = fill.batch.len() >= self.limits.max_records
+        let full = fill.batch.len() >= fill.max_records
             || fill.batch.payload_bytes() >= self.limits.max_bytes;
         if full { self.cut_fill() } else { None }
     }
@@ -489,6 +493,17 @@ mod tests {
         assert_eq!(driver.fresh(), [range(0, 3), range(4, 7)]);
         assert_eq!(driver.batcher.cursor(), Offset::new(8));
         assert_eq!(driver.batcher.read_position(), Offset::new(9));
+    }
+
+    #[test]
+    fn another_record_limit_counts_from_the_next_batch_on() {
+        let mut driver = Driver::new(LIMITS, 0, vec![]);
+        (0..2).for_each(|offset| driver.offer(offset, b"v"));
+        driver.batcher.set_max_records(2);
+        (2..8).for_each(|offset| driver.offer(offset, b"v"));
+        driver.batcher.set_max_records(5);
+        (8..13).for_each(|offset| driver.offer(offset, b"v"));
+        assert_eq!(driver.fresh(), [range(0, 3), range(4, 5), range(6, 7), range(8, 12)]);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! This file owns the socket, its connections and their ends; what the requests are is in
 //! `requests`.
 
+mod look;
 pub mod remote;
 pub mod requests;
 pub mod steer;

@@ -3,6 +3,7 @@
 use crossbeam_channel::Sender;
 
 use crate::error::{Error, Result};
+use crate::reset::Order;
 use crate::thread::{self, Thread};
 
 #[derive(Debug)]
@@ -11,6 +12,11 @@ pub enum Event {
     Halt(Error),
     /// All that `--until-caught-up` asked for is done and committed.
     CaughtUp,
+    /// Settings were changed that the watching thread carries out.
+    SettingsChanged,
+    /// The cursor is to be moved, for which the pipeline begins anew; a message says that it is
+    /// taken on.
+    MoveCursor(Order, Sender<()>),
     /// A thread ended, by a panic or not.
     Ended(String),
 }

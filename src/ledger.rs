@@ -97,6 +97,11 @@ impl Ledger {
         self.open.first_key_value().map_or(self.position, |(first, _)| *first)
     }
 
+    /// Every record below it belongs to a registered run, or is not in the log.
+    pub fn position(&self) -> Offset {
+        self.position
+    }
+
     /// What should be committed now; `None` where the log has it already.
     pub fn to_commit(&self) -> Option<Offset> {
         let committable = self.committable();

@@ -83,6 +83,18 @@ impl Ledgers {
         }
     }
 
+    /// Of each partition, what may be committed: all below it is done.
+    pub fn committable(&self) -> BTreeMap<Partition, Offset> {
+        let inner = self.lock();
+        inner.ledgers.iter().map(|(partition, ledger)| (*partition, ledger.committable())).collect()
+    }
+
+    /// Of each partition, what is read next: all below it is in a run, or not in the log.
+    pub fn positions(&self) -> BTreeMap<Partition, Offset> {
+        let inner = self.lock();
+        inner.ledgers.iter().map(|(partition, ledger)| (*partition, ledger.position())).collect()
+    }
+
     /// Runs in flight, over all partitions.
     pub fn in_flight(&self) -> usize {
         self.lock().ledgers.values().map(Ledger::in_flight).sum()

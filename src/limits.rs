@@ -52,6 +52,20 @@ pub const CONTROL_LIMIT: Duration = Duration::from_secs(10);
 pub const CONTROL_CONNECTIONS: usize = 16;
 /// What a command waits for a change (redrive, discard, replay) of a running mb's history.
 pub const CHANGE_LIMIT: Duration = Duration::from_secs(300);
+/// Records that are shown of a run, and of each partition in a preview.
+pub const SHOWN_RECORDS: usize = 100;
+pub const PREVIEW_SHOWN_RECORDS: usize = 5;
+/// What is shown of a key or a value, in bytes.
+pub const SHOWN_VALUE_BYTES: usize = 16 * 1024;
+/// Reading a run's records again for people.
+pub const RECORDS_LIMIT: Duration = Duration::from_secs(5);
+/// A preview of a tick ends at so long, or at so many records.
+pub const PREVIEW_LIMIT: Duration = Duration::from_secs(2);
+pub const PREVIEW_RECORDS: u64 = 10_000;
+/// With more partitions a preview shows only those that have records.
+pub const PREVIEW_PARTITIONS: usize = 200;
+/// Characters of the note of a person who cancels a run.
+pub const CANCEL_NOTE_CHARS: usize = 500;
 /// Rows of a list that are read and sent at once; a longer one comes in several answers.
 pub const LIST_ROWS: u32 = 500;
 /// Bytes of one request on the control socket.

@@ -2,7 +2,7 @@
 //! pipeline, read by whoever shows it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::offset::RunKey;
@@ -26,7 +26,8 @@ pub struct Live {
     pub attempts_failed: Counter,
     pub dead_letters: Counter,
     pub ticks: Counter,
-    workers: Vec<Mutex<Option<Running>>>,
+    /// By their number.
+    workers: Mutex<Vec<Option<Running>>>,
 }
 
 /// A run that a worker has now.
@@ -38,7 +39,7 @@ pub struct Running {
     /// From 1.
     pub attempt: u32,
     pub since: Instant,
-    /// Past `--step-timeout`, in a step that cannot be ended.
+    /// Past `--step-timeout`, or cancelled, in a step that cannot be ended.
     pub stalled: bool,
 }
 
@@ -72,33 +73,56 @@ impl Live {
             attempts_failed: Counter::default(),
             dead_letters: Counter::default(),
             ticks: Counter::default(),
-            workers: (0..workers).map(|_| Mutex::default()).collect(),
+            workers: Mutex::new(vec![None; workers]),
         }
     }
 
     pub fn start(&self, running: Running) {
-        let slot = running.worker;
-        *self.worker(slot) = Some(running);
+        let mut workers = self.workers_lock();
+        let worker = running.worker;
+        if workers.len() <= worker {
+            workers.resize(worker + 1, None);
+        }
+        workers[worker] = Some(running);
     }
 
     pub fn end(&self, worker: usize) {
-        *self.worker(worker) = None;
+        if let Some(running) = self.workers_lock().get_mut(worker) {
+            *running = None;
+        }
     }
 
     /// What the workers run now.
     pub fn running(&self) -> Vec<Running> {
-        (0..self.workers.len()).filter_map(|worker| self.worker(worker).clone()).collect()
+        self.workers_lock().iter().flatten().cloned().collect()
+    }
+
+    /// Each worker that there is, by its number, with what it runs.
+    pub fn workers(&self) -> Vec<Option<Running>> {
+        self.workers_lock().clone()
+    }
+
+    /// There are so many workers, and those of higher numbers that have a run still.
+    pub fn set_workers(&self, count: usize) {
+        let mut workers = self.workers_lock();
+        let busy = workers.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        workers.resize(count.max(busy), None);
+    }
+
+    /// Marks a run as stalled, where it runs: what it runs in cannot be ended.
+    pub fn stall(&self, run: RunId) -> Option<Running> {
+        let mut workers = self.workers_lock();
+        let running = workers.iter_mut().flatten().find(|running| running.id == run)?;
+        running.stalled = true;
+        Some(running.clone())
     }
 
     /// Marks runs that have been in their step for longer than `limit` as stalled; returns those
     /// that were not marked before.
     pub fn mark_stalled(&self, limit: Duration) -> Vec<Running> {
         let mut found = Vec::new();
-        for worker in 0..self.workers.len() {
-            if let Some(running) = self.worker(worker).as_mut()
-                && !running.stalled
-                && running.since.elapsed() > limit
-            {
+        for running in self.workers_lock().iter_mut().flatten() {
+            if !running.stalled && running.since.elapsed() > limit {
                 running.stalled = true;
                 found.push(running.clone());
             }
@@ -106,8 +130,8 @@ impl Live {
         found
     }
 
-    fn worker(&self, worker: usize) -> std::sync::MutexGuard<'_, Option<Running>> {
-        self.workers[worker].lock().unwrap_or_else(PoisonError::into_inner)
+    fn workers_lock(&self) -> MutexGuard<'_, Vec<Option<Running>>> {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

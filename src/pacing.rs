@@ -15,6 +15,8 @@ const INTERVAL_NANOS: u128 = limits::PACING_INTERVAL.as_nanos();
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     start: Instant,
+    /// Messages sent before the start.
+    before: u64,
     /// Millionths of a message per second; `None` is as fast as it goes.
     rate: Option<u128>,
 }
@@ -28,7 +30,16 @@ impl Pace {
         assert!(rate >= 0.0 && rate.is_finite(), "a rate of {rate} messages per second");
         // A rate above 0 stays one, however small.
         let rate = (rate > 0.0).then(|| ((rate * MILLIONTHS).round() as u128).max(1));
-        Pace { start, rate }
+        Pace { start, before: 0, rate }
+    }
+
+    /// Another rate from now on, `sent` messages having been sent: what the pace before still owed is
+    /// owed no more, so that no burst follows.
+    ///
+    /// # Panics
+    /// As `new`.
+    pub fn changed(rate: f64, now: Instant, sent: u64) -> Pace {
+        Pace { before: sent, ..Pace::new(rate, now) }
     }
 
     /// How many messages should have been sent by `now`, all in all: time times rate, to the
@@ -38,14 +49,15 @@ impl Pace {
         let Some(rate) = self.rate else { return u64::MAX };
         let nanos = now.saturating_duration_since(self.start).as_nanos();
         let product = nanos.saturating_mul(rate).saturating_add(NANOS_TIMES_MILLIONTHS / 2);
-        u64::try_from(product / NANOS_TIMES_MILLIONTHS).unwrap_or(u64::MAX)
+        let since = u64::try_from(product / NANOS_TIMES_MILLIONTHS).unwrap_or(u64::MAX);
+        self.before.saturating_add(since)
     }
 
     /// When to look again after `sent` messages: when the next one is due, put off to the next
     /// whole `limits::PACING_INTERVAL` where several come in one.
     pub fn next_wake(&self, sent: u64) -> Instant {
         let Some(rate) = self.rate else { return self.start };
-        let halves = 2 * u128::from(sent) + 1;
+        let halves = 2 * u128::from(sent.saturating_sub(self.before)) + 1;
         let exact = (halves * (NANOS_TIMES_MILLIONTHS / 2)).div_ceil(rate);
         let dense = rate * INTERVAL_NANOS > NANOS_TIMES_MILLIONTHS;
         let nanos = if dense { exact.next_multiple_of(INTERVAL_NANOS) } else { exact };
@@ -69,6 +81,25 @@ mod tests {
             assert_eq!(pace.due(start), 0);
             assert_eq!(pace.due(start + Duration::from_secs(10)), (rate * 10.0) as u64);
         }
+    }
+
+    #[test]
+    fn a_changed_rate_goes_on_from_its_moment_without_a_burst() {
+        let start = Instant::now();
+        let at = start + Duration::from_secs(100);
+        // It was 900 messages behind, and as fast as it goes before: neither counts.
+        for (sent, rate) in [(100, 10.0), (1_000_000, 10.0), (0, 50_000.0)] {
+            let pace = Pace::changed(rate, at, sent);
+            assert_eq!(pace.due(at), sent, "nothing at once");
+            assert!(pace.next_wake(sent) > at);
+            let second = (rate as u64).max(1);
+            assert_eq!(pace.due(at + Duration::from_secs(1)), sent + second);
+            let wake = pace.next_wake(sent + second - 1);
+            assert!(wake <= at + Duration::from_secs(1) && pace.due(wake) >= sent + second);
+        }
+        let slower = Pace::changed(0.5, at, 7);
+        assert_eq!(slower.next_wake(7), at + Duration::from_secs(1), "half of its interval");
+        assert_eq!(Pace::changed(0.0, at, 7).due(at), u64::MAX);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! Nothing here decides about records; see `sensor`, `worker`, `committer` and `history` for what
 //! the threads do.
 
+mod crew;
 mod running;
 mod threads;
 
@@ -15,14 +16,17 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::broker::Broker;
 use crate::broker::embedded::Embedded;
 use crate::broker::select::{Chosen, choose};
-use crate::config::{Client, Config};
+use crate::config::{Client, Config, Connection};
 use crate::control;
 use crate::data_dir::DataDir;
 use crate::dead_letters;
 use crate::error::{Class, Error, Result};
+use crate::history;
 use crate::limits;
 use crate::live::{Live, Trouble};
+use crate::reset::{self, Order};
 use crate::startup::{self, Start};
+use crate::steering::Steering;
 use crate::step::Step;
 use crate::thread::stopped_within;
 
@@ -49,6 +53,13 @@ pub struct Summary {
     pub runs_failed: u64,
     pub records_done: u64,
     pub dead_letters: u64,
+}
+
+/// How a pipeline's threads ended.
+enum Ended {
+    Done(Summary),
+    /// They are to be started anew, after the cursor was moved where that was asked for.
+    Anew(Option<Order>),
 }
 
 /// What makes a pipeline stop; cloning gives another handle on the same one.
@@ -119,8 +130,11 @@ impl Pipeline {
         };
         log::info!("{}: {reason}", broker.describe());
         let live = Arc::new(Live::new(self.config.max_concurrent_runs));
+        let steering = Arc::new(Steering::new(&self.config));
+        let mut is_first = true;
         loop {
-            let Some(start) = self.start(broker.as_ref(), data_dir, stop)? else {
+            let patient = self.config.wait_for_broker || !is_first;
+            let Some(start) = self.start(broker.as_ref(), data_dir, stop, patient)? else {
                 log::info!("stopped before the topic could be read");
                 return Ok(Summary::default());
             };
@@ -131,15 +145,29 @@ impl Pipeline {
                 start,
                 Arc::clone(data_dir),
                 Arc::clone(&live),
+                Arc::clone(&steering),
                 control,
             )?;
-            match running.supervise(stop, &mut self.progress) {
-                // Begins anew with the log that is there now.
-                Err(Error::LogReplaced(_)) if self.config.skips_missing_offsets() => {
+            is_first = false;
+            match running.supervise(stop, &mut self.progress)? {
+                Ended::Done(summary) => return Ok(summary),
+                Ended::Anew(None) => {
                     log::warn!("beginning anew with the log as it is (--on-missing-offsets skip)");
                 }
-                outcome => return outcome,
+                Ended::Anew(Some(order)) => self.move_cursor(broker.as_ref(), data_dir, &order),
             }
+        }
+    }
+
+    /// Where it cannot be moved, the pipeline goes on where it was.
+    fn move_cursor(&self, broker: &dyn Broker, data_dir: &DataDir, order: &Order) {
+        let Connection { group, topic, .. } = &self.config.connection;
+        let history = data_dir.path().join(history::FILE);
+        match reset::obey(broker, group, topic, &history, order) {
+            Ok(()) => log::info!("beginning anew at the offsets that were asked for"),
+            Err(error) => log::error!(
+                "moving the cursor: {error}; beginning anew with the offsets that are committed"
+            ),
         }
     }
 
@@ -173,12 +201,14 @@ impl Pipeline {
         }
     }
 
-    /// The first questions to the broker: one that answers but is still loading is asked again.
+    /// The first questions to the broker: one that answers but is still loading is asked again, and
+    /// where it is `patient`, any.
     fn start(
         &self,
         broker: &dyn Broker,
         data_dir: &DataDir,
         stop: &Receiver<()>,
+        patient: bool,
     ) -> Result<Option<Start>> {
         let deadline = Instant::now() + limits::FIRST_CONTACT_LIMIT;
         let trouble = Trouble::default();
@@ -195,7 +225,7 @@ impl Pipeline {
                 }
                 Err(Error::UnknownTopic { topic }) => return Err(Error::UnknownTopic { topic }),
                 Err(error) if error.class() != Class::Retry => return Err(error),
-                Err(error) if Instant::now() >= deadline && !self.config.wait_for_broker => {
+                Err(error) if Instant::now() >= deadline && !patient => {
                     return Err(error);
                 }
                 Err(error) => trouble.begin(what, &error.to_string()),

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Select, TryRecvError, never};
 use log::{info, warn};
 
 use crate::broker::{Delivery, Message, Producer, Sent};
@@ -17,6 +17,7 @@ use crate::messages::{Messages, Next, Sequence};
 use crate::offset::Partition;
 use crate::pacing::Pace;
 use crate::partitioner::{RoundRobin, partition_of_key};
+use crate::steering::Orders;
 
 /// Makes a new producer, after the one before has failed.
 pub type Reconnect = Box<dyn FnMut() -> Result<Box<dyn Producer>> + Send>;
@@ -34,6 +35,8 @@ pub struct ProducerTask {
     pub messages: Box<dyn Messages>,
     /// Messages per second; 0 is as fast as it goes.
     pub rate: f64,
+    /// Where the rate changes while it posts.
+    pub orders: Option<Orders>,
     /// Partitions of the topic, from 0.
     pub partitions: u32,
     pub producer: Box<dyn Producer>,
@@ -79,6 +82,7 @@ impl ProducerTask {
     ) -> ProducerTask {
         ProducerTask {
             rate: settings.rate,
+            orders: None,
             messages: Box::new(Sequence::new(settings)),
             partitions,
             producer,
@@ -92,7 +96,9 @@ impl ProducerTask {
     /// A broker that fails is never the end of it.
     pub fn run(self) -> Report {
         let start = Instant::now();
-        let pace = Pace::new(self.rate, start);
+        let (mut pace, mut rate) = (Pace::new(self.rate, start), self.rate);
+        let never = never();
+        let wake = self.orders.as_ref().map_or(&never, Orders::wake);
         let mut messages = self.messages;
         let mut link = Link::new(self.producer, self.reconnect);
         let mut target = Target { partitions: self.partitions, turn: RoundRobin::default() };
@@ -114,10 +120,19 @@ impl ProducerTask {
             if is_stopped(&self.stop) {
                 break true;
             }
+            if let Some(orders) = &self.orders
+                && wake.try_recv().is_ok()
+                && let Some(asked) = orders.settings().rate
+                && asked != rate
+            {
+                rate = asked;
+                pace = Pace::changed(rate, now, posted);
+            }
             let partition = match held {
                 Some(partition) => partition,
                 None if posted >= pace.due(now) => {
-                    if wait(&self.stop, pace.next_wake(posted).min(reporter.next)) {
+                    let until = pace.next_wake(posted).min(reporter.next);
+                    if wait_or_look(&self.stop, wake, until) {
                         break true;
                     }
                     continue;
@@ -398,6 +413,14 @@ fn is_stopped(stop: &Receiver<()>) -> bool {
 /// Waits until `until`; true where the stop came first.
 fn wait(stop: &Receiver<()>, until: Instant) -> bool {
     !matches!(stop.recv_deadline(until), Err(RecvTimeoutError::Timeout))
+}
+
+/// As `wait`, and ends where there may be a new rate, which is left to be looked at.
+fn wait_or_look(stop: &Receiver<()>, wake: &Receiver<()>, until: Instant) -> bool {
+    let mut select = Select::new();
+    let stopped = select.recv(stop);
+    select.recv(wake);
+    select.ready_deadline(until).is_ok_and(|ready| ready == stopped)
 }
 
 #[cfg(test)]

@@ -33,6 +33,7 @@ use crate::retry::backoff;
 use crate::run::{Run, RunId};
 use crate::run_queue::{Refused, RunQueue};
 use crate::startup;
+use crate::steering::{Next, Orders, Steering};
 use crate::stored::{Part, Stored};
 use crate::thread::stopped_within;
 
@@ -46,7 +47,6 @@ pub struct SensorSettings {
     pub limits: BatchLimits,
     pub fetch: FetchSettings,
     pub tick_runtime: Duration,
-    pub tick_interval: Duration,
     /// Into how many lanes a partition's keys are split.
     pub lanes: u32,
     pub on_missing_offsets: OnMissingOffsets,
@@ -67,6 +67,8 @@ pub struct Sensor {
     pub live: Arc<Live>,
     pub events: Sender<Event>,
     pub stop: Receiver<()>,
+    /// Pauses, ticks that are asked for, settings that change.
+    orders: Orders,
     /// By partition number; `None` where it is another sensor's.
     slots: Vec<Option<Slot>>,
     /// Ticks so far: each puts another partition first.
@@ -106,6 +108,8 @@ enum Ended {
     Runtime,
     QueueFull,
     MemoryFull,
+    /// Somebody has paused the sensors.
+    Paused,
     Stopping,
     Error,
 }
@@ -116,6 +120,7 @@ impl Ended {
             Ended::Runtime => "runtime",
             Ended::QueueFull => "queue-full",
             Ended::MemoryFull => "memory-full",
+            Ended::Paused => "paused",
             Ended::Stopping => "stop",
             Ended::Error => "error",
         }
@@ -148,6 +153,7 @@ impl Sensor {
         live: Arc<Live>,
         events: Sender<Event>,
         stop: Receiver<()>,
+        steering: &Arc<Steering>,
     ) -> Sensor {
         Sensor {
             settings,
@@ -159,6 +165,7 @@ impl Sensor {
             live,
             events,
             stop,
+            orders: steering.listen(),
             slots: Vec::new(),
             turn: 0,
             alone: None,
@@ -182,7 +189,12 @@ impl Sensor {
         let trouble = Trouble::default();
         let mut failures = 0;
         let mut unreadable = BTreeMap::<_, u32>::new();
+        // The first tick begins at once, unless the sensors are paused.
+        let mut pause = Some(Duration::ZERO);
         loop {
+            if self.orders.next_tick(&self.stop, clock::now(), pause) == Next::Stop {
+                return;
+            }
             let error = self.tick();
             let tries = error.as_ref().and_then(Error::unreadable).map_or(0, |at| {
                 let tries = unreadable.entry(at).or_default();
@@ -190,11 +202,11 @@ impl Sensor {
                 *tries
             });
             self.live.ticks.add(1);
-            let wait = match error {
+            pause = match error {
                 None => {
                     trouble.end(WHAT);
                     failures = 0;
-                    self.settings.tick_interval
+                    None
                 }
                 // Whoever waits for the end would wait for ever; but what can be done is done first.
                 Some(error)
@@ -209,7 +221,7 @@ impl Sensor {
                     trouble.begin(WHAT, &error.to_string());
                     failures += 1;
                     let pause = backoff(limits::SENSOR_BACKOFF_MIN, failures, fastrand::f64());
-                    pause.min(limits::SENSOR_BACKOFF_MAX)
+                    Some(pause.min(limits::SENSOR_BACKOFF_MAX))
                 }
                 Some(error) => {
                     // Full: another end is on its way already.
@@ -217,9 +229,6 @@ impl Sensor {
                     return;
                 }
             };
-            if stopped_within(&self.stop, wait) {
-                return;
-            }
         }
     }
 
@@ -306,6 +315,15 @@ impl Sensor {
         Ok(())
     }
 
+    /// Settings that were changed count from here on.
+    fn obey(&mut self) {
+        let max_records = self.orders.settings().max_batch;
+        if max_records != self.settings.limits.max_records {
+            self.settings.limits.max_records = max_records;
+            self.slots().for_each(|(_, slot)| slot.batcher.set_max_records(max_records));
+        }
+    }
+
     /// Where each partition's fresh consumer starts. Clients read in this order, and with a backlog a
     /// tick may get no further than the first one: so each tick begins with another.
     fn assignment(&mut self) -> Vec<(Partition, Offset)> {
@@ -334,8 +352,11 @@ impl Tick<'_> {
         let from = self.sensor.assignment();
         if from.is_empty() {
             // More sensors than partitions: this one waits its tick out for new ones.
-            if stopped_within(&self.sensor.stop, self.sensor.settings.tick_runtime) {
+            let limit = self.sensor.settings.tick_runtime;
+            if self.sensor.orders.idle_tick(&self.sensor.stop, limit) == Next::Stop {
                 self.end(Ended::Stopping);
+            } else if self.sensor.orders.ends_tick() {
+                self.end(Ended::Paused);
             }
             return Ok(());
         }
@@ -353,6 +374,10 @@ impl Tick<'_> {
             if stopped_within(&self.sensor.stop, Duration::ZERO) {
                 self.end(Ended::Stopping);
             }
+            if self.sensor.orders.ends_tick() {
+                self.end(Ended::Paused);
+            }
+            self.sensor.obey();
             if self.ended.is_some() {
                 return Ok(());
             }
@@ -421,7 +446,8 @@ impl Tick<'_> {
     /// an error too, or it would wait for a record that cannot be read.
     fn finish(&mut self) {
         let error = self.error.as_ref().map(Error::class);
-        if self.ended == Some(Ended::Runtime) || error == Some(Class::Retry) {
+        let is_over = matches!(self.ended, Some(Ended::Runtime | Ended::Paused));
+        if is_over || error == Some(Class::Retry) {
             for index in 0..self.sensor.slots.len() {
                 let Some(slot) = &mut self.sensor.slots[index] else { continue };
                 if let Some(cut) = slot.batcher.cut_now() {
@@ -512,11 +538,12 @@ impl Tick<'_> {
                 failed_attempts: part.failed_attempts,
                 queued: clock::now(),
             };
-            if let Err(refused) = self.sensor.queue.push(run, self.deadline, &self.sensor.stop) {
+            if let Err(refused) = self.push(run) {
                 let slot = self.sensor.slot(partition).expect("the cut came from this slot");
                 slot.batcher.refused(stored);
                 slot.passed = None;
                 return self.end(match refused {
+                    Refused::Full if self.sensor.orders.ends_tick() => Ended::Paused,
                     Refused::Full => Ended::QueueFull,
                     Refused::Stopping => Ended::Stopping,
                 });
@@ -530,6 +557,15 @@ impl Tick<'_> {
         self.bytes += bytes as u64;
         self.sensor.live.records_in.add(records as u64);
         Flow::Continue
+    }
+}
+
+impl Tick<'_> {
+    /// Waits for room until the tick is over, by a pause too.
+    fn push(&self, run: Run) -> Result<(), Refused> {
+        let Sensor { queue, orders, stop, .. } = &*self.sensor;
+        let waits = || !orders.ends_tick();
+        queue.push_while(run, self.deadline, stop, (orders.wake(), &waits))
     }
 }
 

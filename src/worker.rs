@@ -7,14 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender};
 
+use crate::batch::Batch;
 use crate::budget::Permit;
 use crate::clock;
 use crate::dead_letters::{DeadLetterTopic, Undelivered, Undone};
 use crate::error::Error;
 use crate::events::Event;
-use crate::history::{AttemptRecord, DeadLetters, History, Outcome, Planned};
+use crate::history::{AttemptRecord, CANCELLED, DeadLetters, History, Outcome, Planned};
 use crate::ledgers::Ledgers;
 use crate::limits;
 use crate::live::{Live, Running};
@@ -26,6 +27,7 @@ use crate::split::{self, Piece};
 use crate::step::{Attempt, FailedRecord, Step, StepError};
 use crate::thread::panic_message;
 
+#[derive(Clone)]
 pub struct Worker {
     pub index: usize,
     pub queue: Arc<RunQueue>,
@@ -43,9 +45,9 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Works until the queue is closed.
-    pub fn run(self) {
-        while let Some(run) = self.queue.next() {
+    /// Works until the queue is closed, or the sender of `retired` is gone.
+    pub fn run(self, retired: &Receiver<()>) {
+        while let Some(run) = self.queue.next(retired) {
             if !self.work(run) {
                 return;
             }
@@ -70,6 +72,7 @@ impl Worker {
         }
         if !self.queue.requested.begin(run.id, &run.key) {
             self.history.withdraw(run.id);
+            self.queue.cancels.forget(run.id);
             return;
         }
         let number = run.failed_attempts + 1;
@@ -81,6 +84,11 @@ impl Worker {
             since: clock::now(),
             stalled: false,
         });
+        // Behind its start: who cancels a run that has begun finds it there.
+        if let Some(error) = self.queue.cancels.begin(run.id) {
+            self.live.end(self.index);
+            return self.give_up(run, error);
+        }
         let started_ms = clock::now_ms();
         let started = clock::now();
         let (result, output, failed) = self.step(&run, number);
@@ -92,6 +100,7 @@ impl Worker {
             error: None,
             output,
         };
+        let cancelled = self.queue.cancels.step_over(run.id);
         self.live.end(self.index);
         match result {
             Ok(()) if failed.is_empty() => {
@@ -104,14 +113,29 @@ impl Worker {
                     "run {} was ended by force: it is made again at the next start",
                     run.key
                 );
+                self.queue.cancels.told(run.id, false);
             }
-            Err(StepError::NotDone(why)) => self.give_back(run, &why),
+            Err(StepError::NotDone(why)) if cancelled.is_none() => self.give_back(run, &why),
             outcome => {
                 self.live.attempts_failed.add(1);
                 run.failed_attempts = number;
-                self.failed(run, outcome.err(), failed, attempt);
+                self.failed(run, outcome.err(), failed, attempt, cancelled);
             }
         }
+    }
+
+    /// The run was cancelled before its turn: its step is not run.
+    fn give_up(&self, run: Run, error: String) {
+        let attempt = AttemptRecord {
+            number: run.failed_attempts,
+            started_ms: clock::now_ms(),
+            run_us: 0,
+            worker: self.index,
+            error: Some(error),
+            output: None,
+        };
+        let letters = self.letters(&run, run.batch.clone(), BTreeMap::new(), CANCELLED);
+        self.bury(run, Undelivered { attempt, letters, tries: 0 });
     }
 
     /// The attempt says nothing of its run, and does not count.
@@ -119,19 +143,23 @@ impl Worker {
         let why = one_line(why);
         if self.queue.is_closed() {
             log::info!("run {} is not done: {why}; it is made again at the next start", run.key);
+            self.queue.cancels.told(run.id, false);
         } else {
             log::warn!("run {} is not done: {why}; it comes again", run.key);
+            self.queue.cancels.told(run.id, false);
             self.queue.retry(run, clock::now() + limits::ROOM_RETRY_INTERVAL);
         }
     }
 
-    /// An attempt failed, or it says of some records that they did; then the others are done.
+    /// An attempt failed, or it says of some records that they did; then the others are done. One of a
+    /// run that was cancelled meanwhile is its last.
     fn failed(
         &self,
         run: Run,
         error: Option<StepError>,
         named: Vec<FailedRecord>,
         mut attempt: AttemptRecord,
+        cancelled: Option<String>,
     ) {
         let reasons: BTreeMap<Offset, String> =
             named.into_iter().map(|record| (record.offset, one_line(&record.reason))).collect();
@@ -142,9 +170,16 @@ impl Worker {
             let (failed, all) = (reasons.len(), run.batch.len());
             let _ = write!(text, " ({failed} of {all} records named, first {offset}: {reason})");
         }
+        let is_cancelled = cancelled.is_some();
+        let text = cancelled.unwrap_or(text);
         attempt.error = Some(text.clone());
         let number = attempt.number;
-        match self.policy.after(number, &error, suspects, fastrand::f64()) {
+        let verdict = if is_cancelled {
+            Verdict::DeadLetter
+        } else {
+            self.policy.after(number, &error, suspects, fastrand::f64())
+        };
+        match verdict {
             Verdict::Again(pause) => {
                 log::warn!(
                     "run {}: attempt {number} of {} failed: {text}; again in {pause:.1?}",
@@ -176,17 +211,13 @@ impl Worker {
                 } else {
                     run.batch.select(|record| reasons.contains_key(&record.offset))
                 };
-                let letters = DeadLetters {
-                    batch,
-                    permit: Arc::clone(&run.permit),
-                    reasons,
-                    why: match error {
-                        StepError::DeadLetter(_) => "dead-letter",
-                        StepError::RetryFailed(_) => "retry-failed",
-                        StepError::Retry(_) | StepError::Stop(_) | StepError::NotDone(_) => "retry",
-                    },
-                    stored: self.letters.as_ref().is_none_or(|letters| letters.stores),
+                let why = match error {
+                    _ if is_cancelled => CANCELLED,
+                    StepError::DeadLetter(_) => "dead-letter",
+                    StepError::RetryFailed(_) => "retry-failed",
+                    StepError::Retry(_) | StepError::Stop(_) | StepError::NotDone(_) => "retry",
                 };
+                let letters = self.letters(&run, batch, reasons, why);
                 self.bury(run, Undelivered { attempt, letters, tries: 0 });
             }
             Verdict::Halt => {
@@ -203,6 +234,17 @@ impl Worker {
         }
     }
 
+    fn letters(
+        &self,
+        run: &Run,
+        batch: Batch,
+        reasons: BTreeMap<Offset, String>,
+        why: &'static str,
+    ) -> DeadLetters {
+        let stored = self.letters.as_ref().is_none_or(|letters| letters.stores);
+        DeadLetters { batch, permit: Arc::clone(&run.permit), reasons, why, stored }
+    }
+
     /// The run is given up on. Its letters are on their topic, where they go to one, before anything
     /// is settled; where that cannot be, it waits for another try of that alone.
     fn bury(&self, run: Run, undelivered: Undelivered) {
@@ -213,22 +255,24 @@ impl Worker {
             match topic.deliver(&run.key, attempt.number, error, letters, &stopping) {
                 Ok(()) if *tries > 0 => topic.delivered_late(),
                 Ok(()) => {}
-                Err(Undone::Stopping) => return,
+                Err(Undone::Stopping) => return self.queue.cancels.told(run.id, false),
                 Err(Undone::Failed(cause)) => {
                     let due = topic.keep(run.id, &run.key, undelivered, &cause);
+                    self.queue.cancels.told(run.id, false);
                     self.queue.retry(run, due);
                     return;
                 }
             }
         }
         let Undelivered { attempt, letters, .. } = undelivered;
+        let (number, error) = (attempt.number, attempt.error.as_deref().unwrap_or_default());
+        let kept = letters.batch.len();
+        let follows = if run.key.again.is_none() { " and the offsets go on" } else { "" };
+        let failed = if letters.why == CANCELLED { "was given up" } else { "failed" };
         log::error!(
-            "run {} failed after {} attempt(s): {}; {} record(s) are kept as dead letters{}",
-            run.key,
-            attempt.number,
-            attempt.error.as_deref().unwrap_or_default(),
-            letters.batch.len(),
-            if run.key.again.is_none() { " and the offsets go on" } else { "" }
+            "run {} {failed} after {number} attempt(s): {error}; {kept} record(s) are kept as dead \
+             letters{follows}",
+            run.key
         );
         self.live.runs_failed.add(1);
         self.live.records_done.add((run.batch.len() - letters.batch.len()) as u64);
@@ -256,6 +300,7 @@ impl Worker {
         let outcome = self.outcome(&run, RunState::Split, attempt, None);
         let Some(first) = self.history.split(outcome, planned.collect()) else { return };
         self.queue.requested.told(run.id, &run.key);
+        self.queue.cancels.told(run.id, true);
         self.live.runs_split.add(1);
         self.live.records_done.add((run.batch.len() - left) as u64);
         if run.key.again.is_none() {
@@ -319,6 +364,7 @@ impl Worker {
     ) {
         self.history.outcome(self.outcome(&run, state, attempt, dead_letters));
         self.queue.requested.told(run.id, &run.key);
+        self.queue.cancels.told(run.id, true);
         self.queue.ended(&run.key);
     }
 
@@ -326,6 +372,7 @@ impl Worker {
     fn note(&self, run: &Run, state: RunState, attempt: AttemptRecord) {
         self.history.outcome(self.outcome(run, state, attempt, None));
         self.queue.requested.told(run.id, &run.key);
+        self.queue.cancels.told(run.id, false);
     }
 
     fn outcome(
@@ -362,7 +409,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::batch::{Batch, Record};
+    use crate::batch::Record;
     use crate::budget::Budget;
     use crate::config::{OnFailure, Order};
     use crate::history::{ScopeId, schema};

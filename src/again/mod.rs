@@ -25,6 +25,7 @@ use crate::history::requests::{CANCELLED, Kind, Reader};
 use crate::limits;
 use crate::live::{Live, Trouble};
 use crate::run_queue::RunQueue;
+use crate::steering::Steering;
 
 use redrive::Redrive;
 use replay::Replay;
@@ -106,6 +107,7 @@ impl Bell {
 pub struct Requests {
     pub topic: Arc<str>,
     pub limits: BatchLimits,
+    pub steering: Arc<Steering>,
     pub fetch: FetchSettings,
     pub reader: Reader,
     pub broker: Arc<dyn Broker>,
@@ -227,6 +229,11 @@ impl Requests {
         *self.bell.lock_blocked() = blocked;
         self.bell.idle_at.store(idle_at, Ordering::Release);
         Ok(Some(next.saturating_duration_since(clock::now())))
+    }
+
+    /// How large a batch may be that is begun now.
+    fn limits(&self) -> BatchLimits {
+        BatchLimits { max_records: self.steering.settings().max_batch, ..self.limits }
     }
 
     fn is_stopping(&self) -> bool {

@@ -50,7 +50,7 @@ impl Redrive {
                 Some(run) => *run,
                 None if !self.more => return self.made(with),
                 None => {
-                    let limits = &with.limits;
+                    let limits = with.limits();
                     let next = with.reader.next_letters(
                         self.request,
                         self.after,

@@ -83,7 +83,7 @@ impl Replay {
             request,
             partition,
             range,
-            batcher: Batcher::new(with.limits, range.first, stored),
+            batcher: Batcher::new(with.limits(), range.first, stored),
             beginning: range.first,
             planned: None,
             note: None,

@@ -15,10 +15,9 @@ use crate::cli::{connect, output};
 use crate::config::Connection;
 use crate::data_dir::DataDir;
 use crate::error::{Error, Result};
-use crate::history::recovery::{self, Reset};
-use crate::history::{self, schema};
+use crate::history;
+use crate::history::recovery::Reset;
 use crate::offset::{Offset, Partition};
-use crate::startup;
 
 const HEADING: [&str; 6] =
     ["GROUP", "TOPIC", "PARTITION", "CURRENT-OFFSET", "NEW-OFFSET", "LAG-AFTER"];
@@ -156,9 +155,7 @@ fn plan(
     marks.into_iter().map(to).collect()
 }
 
-/// Makes the history ready for the new offsets, commits them, and records that they are confirmed:
-/// the ranges of before are neither made again nor passed over, even where the new offset is one that
-/// mb would take for its own. Wherever it is killed, the next start goes on from what is committed.
+/// Commits the new offsets, with the history made ready for them.
 fn execute(
     broker: &dyn Broker,
     connection: &Connection,
@@ -166,30 +163,8 @@ fn execute(
     moves: &[Move],
 ) -> Result<()> {
     let path = connection.data_dir.join(history::FILE);
-    // A history that cannot be used is to be known before anything is changed.
-    let db = if path.exists() { Some(schema::open(&path)?) } else { None };
-    let offsets: Vec<_> = moves.iter().map(|one| (one.partition, one.new)).collect();
     let resets: Vec<_> = moves.iter().map(reset).collect();
-    let prepared = match db {
-        Some(db) => {
-            let key = startup::scope_key(broker.backend(), &connection.group, topic);
-            let scope = recovery::scope(&db, &key)?;
-            let open_runs = recovery::intend_resets(&db, scope, &resets)?;
-            Some((db, scope, open_runs))
-        }
-        None => None,
-    };
-    broker.commit(&connection.group, &topic.name, &offsets)?;
-    let Some((db, scope, open_runs)) = prepared else { return Ok(()) };
-    recovery::confirm_resets(&db, scope, &resets).map_err(|cause| {
-        let doing = "record that the new offsets are confirmed (they are committed, and the next mb \
-                     begins there all the same)";
-        Error::storage(doing, cause)
-    })?;
-    if open_runs > 0 {
-        info!("{open_runs} unfinished run(s) of before are void: the new offsets say what is read");
-    }
-    Ok(())
+    crate::reset::execute(broker, &connection.group, topic, &path, &resets)
 }
 
 fn reset(one: &Move) -> Reset {
@@ -232,8 +207,9 @@ mod tests {
     use super::*;
     use crate::broker::Message;
     use crate::broker::embedded::Embedded;
-    use crate::history::ScopeId;
-    use crate::history::recovery::{Resume, Standing};
+    use crate::history::recovery::{self, Resume, Standing};
+    use crate::history::{ScopeId, schema};
+    use crate::startup;
 
     /// A topic `t` of two partitions with ten records each, where group `mb` is at 4 in the first.
     struct World {

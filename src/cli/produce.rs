@@ -38,6 +38,7 @@ pub fn run(args: ProduceArgs, terminal: &Terminal) -> Result<ExitCode> {
 
     let (stop, stopped) = bounded(0);
     let task = ProducerTask {
+        orders: None,
         rate: args.settings.rate,
         progress: progress(&args, terminal),
         messages: messages(args)?,

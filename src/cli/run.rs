@@ -42,6 +42,6 @@ fn step(args: &RunArgs) -> Arc<dyn Step> {
     if args.step_delay.is_zero() {
         Arc::new(step)
     } else {
-        Arc::new(Delayed { delay: args.step_delay, step })
+        Arc::new(Delayed::new(args.step_delay, step))
     }
 }

@@ -427,6 +427,18 @@ impl Context {
         bell.ring();
     }
 
+    /// `ask` of the pipeline that runs.
+    ///
+    /// # Errors
+    /// As `ask`; `Other` while mb waits for its broker.
+    pub(super) fn with_pipeline<T>(&self, ask: impl FnOnce(&Attached) -> Result<T>) -> Result<T> {
+        let stage = self.stage();
+        match &stage.pipeline {
+            Some(pipeline) => ask(pipeline),
+            None => Err(stage.status.not_yet(&self.data_dir)),
+        }
+    }
+
     pub(super) fn stage(&self) -> Arc<Stage> {
         Arc::clone(&self.stage.lock().unwrap_or_else(PoisonError::into_inner))
     }

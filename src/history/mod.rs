@@ -33,6 +33,9 @@ use crate::thread::{self, Thread};
 
 pub use writer::{Settled, Stepped};
 
+/// `DeadLetters::why` of a run that somebody cancelled.
+pub const CANCELLED: &str = "cancelled";
+
 /// The history's file in the data directory.
 pub const FILE: &str = "history.db";
 
@@ -98,6 +101,14 @@ pub struct Outcome {
     pub dead_letters: Option<DeadLetters>,
 }
 
+impl Outcome {
+    /// A run that was cancelled before its turn has no attempt: its step was not run.
+    fn is_of_an_attempt(&self) -> bool {
+        let why = self.dead_letters.as_ref().map(|letters| letters.why);
+        self.attempt.run_us > 0 || why != Some(CANCELLED)
+    }
+}
+
 /// Records that are given up on.
 #[derive(Debug)]
 pub struct DeadLetters {
@@ -107,7 +118,8 @@ pub struct DeadLetters {
     /// Why, of those whose step said it; of the others the run's error holds.
     pub reasons: BTreeMap<Offset, String>,
     /// How the attempts ended: "retry" where they were used up, "retry-failed" where the step asked
-    /// for the named records only, "dead-letter" where it gave up at once.
+    /// for the named records only, "dead-letter" where it gave up at once, `CANCELLED` where a person
+    /// did.
     pub why: &'static str,
     /// Whether the history keeps them (`--dead-letter store|both`).
     pub stored: bool,

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use rusqlite::{Connection, Row, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 use serde::{Deserialize, Serialize};
 
 use super::letters::LetterState;
@@ -286,6 +286,61 @@ impl Reader {
         };
         rows().map_err(storage)
     }
+}
+
+/// Where a run's records are in which log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub scope: ScopeId,
+    pub cluster_id: String,
+    pub group: String,
+    pub topic: String,
+    pub topic_id: String,
+    pub embedded: bool,
+    pub partition: Partition,
+    pub range: OffsetRange,
+    pub lane: Lane,
+    pub is_redrive: bool,
+    pub records: u64,
+    /// As `RunState::code`.
+    pub state: i64,
+}
+
+impl Place {
+    pub fn is_unfinished(&self) -> bool {
+        UNFINISHED.contains(&self.state)
+    }
+}
+
+/// Where the run of this number is.
+///
+/// # Errors
+/// `Usage` where the history has none such (any more); `Storage`.
+pub fn place(db: &Connection, run: i64) -> Result<Place> {
+    let row = |row: &Row<'_>| -> rusqlite::Result<Place> {
+        Ok(Place {
+            scope: ScopeId(row.get(0)?),
+            cluster_id: row.get(1)?,
+            group: row.get(2)?,
+            topic: row.get(3)?,
+            topic_id: row.get(4)?,
+            embedded: row.get::<_, String>(5)? == "embedded",
+            partition: row.get(6)?,
+            range: range(row, 7)?,
+            lane: Lane { index: row.get(9)?, count: row.get(10)? },
+            is_redrive: row.get::<_, i64>(11)? == KIND_REDRIVE,
+            records: row.get(12)?,
+            state: row.get(13)?,
+        })
+    };
+    let select = "SELECT scope, cluster_id, group_name, topic, topic_id, log, partition, \
+         first_offset, last_offset, lane, lanes, kind, records, state \
+         FROM runs JOIN scopes ON scopes.id = runs.scope WHERE runs.id = ?1";
+    let found =
+        db.prepare_cached(select).and_then(|mut place| place.query_row([run], row).optional());
+    found.map_err(storage)?.ok_or_else(|| {
+        Error::Usage(format!("run {run}: the history has no run of this number (any more)"))
+    })
 }
 
 /// Writes a replay's ranges down, each as a request of its own; their numbers.

@@ -492,7 +492,7 @@ fn apply_outcome(
             output,
             outcome.records
         ])?;
-    if let Some(error) = error {
+    if let Some(error) = error.as_ref().filter(|_| outcome.is_of_an_attempt()) {
         change
             .prepare_cached(
                 "INSERT INTO attempts(run, number, started_ms, run_us, worker, error, output) \

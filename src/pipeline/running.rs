@@ -25,6 +25,7 @@ use crate::ledgers::Ledgers;
 use crate::limits;
 use crate::live::{Live, Trouble};
 use crate::producer::ProducerTask;
+use crate::reset::Order;
 use crate::retry::RetryPolicy;
 use crate::run_queue::RunQueue;
 use crate::sensor::{Sensor, SensorSettings};
@@ -35,8 +36,17 @@ use crate::thread::Thread;
 use crate::watch::Watch;
 use crate::worker::Worker;
 
+use super::crew::Crew;
 use super::threads::Threads;
-use super::{Progress, Summary};
+use super::{Ended, Progress, Summary};
+
+/// Why a pipeline's threads are stopped.
+enum Reason {
+    Asked(&'static str),
+    Failed(Error),
+    /// The cursor is to be moved, and then they are started anew.
+    Moved(Order),
+}
 
 /// A pipeline whose threads run.
 pub(super) struct Running {
@@ -58,6 +68,7 @@ pub(super) struct Running {
     commits: Option<Sender<()>>,
     threads: Threads,
     committer: Option<Thread<LastCommit>>,
+    crew: Crew,
     /// Set before running steps are ended by force.
     forced: Arc<AtomicBool>,
     /// The first halt that came while mb was stopping already.
@@ -71,6 +82,7 @@ pub(super) struct Running {
 impl Running {
     /// Starts the threads in the order of the records' way backwards: who receives runs before
     /// who sends.
+    #[allow(clippy::too_many_arguments)] // from one place, once
     pub(super) fn start(
         config: Config,
         step: Arc<dyn Step>,
@@ -78,13 +90,13 @@ impl Running {
         start: Start,
         data_dir: Arc<DataDir>,
         live: Arc<Live>,
+        steering: Arc<Steering>,
         control: &control::Server,
     ) -> Result<Running> {
         let Start { db, scope, topic: info, resumes, in_doubt } = start;
         // What cannot be is said before anything is read.
         broker.capabilities().isolation(config.isolation)?;
         let topic: Arc<str> = Arc::from(info.name.as_str());
-        let workers = config.max_concurrent_runs;
         let ledgers = Arc::new(Ledgers::default());
         let queue = Arc::new(RunQueue::new(config.queue, config.order, config.queue_bytes));
         let budget = Budget::new(config.queue_bytes);
@@ -110,7 +122,6 @@ impl Running {
         };
         threads.add(history_thread);
         let (bell, woken) = Bell::new(&queue, &history);
-        let steering = Arc::new(Steering::new(&config));
         let watch = Arc::new(Watch::default());
 
         let policy = RetryPolicy {
@@ -120,22 +131,20 @@ impl Running {
             bisect: config.bisect,
         };
         let letters = DeadLetterTopic::new(&broker, &config, step.name());
-        for index in 0..workers {
-            let worker = Worker {
-                index,
-                queue: Arc::clone(&queue),
-                history: Arc::clone(&history),
-                ledgers: Arc::clone(&ledgers),
-                step: Arc::clone(&step),
-                policy,
-                letters: letters.clone(),
-                live: Arc::clone(&live),
-                events: events_in.clone(),
-                forced: Arc::clone(&forced),
-            };
-            threads
-                .add(events::spawn(&format!("worker-{index}"), &events_in, move || worker.run())?);
-        }
+        let worker = Worker {
+            index: 0,
+            queue: Arc::clone(&queue),
+            history: Arc::clone(&history),
+            ledgers: Arc::clone(&ledgers),
+            step: Arc::clone(&step),
+            policy,
+            letters,
+            live: Arc::clone(&live),
+            events: events_in.clone(),
+            forced: Arc::clone(&forced),
+        };
+        let mut crew = Crew::new(worker, Arc::clone(&steering));
+        crew.fit(&mut threads)?;
 
         let mut sensors: Vec<Sensor> = (0..config.sensors)
             .map(|index| {
@@ -150,6 +159,7 @@ impl Running {
                     Arc::clone(&live),
                     events_in.clone(),
                     intake_stop.clone(),
+                    &steering,
                 )
             })
             .collect();
@@ -176,6 +186,7 @@ impl Running {
             Requests {
                 topic: Arc::clone(&topic),
                 limits: settings.limits,
+                steering: Arc::clone(&steering),
                 fetch: settings.fetch,
                 reader: Reader::open(data_dir.path(), scope)?,
                 broker: Arc::clone(&broker),
@@ -205,6 +216,7 @@ impl Running {
             commits: Some(commits),
             threads,
             committer: Some(committer),
+            crew,
             forced,
             late_halt: None,
             stop_asked: false,
@@ -215,7 +227,7 @@ impl Running {
             let name = format!("sensor-{index}");
             running.threads.add(events::spawn(&name, &events_in, move || sensor.run())?);
         }
-        running.start_producer(info.partitions.len(), &events_in, intake_stop)?;
+        running.start_producer(info.partitions.len(), &events_in, intake_stop, &steering)?;
         let pipeline = Attached {
             config: running.config.clone(),
             scope,
@@ -241,6 +253,7 @@ impl Running {
         partitions: usize,
         events: &Sender<Event>,
         stop: Receiver<()>,
+        steering: &Arc<Steering>,
     ) -> Result<()> {
         let Some(mut produce) = self.config.produce.clone() else { return Ok(()) };
         // Where mb begins anew, its producer goes on.
@@ -253,7 +266,10 @@ impl Running {
         let partitions = u32::try_from(partitions).unwrap_or(u32::MAX);
         let producer = broker.producer(&topic)?;
         let reconnect = Box::new(move || broker.producer(&topic));
-        let task = ProducerTask::sequence(produce, partitions, producer, reconnect, stop);
+        let orders = steering.listen();
+        produce.rate = orders.settings().rate.unwrap_or(produce.rate);
+        let mut task = ProducerTask::sequence(produce, partitions, producer, reconnect, stop);
+        task.orders = Some(orders);
         let live = Arc::clone(&self.live);
         let thread = events::spawn("producer", events, move || {
             let report = task.run();
@@ -275,7 +291,7 @@ impl Running {
         mut self,
         stop: &Receiver<()>,
         progress: &mut Option<Progress>,
-    ) -> Result<Summary> {
+    ) -> Result<Ended> {
         notify(&[sd_notify::NotifyState::Ready]);
         log::info!(
             "topic {}, group {}, step {}: {} worker(s), batches of up to {} records",
@@ -296,10 +312,11 @@ impl Running {
                 tell(done, to_do);
             }
             self.warn_of_stalls();
+            self.crew.fit_or_warn(&mut self.threads);
             let event = select! {
                 recv(stop) -> _ => {
                     self.stop_asked = true;
-                    break Ok("as asked");
+                    break Reason::Asked("as asked");
                 }
                 recv(self.events) -> event => event.unwrap_or(Event::Halt(Error::Other(
                     "all threads are gone".into(),
@@ -307,26 +324,37 @@ impl Running {
                 default(limits::SUPERVISE_INTERVAL) => continue,
             };
             match event {
-                Event::Halt(error) => break Err(error),
+                Event::Halt(error) => break Reason::Failed(error),
+                // The workers fit at the next turn.
+                Event::SettingsChanged => {}
+                Event::MoveCursor(order, taken) => {
+                    // Who asked may have given up waiting.
+                    let _ = taken.try_send(());
+                    break Reason::Moved(order);
+                }
                 // It is told again as long as it is so.
                 Event::CaughtUp if !self.bell.is_idle() => {}
-                Event::CaughtUp => break Ok("caught up"),
+                Event::CaughtUp => break Reason::Asked("caught up"),
                 Event::Ended(name) => {
                     self.threads.join(&name);
                     if let Some(panic) = self.threads.panic.take() {
-                        break Err(panic);
+                        break Reason::Failed(panic);
                     }
                     match name.as_str() {
                         "producer" => target_due = self.config.until_caught_up,
                         // A sensor that ends has said why.
                         name if name.starts_with("sensor") => {}
-                        "committer" => break Err(self.committer_ended()),
-                        name => break Err(Error::Other(format!("thread {name} ended early"))),
+                        "committer" => break Reason::Failed(self.committer_ended()),
+                        name if self.crew.was_let_go(name) => {}
+                        name => {
+                            let text = format!("thread {name} ended early");
+                            break Reason::Failed(Error::Other(text));
+                        }
                     }
                 }
             }
         };
-        if !matches!(reason, Err(Error::LogReplaced(_))) {
+        if !matches!(reason, Reason::Failed(Error::LogReplaced(_)) | Reason::Moved(_)) {
             // The bar goes before the last lines of the log.
             progress.take();
         }
@@ -375,19 +403,28 @@ impl Running {
     }
 
     /// The orderly stop: intake first, then the runs, then what they led to.
-    fn stop(mut self, reason: Result<&'static str>, stop: &Receiver<()>) -> Result<Summary> {
+    fn stop(mut self, reason: Reason, stop: &Receiver<()>) -> Result<Ended> {
         let began = Instant::now();
-        let mut goes_on =
-            matches!(reason, Err(Error::LogReplaced(_))) && self.config.skips_missing_offsets();
+        let mut goes_on = match &reason {
+            Reason::Moved(_) => true,
+            Reason::Failed(Error::LogReplaced(_)) => self.config.skips_missing_offsets(),
+            Reason::Asked(_) | Reason::Failed(_) => false,
+        };
         if !goes_on {
             notify(&[sd_notify::NotifyState::Stopping]);
         }
         match &reason {
-            Ok(why) => log::info!("stopping ({why}): {} run(s) running", self.live.running().len()),
-            Err(Error::LogReplaced(text)) if goes_on => {
+            Reason::Asked(why) => {
+                log::info!("stopping ({why}): {} run(s) running", self.live.running().len())
+            }
+            Reason::Moved(_) => log::info!(
+                "the cursor is moved: {} run(s) running, which are waited for",
+                self.live.running().len()
+            ),
+            Reason::Failed(Error::LogReplaced(text)) if goes_on => {
                 log::warn!("{text}: beginning with what is there now (--on-missing-offsets skip)");
             }
-            Err(error) => log::error!("stopping: {error}"),
+            Reason::Failed(error) => log::error!("stopping: {error}"),
         }
         self.intake.take();
         self.budget.close();
@@ -396,7 +433,12 @@ impl Running {
         if !goes_on {
             self.step.stopping();
         }
-        let drained = began + self.config.drain_timeout;
+        // A person who moves the cursor does not mean to end mb.
+        let drained = began
+            + match &reason {
+                Reason::Moved(_) => limits::DURATION_MAX,
+                Reason::Asked(_) | Reason::Failed(_) => self.config.drain_timeout,
+            };
         if let Err(error) = self.wait_for(&["worker"], drained, stop, true) {
             self.forced.store(true, Ordering::Release);
             self.step.abort();
@@ -441,12 +483,13 @@ impl Running {
         for (request, why) in self.bell.blocked() {
             log::warn!("request {request} stays open: {why}");
         }
-        let replaced = match reason {
-            Err(error @ Error::LogReplaced(_)) if self.config.skips_missing_offsets() => {
-                Some(error)
+        let anew = match reason {
+            Reason::Failed(Error::LogReplaced(_)) if self.config.skips_missing_offsets() => {
+                Some(None)
             }
-            Err(error) => return Err(error),
-            Ok(_) => None,
+            Reason::Moved(order) => Some(Some(order)),
+            Reason::Failed(error) => return Err(error),
+            Reason::Asked(_) => None,
         };
         if let Some(halt) = self.late_halt.take_if(|halt| !matches!(halt, Error::LogReplaced(_))) {
             return Err(halt);
@@ -454,16 +497,18 @@ impl Running {
         if let Some(panic) = panic {
             return Err(panic);
         }
-        match replaced {
+        match anew {
             // What was done is another log's: there is nothing to commit.
-            Some(_) if !goes_on => return Ok(summary),
+            Some(None) if !goes_on => return Ok(Ended::Done(summary)),
             // With the history's thread still at its file, nobody else may open it.
-            Some(replaced) if kept && !self.threads.has("history") => return Err(replaced),
+            Some(order) if goes_on && kept && !self.threads.has("history") => {
+                return Ok(Ended::Anew(order));
+            }
             _ => {}
         }
         match last {
             LastCommit::Confirmed => match self.live.messages_failed.get() {
-                0 => Ok(summary),
+                0 => Ok(Ended::Done(summary)),
                 failed => Err(Error::Other(format!(
                     "{failed} messages that --rate posted were not acknowledged: they may not be in \
                      the topic"
@@ -491,7 +536,7 @@ impl Running {
     fn wait_for(
         &mut self,
         names: &[&str],
-        deadline: Instant,
+        mut deadline: Instant,
         stop: &Receiver<()>,
         forceable: bool,
     ) -> Result<()> {
@@ -516,6 +561,7 @@ impl Running {
                 select! {
                     recv(stop) -> asked => match asked {
                         Ok(()) if !self.stop_asked => {
+                            deadline = deadline.min(Instant::now() + self.config.drain_timeout);
                             log::info!("stopping already: another stop ends mb at once");
                             self.stop_asked = true;
                             self.step.stopping();
@@ -553,7 +599,8 @@ impl Running {
             Event::Halt(error) => {
                 self.late_halt.get_or_insert(error);
             }
-            Event::CaughtUp => {}
+            // Who asks for a cursor hears that nobody took it on.
+            Event::CaughtUp | Event::SettingsChanged | Event::MoveCursor(..) => {}
         }
     }
 
@@ -599,7 +646,6 @@ pub fn sensor_settings(
             isolation: config.isolation,
         },
         tick_runtime: config.tick_runtime,
-        tick_interval: config.tick_interval,
         lanes: config.lane_count(),
         on_missing_offsets: config.on_missing_offsets,
         until_caught_up: config.until_caught_up,

@@ -24,6 +24,11 @@ impl Threads {
         self.running.keys().any(|known| known.starts_with(name))
     }
 
+    /// Whether the thread of this very name is not joined yet.
+    pub(super) fn is_running(&self, name: &str) -> bool {
+        self.running.contains_key(name)
+    }
+
     /// Joins a thread that said farewell; false where there is none of that name. Its panic is
     /// kept.
     pub(super) fn join(&mut self, name: &str) -> bool {

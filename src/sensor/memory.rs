@@ -48,18 +48,30 @@ impl Tick<'_> {
             self.end(Ended::Error);
             return None;
         }
-        let permit = self.sensor.budget.acquire_until(needs, self.deadline);
-        if permit.is_none() {
-            self.run_out_of_memory(partition);
+        loop {
+            let look = (clock::now() + limits::STOP_LOOK_INTERVAL).min(self.deadline);
+            let permit = self.sensor.budget.acquire_until(needs, look);
+            if permit.is_some() {
+                return permit;
+            }
+            if self.sensor.orders.ends_tick() {
+                self.end(Ended::Paused);
+                return None;
+            }
+            if look >= self.deadline || self.sensor.budget.is_closed() {
+                break;
+            }
         }
-        permit
+        self.run_out_of_memory(partition);
+        None
     }
 
     /// Runs that end give memory back, which is waited for while there are any. To cut what is
     /// being filled instead would make small runs, which give back little each, for smaller ones.
     fn memory_of_ended_runs(&mut self, needs: usize) -> Option<Permit> {
         let budget = &self.sensor.budget;
-        while !budget.is_closed() && self.sensor.ledgers.in_flight() > 0 {
+        let orders = &self.sensor.orders;
+        while !budget.is_closed() && self.sensor.ledgers.in_flight() > 0 && !orders.ends_tick() {
             let look = clock::now() + limits::STOP_LOOK_INTERVAL;
             if let Some(permit) = budget.acquire_until(needs, look.min(self.deadline)) {
                 return Some(permit);

@@ -11,7 +11,9 @@ pub use exec::ExecStep;
 pub use files::FilesStep;
 pub use log::LogStep;
 
+use std::collections::HashMap;
 use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::batch::Batch;
@@ -143,6 +145,13 @@ pub trait Step: Send + Sync {
     /// See `StepError`.
     fn run(&self, attempt: &mut Attempt<'_>) -> Result<(), StepError>;
 
+    /// Somebody has cancelled the run of this key, whose attempt has begun: end the attempt, with any
+    /// error. False where it cannot be ended; then it is waited for, and what it returns counts. Called
+    /// while `run` is at work, or a moment before or after.
+    fn cancel(&self, _key: &RunKey) -> bool {
+        false
+    }
+
     /// Called when mb begins to stop: an attempt that waits for something outside (room on a disk)
     /// gives up, with `StepError::NotDone`; one that works goes on to its end.
     fn stopping(&self) {}
@@ -170,8 +179,20 @@ impl Step for Discard {
 
 /// Another step after a pause that stands for real work (`--step-delay`).
 pub struct Delayed<S> {
-    pub delay: Duration,
-    pub step: S,
+    delay: Duration,
+    step: S,
+    /// Runs that are in their pause: whether they were cancelled in it.
+    waiting: Mutex<HashMap<RunKey, bool>>,
+}
+
+impl<S: Step> Delayed<S> {
+    pub fn new(delay: Duration, step: S) -> Delayed<S> {
+        Delayed { delay, step, waiting: Mutex::default() }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<RunKey, bool>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl<S: Step> Step for Delayed<S> {
@@ -184,8 +205,20 @@ impl<S: Step> Step for Delayed<S> {
     }
 
     fn run(&self, attempt: &mut Attempt<'_>) -> Result<(), StepError> {
+        self.waiting().insert(attempt.key.clone(), false);
         std::thread::sleep(self.delay);
+        if self.waiting().remove(attempt.key) == Some(true) {
+            // The step knows the run from here on.
+            self.step.cancel(attempt.key);
+        }
         self.step.run(attempt)
+    }
+
+    fn cancel(&self, key: &RunKey) -> bool {
+        if let Some(cancelled) = self.waiting().get_mut(key) {
+            *cancelled = true;
+        }
+        self.step.cancel(key)
     }
 
     fn stopping(&self) {
@@ -212,6 +245,10 @@ impl Step for Box<dyn Step> {
 
     fn run(&self, attempt: &mut Attempt<'_>) -> Result<(), StepError> {
         self.as_ref().run(attempt)
+    }
+
+    fn cancel(&self, key: &RunKey) -> bool {
+        self.as_ref().cancel(key)
     }
 
     fn stopping(&self) {

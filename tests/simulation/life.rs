@@ -25,6 +25,7 @@ use mb::run::Run;
 use mb::run_queue::RunQueue;
 use mb::sensor::Sensor;
 use mb::startup;
+use mb::steering::Steering;
 use mb::step::Step;
 use mb::worker::Worker;
 use rusqlite::Connection;
@@ -150,6 +151,7 @@ impl Life {
             Desk { worker, run: RefCell::default(), busy: Cell::new(false) }
         });
         let workers = workers.collect();
+        let steering = Arc::new(Steering::new(config));
         let mut sensors: Vec<Sensor> = (0..config.sensors)
             .map(|index| {
                 Sensor::new(
@@ -162,6 +164,7 @@ impl Life {
                     Arc::clone(&live),
                     events_in.clone(),
                     intake_stop.clone(),
+                    &steering,
                 )
             })
             .collect();

@@ -1,9 +1,10 @@
 //! The step that runs a command for each batch, through `sh -c`, as `xargs` would for lines.
 //!
 //! Here is what a command gets and how it is checked at the start; `process` runs it, `feed`
-//! writes its stdin, `capture` keeps its output, `groups` knows what runs, `outcome` judges,
-//! `failed_file` reads which records it named, in a `folder` of this process.
+//! writes its stdin, `capture` keeps its output, `groups` knows what runs, `cancel` ends one,
+//! `outcome` judges, `failed_file` reads which records it named, in a `folder` of this process.
 
+mod cancel;
 mod capture;
 mod failed_file;
 mod feed;
@@ -24,6 +25,7 @@ use std::time::Duration;
 
 use rustix::fs::{Access, access};
 
+use self::cancel::{Attempts, Cancel};
 use self::capture::Capture;
 use self::failed_file::FailedFile;
 use self::feed::Feed;
@@ -34,6 +36,7 @@ use super::shortage::Shortage;
 use super::{Attempt, Step, StepError};
 use crate::error::{Error, Result};
 use crate::limits::SHELL_CHECK_LIMIT;
+use crate::offset::RunKey;
 
 /// POSIX names no path for sh, but there is none elsewhere in practice, and an absolute path needs
 /// no search for each run.
@@ -61,7 +64,7 @@ const SERVICE_VARIABLES: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG
 ///   that names anything but a record of the batch, is larger than `limits::FAILED_FILE_BYTES`
 ///   allow, or is no regular file, fails the attempt (tried again), and nothing counts as done.
 ///   The file is removed when the command has ended.
-/// - **time limit**: SIGTERM to the whole group, SIGKILL `limits::KILL_GRACE` later.
+/// - **time limit, cancel**: SIGTERM to the whole group, SIGKILL `limits::KILL_GRACE` later.
 ///
 /// The command is idempotent where it uses `MB_RUN_KEY` so: after a crash or a failed attempt the
 /// batch comes again under the same key. When mb itself is killed (kill -9), a command that is
@@ -71,6 +74,7 @@ pub struct ExecStep {
     command: String,
     timeout: Option<Duration>,
     groups: Groups,
+    running: Attempts,
     /// Descriptors, processes, memory, room.
     means: Shortage,
     /// Where the folder for the `MB_FAILED_FILE`s is made.
@@ -87,6 +91,7 @@ impl ExecStep {
             command: command.into(),
             timeout,
             groups: Groups::default(),
+            running: Attempts::default(),
             means: Shortage::default(),
             scratch_dir: env::temp_dir(),
             folder: Mutex::default(),
@@ -119,7 +124,10 @@ impl ExecStep {
         let mut command = Command::new(SHELL);
         command.args(arguments);
         let nothing = Feed::new(0, iter::empty());
-        process::run(command, nothing, Some(SHELL_CHECK_LIMIT), &self.groups)
+        Cancel::new()
+            .and_then(|never| {
+                process::run(command, nothing, Some(SHELL_CHECK_LIMIT), &never, &self.groups)
+            })
             .map_err(|cause| self.unusable(&format!("cannot run {SHELL}: {cause}")))
     }
 
@@ -140,7 +148,7 @@ impl ExecStep {
         }
         // The shell knows its own words, its builtins and PATH.
         let asked = self.ask_shell(&["-c", "command -v -- \"$1\"", "sh", word])?;
-        if asked.timed_out || asked.status.success() {
+        if asked.timed_out() || asked.status.success() {
             return Ok(());
         }
         Err(self.unusable(&format!("{word} is not in PATH; install it or give its path")))
@@ -157,7 +165,7 @@ impl Step for ExecStep {
             return Err(self.unusable("it is empty"));
         }
         let syntax = self.ask_shell(&["-n", "-c", &self.command])?;
-        if !syntax.timed_out && !syntax.status.success() {
+        if !syntax.timed_out() && !syntax.status.success() {
             let cause = syntax.stderr.last_line().unwrap_or_else(|| syntax.status.to_string());
             return Err(self.unusable(&cause));
         }
@@ -177,8 +185,23 @@ impl Step for ExecStep {
     }
 
     fn run(&self, attempt: &mut Attempt<'_>) -> Result<(), StepError> {
+        const DOING: &str = "run the command";
+        let key = attempt.key;
+        let entered = loop {
+            match self.running.enter(key) {
+                Ok(entered) => break entered,
+                Err(cause) => {
+                    if let Some(error) = self.means.wait(DOING, &cause).error(DOING, &cause) {
+                        return Err(error);
+                    }
+                }
+            }
+        };
         loop {
-            match self.start_and_watch(attempt) {
+            if entered.cancel.is_asked() {
+                return Err(StepError::Retry(outcome::CANCELLED.to_owned()));
+            }
+            match self.start_and_watch(attempt, &entered.cancel) {
                 Ok((ended, failed_file)) => {
                     self.means.over("run commands");
                     return self.outcome(ended, &failed_file, attempt);
@@ -188,6 +211,11 @@ impl Step for ExecStep {
                 Err(None) => {}
             }
         }
+    }
+
+    fn cancel(&self, key: &RunKey) -> bool {
+        self.running.cancel(key);
+        true
     }
 
     fn stopping(&self) {
@@ -215,6 +243,7 @@ impl ExecStep {
     fn start_and_watch(
         &self,
         attempt: &Attempt<'_>,
+        cancel: &Cancel,
     ) -> std::result::Result<(Ended, FailedFile), Option<StepError>> {
         let failed_file = self.failed_file().map_err(|cause| self.without_place(&cause))?;
         let key = attempt.key;
@@ -233,13 +262,15 @@ impl ExecStep {
             command.env_remove(name);
         }
         let feed = Feed::new(key.partition, attempt.batch.records());
-        let ended = process::run(command, feed, self.timeout, &self.groups).map_err(|cause| {
+        let ended = process::run(command, feed, self.timeout, cancel, &self.groups);
+        let ended = ended.map_err(|cause| {
             const DOING: &str = "run the command";
             self.means.wait(DOING, &cause).error(DOING, &cause)
         })?;
         // Not only the file's folder is gone, which may be the command's own doing: which records it
         // named, nobody can say, and it runs again.
-        if !self.groups.aborted() && !failed_file.is_parent_in_place() {
+        let was_ended = self.groups.aborted() || cancel.is_asked();
+        if !was_ended && !failed_file.is_parent_in_place() {
             return Err(self.without_place(&io::ErrorKind::NotFound.into()));
         }
         Ok((ended, failed_file))

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::process::Ended;
+use super::process::{By, Ended};
 use crate::limits::ERROR_LINE_CHARS;
 use crate::step::StepError;
 
@@ -18,13 +18,17 @@ const RETRY: i32 = 75;
 /// `EX_CONFIG` of sysexits.h: no batch can be processed before a person has come.
 const STOP: i32 = 78;
 
+/// The error of an attempt that a person has ended; why, is the run's.
+pub const CANCELLED: &str = "cancelled";
+
 /// # Errors
 /// For everything but exit code 0 within the time limit: how it ended, and the last line it wrote
 /// to stderr. `StepError::DeadLetter` for 65, `RetryFailed` for 75, `Stop` for 78, `Retry` for
 /// anything else.
 pub fn judge(ended: &Ended, timeout: Option<Duration>) -> Result<(), StepError> {
     let how = match timeout {
-        Some(limit) if ended.timed_out => format!("timed out after {limit:?}"),
+        _ if ended.by == By::Cancel => CANCELLED.to_owned(),
+        Some(limit) if ended.timed_out() => format!("timed out after {limit:?}"),
         _ if ended.status.success() => return Ok(()),
         _ => describe(ended.status),
     };
@@ -34,7 +38,7 @@ pub fn judge(ended: &Ended, timeout: Option<Duration>) -> Result<(), StepError> 
     };
     Err(match ended.status.code() {
         // It was told to end: its code says how it took that.
-        _ if ended.timed_out => StepError::Retry(message),
+        _ if ended.by != By::Itself => StepError::Retry(message),
         Some(DEAD_LETTER) => StepError::DeadLetter(message),
         Some(RETRY) => StepError::RetryFailed(message),
         Some(STOP) => StepError::Stop(message),
@@ -47,7 +51,7 @@ pub fn judge(ended: &Ended, timeout: Option<Duration>) -> Result<(), StepError> 
 /// an error in between, when it had named some and not come to the others.
 pub fn names_count(ended: &Ended) -> bool {
     let code = ended.status.code();
-    !ended.timed_out && code.is_some_and(|code| matches!(code, 0 | DEAD_LETTER | RETRY))
+    ended.by == By::Itself && code.is_some_and(|code| matches!(code, 0 | DEAD_LETTER | RETRY))
 }
 
 fn describe(status: ExitStatus) -> String {
@@ -127,7 +131,7 @@ mod tests {
         capture.push(stderr.as_bytes());
         Ended {
             status: ExitStatus::from_raw(wait_status),
-            timed_out,
+            by: if timed_out { By::Timeout } else { By::Itself },
             stdout: Capture::new(2),
             stderr: capture,
         }

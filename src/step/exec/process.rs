@@ -11,6 +11,7 @@ use rustix::io::{Errno, ioctl_fionbio};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
+use super::cancel::Cancel;
 use super::capture::Capture;
 use super::feed::{Feed, Progress};
 use super::groups::Groups;
@@ -21,10 +22,26 @@ use crate::limits::{CAPTURE_BYTES, KILL_GRACE, PIPE_REST_BYTES};
 #[derive(Debug)]
 pub struct Ended {
     pub status: ExitStatus,
-    /// Its time limit ended it, whatever its status says.
-    pub timed_out: bool,
+    /// Who ended it, whatever its status says.
+    pub by: By,
     pub stdout: Capture,
     pub stderr: Capture,
+}
+
+/// Who ended a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    Itself,
+    /// Its time limit.
+    Timeout,
+    /// A person.
+    Cancel,
+}
+
+impl Ended {
+    pub fn timed_out(&self) -> bool {
+        self.by == By::Timeout
+    }
 }
 
 /// Runs the command with `feed` on its stdin, until the process itself has ended; what is left of
@@ -36,6 +53,7 @@ pub fn run<'a>(
     mut command: Command,
     mut feed: Feed<impl Iterator<Item = Record<'a>>>,
     timeout: Option<Duration>,
+    cancel: &Cancel,
     groups: &Groups,
 ) -> io::Result<Ended> {
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
@@ -57,16 +75,16 @@ pub fn run<'a>(
         stdout: Output::new(group.child.stdout.take().map(OwnedFd::from))?,
         stderr: Output::new(group.child.stderr.take().map(OwnedFd::from))?,
     };
-    let watched = watch(&group, &mut pipes, timeout);
+    let watched = watch(&group, &mut pipes, timeout, cancel);
     // The process is not yet reaped, so its id still stands for this group and no other. And
     // stdin is still open: after an error nobody may take its end for the end of the batch.
     group.signal(Signal::KILL);
-    let timed_out = watched?;
+    let by = watched?;
     pipes.stdout.drain()?;
     pipes.stderr.drain()?;
     Ok(Ended {
         status: group.reap()?,
-        timed_out,
+        by,
         stdout: pipes.stdout.capture,
         stderr: pipes.stderr.capture,
     })
@@ -76,21 +94,28 @@ pub fn run<'a>(
 #[derive(Clone, Copy, Debug)]
 enum Stage {
     Running { until: Option<Instant> },
-    Terminated { until: Instant },
-    Killed { warn_at: Option<Instant> },
+    Terminated { by: By, until: Instant },
+    Killed { by: By, warn_at: Option<Instant> },
 }
 
 impl Stage {
     fn until(self) -> Option<Instant> {
         match self {
             Stage::Running { until } => until,
-            Stage::Terminated { until } => Some(until),
-            Stage::Killed { warn_at } => warn_at,
+            Stage::Terminated { until, .. } => Some(until),
+            Stage::Killed { warn_at, .. } => warn_at,
+        }
+    }
+
+    fn ended_by(self) -> By {
+        match self {
+            Stage::Running { .. } => By::Itself,
+            Stage::Terminated { by, .. } | Stage::Killed { by, .. } => by,
         }
     }
 }
 
-/// Serves the pipes until the process has ended; true where the time limit ended it.
+/// Serves the pipes until the process has ended, by itself or otherwise.
 ///
 /// Without a time limit it waits for as long as the command takes: that is the user's choice, and
 /// `Groups::abort` ends it too.
@@ -98,38 +123,44 @@ fn watch<'a>(
     group: &Group<'_>,
     pipes: &mut Pipes<impl Iterator<Item = Record<'a>>>,
     timeout: Option<Duration>,
-) -> io::Result<bool> {
+    cancel: &Cancel,
+) -> io::Result<By> {
     // A limit too far off for the clock is none.
     let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let mut stage = Stage::Running { until };
     let mut ended = false;
     loop {
-        ended |= pipes.serve((!ended).then_some(&group.pidfd), stage.until())?;
+        let cancelled = matches!(stage, Stage::Running { .. }).then_some(&cancel.wake);
+        ended |= pipes.serve((!ended).then_some(&group.pidfd), cancelled, stage.until())?;
         // After SIGTERM the shell may be gone before the processes it started, which have their
         // time too; as long as they are seen to hold a pipe.
         if ended && (!matches!(stage, Stage::Terminated { .. }) || pipes.all_closed()) {
-            return Ok(!matches!(stage, Stage::Running { .. }));
+            return Ok(stage.ended_by());
         }
         let now = Instant::now();
+        if matches!(stage, Stage::Running { .. }) && cancel.is_asked() {
+            group.signal(Signal::TERM);
+            stage = Stage::Terminated { by: By::Cancel, until: now + KILL_GRACE };
+        }
         if stage.until().is_some_and(|until| until <= now) {
             stage = match stage {
                 Stage::Running { .. } => {
                     group.signal(Signal::TERM);
-                    Stage::Terminated { until: now + KILL_GRACE }
+                    Stage::Terminated { by: By::Timeout, until: now + KILL_GRACE }
                 }
-                Stage::Terminated { .. } if ended => return Ok(true),
-                Stage::Terminated { .. } => {
+                Stage::Terminated { by, .. } if ended => return Ok(by),
+                Stage::Terminated { by, .. } => {
                     group.signal(Signal::KILL);
-                    Stage::Killed { warn_at: Some(now + KILL_GRACE) }
+                    Stage::Killed { by, warn_at: Some(now + KILL_GRACE) }
                 }
-                Stage::Killed { .. } => {
+                Stage::Killed { by, .. } => {
                     // Going on without it would let two attempts of one run work at once.
                     log::warn!(
                         target: "mb::step",
                         "command of process group {} does not end after SIGKILL; waiting for it",
                         group.id.as_raw_nonzero()
                     );
-                    Stage::Killed { warn_at: None }
+                    Stage::Killed { by, warn_at: None }
                 }
             };
         }
@@ -207,10 +238,16 @@ struct Pipes<R> {
 impl<'a, R: Iterator<Item = Record<'a>>> Pipes<R> {
     /// Waits until a pipe or the process has news, at most until the time given, and serves each
     /// pipe once; true where the process has ended.
-    fn serve(&mut self, process: Option<&OwnedFd>, until: Option<Instant>) -> io::Result<bool> {
-        let [ended, stdin, stdout, stderr] = wait(
+    fn serve(
+        &mut self,
+        process: Option<&OwnedFd>,
+        cancelled: Option<&OwnedFd>,
+        until: Option<Instant>,
+    ) -> io::Result<bool> {
+        let [ended, _, stdin, stdout, stderr] = wait(
             [
                 (process, PollFlags::IN),
+                (cancelled, PollFlags::IN),
                 (self.stdin.as_ref(), PollFlags::OUT),
                 (self.stdout.pipe.as_ref(), PollFlags::IN),
                 (self.stderr.pipe.as_ref(), PollFlags::IN),
