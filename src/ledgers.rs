@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::history::Settled;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, LedgerView};
 use crate::offset::{Offset, OffsetRange, Partition};
 
 #[derive(Debug)]
@@ -81,6 +81,11 @@ impl Ledgers {
         for (partition, offset) in offsets {
             inner.of(*partition).confirm(*offset);
         }
+    }
+
+    /// How each stands, by partition.
+    pub fn views(&self) -> Vec<(Partition, LedgerView)> {
+        self.lock().ledgers.iter().map(|(partition, ledger)| (*partition, ledger.view())).collect()
     }
 
     /// Runs in flight, over all partitions.

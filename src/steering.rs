@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::config::Config;
+use crate::overview::{Setting, SettingsView};
 
 /// The settings that may change while mb runs.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,5 +64,25 @@ impl Steering {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The settings for people: as they are, and as mb was started.
+pub fn settings_view(steering: &Steering) -> SettingsView {
+    fn setting<T>(value: T, start_value: T) -> Setting<T> {
+        Setting { value, start_value }
+    }
+    let (now, start) = (steering.settings(), steering.at_start());
+    SettingsView {
+        rate: now.rate.zip(start.rate).map(|(now, start)| setting(now, start)),
+        max_batch: setting(now.max_batch as u64, start.max_batch as u64),
+        max_concurrent_runs: setting(
+            now.max_concurrent_runs as u64,
+            start.max_concurrent_runs as u64,
+        ),
+        tick_interval_s: setting(
+            now.tick_interval.as_secs_f64(),
+            start.tick_interval.as_secs_f64(),
+        ),
     }
 }

@@ -83,11 +83,16 @@ impl Worker {
         });
         let started_ms = clock::now_ms();
         let started = clock::now();
+        if run.failed_attempts == 0 {
+            self.live.wait_time.observe(started.saturating_duration_since(run.queued));
+        }
         let (result, output, failed) = self.step(&run, number);
+        let run_time = clock::now() - started;
+        self.live.run_time.observe(run_time);
         let attempt = AttemptRecord {
             number,
             started_ms,
-            run_us: i64::try_from((clock::now() - started).as_micros()).unwrap_or(i64::MAX),
+            run_us: i64::try_from(run_time.as_micros()).unwrap_or(i64::MAX),
             worker: self.index,
             error: None,
             output,
@@ -96,7 +101,8 @@ impl Worker {
         match result {
             Ok(()) if failed.is_empty() => {
                 self.live.runs_succeeded.add(1);
-                self.live.records_done.add(run.batch.len() as u64);
+                self.live.failures.succeeded();
+                self.done(run.batch.len(), run.batch.payload_bytes());
                 self.end(run, RunState::Succeeded, attempt, None);
             }
             Err(_) if self.forced.load(Ordering::Acquire) => {
@@ -142,6 +148,7 @@ impl Worker {
             let (failed, all) = (reasons.len(), run.batch.len());
             let _ = write!(text, " ({failed} of {all} records named, first {offset}: {reason})");
         }
+        self.live.failures.failed(&text);
         attempt.error = Some(text.clone());
         let number = attempt.number;
         match self.policy.after(number, &error, suspects, fastrand::f64()) {
@@ -231,7 +238,10 @@ impl Worker {
             if run.key.again.is_none() { " and the offsets go on" } else { "" }
         );
         self.live.runs_failed.add(1);
-        self.live.records_done.add((run.batch.len() - letters.batch.len()) as u64);
+        self.done(
+            run.batch.len() - letters.batch.len(),
+            run.batch.payload_bytes().saturating_sub(letters.batch.payload_bytes()),
+        );
         self.live.dead_letters.add(letters.batch.len() as u64);
         self.end(run, RunState::Failed, attempt, Some(letters));
     }
@@ -253,11 +263,12 @@ impl Worker {
             ..Planned::whole(key(*range), batch.len(), batch.payload_bytes())
         });
         let left: usize = pieces.iter().map(|(_, batch)| batch.len()).sum();
+        let left_bytes: usize = pieces.iter().map(|(_, batch)| batch.payload_bytes()).sum();
         let outcome = self.outcome(&run, RunState::Split, attempt, None);
         let Some(first) = self.history.split(outcome, planned.collect()) else { return };
         self.queue.requested.told(run.id, &run.key);
         self.live.runs_split.add(1);
-        self.live.records_done.add((run.batch.len() - left) as u64);
+        self.done(run.batch.len() - left, run.batch.payload_bytes().saturating_sub(left_bytes));
         if run.key.again.is_none() {
             self.ledgers.split(run.key.partition, run.whole, pieces.len());
         }
@@ -308,6 +319,12 @@ impl Worker {
             failed.retain(|failed| known.contains(&failed.offset));
         }
         (result, output, failed)
+    }
+
+    /// Records were processed.
+    fn done(&self, records: usize, bytes: usize) {
+        self.live.records_done.add(records as u64);
+        self.live.bytes_done.add(bytes as u64);
     }
 
     fn end(

@@ -1,11 +1,17 @@
 //! Reads the history for people: lists of runs, one run with its attempts. Never writes.
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use std::collections::BTreeMap;
+
+use rusqlite::types::Value as SqlValue;
+use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 use serde::{Deserialize, Serialize};
 
 use super::asked;
+use super::letters::LetterState;
 use super::schema::{KIND_REDRIVE, KIND_REPLAY};
+use crate::clock;
 use crate::error::{Error, Result};
+use crate::live::Running;
 use crate::offset::{Again, Lane, Offset, OffsetRange, RunKey};
 use crate::run::RunState;
 
@@ -28,6 +34,9 @@ pub struct RunRow {
     pub queued_ms: i64,
     pub started_ms: Option<i64>,
     pub ended_ms: Option<i64>,
+    /// From the queue to the start of the last attempt.
+    #[serde(default)]
+    pub wait_ms: Option<f64>,
     /// Time in the step at the last attempt.
     pub run_ms: Option<f64>,
     pub worker: Option<u32>,
@@ -86,65 +95,255 @@ pub struct Selection {
     pub group: Option<String>,
     /// Runs of this redrive or replay. (On the control socket `request` says what is asked.)
     pub of_request: Option<i64>,
-    /// Runs below this number only: those that follow on a list's page that ended there.
+    pub partition: Option<i32>,
+    /// A part of the run's error; of ASCII letters the case does not count.
+    pub error: Option<String>,
+    /// Runs queued at or after this time, in ms since 1970.
+    pub since: Option<i64>,
+    /// Runs queued before this time.
+    pub until: Option<i64>,
+    /// One of `SORTS`; `id` without it.
+    pub sort: Option<String>,
+    /// `asc` or `desc`, which it is without it.
+    pub order: Option<String>,
+    /// Runs below this number only: those that follow on a list's page that ended there, where that
+    /// is sorted by number.
+    #[serde(default)]
+    pub before: Option<i64>,
+    /// So many were there already, where the list is sorted in another way.
+    #[serde(default)]
+    pub skip: u32,
+    pub limit: u32,
+}
+
+/// What runs are sorted by, and that in SQL.
+pub const SORTS: [(&str, &str); 7] = [
+    ("id", "id"),
+    ("records", "records"),
+    ("bytes", "bytes"),
+    ("attempts", "attempts"),
+    ("queued", "queued_ms"),
+    ("wait", "started_ms - queued_ms"),
+    ("run_time", "run_us"),
+];
+
+/// The runs that are asked for, the newest first where nothing else is said.
+///
+/// # Errors
+/// `Usage` for a state, sort or order that there is not; `Other` for a request that there is not;
+/// `Storage` where the file cannot be read.
+pub fn runs(db: &Connection, selection: &Selection) -> Result<Vec<RunRow>> {
+    runs_now(db, selection, &[])
+}
+
+/// `runs`, of a history whose mb has `running` with its workers: the file has them as queued ones.
+///
+/// # Errors
+/// As `runs`.
+pub fn runs_now(
+    db: &Connection,
+    selection: &Selection,
+    running: &[Running],
+) -> Result<Vec<RunRow>> {
+    if let Some(request) = selection.of_request {
+        asked::check_known(db, request)?;
+    }
+    let (chosen, values) = chosen(selection, running)?;
+    let order = order(selection)?;
+    // The rows are read whole only of those that are shown: outputs make them long.
+    let select = format!(
+        "SELECT {COLUMNS} FROM runs JOIN scopes ON scopes.id = runs.scope WHERE runs.id IN \
+         (SELECT id FROM runs WHERE {chosen} ORDER BY {order} LIMIT {} OFFSET {}) ORDER BY {}",
+        selection.limit,
+        selection.skip,
+        order.replace("id ", "runs.id ")
+    );
+    let read = || -> rusqlite::Result<Vec<RunRow>> {
+        db.prepare_cached(&select)?.query_map(params_from_iter(values), run_row)?.collect()
+    };
+    let mut rows = read().map_err(storage)?;
+    for running in running {
+        for row in rows.iter_mut().filter(|row| row.id == running.id.0) {
+            row.mark_running(running);
+        }
+    }
+    Ok(rows)
+}
+
+/// A condition for `runs`, and the values of its parameters.
+fn chosen(selection: &Selection, running: &[Running]) -> Result<(String, Vec<SqlValue>)> {
+    let mut conditions = vec!["true".to_owned()];
+    let mut values = Vec::new();
+    let mut add = |condition: &str, value: SqlValue| {
+        values.push(value);
+        conditions.push(condition.replace('?', &format!("?{}", values.len())));
+    };
+    let Selection { topic, group, of_request, partition, error, since, until, before, .. } =
+        selection;
+    if let Some(topic) = topic {
+        add("scope IN (SELECT id FROM scopes WHERE topic = ?)", topic.clone().into());
+    }
+    if let Some(group) = group {
+        add("scope IN (SELECT id FROM scopes WHERE group_name = ?)", group.clone().into());
+    }
+    if let Some(request) = of_request {
+        add("request = ?", (*request).into());
+    }
+    if let Some(partition) = partition {
+        add("partition = ?", (*partition).into());
+    }
+    if let Some(error) = error {
+        add("instr(lower(error), lower(?)) > 0", error.clone().into());
+    }
+    if let Some(since) = since {
+        add("queued_ms >= ?", (*since).into());
+    }
+    if let Some(until) = until {
+        add("queued_ms < ?", (*until).into());
+    }
+    if let Some(before) = before {
+        add("id < ?", (*before).into());
+    }
+    let ids: Vec<String> = running.iter().map(|run| run.id.to_string()).collect();
+    let ids = ids.join(", ");
+    if let Some(name) = selection.state.as_deref() {
+        let state = RunState::from_name(name).ok_or_else(|| unknown_state(name))?;
+        let (queued, code) = (RunState::Queued.code(), state.code());
+        conditions.push(match state {
+            RunState::Failed => format!("state IN ({code}, {})", RunState::Halted.code()),
+            RunState::Running => format!("state IN ({queued}, {code}) AND id IN ({ids})"),
+            RunState::Queued => format!("state = {code} AND id NOT IN ({ids})"),
+            _ => format!("state = {code}"),
+        });
+    }
+    Ok((conditions.join(" AND "), values))
+}
+
+fn order(selection: &Selection) -> Result<String> {
+    let name = selection.sort.as_deref().unwrap_or("id");
+    let by =
+        SORTS.iter().find(|(known, _)| *known == name).map(|(_, by)| *by).ok_or_else(|| {
+            let known = SORTS.map(|(known, _)| known).join(", ");
+            Error::Usage(format!("sort: got {name:?}, expected one of {known}"))
+        })?;
+    let way = match selection.order.as_deref() {
+        None | Some("desc") => "DESC",
+        Some("asc") => "ASC",
+        Some(other) => {
+            return Err(Error::Usage(format!("order: got {other:?}, expected asc or desc")));
+        }
+    };
+    Ok(match by {
+        "id" => format!("id {way}"),
+        // What has no such figure yet is no help at the top.
+        by => format!("{by} {way} NULLS LAST, id {way}"),
+    })
+}
+
+/// How many runs are in which state, `running` among them as in `runs_now`; "failed" counts halted
+/// ones too.
+///
+/// # Errors
+/// `Storage` where the file cannot be read.
+pub fn counts(db: &Connection, running: &[Running]) -> Result<BTreeMap<&'static str, u64>> {
+    let ids: Vec<String> = running.iter().map(|run| run.id.to_string()).collect();
+    let queued = RunState::Queued.code();
+    let read = || -> rusqlite::Result<(Vec<(i64, u64)>, u64)> {
+        let mut by_state = db.prepare_cached("SELECT state, count(*) FROM runs GROUP BY state")?;
+        let by_state = by_state.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let by_state = by_state.collect::<Result<_, _>>()?;
+        let running = format!(
+            "SELECT count(*) FROM runs WHERE state = {queued} AND id IN ({})",
+            ids.join(", ")
+        );
+        Ok((by_state, db.query_row(&running, [], |row| row.get(0))?))
+    };
+    let (by_state, running) = read().map_err(storage)?;
+    let of = |state: RunState| {
+        by_state.iter().find(|(code, _)| *code == state.code()).map_or(0, |(_, runs)| *runs)
+    };
+    Ok(BTreeMap::from([
+        ("queued", of(RunState::Queued).saturating_sub(running)),
+        ("running", running),
+        ("succeeded", of(RunState::Succeeded)),
+        ("failed", of(RunState::Failed) + of(RunState::Halted)),
+        ("split", of(RunState::Split)),
+    ]))
+}
+
+/// Dead letters that are neither redriven nor discarded.
+///
+/// # Errors
+/// `Storage` where the file cannot be read.
+pub fn open_dead_letters(db: &Connection) -> Result<u64> {
+    let open = [LetterState::Open, LetterState::Redriving].map(LetterState::code);
+    let count = || -> rusqlite::Result<u64> {
+        db.prepare_cached("SELECT count(*) FROM dead_letters WHERE state IN (?1, ?2)")?
+            .query_row(open, |row| row.get(0))
+    };
+    count().map_err(storage)
+}
+
+/// Which ticks are listed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TickSelection {
+    /// As in the list: `runtime`, `queue-full`, `memory-full`, `stop`, `paused`, `error`.
+    pub ended_by: Option<String>,
+    /// Ticks that found something, or failed.
+    #[serde(default)]
+    pub busy: bool,
+    /// Ticks below this number only.
     #[serde(default)]
     pub before: Option<i64>,
     pub limit: u32,
 }
 
-/// The newest runs first.
+/// The newest ticks first.
 ///
 /// # Errors
-/// `Usage` for a state that there is not; `Other` for a request that there is not; `Storage` where
-/// the file cannot be read.
-pub fn runs(db: &Connection, selection: &Selection) -> Result<Vec<RunRow>> {
-    let states = match selection.state.as_deref() {
-        None => RunState::ALL.to_vec(),
-        Some(name) => {
-            let state = RunState::from_name(name).ok_or_else(|| unknown_state(name))?;
-            match state {
-                RunState::Failed => vec![RunState::Failed, RunState::Halted],
-                state => vec![state],
-            }
-        }
-    };
-    if let Some(request) = selection.of_request {
-        asked::check_known(db, request)?;
-    }
-    let codes: Vec<String> = states.iter().map(|state| state.code().to_string()).collect();
-    let select = format!(
-        "SELECT {COLUMNS} FROM runs JOIN scopes ON scopes.id = runs.scope \
-         WHERE state IN ({}) AND ifnull(scopes.topic = ?2, true) \
-         AND ifnull(scopes.group_name = ?3, true) AND (?4 IS NULL OR request = ?4) \
-         AND runs.id < ?5 ORDER BY runs.id DESC LIMIT ?1",
-        codes.join(", ")
-    );
-    let read = || -> rusqlite::Result<Vec<RunRow>> {
-        let Selection { topic, group, of_request, limit, .. } = selection;
-        let before = selection.before.unwrap_or(i64::MAX);
-        let chosen = params![limit, topic, group, of_request, before];
-        db.prepare_cached(&select)?.query_map(chosen, run_row)?.collect()
+/// `Storage` where the file cannot be read.
+pub fn ticks(db: &Connection, selection: &TickSelection) -> Result<Vec<TickRow>> {
+    let TickSelection { ended_by, busy, before, limit } = selection;
+    let read = || -> rusqlite::Result<Vec<TickRow>> {
+        db.prepare_cached(
+            "SELECT ticks.id, scopes.topic, scopes.group_name, sensor, started_ms, run_us, records, \
+             bytes, batches, ended_by, error FROM ticks JOIN scopes ON scopes.id = ticks.scope \
+             WHERE ticks.id < ?1 AND (?2 IS NULL OR ended_by = ?2) \
+             AND (NOT ?3 OR records > 0 OR error IS NOT NULL) ORDER BY ticks.id DESC LIMIT ?4",
+        )?
+        .query_map(params![before.unwrap_or(i64::MAX), ended_by, busy, limit], tick_row)?
+        .collect()
     };
     read().map_err(storage)
 }
 
-/// Those of `ids`, which run now, that are asked for: the newest first.
-///
-/// # Errors
-/// As `runs`.
-pub fn running(db: &Connection, selection: &Selection, ids: &[i64]) -> Result<Vec<RunRow>> {
-    let queued = Selection { state: Some("queued".to_owned()), ..selection.clone() };
-    let mut rows = Vec::new();
-    for id in ids.iter().filter(|id| selection.before.is_none_or(|before| **id < before)) {
-        let one = Selection { before: Some(id + 1), limit: 1, ..queued.clone() };
-        rows.extend(runs(db, &one)?.into_iter().filter(|row| row.id == *id));
+fn tick_row(row: &Row<'_>) -> rusqlite::Result<TickRow> {
+    Ok(TickRow {
+        id: row.get(0)?,
+        topic: row.get(1)?,
+        group: row.get(2)?,
+        sensor: row.get(3)?,
+        started_ms: row.get(4)?,
+        run_ms: millis(row.get(5)?),
+        records: row.get(6)?,
+        bytes: row.get(7)?,
+        batches: row.get(8)?,
+        ended_by: row.get(9)?,
+        error: row.get(10)?,
+    })
+}
+
+impl RunRow {
+    /// The run is with a worker now, which the file does not know.
+    pub fn mark_running(&mut self, running: &Running) {
+        RunState::Running.name().clone_into(&mut self.state);
+        self.worker = u32::try_from(running.worker).ok();
+        let since = i64::try_from(running.since.elapsed().as_millis()).unwrap_or(i64::MAX);
+        let started = clock::now_ms().saturating_sub(since);
+        self.started_ms = Some(started);
+        self.wait_ms = Some((started - self.queued_ms).max(0) as f64);
+        (self.ended_ms, self.run_ms) = (None, None);
     }
-    rows.sort_by_key(|row| std::cmp::Reverse(row.id));
-    rows.truncate(selection.limit as usize);
-    for row in &mut rows {
-        "running".clone_into(&mut row.state);
-    }
-    Ok(rows)
 }
 
 /// One run by its number; `None` where the history has none such (any more).
@@ -192,6 +391,7 @@ fn run_row(row: &Row<'_>) -> rusqlite::Result<RunRow> {
         )
     };
     let state = RunState::from_code(row.get(13)?).map_or("unknown", RunState::name);
+    let (queued_ms, started_ms): (i64, Option<i64>) = (row.get(15)?, row.get(16)?);
     Ok(RunRow {
         id: row.get(0)?,
         key: key.to_string(),
@@ -205,9 +405,10 @@ fn run_row(row: &Row<'_>) -> rusqlite::Result<RunRow> {
         records: row.get(11)?,
         bytes: row.get(12)?,
         attempts: row.get(14)?,
-        queued_ms: row.get(15)?,
-        started_ms: row.get(16)?,
+        queued_ms,
+        started_ms,
         ended_ms: row.get(17)?,
+        wait_ms: started_ms.map(|started| (started - queued_ms).max(0) as f64),
         run_ms: row.get::<_, Option<i64>>(18)?.map(millis),
         worker: row.get(19)?,
         error: row.get(20)?,
