@@ -34,19 +34,24 @@ impl Track {
             self.newest = Some(end);
         }
         if self.ends.len() > limits::LAG_MEMORY_ENDS {
-            self.thin();
+            self.thin(now);
         }
     }
 
-    /// Halves what is known of the older half: the further back, the coarser.
-    fn thin(&mut self) {
-        let half = self.ends.len() / 2;
-        let mut index = 0;
-        self.ends.retain(|_| {
-            index += 1;
-            // The first says since when anything is known at all.
-            index > half || index % 2 == 1
-        });
+    /// Forgets the end that is missed least: the further back, the coarser what is known. The first
+    /// stays, which says since when anything is known at all.
+    fn thin(&mut self, now: Instant) {
+        let missed = |index: &usize| {
+            let at = |index: usize| self.ends[index].0;
+            let gap = at(index + 1).saturating_duration_since(at(index - 1));
+            let age = now.saturating_duration_since(at(*index)).max(limits::LAG_INTERVAL);
+            gap.as_secs_f64() / age.as_secs_f64()
+        };
+        let inner = 1..self.ends.len().saturating_sub(1);
+        let least = inner.min_by(|left, right| missed(left).total_cmp(&missed(right)));
+        if let Some(index) = least {
+            self.ends.remove(index);
+        }
     }
 
     /// How long ago the log was first seen with an end beyond `committed`: the age of what is
