@@ -23,6 +23,7 @@ use crate::history::{self, History, ScopeId, asked, letters, query, schema};
 use crate::ledgers::Ledgers;
 use crate::limits;
 use crate::live::{self, Live};
+use crate::metrics;
 use crate::offset::Partition;
 use crate::overview::SensorView;
 use crate::run_queue::RunQueue;
@@ -45,6 +46,8 @@ pub enum Request {
     Ticks(watch::TickSelection),
     /// How many runs are in which state: a map from state to number, `running` among them.
     RunCounts,
+    /// What Prometheus reads: a text.
+    Metrics,
     /// The records of a run, read again from the log: a `steer::Records`.
     Records {
         run: i64,
@@ -283,6 +286,7 @@ fn handle(context: &Context, session: &mut Session, request: Request) -> Result<
         Request::Lag => watch::lag(context),
         Request::Ticks(selection) => watch::ticks(context, session, selection),
         Request::RunCounts => watch::run_counts(context, session),
+        Request::Metrics => Ok(json!(metrics::exposition(context)?)),
         Request::Records { run } => steer::records(context, session, run),
         Request::Pause => steer::pause(context),
         Request::Resume => steer::resume(context),
