@@ -43,12 +43,12 @@ fn promtool(args: &[&str], input: &str) -> String {
     said
 }
 
-/// The metrics of a pipeline once `ready` is in them, and again, with the time that took.
+/// The metrics of a pipeline once all of `ready` is in them, and again, with the time that took.
 fn metrics_of(
     partitions: u32,
     config: impl FnOnce(Config) -> Config,
     step: Arc<dyn Step>,
-    ready: &str,
+    ready: &[&str],
 ) -> (String, Duration) {
     let dir = tempfile::tempdir().unwrap();
     let topics = Embedded::open(dir.path(), 1 << 30).unwrap();
@@ -72,7 +72,9 @@ fn metrics_of(
     let ask = || -> Option<String> {
         mb::control::Client::connect(dir.path()).ok()??.ask_for(&Request::Metrics).ok()
     };
-    let text = eventually_some(LIMIT, ready, || ask().filter(|text| text.contains(ready)));
+    let text = eventually_some(LIMIT, &ready.join(", "), || {
+        ask().filter(|text| ready.iter().all(|part| text.contains(part)))
+    });
     let mut client = mb::control::Client::connect(dir.path()).unwrap().unwrap();
     let shortest = (0..10).map(|_| {
         let began = Instant::now();
@@ -96,8 +98,8 @@ fn everything() -> String {
         freshness: Some(Duration::from_secs(60)),
         ..base
     };
-    let done = "\nmb_messages_posted_total 200\n";
-    metrics_of(4, config, Recorder::new(fails), done).0
+    let done = ["mb_messages_posted_total 200\n", "mb_ready 1\n", "mb_freshness_age_seconds 0\n"];
+    metrics_of(4, config, Recorder::new(fails), &done).0
 }
 
 /// Names of metrics that begin as ours do, in any text.
@@ -173,8 +175,8 @@ fn the_dashboard_is_whole() {
 
 #[test]
 fn a_thousand_partitions_have_their_metrics() {
-    let last = "partition=\"999\"} ";
-    let (text, took) = metrics_of(1000, |base| base, Recorder::new(|_| Ok(())), last);
+    let last = ["partition=\"999\"} "];
+    let (text, took) = metrics_of(1000, |base| base, Recorder::new(|_| Ok(())), &last);
     promtool(&["check", "metrics"], &text);
     let lines = text.lines().filter(|line| line.contains("partition=\"")).count();
     assert_eq!(lines, 4 * 1000);

@@ -438,6 +438,7 @@ impl Context {
         let bell = Arc::clone(&pipeline.bell);
         *self.stage.lock().unwrap_or_else(PoisonError::into_inner) =
             Arc::new(Stage { status, pipeline: Some(pipeline) });
+        self.overview.forget();
         // For what was asked before this, and after the pipeline looked first.
         bell.ring();
     }

@@ -35,12 +35,18 @@ struct Shared {
 /// What the overview shows of the history, and the connection that reads it.
 #[derive(Default)]
 struct FromHistory {
-    /// The connection is one of after the pipeline's start, which may move a damaged file aside.
-    attached: bool,
     session: Session,
     newest_runs: Vec<RunRow>,
     ticks: Vec<TickRow>,
     dead_letters_open: u64,
+}
+
+impl Cache {
+    /// mb is no longer what the newest one shows: who looks next sees another one, of a connection of
+    /// its own, since the start may have moved a damaged history aside.
+    pub(super) fn forget(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
 }
 
 /// What one look shows, made at most once per `limits::OVERVIEW_INTERVAL`.
@@ -85,10 +91,6 @@ impl FromHistory {
     /// What cannot be read stays as it was: the rest of the overview is wanted all the same. While
     /// mb waits for its broker there may be no history yet.
     fn read(&mut self, context: &Context) {
-        let attached = context.stage().pipeline.is_some();
-        if attached != self.attached {
-            (self.session, self.attached) = (Session::default(), attached);
-        }
         let running = context.running();
         let read = |session: &mut Session| -> Result<_> {
             let history = session.history(context)?;
