@@ -205,6 +205,8 @@ pub const PARKED_LOOK_INTERVAL: Duration = Duration::from_millis(5);
 /// How often the watching thread counts, and how many samples it keeps: 15 minutes.
 pub const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 pub const SAMPLES: usize = 900;
+/// It counts so long after the log is asked for its ends, which then are new.
+pub const SAMPLE_AFTER_ASKING: Duration = Duration::from_millis(200);
 /// What rates per second are counted over, and how the lag falls.
 pub const RATE_WINDOW: Duration = Duration::from_secs(5);
 pub const CATCH_UP_WINDOW: Duration = Duration::from_secs(15);

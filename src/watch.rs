@@ -99,6 +99,8 @@ pub fn starting(waiting_for: Option<&str>) -> HealthView {
 #[derive(Clone)]
 pub struct Watcher {
     pub watch: Arc<Watch>,
+    /// Both threads keep time from here.
+    begin: Instant,
     pub topic: Arc<str>,
     pub stall_after: Duration,
     pub freshness: Option<Duration>,
@@ -127,6 +129,7 @@ impl Watcher {
         let Config { stall_after, freshness, .. } = *config;
         Watcher {
             watch,
+            begin: Instant::now(),
             topic,
             stall_after,
             freshness,
@@ -141,14 +144,9 @@ impl Watcher {
 
     /// Thread `watch`: a look each second until `stop` is closed.
     pub fn run(&self, stop: &Receiver<()>) {
-        let mut next = Instant::now();
-        loop {
+        let begin = self.begin + limits::SAMPLE_AFTER_ASKING;
+        while !stopped_within(stop, until_next(begin, Instant::now(), limits::SAMPLE_INTERVAL)) {
             self.look(Instant::now(), clock::now_ms());
-            // A look that was late is not made up for.
-            next = (next + limits::SAMPLE_INTERVAL).max(Instant::now());
-            if stopped_within(stop, next.saturating_duration_since(Instant::now())) {
-                return;
-            }
         }
     }
 
@@ -158,7 +156,8 @@ impl Watcher {
             let partitions: Vec<Partition> =
                 self.ledgers.views().into_iter().map(|(partition, _)| partition).collect();
             self.ask(&partitions);
-            if stopped_within(stop, lag_interval(partitions.len())) {
+            let interval = lag_interval(partitions.len());
+            if stopped_within(stop, until_next(self.begin, Instant::now(), interval)) {
                 return;
             }
         }
@@ -173,9 +172,6 @@ impl Watcher {
         let mut state = self.watch.lock();
         match answer {
             Ok(marks) => {
-                for (partition, marks) in &marks {
-                    state.tracks.entry(*partition).or_default().saw_end(now, marks.end);
-                }
                 state.log =
                     Log { marks, asked: Some(now), asked_ms: Some(clock::now_ms()), failing: None };
             }
@@ -256,14 +252,20 @@ impl Watcher {
             let track = state.tracks.entry(*partition).or_default();
             let done = view.committed.unwrap_or(view.start);
             // What retention has taken is no lag: nobody can read it.
-            let lag = marks.end.distance_from(done.max(marks.beginning).min(marks.end));
+            // What was read lies below the end, which may have been asked for before that.
+            let (end, seen) = match state.log.asked {
+                Some(asked) if view.position <= marks.end => (marks.end, asked),
+                _ => (view.position, now),
+            };
+            track.saw_end(seen, end);
+            let lag = end.distance_from(done.max(marks.beginning).min(end));
             let behind = track.behind_for(now, done);
             let progress = (view.committed, view.committable);
             let stuck = track.stuck_for(now, lag, progress, paused && view.runs == 0);
             rows.push(PartitionLag {
                 partition: *partition,
                 beginning: marks.beginning.get(),
-                end: marks.end.get(),
+                end: end.get(),
                 committed: view.committed.map(|offset| offset.get()),
                 cursor: view.position.get(),
                 lag,
@@ -318,6 +320,18 @@ impl Watcher {
     }
 }
 
+/// How long it is until the next of the moments that are `interval` apart, from `begin` on.
+fn until_next(begin: Instant, now: Instant, interval: Duration) -> Duration {
+    let since = now.checked_duration_since(begin);
+    since.map_or_else(
+        || begin.saturating_duration_since(now),
+        |since| {
+            let into = since.as_nanos() % interval.as_nanos().max(1);
+            interval - Duration::from_nanos(u64::try_from(into).unwrap_or(0))
+        },
+    )
+}
+
 /// How often the log of so many partitions is asked for its ends.
 fn lag_interval(partitions: usize) -> Duration {
     let times = partitions.div_ceil(limits::LAG_PARTITIONS_PER_INTERVAL).max(1);
@@ -333,5 +347,15 @@ mod tests {
     fn many_partitions_are_asked_for_less_often() {
         let seconds = [0, 1, 100, 101, 500, 1000, 100_000].map(|n| lag_interval(n).as_secs());
         assert_eq!(seconds, [1, 1, 1, 2, 5, 10, 10]);
+    }
+
+    #[test]
+    fn looks_keep_their_time_whatever_they_take() {
+        let (begin, second) = (Instant::now(), Duration::from_secs(1));
+        let ms = Duration::from_millis;
+        assert_eq!(until_next(begin + ms(200), begin, second), ms(200));
+        for (after, wait) in [(0, 1000), (1, 999), (999, 1), (1000, 1000), (3700, 300)] {
+            assert_eq!(until_next(begin, begin + ms(after), second), ms(wait), "{after} ms");
+        }
     }
 }
