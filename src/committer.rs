@@ -16,7 +16,7 @@ use crate::events::Event;
 use crate::history::History;
 use crate::ledgers::Ledgers;
 use crate::limits;
-use crate::live::Trouble;
+use crate::live::{Live, Trouble};
 use crate::retry::backoff;
 
 pub struct Committer {
@@ -27,6 +27,7 @@ pub struct Committer {
     pub topic_id: Option<String>,
     pub history: Arc<History>,
     pub ledgers: Arc<Ledgers>,
+    pub live: Arc<Live>,
     pub events: Sender<Event>,
     /// A commit of an earlier process may still be on its way.
     pub in_doubt: bool,
@@ -52,6 +53,7 @@ impl Doubt {
     }
 }
 
+const WHO: &str = "committer";
 const WHAT: &str = "committing offsets";
 
 impl Committer {
@@ -79,6 +81,7 @@ impl Committer {
             match self.commit(&mut doubt) {
                 Ok(()) => {
                     trouble.end(WHAT);
+                    self.live.troubles.end(WHO);
                     failures = 0;
                     if self.ledgers.is_caught_up() {
                         // Full: another end is on its way already.
@@ -92,6 +95,7 @@ impl Committer {
                 }
                 Err(error) => {
                     trouble.begin(WHAT, &error.to_string());
+                    self.live.troubles.begin(WHO, WHAT, &error.to_string());
                     failures += 1;
                 }
             }
@@ -136,6 +140,7 @@ impl Committer {
             return Err(error);
         }
         self.ledgers.confirm(&offsets);
+        self.live.committed();
         let settles = settles(doubt.0, sent);
         if settles {
             doubt.0 = None;

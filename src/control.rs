@@ -22,6 +22,7 @@ use std::{fs, thread as std_thread};
 
 use serde::de::DeserializeOwned;
 
+use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::error::{Error, Result};
 use crate::limits;
@@ -50,7 +51,7 @@ impl Server {
     ///
     /// # Errors
     /// `Config` where the socket cannot be made.
-    pub fn start(data_dir: &Path, status: Status) -> Result<Server> {
+    pub fn start(data_dir: &Path, status: Status, config: &Config, step: &str) -> Result<Server> {
         let path = data_dir.join(FILE);
         let listener = listen(data_dir, &path).map_err(|cause| {
             Error::Config(format!(
@@ -58,7 +59,7 @@ impl Server {
                 path.display()
             ))
         })?;
-        let context = Arc::new(Context::new(data_dir.to_owned(), status));
+        let context = Arc::new(Context::new(data_dir.to_owned(), status, config, step));
         let shared = Arc::new(Shared {
             context,
             stopping: AtomicBool::new(false),

@@ -13,6 +13,8 @@ use crate::offset::{Offset, OffsetRange};
 /// kept as a dead letter, and the history knows it.
 #[derive(Clone, Debug)]
 pub struct Ledger {
+    /// Where it began.
+    start: Offset,
     /// What the log has confirmed; `None` before the first commit.
     committed: Option<Offset>,
     /// Every record below it belongs to a registered run, or is not in the log.
@@ -28,10 +30,22 @@ struct Open {
     runs: usize,
 }
 
+/// How a ledger stood at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LedgerView {
+    pub start: Offset,
+    pub committed: Option<Offset>,
+    pub committable: Offset,
+    /// Every record below it belongs to a registered run, or is not in the log.
+    pub position: Offset,
+    /// Runs of batches in flight that are not done.
+    pub runs: usize,
+}
+
 impl Ledger {
     /// A ledger that starts at `start`; `committed` is what the log holds for the group.
     pub fn new(start: Offset, committed: Option<Offset>) -> Ledger {
-        Ledger { committed, position: start, open: BTreeMap::new() }
+        Ledger { start, committed, position: start, open: BTreeMap::new() }
     }
 
     /// A batch goes into flight, as `runs` runs. Batches are registered in offset order.
@@ -115,6 +129,17 @@ impl Ledger {
 
     pub fn committed(&self) -> Option<Offset> {
         self.committed
+    }
+
+    /// How it stands, for who shows it.
+    pub fn view(&self) -> LedgerView {
+        LedgerView {
+            start: self.start,
+            committed: self.committed,
+            committable: self.committable(),
+            position: self.position,
+            runs: self.open.values().map(|open| open.runs).sum(),
+        }
     }
 
     /// How many batches are in flight.

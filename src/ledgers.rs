@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::history::Settled;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, LedgerView};
 use crate::offset::{Offset, OffsetRange, Partition};
 
 #[derive(Debug)]
@@ -93,6 +93,11 @@ impl Ledgers {
     pub fn positions(&self) -> BTreeMap<Partition, Offset> {
         let inner = self.lock();
         inner.ledgers.iter().map(|(partition, ledger)| (*partition, ledger.position())).collect()
+    }
+
+    /// How each stands, by partition.
+    pub fn views(&self) -> Vec<(Partition, LedgerView)> {
+        self.lock().ledgers.iter().map(|(partition, ledger)| (*partition, ledger.view())).collect()
     }
 
     /// Runs in flight, over all partitions.

@@ -223,6 +223,39 @@ pub const PARKED_RUNS: usize = 64;
 /// How often a sensor looks whether a partition that it does not read may be read again.
 pub const PARKED_LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
+/// How often the watching thread counts, and how many samples it keeps: 15 minutes.
+pub const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
+pub const SAMPLES: usize = 900;
+/// It counts so long after the log is asked for its ends, which then are new.
+pub const SAMPLE_AFTER_ASKING: Duration = Duration::from_millis(200);
+/// What rates per second are counted over, and how the lag falls.
+pub const RATE_WINDOW: Duration = Duration::from_secs(5);
+pub const CATCH_UP_WINDOW: Duration = Duration::from_secs(15);
+/// The log is asked for its ends each second for so many partitions, for more of them in proportion
+/// less often, and at least so often.
+pub const LAG_INTERVAL: Duration = Duration::from_secs(1);
+pub const LAG_PARTITIONS_PER_INTERVAL: usize = 100;
+pub const LAG_INTERVAL_MAX: Duration = Duration::from_secs(10);
+/// Ends of one partition's log that are remembered with their times, for the lag in seconds.
+pub const LAG_MEMORY_ENDS: usize = 120;
+/// A lag counts as known for so long after the log was asked in vain, beyond the usual interval.
+pub const LAG_KNOWN_FOR: Duration = Duration::from_secs(5);
+/// A broker that fails for so long is a reason not to be ready.
+pub const BROKER_TROUBLE_LIMIT: Duration = Duration::from_secs(10);
+/// So many attempts on end that failed are a reason not to be ready, while the last one is not older
+/// than this.
+pub const FAILED_ATTEMPTS_ON_END: u64 = 10;
+pub const FAILED_ATTEMPTS_FOR: Duration = Duration::from_secs(300);
+/// Stalled partitions that the log and the reasons name one by one.
+pub const STALLS_NAMED: usize = 3;
+/// The overview is made anew at most so often, however many look: less than a second, so that who looks
+/// each second sees a new one each time.
+pub const OVERVIEW_INTERVAL: Duration = Duration::from_millis(900);
+/// What the overview shows of partitions, runs and ticks.
+pub const OVERVIEW_PARTITIONS: usize = 50;
+pub const OVERVIEW_RUNS: u32 = 10;
+pub const OVERVIEW_TICKS: u32 = 60;
+
 const _: () = assert!(COMMIT_INTERVAL.as_millis() < 1000, "commits happen at least once a second");
 const _: () = assert!(COMMIT_DOUBT.as_millis() >= 3 * BROKER_CALL_LIMIT.as_millis());
 const _: () = assert!(FAILED_FILE_BYTES_PER_RECORD > 21, "every record can be named");

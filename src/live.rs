@@ -1,10 +1,13 @@
 //! What is going on now: counters, and what each worker runs. Written by the threads of a
 //! pipeline, read by whoever shows it.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::clock;
+use crate::histogram::Histogram;
 use crate::offset::RunKey;
 use crate::run::RunId;
 
@@ -12,7 +15,9 @@ use crate::run::RunId;
 pub struct Live {
     pub started: Instant,
     pub records_in: Counter,
+    pub bytes_in: Counter,
     pub records_done: Counter,
+    pub bytes_done: Counter,
     pub runs_succeeded: Counter,
     pub runs_failed: Counter,
     pub runs_halted: Counter,
@@ -21,11 +26,19 @@ pub struct Live {
     pub offsets_skipped: Counter,
     /// Messages of the producer that the broker has not acknowledged, at its end.
     pub messages_failed: Counter,
-    /// Messages that the producer has handed over, at its end.
+    /// Messages that the producer has handed over.
     pub messages_posted: Counter,
     pub attempts_failed: Counter,
     pub dead_letters: Counter,
     pub ticks: Counter,
+    /// Time in the step, of each attempt.
+    pub run_time: Histogram,
+    /// From the queue to the first attempt.
+    pub wait_time: Histogram,
+    pub failures: Failures,
+    pub troubles: Troubles,
+    /// When offsets were committed last, in ms since 1970; 0 before the first time.
+    last_commit_ms: AtomicI64,
     /// By their number.
     workers: Mutex<Vec<Option<Running>>>,
 }
@@ -62,7 +75,9 @@ impl Live {
         Live {
             started: Instant::now(),
             records_in: Counter::default(),
+            bytes_in: Counter::default(),
             records_done: Counter::default(),
+            bytes_done: Counter::default(),
             runs_succeeded: Counter::default(),
             runs_failed: Counter::default(),
             runs_halted: Counter::default(),
@@ -73,8 +88,23 @@ impl Live {
             attempts_failed: Counter::default(),
             dead_letters: Counter::default(),
             ticks: Counter::default(),
+            run_time: Histogram::default(),
+            wait_time: Histogram::default(),
+            failures: Failures::default(),
+            troubles: Troubles::default(),
+            last_commit_ms: AtomicI64::new(0),
             workers: Mutex::new(vec![None; workers]),
         }
+    }
+
+    /// Offsets were committed just now.
+    pub fn committed(&self) {
+        self.last_commit_ms.store(clock::now_ms(), Ordering::Relaxed);
+    }
+
+    /// When offsets were committed last, in ms since 1970.
+    pub fn last_commit_ms(&self) -> Option<i64> {
+        Some(self.last_commit_ms.load(Ordering::Relaxed)).filter(|ms| *ms > 0)
     }
 
     pub fn start(&self, running: Running) {
@@ -132,6 +162,67 @@ impl Live {
 
     fn workers_lock(&self) -> MutexGuard<'_, Vec<Option<Running>>> {
         self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How many attempts on end have failed, and why the last one did.
+#[derive(Debug, Default)]
+pub struct Failures {
+    on_end: AtomicU64,
+    last: Mutex<Option<(String, Instant)>>,
+}
+
+impl Failures {
+    pub fn succeeded(&self) {
+        // Nearly always it is 0 already, and then nobody's cache is disturbed.
+        if self.on_end.load(Ordering::Relaxed) > 0 {
+            self.on_end.store(0, Ordering::Relaxed);
+        }
+    }
+
+    pub fn failed(&self, error: &str) {
+        self.on_end.fetch_add(1, Ordering::Relaxed);
+        let last = Some((error.to_owned(), clock::now()));
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = last;
+    }
+
+    /// How many on end; of the last one the error, and when it was.
+    pub fn read(&self) -> (u64, Option<(String, Instant)>) {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        (self.on_end.load(Ordering::Relaxed), last)
+    }
+}
+
+/// What threads fail at now, each by the thread's name.
+#[derive(Debug, Default)]
+pub struct Troubles(Mutex<BTreeMap<String, Failing>>);
+
+/// What one thread fails at.
+#[derive(Clone, Debug)]
+pub struct Failing {
+    /// "committing offsets", for one.
+    pub what: &'static str,
+    pub since: Instant,
+    /// The newest one.
+    pub cause: String,
+}
+
+impl Troubles {
+    /// It failed once more.
+    pub fn begin(&self, who: &str, what: &'static str, cause: &str) {
+        let mut troubles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = troubles.get(who).map_or_else(clock::now, |known| known.since);
+        troubles.insert(who.to_owned(), Failing { what, since, cause: cause.to_owned() });
+    }
+
+    /// It works, or works again.
+    pub fn end(&self, who: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(who);
+    }
+
+    pub fn read(&self) -> Vec<Failing> {
+        let troubles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        troubles.values().cloned().collect()
     }
 }
 

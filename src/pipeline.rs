@@ -108,7 +108,12 @@ impl Pipeline {
         self.config.check()?;
         let data_dir = Arc::new(DataDir::lock(&self.config.connection.data_dir)?);
         // From now on commands come here; those that only need the history are answered at once.
-        let control = control::Server::start(data_dir.path(), status(&self.config, None))?;
+        let control = control::Server::start(
+            data_dir.path(),
+            status(&self.config, None),
+            &self.config,
+            self.step.name(),
+        )?;
         let outcome = self.run_with(&data_dir, &control, stop);
         // With threads left behind the process is ended, and the socket with it.
         if !matches!(outcome, Err(Error::Forced(_))) {

@@ -4,6 +4,7 @@
 //! What is posted comes from `messages`, when from `pacing`, to which partition from
 //! `partitioner`. The task runs on a thread named `producer`; whoever starts it owns the stop.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Select, TryRecvError, never};
@@ -13,6 +14,7 @@ use crate::broker::{Delivery, Message, Producer, Sent};
 use crate::config::Produce;
 use crate::error::{Class, Error, Result};
 use crate::limits;
+use crate::live::Live;
 use crate::messages::{Messages, Next, Sequence};
 use crate::offset::Partition;
 use crate::pacing::Pace;
@@ -44,6 +46,8 @@ pub struct ProducerTask {
     /// A message, or the sender's end, is the stop.
     pub stop: Receiver<()>,
     pub progress: Progress,
+    /// Counts what was posted as it is.
+    pub live: Option<Arc<Live>>,
 }
 
 /// What became of it all.
@@ -89,6 +93,7 @@ impl ProducerTask {
             reconnect,
             stop,
             progress: Progress::Log,
+            live: None,
         }
     }
 
@@ -152,6 +157,9 @@ impl ProducerTask {
             match link.post(Message { partition, key, value: Some(value), headers: &[] }) {
                 Post::Done => {
                     posted += 1;
+                    if let Some(live) = &self.live {
+                        live.messages_posted.add(1);
+                    }
                     held = None;
                 }
                 Post::Full => held = Some(partition),

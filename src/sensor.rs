@@ -187,6 +187,7 @@ impl Sensor {
     /// Ticks until `stop` is closed.
     pub fn run(mut self) {
         let trouble = Trouble::default();
+        let who = format!("sensor-{}", self.settings.index);
         let mut failures = 0;
         let mut unreadable = BTreeMap::<_, u32>::new();
         // The first tick begins at once, unless the sensors are paused.
@@ -205,6 +206,7 @@ impl Sensor {
             pause = match error {
                 None => {
                     trouble.end(WHAT);
+                    self.live.troubles.end(&who);
                     failures = 0;
                     None
                 }
@@ -219,6 +221,7 @@ impl Sensor {
                 }
                 Some(error) if error.class() == Class::Retry => {
                     trouble.begin(WHAT, &error.to_string());
+                    self.live.troubles.begin(&who, WHAT, &error.to_string());
                     failures += 1;
                     let pause = backoff(limits::SENSOR_BACKOFF_MIN, failures, fastrand::f64());
                     Some(pause.min(limits::SENSOR_BACKOFF_MAX))
@@ -556,6 +559,7 @@ impl Tick<'_> {
         self.records += records as u64;
         self.bytes += bytes as u64;
         self.sensor.live.records_in.add(records as u64);
+        self.sensor.live.bytes_in.add(bytes as u64);
         Flow::Continue
     }
 }

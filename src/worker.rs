@@ -91,11 +91,16 @@ impl Worker {
         }
         let started_ms = clock::now_ms();
         let started = clock::now();
+        if run.failed_attempts == 0 {
+            self.live.wait_time.observe(started.saturating_duration_since(run.queued));
+        }
         let (result, output, failed) = self.step(&run, number);
+        let run_time = clock::now() - started;
+        self.live.run_time.observe(run_time);
         let attempt = AttemptRecord {
             number,
             started_ms,
-            run_us: i64::try_from((clock::now() - started).as_micros()).unwrap_or(i64::MAX),
+            run_us: i64::try_from(run_time.as_micros()).unwrap_or(i64::MAX),
             worker: self.index,
             error: None,
             output,
@@ -105,7 +110,8 @@ impl Worker {
         match result {
             Ok(()) if failed.is_empty() => {
                 self.live.runs_succeeded.add(1);
-                self.live.records_done.add(run.batch.len() as u64);
+                self.live.failures.succeeded();
+                self.done(run.batch.len(), run.batch.payload_bytes());
                 self.end(run, RunState::Succeeded, attempt, None);
             }
             Err(_) if self.forced.load(Ordering::Acquire) => {
@@ -172,6 +178,9 @@ impl Worker {
         }
         let is_cancelled = cancelled.is_some();
         let text = cancelled.unwrap_or(text);
+        if !is_cancelled {
+            self.live.failures.failed(&text);
+        }
         attempt.error = Some(text.clone());
         let number = attempt.number;
         let verdict = if is_cancelled {
@@ -275,7 +284,10 @@ impl Worker {
             run.key
         );
         self.live.runs_failed.add(1);
-        self.live.records_done.add((run.batch.len() - letters.batch.len()) as u64);
+        self.done(
+            run.batch.len() - letters.batch.len(),
+            run.batch.payload_bytes().saturating_sub(letters.batch.payload_bytes()),
+        );
         self.live.dead_letters.add(letters.batch.len() as u64);
         self.end(run, RunState::Failed, attempt, Some(letters));
     }
@@ -297,12 +309,13 @@ impl Worker {
             ..Planned::whole(key(*range), batch.len(), batch.payload_bytes())
         });
         let left: usize = pieces.iter().map(|(_, batch)| batch.len()).sum();
+        let left_bytes: usize = pieces.iter().map(|(_, batch)| batch.payload_bytes()).sum();
         let outcome = self.outcome(&run, RunState::Split, attempt, None);
         let Some(first) = self.history.split(outcome, planned.collect()) else { return };
         self.queue.requested.told(run.id, &run.key);
         self.queue.cancels.told(run.id, true);
         self.live.runs_split.add(1);
-        self.live.records_done.add((run.batch.len() - left) as u64);
+        self.done(run.batch.len() - left, run.batch.payload_bytes().saturating_sub(left_bytes));
         if run.key.again.is_none() {
             self.ledgers.split(run.key.partition, run.whole, pieces.len());
         }
@@ -353,6 +366,12 @@ impl Worker {
             failed.retain(|failed| known.contains(&failed.offset));
         }
         (result, output, failed)
+    }
+
+    /// Records were processed.
+    fn done(&self, records: usize, bytes: usize) {
+        self.live.records_done.add(records as u64);
+        self.live.bytes_done.add(bytes as u64);
     }
 
     fn end(

@@ -107,6 +107,7 @@ const ADAPTERS: &[(&str, &[&str])] = &[
     ),
     ("argh::", &["src/cli/"]),
     ("indicatif::", &["src/cli/terminal.rs"]),
+    ("prometheus::", &["src/metrics.rs"]),
     ("ctrlc::", &["src/signals.rs"]),
     ("env_logger::", &["src/cli/mod.rs"]),
     ("jiff::", &["src/clock.rs"]),

@@ -46,6 +46,7 @@ pub fn run(args: ProduceArgs, terminal: &Terminal) -> Result<ExitCode> {
         producer: broker.producer(&topic.name)?,
         reconnect: reconnect(Arc::clone(&broker), topic.name.clone()),
         stop: stopped,
+        live: None,
     };
     // The channel ends with the thread, whether it returns or panics.
     let (done_sender, done) = bounded::<()>(0);

@@ -15,6 +15,7 @@ use super::{Client, steer, watch};
 use crate::again::Bell;
 use crate::broker::{Backend, Broker, Message, Producer, Sent, TopicInfo};
 use crate::budget::Budget;
+use crate::clock;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::events::Event;
@@ -22,7 +23,9 @@ use crate::history::{self, History, ScopeId, asked, letters, query, schema};
 use crate::ledgers::Ledgers;
 use crate::limits;
 use crate::live::{self, Live};
+use crate::metrics;
 use crate::offset::Partition;
+use crate::overview::SensorView;
 use crate::run_queue::RunQueue;
 use crate::steering::Steering;
 use crate::step::Step;
@@ -43,6 +46,8 @@ pub enum Request {
     Ticks(watch::TickSelection),
     /// How many runs are in which state: a map from state to number, `running` among them.
     RunCounts,
+    /// What Prometheus reads: a text.
+    Metrics,
     /// The records of a run, read again from the log: a `steer::Records`.
     Records {
         run: i64,
@@ -202,13 +207,20 @@ struct Failure {
 pub struct Context {
     data_dir: PathBuf,
     stage: Mutex<Arc<Stage>>,
+    pub(super) started_ms: i64,
+    /// The step's name.
+    pub(super) step: String,
+    /// As mb was started.
+    pub(super) at_start: Steering,
+    pub(super) sensors: SensorView,
+    pub(super) overview: watch::Cache,
 }
 
 /// How far mb is.
-pub(super) struct Stage {
+pub(crate) struct Stage {
     pub(super) status: Status,
     /// `None` while mb waits for its broker.
-    pub(super) pipeline: Option<Attached>,
+    pub(crate) pipeline: Option<Attached>,
 }
 
 /// What a pipeline that runs adds to the answers.
@@ -269,11 +281,12 @@ pub fn read_answer(line: &[u8]) -> Result<Value> {
 fn handle(context: &Context, session: &mut Session, request: Request) -> Result<Value> {
     match request {
         Request::Status => Ok(json!(context.stage().status)),
-        Request::Overview => watch::overview(context, session),
+        Request::Overview => watch::overview(context),
         Request::Series => watch::series(context),
         Request::Lag => watch::lag(context),
         Request::Ticks(selection) => watch::ticks(context, session, selection),
         Request::RunCounts => watch::run_counts(context, session),
+        Request::Metrics => Ok(json!(metrics::exposition(context)?)),
         Request::Records { run } => steer::records(context, session, run),
         Request::Pause => steer::pause(context),
         Request::Resume => steer::resume(context),
@@ -286,25 +299,15 @@ fn handle(context: &Context, session: &mut Session, request: Request) -> Result<
         Request::Runs(mut selection) => {
             at_once(&mut selection.limit);
             let history = session.history(context)?;
-            // The history does not know which of the queued ones that is.
-            if selection.state.as_deref() == Some("running") {
-                let ids: Vec<i64> = context.running().iter().map(|run| run.id.0).collect();
-                return Ok(json!(query::running(history, &selection, &ids)?));
-            }
-            let mut runs = query::runs(history, &selection)?;
-            for run in context.running() {
-                for row in runs.iter_mut().filter(|row| row.id == run.id.0) {
-                    row.state = "running".to_owned();
-                }
-            }
-            Ok(json!(runs))
+            // The history does not know which of the queued ones run.
+            Ok(json!(query::runs_now(history, &selection, &context.running())?))
         }
         Request::Run { id } => {
             let mut detail = query::run(session.history(context)?, id)?;
             if let Some(detail) = &mut detail
-                && context.running().iter().any(|run| run.id.0 == id)
+                && let Some(running) = context.running().iter().find(|run| run.id.0 == id)
             {
-                detail.run.state = "running".to_owned();
+                detail.run.mark_running(running);
             }
             Ok(json!(detail))
         }
@@ -415,14 +418,27 @@ fn decode(text: &Option<String>) -> Result<Option<Vec<u8>>> {
 }
 
 impl Context {
-    pub fn new(data_dir: PathBuf, status: Status) -> Context {
-        Context { data_dir, stage: Mutex::new(Arc::new(Stage { status, pipeline: None })) }
+    pub fn new(data_dir: PathBuf, status: Status, config: &Config, step: &str) -> Context {
+        Context {
+            data_dir,
+            stage: Mutex::new(Arc::new(Stage { status, pipeline: None })),
+            started_ms: clock::now_ms(),
+            step: step.to_owned(),
+            at_start: Steering::new(config),
+            sensors: SensorView {
+                paused: false,
+                sensors: config.sensors,
+                tick_runtime_s: config.tick_runtime.as_secs_f64(),
+            },
+            overview: watch::Cache::default(),
+        }
     }
 
     pub fn attach(&self, status: Status, pipeline: Attached) {
         let bell = Arc::clone(&pipeline.bell);
         *self.stage.lock().unwrap_or_else(PoisonError::into_inner) =
             Arc::new(Stage { status, pipeline: Some(pipeline) });
+        self.overview.forget();
         // For what was asked before this, and after the pipeline looked first.
         bell.ring();
     }
@@ -439,7 +455,7 @@ impl Context {
         }
     }
 
-    pub(super) fn stage(&self) -> Arc<Stage> {
+    pub(crate) fn stage(&self) -> Arc<Stage> {
         Arc::clone(&self.stage.lock().unwrap_or_else(PoisonError::into_inner))
     }
 

@@ -33,7 +33,7 @@ use crate::startup::Start;
 use crate::steering::Steering;
 use crate::step::Step;
 use crate::thread::Thread;
-use crate::watch::Watch;
+use crate::watch::{Watch, Watcher};
 use crate::worker::Worker;
 
 use super::crew::Crew;
@@ -175,6 +175,7 @@ impl Running {
             topic_id: info.id.clone(),
             history: Arc::clone(&history),
             ledgers: Arc::clone(&ledgers),
+            live: Arc::clone(&live),
             events: events_in.clone(),
             in_doubt,
         };
@@ -227,7 +228,13 @@ impl Running {
             let name = format!("sensor-{index}");
             running.threads.add(events::spawn(&name, &events_in, move || sensor.run())?);
         }
-        running.start_producer(info.partitions.len(), &events_in, intake_stop, &steering)?;
+        running.start_producer(
+            info.partitions.len(),
+            &events_in,
+            intake_stop.clone(),
+            &steering,
+        )?;
+        running.start_watch(&watch, &steering, &events_in, &intake_stop)?;
         let pipeline = Attached {
             config: running.config.clone(),
             scope,
@@ -271,9 +278,9 @@ impl Running {
         let mut task = ProducerTask::sequence(produce, partitions, producer, reconnect, stop);
         task.orders = Some(orders);
         let live = Arc::clone(&self.live);
+        task.live = Some(Arc::clone(&live));
         let thread = events::spawn("producer", events, move || {
             let report = task.run();
-            live.messages_posted.add(report.posted);
             if report.failed > 0 {
                 log::error!("{} messages posted were not acknowledged", report.failed);
                 live.messages_failed.add(report.failed);
@@ -283,6 +290,31 @@ impl Running {
             }
         })?;
         self.threads.add(thread);
+        Ok(())
+    }
+
+    fn start_watch(
+        &mut self,
+        watch: &Arc<Watch>,
+        steering: &Arc<Steering>,
+        events: &Sender<Event>,
+        stop: &Receiver<()>,
+    ) -> Result<()> {
+        let watcher = Watcher::new(
+            &self.config,
+            Arc::clone(watch),
+            Arc::clone(&self.topic),
+            Arc::clone(&self.broker),
+            Arc::clone(&self.live),
+            Arc::clone(&self.queue),
+            Arc::clone(&self.ledgers),
+            Arc::clone(&self.history),
+            Arc::clone(steering),
+        );
+        let (asking, asks_stop, stop) = (watcher.clone(), stop.clone(), stop.clone());
+        self.threads.add(events::spawn("watch", events, move || watcher.run(&stop))?);
+        let asking = move || asking.run_lag(&asks_stop);
+        self.threads.add(events::spawn("watch-lag", events, asking)?);
         Ok(())
     }
 
@@ -450,7 +482,7 @@ impl Running {
         }
         // What sensors and producer still do is worth nothing: they are not waited for long.
         let patience = (began + limits::INTAKE_STOP_LIMIT).max(Instant::now());
-        let _ = self.wait_for(&["sensor", "producer", "requests"], patience, stop, false);
+        let _ = self.wait_for(&["sensor", "producer", "requests", "watch"], patience, stop, false);
         let kept = self.history.flush(limits::HISTORY_STOP_LIMIT);
         // Without the history there is nothing that may be committed.
         let last = if kept {

@@ -178,6 +178,7 @@ impl Life {
             topic_id: info.id,
             history: Arc::clone(&history),
             ledgers: Arc::clone(&ledgers),
+            live: Arc::clone(&live),
             events: events_in,
             in_doubt,
         };
