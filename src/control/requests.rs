@@ -266,7 +266,7 @@ pub fn read_answer(line: &[u8]) -> Result<Value> {
     Err(failure.into())
 }
 
-fn handle(context: &Context, session: &mut Session, request: Request) -> Result<Value> {
+pub(crate) fn handle(context: &Context, session: &mut Session, request: Request) -> Result<Value> {
     match request {
         Request::Status => Ok(json!(context.stage().status)),
         Request::Overview => watch::overview(context, session),
@@ -425,6 +425,23 @@ impl Context {
             Arc::new(Stage { status, pipeline: Some(pipeline) });
         // For what was asked before this, and after the pipeline looked first.
         bell.ring();
+    }
+
+    /// Whether a pipeline runs: until then mb waits for its broker.
+    pub(crate) fn is_attached(&self) -> bool {
+        self.stage().pipeline.is_some()
+    }
+
+    /// Asks the pipeline that runs.
+    ///
+    /// # Errors
+    /// `Other` where none does yet; those of `ask`.
+    pub(crate) fn with_pipeline<T>(&self, ask: impl FnOnce(&Attached) -> Result<T>) -> Result<T> {
+        let stage = self.stage();
+        match &stage.pipeline {
+            Some(pipeline) => ask(pipeline),
+            None => Err(stage.status.not_yet(&self.data_dir)),
+        }
     }
 
     pub(super) fn stage(&self) -> Arc<Stage> {
