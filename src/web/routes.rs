@@ -270,7 +270,13 @@ impl Call<'_> {
                 Failure::new(503, "busy", "too many such requests at once; try again soon")
             })?),
         };
-        let answer = (route.answer)(self);
+        let answer = (route.answer)(self).map_err(|failure| match failure.status {
+            // Nothing that is only read can be in the way of something.
+            409 if route.method == Method::Get => {
+                Failure { status: 503, kind: "unavailable", ..failure }
+            }
+            _ => failure,
+        });
         if changes && answer.is_ok() {
             log::info!("{} {}: done, as asked over HTTP", route.method.name(), self.request.path);
         }
