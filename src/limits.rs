@@ -71,6 +71,43 @@ pub const LIST_ROWS: u32 = 500;
 /// Bytes of one request on the control socket.
 pub const CONTROL_REQUEST_BYTES: usize = 8 << 20;
 
+/// Connections of the page and the API at once; at one more the oldest that is least use is closed.
+pub const HTTP_CONNECTIONS: usize = 64;
+/// Threads of connections, those included that were closed and are still at an answer.
+pub const HTTP_THREADS: usize = 128;
+/// A request, from its first byte (or its connection's beginning) to its last.
+pub const HTTP_REQUEST_LIMIT: Duration = Duration::from_secs(10);
+/// How long a connection is kept between two requests.
+pub const HTTP_IDLE_LIMIT: Duration = Duration::from_secs(60);
+/// An answer, or one event, from its first byte to its last.
+pub const HTTP_WRITE_LIMIT: Duration = Duration::from_secs(10);
+/// What is still read of a refused request, so that its sender gets to see why.
+pub const HTTP_LINGER_LIMIT: Duration = Duration::from_secs(1);
+pub const HTTP_LINGER_BYTES: usize = 4 << 20;
+/// What answers under way get at the stop, and after that the threads.
+pub const HTTP_STOP_GRACE: Duration = Duration::from_millis(300);
+pub const HTTP_STOP_LIMIT: Duration = Duration::from_secs(2);
+/// Request line and headers of a request, in bytes; how many headers; its body, in bytes.
+pub const HTTP_HEAD_BYTES: usize = 16 << 10;
+pub const HTTP_HEADERS: usize = 64;
+pub const HTTP_BODY_BYTES: usize = 1 << 20;
+/// Requests at once that change something or ask the broker; one more is asked to come again.
+pub const HTTP_LONG_REQUESTS: usize = 8;
+/// Readers of the history that wait for the next request.
+pub const HTTP_SPARE_SESSIONS: usize = 4;
+/// Rows of a page of a list, where the request names no number, and at most.
+pub const HTTP_PAGE_ROWS: u32 = 50;
+pub const HTTP_PAGE_ROWS_MAX: u32 = 200;
+/// Between two events of the overview.
+pub const HTTP_EVENT_INTERVAL: Duration = Duration::from_secs(1);
+/// Bytes of the token in `--token-file`.
+pub const TOKEN_BYTES_MIN: usize = 16;
+pub const TOKEN_BYTES_MAX: usize = 4096;
+/// Browsers that are signed in; the oldest is signed out at one more.
+pub const SIGNED_IN_MAX: usize = 100;
+/// How long a browser stays signed in.
+pub const SIGNED_IN_LIMIT: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// The last commit at the stop.
 pub const FINAL_COMMIT_LIMIT: Duration = Duration::from_secs(5);
 
@@ -264,4 +301,6 @@ const _: () = assert!(EMBEDDED_CHUNK_RECORDS <= POLL_RECORDS, "a poll hands over
 const _: () = assert!(EMBEDDED_CHUNK_BYTES <= EMBEDDED_OUTBOX_BYTES);
 const _: () = assert!(EMBEDDED_BUSY_LIMIT.as_millis() < BROKER_CALL_LIMIT.as_millis());
 const _: () = assert!(PRODUCER_STOP_FLUSH_LIMIT.as_millis() < INTAKE_STOP_LIMIT.as_millis());
+const _: () = assert!(HTTP_PAGE_ROWS_MAX < LIST_ROWS, "one row more is read than a page has");
+const _: () = assert!(HTTP_CONNECTIONS < HTTP_THREADS);
 const _: () = assert!(PROBE_LIMIT.as_millis() < FIRST_CONTACT_LIMIT.as_millis());

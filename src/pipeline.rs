@@ -29,6 +29,7 @@ use crate::startup::{self, Start};
 use crate::steering::Steering;
 use crate::step::Step;
 use crate::thread::stopped_within;
+use crate::web;
 
 pub use self::running::sensor_settings;
 
@@ -114,10 +115,30 @@ impl Pipeline {
             &self.config,
             self.step.name(),
         )?;
-        let outcome = self.run_with(&data_dir, &control, stop);
+        let outcome = self.run_with_page(&data_dir, &control, stop);
         // With threads left behind the process is ended, and the socket with it.
         if !matches!(outcome, Err(Error::Forced(_))) {
             control.stop();
+        }
+        outcome
+    }
+
+    /// The page is there from before the broker answers, and shows what is waited for.
+    fn run_with_page(
+        &mut self,
+        data_dir: &Arc<DataDir>,
+        control: &control::Server,
+        stop: &Receiver<()>,
+    ) -> Result<Summary> {
+        let web = match &self.config.web {
+            Some(web) => Some(web::Server::start(web, control.context())?),
+            None => None,
+        };
+        let outcome = self.run_with(data_dir, control, stop);
+        if let Some(web) = web
+            && !matches!(outcome, Err(Error::Forced(_)))
+        {
+            web.stop();
         }
         outcome
     }

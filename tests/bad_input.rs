@@ -449,7 +449,17 @@ fn a_log_that_nobody_can_write_changes_neither_exit_code_nor_work() {
         mb.stdout(full()).stderr(full()).status().unwrap().code()
     };
     assert_eq!(run(&["--max-batch", "x"]), Some(64));
-    let job = ["--client", "embedded", "--topic", TOPIC, "--until-caught-up", "--step", "log"];
+    let job = [
+        "--client",
+        "embedded",
+        "--topic",
+        TOPIC,
+        "--until-caught-up",
+        "--step",
+        "log",
+        "--listen",
+        "off",
+    ];
     assert_eq!(run(&[&job[..], &["--group", "unheard"]].concat()), Some(0));
     data.assert_nothing_lost();
 }
@@ -460,7 +470,7 @@ fn a_notify_socket_that_is_none_changes_nothing() {
         let data = Data::with_records();
         let output = Command::new(env!("CARGO_BIN_EXE_mb"))
             .args(["--client", "embedded", "--topic", TOPIC, "--until-caught-up"])
-            .args(["--step", "discard", "--group", "other", "--data-dir"])
+            .args(["--step", "discard", "--group", "other", "--listen", "off", "--data-dir"])
             .arg(data.path())
             .env("NOTIFY_SOCKET", socket)
             .output()

@@ -258,7 +258,7 @@ fn systemd_is_told_when_mb_is_ready_and_when_it_stops() {
     let systemd = UnixDatagram::bind(&path).unwrap();
     systemd.set_read_timeout(Some(LIMIT)).unwrap();
     let mut mb = Command::new(env!("CARGO_BIN_EXE_mb"))
-        .args(["--client", "embedded", "--rate", "10", "--data-dir"])
+        .args(["--client", "embedded", "--rate", "10", "--listen", "off", "--data-dir"])
         .arg(folder.path().join("data"))
         .env("NOTIFY_SOCKET", &path)
         .stderr(Stdio::null())

@@ -278,7 +278,7 @@ pub fn read_answer(line: &[u8]) -> Result<Value> {
     Err(failure.into())
 }
 
-fn handle(context: &Context, session: &mut Session, request: Request) -> Result<Value> {
+pub(crate) fn handle(context: &Context, session: &mut Session, request: Request) -> Result<Value> {
     match request {
         Request::Status => Ok(json!(context.stage().status)),
         Request::Overview => watch::overview(context),
@@ -443,11 +443,16 @@ impl Context {
         bell.ring();
     }
 
-    /// `ask` of the pipeline that runs.
+    /// Whether a pipeline runs: until then mb waits for its broker.
+    pub(crate) fn is_attached(&self) -> bool {
+        self.stage().pipeline.is_some()
+    }
+
+    /// Asks the pipeline that runs.
     ///
     /// # Errors
-    /// As `ask`; `Other` while mb waits for its broker.
-    pub(super) fn with_pipeline<T>(&self, ask: impl FnOnce(&Attached) -> Result<T>) -> Result<T> {
+    /// `Other` where none does yet; those of `ask`.
+    pub(crate) fn with_pipeline<T>(&self, ask: impl FnOnce(&Attached) -> Result<T>) -> Result<T> {
         let stage = self.stage();
         match &stage.pipeline {
             Some(pipeline) => ask(pipeline),

@@ -187,7 +187,13 @@ impl Drop for Mb {
 /// Flags of connection and data come after a subcommand, so `--data-dir` goes last.
 fn command(data_dir: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mb"));
-    command.args(args).arg("--data-dir").arg(data_dir).env_remove("RUST_LOG");
+    command.args(args);
+    // The main job has a page, which no two of them can have at one address.
+    let is_main = args.first().is_none_or(|first| first.starts_with('-'));
+    if is_main && !args.iter().any(|arg| arg.starts_with("--listen")) {
+        command.args(["--listen", "off"]);
+    }
+    command.arg("--data-dir").arg(data_dir).env_remove("RUST_LOG");
     command
 }
 

@@ -11,6 +11,7 @@ pub mod disk;
 #[cfg(feature = "rdkafka")]
 pub mod faults;
 pub mod files;
+pub mod http;
 pub mod kafka;
 pub mod mb;
 pub mod proxy;
