@@ -273,6 +273,8 @@ pub const CATCH_UP_WINDOW: Duration = Duration::from_secs(15);
 pub const LAG_INTERVAL: Duration = Duration::from_secs(1);
 pub const LAG_PARTITIONS_PER_INTERVAL: usize = 100;
 pub const LAG_INTERVAL_MAX: Duration = Duration::from_secs(10);
+/// What the watching threads get at the stop.
+pub const WATCH_STOP_LIMIT: Duration = Duration::from_millis(300);
 /// Ends of one partition's log that are remembered with their times, for the lag in seconds.
 pub const LAG_MEMORY_ENDS: usize = 120;
 /// A lag counts as known for so long after the log was asked in vain, beyond the usual interval.

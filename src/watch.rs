@@ -164,6 +164,7 @@ impl Watcher {
     }
 
     fn ask(&self, partitions: &[Partition]) {
+        let began = Instant::now();
         let answer = match partitions.is_empty() {
             true => Ok(BTreeMap::new()),
             false => self.broker.watermarks(&self.topic, partitions),
@@ -178,7 +179,7 @@ impl Watcher {
             Err(error) => {
                 // The sensors' own trouble is in the log of mb already.
                 log::debug!("asking the log for its ends: {error}");
-                let since = state.log.failing.as_ref().map_or(now, |(since, _)| *since);
+                let since = state.log.failing.as_ref().map_or(began, |(since, _)| *since);
                 state.log.failing = Some((since, error.to_string()));
             }
         }

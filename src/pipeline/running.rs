@@ -482,7 +482,10 @@ impl Running {
         }
         // What sensors and producer still do is worth nothing: they are not waited for long.
         let patience = (began + limits::INTAKE_STOP_LIMIT).max(Instant::now());
-        let _ = self.wait_for(&["sensor", "producer", "requests", "watch"], patience, stop, false);
+        let _ = self.wait_for(&["sensor", "producer", "requests"], patience, stop, false);
+        // Who asks the log for its ends may wait for a broken one's answer, which nobody needs now.
+        let patience = Instant::now() + limits::WATCH_STOP_LIMIT;
+        let _ = self.wait_for(&["watch"], patience, stop, false);
         let kept = self.history.flush(limits::HISTORY_STOP_LIMIT);
         // Without the history there is nothing that may be committed.
         let last = if kept {
