@@ -8,9 +8,9 @@ const SPAN_MS = 15 * 60 * 1000;
 const GAP_MS = 5000;
 const LEFT = 52, BOTTOM = 18, TOP = 8;
 
-/** The smallest of 1, 2, 5 × 10^n that is not below. */
+/** The smallest of 1, 2, 5 × 10^n that is not below `most`, which is 1 at least. */
 function nice(most) {
-  const power = 10 ** Math.floor(Math.log10(Math.max(most, 1)));
+  const power = 10 ** Math.floor(Math.log10(most));
   return [1, 2, 5, 10].map((factor) => factor * power).find((value) => value >= most);
 }
 
@@ -93,7 +93,7 @@ export function lineChart({ title, test, lines, format }) {
 
   function draw() {
     const chosen = slider.chosen();
-    const top = nice(Math.max(1, ...samples.flatMap((sample) => lines.map(({ of }) => of(sample) ?? 0))));
+    const top = nice(Math.max(2, ...samples.flatMap((sample) => lines.map(({ of }) => of(sample) ?? 0))));
     const y = (value) => TOP + (height - TOP - BOTTOM) * (1 - value / top);
     svg.setAttribute('viewBox', `0 0 ${width} ${height}`);
     const grid = [0, top / 2, top].map((value) => [
@@ -123,7 +123,7 @@ export function lineChart({ title, test, lines, format }) {
   return {
     node: el('figure', {}, el('figcaption', {}, values.map(({ node }) => node), when), slider.node),
     draw(kept, nowMs) {
-      samples = kept;
+      samples = kept.filter(({ at_ms: at }) => at >= nowMs - SPAN_MS);
       now = nowMs;
       draw();
     },

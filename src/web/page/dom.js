@@ -39,7 +39,7 @@ const SHOWN_FIRST = 2000;
 const SHOWN_MORE = 200_000; // more at once would hold the browser up
 
 /** Text of others with its lines, cut where it is long, with a button for the rest. */
-export function long(text, name) {
+export function long(text, name, first = SHOWN_FIRST) {
   const pre = el('pre', { class: 'data', tabindex: '0', role: 'group', 'aria-label': name });
   const more = el('button', { type: 'button', class: 'plain', 'data-test': 'show-all' });
   const box = el('div', { class: 'long' }, pre, more);
@@ -56,7 +56,7 @@ export function long(text, name) {
     show(shown.length + SHOWN_MORE);
     pre.focus();
   });
-  show(SHOWN_FIRST);
+  show(first);
   return box;
 }
 
@@ -106,7 +106,7 @@ export function toast(words, kind = 'good', link = null) {
   (document.querySelector('dialog[open]') ?? document.body).append(box);
   box.append(node);
   while (box.children.length > 5) box.firstChild.remove();
-  if (kind !== 'bad') setTimeout(() => node.remove(), 8000);
+  if (kind !== 'bad') setTimeout(() => node.remove(), 6000);
 }
 
 /** Does `action` while its button waits, and says what came of it: `said(answer)` is words, or

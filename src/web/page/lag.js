@@ -1,8 +1,8 @@
 // Lag of every partition, and the cursor: where it stands, and moving it after a look at what that
-// would do.
+// would do. Also the replay of a range of offsets.
 
 import { get, post } from './api.js';
-import { act, button, data, dialog, el } from './dom.js';
+import { act, button, data, dialog, el, toast } from './dom.js';
 import { table } from './table.js';
 import { count, counted, duration, short } from './text.js';
 
@@ -26,7 +26,8 @@ export function lagView() {
       { label: 'End', num: true, cell: (row) => count(row.end) },
       { label: 'Runs', num: true, cell: (row) => count(row.in_flight) },
       { label: 'State', cell: (row) => (row.stuck_s == null ? '' : el('span', { class: 'badge bad' }, `stuck for ${duration(row.stuck_s)}`)) },
-      { label: 'Do', cell: (row) => button('Move cursor…', { test: 'cursor' }, () => moveCursor([row])) },
+      { label: 'Do', cell: (row) => el('div', { class: 'actions' },
+        button('Move cursor…', { test: 'cursor' }, () => moveCursor([row])), button('Replay…', { test: 'replay' }, () => replay(row))) },
     ],
   });
   const moveAll = button('Move all cursors…', { test: 'cursor-all' }, () => rows.length && moveCursor(rows));
@@ -100,6 +101,24 @@ function moveCursor(rows) {
     });
     plan.replaceChildren(el('p', {}, 'Nothing is moved yet. It would be:'), planTable(answer.moves), el('div', { class: 'actions' }, go));
     go.focus();
+  });
+}
+
+/** Runs a range of offsets once more; the cursor stays. */
+function replay(row) {
+  const field = (test, value) => el('input', { type: 'number', step: '1', required: true, min: row.beginning, max: row.end - 1, value, 'data-test': test });
+  const from = field('replay-from', row.beginning), to = field('replay-to', Math.max(row.beginning, row.end - 1));
+  const go = el('button', { type: 'submit', class: 'main acts', 'data-test': 'replay-confirm' }, 'Replay');
+  const form = el('form', { novalidate: true },
+    el('p', {}, 'The messages from one offset to the other, both included, are run again. The cursor and the committed offset stay.'),
+    el('label', {}, 'From offset', from), el('label', {}, 'To offset', to), el('div', { class: 'actions' }, go));
+  const box = dialog(`Replay of partition ${row.partition}`, 'replay-dialog', form);
+  form.addEventListener('submit', async (event) => {
+    event.preventDefault();
+    const answer = await act(go, () => post('replay', { partition: row.partition, from: Number(from.value), to: Number(to.value) }));
+    if (!answer) return;
+    box.close();
+    for (const request of answer.requests) toast(`Partition ${row.partition} is replayed.`, 'good', el('a', { href: `/runs?request=${request}` }, 'See the new runs'));
   });
 }
 

@@ -3,10 +3,12 @@
 import { get, post } from './api.js';
 import { act, badge, button, card, data, dialog, el, enable, long, oneLine, runLink, time, toast } from './dom.js';
 import { recordNode, valueNode } from './records.js';
+import { mark } from './runs.js';
 import { table } from './table.js';
-import { count, counted } from './text.js';
+import { count, counted, cut } from './text.js';
 
 const PAGE = 50;
+const LINKED = 400; // characters of an error in an address, which servers bound
 const TABS = [['open', 'Open'], ['redriving', 'Being redriven'], ['redriven', 'Redriven'], ['discarded', 'Discarded'], ['all', 'All']];
 
 /** Redrives what `pick` says. */
@@ -58,7 +60,7 @@ export function lettersView({ go, query: given }) {
     caption: 'Dead letters by error', test: 'error-group', key: (row) => JSON.stringify([row.topic, row.group, row.error]),
     columns: [
       { label: 'Letters', num: true, cell: (row) => count(row.letters) },
-      { label: 'Error', wide: true, cell: (row) => el('a', { href: address({ error: row.error }), class: 'line' }, oneLine(row.error)) },
+      { label: 'Error', wide: true, cell: (row) => el('a', { href: address({ error: cut(row.error, LINKED) }), class: 'line' }, oneLine(row.error)) },
       { label: 'Topic', cell: (row) => data(row.topic, 40) },
       { label: 'Do', cell: (row) => {
         const again = button('Redrive', { test: 'redrive-error' }, async () => await redrive(again, { error: row.error }) && load());
@@ -67,7 +69,7 @@ export function lettersView({ go, query: given }) {
       } },
     ],
   });
-  const all = el('input', { type: 'checkbox', 'aria-label': 'Select all on this page', on: { change: () => select(rows.map((row) => row.id), all.checked) } });
+  const all = el('input', { type: 'checkbox', 'aria-label': 'Select all on this page', on: { change: () => select(rows.filter((row) => row.state === 'open').map((row) => row.id), all.checked) } });
   const list = table({
     caption: 'Dead letters', test: 'letter', key: (row) => row.id,
     columns: [
@@ -95,7 +97,7 @@ export function lettersView({ go, query: given }) {
 
   function select(some, on) {
     for (const id of some) if (on) chosen.add(id); else chosen.delete(id);
-    list.fill(rows, { force: true });
+    mark(list, chosen);
     showChosen();
   }
   function showChosen() {
@@ -103,7 +105,7 @@ export function lettersView({ go, query: given }) {
     redriveSome.textContent = length ? `Redrive selected (${count(length)})` : 'Redrive selected';
     for (const node of [redriveSome, discardSome]) enable(node, length > 0, 'Select open dead letters first');
     for (const node of [redriveAll, discardAll]) enable(node, rows.some((row) => row.state === 'open'), 'None is open');
-    all.checked = rows.length > 0 && rows.every((row) => chosen.has(row.id));
+    all.checked = length > 0 && rows.every((row) => chosen.has(row.id) || row.state !== 'open');
   }
   async function load() {
     const mine = ++asked;
@@ -136,6 +138,8 @@ export function lettersView({ go, query: given }) {
     error.hidden = !query.has('error');
     error.replaceChildren('Only with the error ', data(query.get('error') ?? '', 200), ' ', el('a', { href: address({ error: null }) }, 'show all'));
     chosen.clear();
+    next = null;
+    enable(older, false);
     load();
   }
 
@@ -166,6 +170,7 @@ export function letterView({ id }) {
   const again = button('Redrive', { test: 'redrive', kind: 'main' }, async () => await redrive(again, { ids: [id] }) && load());
   const drop = button('Discard…', { test: 'discard' }, () => discard(`dead letter ${id}`, { ids: [id] }, load));
   let letter = null;
+  again.hidden = drop.hidden = true;
   const facts = () => [
     ['State', badge(letter.state)], ['Given up', time(letter.at_ms)], ['Attempts', count(letter.attempts)], ['Run', runLink(letter.run, data(letter.run_key, 120))],
     letter.redrive_run && [letter.state === 'redriven' ? 'Redriven by' : 'Last redriven by', runLink(letter.redrive_run)],

@@ -12,6 +12,8 @@ export const live = {
   lost: null,
   session: { read_only: false, token: false },
   samples: [],
+  /** mb was replaced by another version, whose page is another one. */
+  outdated: false,
 };
 
 const listeners = new Set();

@@ -16,6 +16,7 @@ export function runView({ id }) {
     await act(cancel, () => cancelRun(id), (answer) => `Run ${id} ${cancelWords(answer)}`);
     load();
   });
+  again.hidden = cancel.hidden = true;
   let run = null, sign = '', loading = false, ended = false, failed = false;
 
   async function load() {
@@ -26,7 +27,7 @@ export function runView({ id }) {
       if (!ended) show();
       failed = false;
     } catch (error) {
-      failed = true;
+      failed = error.status !== 404;
       if (!ended && !run) head.replaceChildren(el('p', { class: 'wrong', 'data-test': 'error' }, data(error.message)), el('a', { href: '/runs' }, 'All runs'));
     }
     loading = false;
@@ -119,7 +120,7 @@ function timeLine(run, busy) {
 function attempts(run, busy) {
   const failed = run.failed_attempts;
   const entry = (title, css, started, output, error) => el('article', { class: `attempt ${css}`, 'data-test': 'attempt' },
-    el('h3', {}, title, started == null ? null : [' ', time(started)]), error ? long(error, `Error of ${title}`) : null,
+    el('h3', {}, title, started == null ? null : [' ', time(started)]), error ? long(error, `Error of ${title}`, 300) : null,
     output ? el('div', {}, el('h4', {}, 'Output'), streams(output, title)) : el('p', { class: 'note' }, 'Printed nothing.'));
   const list = failed.map((attempt) => entry(`Attempt ${attempt.number}: failed after ${duration(attempt.run_ms / 1000)}, worker ${attempt.worker}`, 'bad', attempt.started_ms, attempt.output, attempt.error));
   if (busy) list.push(el('p', {}, `Attempt ${busy.attempt} runs for ${duration(busy.running_s)}${busy.stalled ? ', stalled' : ''}.`));

@@ -48,6 +48,13 @@ export const cancelRun = (id) => post(`runs/${id}/cancel`, { note: 'from the pag
 export const cancelWords = ({ did }) => CANCELLED[did] ?? did;
 export const isWaiting = ({ state }) => state === 'queued' || state === 'running';
 
+/** Ticks the boxes of the chosen rows. */
+export function mark(list, chosen) {
+  for (const box of list.body.querySelectorAll('[data-test=select]')) {
+    box.checked = chosen.has(Number(box.closest('tr').dataset.id));
+  }
+}
+
 export function runsView({ go, query: given }) {
   let query = given, rows = [], next = null, asked = 0, lastLoad = 0, refreshed = '';
   const chosen = new Set();
@@ -94,7 +101,7 @@ export function runsView({ go, query: given }) {
 
   function select(ids, on) {
     for (const id of ids) if (on) chosen.add(id); else chosen.delete(id);
-    list.fill(rows, { force: true });
+    mark(list, chosen);
     showChosen();
   }
   function showChosen() {
@@ -137,8 +144,8 @@ export function runsView({ go, query: given }) {
       showPage(counts, hold);
     } catch (error) {
       if (mine !== asked) return;
-      where.replaceChildren(data(error.message));
-      if (rows.length === 0) list.say(el('p', { class: 'wrong' }, data(error.message)));
+      where.textContent = '';
+      list.say(el('p', { class: 'wrong' }, data(error.message)));
     }
   }
   function showPage(counts, hold) {
@@ -159,6 +166,8 @@ export function runsView({ go, query: given }) {
   }
   function show() {
     chosen.clear();
+    next = null;
+    enable(older, false);
     for (const { state, node } of tabs) {
       const changed = new URLSearchParams(query);
       for (const name of ['state', 'before', 'skip']) changed.delete(name);

@@ -15,11 +15,12 @@ export function table({ caption, columns, key, stamp = () => '', test, sorted, o
       el('thead', { role: 'rowgroup', class: columns.some(({ sort, head }) => (sort && onSort) || head) ? null : 'fixed' }, el('tr', { role: 'row' }, heads)),
       body));
   const kept = new Map();
+  const heading = columns[0].head ? 1 : 0; // a box to select a row by is no name for it
 
   const draw = (row) => {
     const cells = columns.map(({ label, cell, num, wide }, index) =>
-      el(index === 0 ? 'th' : 'td', {
-        role: index === 0 ? 'rowheader' : 'cell', scope: index === 0 ? 'row' : null, 'data-label': label,
+      el(index === heading ? 'th' : 'td', {
+        role: index === heading ? 'rowheader' : 'cell', scope: index === heading ? 'row' : null, 'data-label': label,
         class: [num && 'num', wide && 'wide'].filter(Boolean).join(' ') || null,
       }, cell(row)));
     return el('tr', { role: 'row', 'data-test': test, 'data-id': key(row) }, cells);

@@ -10,16 +10,16 @@ import { clock, count, counted, duration, size, visible } from './text.js';
 const PAGE = 50;
 const ENDED = {
   runtime: 'its time was over', 'queue-full': 'the queue was full', 'memory-full': 'the memory for batches was full',
-  stop: 'mb stopped', paused: 'the sensor was paused', error: 'an error',
+  stop: 'mb stopped', paused: 'the sensor was paused', error: 'there was an error',
 };
-const FILTERS = [['', 'All ticks'], ['busy', 'Found something, or failed'], ...Object.entries(ENDED).map(([name, words]) => [name, `Ended by: ${words}`])];
+const FILTERS = [['', 'All ticks'], ['busy', 'Found something, or failed'], ...Object.entries(ENDED).map(([name, words]) => [name, `Ended because ${words}`])];
 
 const endedBy = (name) => ENDED[name] ?? visible(name);
 
 export function tickWords(tick) {
   const found = tick.records ? `found ${counted(tick.records, 'message')}, ${counted(tick.batches, 'batch', 'batches')}` : 'found nothing';
   const error = tick.error ? `: ${visible(tick.error).slice(0, 200)}` : '';
-  return `${clock(tick.started_ms)}: ${found} in ${duration(tick.run_ms / 1000)}; ended by: ${endedBy(tick.ended_by)}${error}`;
+  return `${clock(tick.started_ms)}: ${found} in ${duration(tick.run_ms / 1000)}; ended because ${endedBy(tick.ended_by)}${error}`;
 }
 
 export function ticksView({ go, query: given }) {
@@ -35,7 +35,7 @@ export function ticksView({ go, query: given }) {
       { label: 'Tick', cell: (t) => String(t.id) }, { label: 'Began', cell: (t) => time(t.started_ms) },
       { label: 'Found', num: true, cell: (t) => count(t.records) }, { label: 'Bytes', num: true, cell: (t) => size(t.bytes) },
       { label: 'Batches', num: true, cell: (t) => count(t.batches) }, { label: 'Took', num: true, cell: (t) => duration(t.run_ms / 1000) },
-      { label: 'Ended by', cell: (t) => (t.error ? badge('failed', 'error') : endedBy(t.ended_by)) }, { label: 'Sensor', num: true, cell: (t) => String(t.sensor) },
+      { label: 'Ended because', cell: (t) => (t.error ? badge('failed', 'error') : endedBy(t.ended_by)) }, { label: 'Sensor', num: true, cell: (t) => String(t.sensor) },
       { label: 'Error', wide: true, cell: (t) => oneLine(t.error) },
     ],
   });
@@ -65,6 +65,8 @@ export function ticksView({ go, query: given }) {
   }
   function show() {
     filter.value = query.get('show') ?? '';
+    next = null;
+    enable(older, false);
     load(true);
   }
 

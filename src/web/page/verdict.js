@@ -22,6 +22,9 @@ export function verdict(overview) {
   }
   if (because('starting')) return made('wait', `Starting: ${because('starting')}`, 'starting', because('starting'));
   if (lag.total == null) return made('wait', `Lag is not known${lag.error ? `: ${visible(lag.error)}` : ' yet'}`, 'lag not known');
+  if (overview.totals.records_in === 0 && lag.total === 0 && overview.newest_runs.length === 0) {
+    return made('good', 'Ready: no message has come yet', 'ready');
+  }
   const late = freshness && !freshness.fresh;
   if (!late && keepsUp(overview)) {
     return made('good', lag.total === 0 ? 'Keeping up: nothing is left to do' : `Keeping up: ${counted(lag.total, 'message')} on the way`, 'keeping up');
