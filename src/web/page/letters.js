@@ -109,10 +109,9 @@ export function lettersView({ go, query: given }) {
   }
   async function load() {
     const mine = ++asked;
-    const wanted = state() === 'all' ? null : state();
     try {
       const [page, groups] = await Promise.all([
-        get('dead-letters', { state: wanted, error: query.get('error'), before: query.get('before'), limit: PAGE }),
+        get('dead-letters', { state: state(), error: query.get('error'), before: query.get('before'), limit: PAGE }),
         get('dead-letters/errors', { state: 'open' }),
       ]);
       if (mine !== asked) return;
