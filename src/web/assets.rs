@@ -15,11 +15,38 @@ struct Asset {
 
 const HTML: &str = "text/html; charset=utf-8";
 
-const INDEX: Asset =
-    Asset { name: "index.html", content_type: HTML, bytes: include_bytes!("page/index.html") };
+const JS: &str = "text/javascript; charset=utf-8";
+
+const INDEX: Asset = file("index.html", HTML, include_bytes!("page/index.html"));
+
+const fn file(name: &'static str, content_type: &'static str, bytes: &'static [u8]) -> Asset {
+    Asset { name, content_type, bytes }
+}
 
 /// Every file of `page/`.
-const ASSETS: &[Asset] = &[INDEX];
+const ASSETS: &[Asset] = &[
+    INDEX,
+    file("style.css", "text/css; charset=utf-8", include_bytes!("page/style.css")),
+    file("icon.svg", "image/svg+xml", include_bytes!("page/icon.svg")),
+    file("api.js", JS, include_bytes!("page/api.js")),
+    file("app.js", JS, include_bytes!("page/app.js")),
+    file("charts.js", JS, include_bytes!("page/charts.js")),
+    file("controls.js", JS, include_bytes!("page/controls.js")),
+    file("dom.js", JS, include_bytes!("page/dom.js")),
+    file("follow-worker.js", JS, include_bytes!("page/follow-worker.js")),
+    file("follow.js", JS, include_bytes!("page/follow.js")),
+    file("lag.js", JS, include_bytes!("page/lag.js")),
+    file("letters.js", JS, include_bytes!("page/letters.js")),
+    file("live.js", JS, include_bytes!("page/live.js")),
+    file("overview.js", JS, include_bytes!("page/overview.js")),
+    file("records.js", JS, include_bytes!("page/records.js")),
+    file("run.js", JS, include_bytes!("page/run.js")),
+    file("runs.js", JS, include_bytes!("page/runs.js")),
+    file("table.js", JS, include_bytes!("page/table.js")),
+    file("text.js", JS, include_bytes!("page/text.js")),
+    file("ticks.js", JS, include_bytes!("page/ticks.js")),
+    file("verdict.js", JS, include_bytes!("page/verdict.js")),
+];
 
 /// What each of the page's addresses answers.
 pub fn index(request: &Request) -> Response {

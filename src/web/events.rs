@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::control::requests::{Context, Request, Session, handle};
+use crate::control::requests::Context;
+use crate::control::watch::overview_json;
 use crate::limits;
 
 /// What a browser is told first: how soon it connects anew.
@@ -22,7 +23,6 @@ pub struct Events {
 struct Latest {
     second: Option<u128>,
     event: Arc<[u8]>,
-    session: Session,
 }
 
 impl Events {
@@ -35,7 +35,7 @@ impl Events {
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         let second = self.second();
         if latest.second != Some(second) {
-            latest.event = event(context, &mut latest.session).into();
+            latest.event = event(context).into();
             latest.second = Some(second);
         }
         Arc::clone(&latest.event)
@@ -54,12 +54,10 @@ impl Events {
 }
 
 /// `overview`, or `failure` with an error as the API answers it. JSON has no line breaks of its own.
-fn event(context: &Context, session: &mut Session) -> Vec<u8> {
-    match handle(context, session, Request::Overview) {
-        Ok(overview) => format!("event: overview\ndata: {overview}\n\n").into_bytes(),
+fn event(context: &Context) -> Vec<u8> {
+    match overview_json(context) {
+        Ok(overview) => [&b"event: overview\ndata: "[..], &overview, b"\n\n"].concat(),
         Err(error) => {
-            // A reader that failed is made anew the next time.
-            *session = Session::default();
             let failure =
                 json!({ "error": { "kind": "unavailable", "message": error.to_string() }});
             format!("event: failure\ndata: {failure}\n\n").into_bytes()

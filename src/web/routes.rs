@@ -14,6 +14,7 @@ use crate::control::requests::{self as control, Context, Session};
 use crate::control::steer::Change;
 use crate::error::{Error, Result};
 use crate::history::requests::Replay;
+use crate::metrics;
 use crate::offset::Offset;
 use crate::run::RunState;
 
@@ -534,13 +535,8 @@ fn ready(call: &mut Call<'_>) -> Answer {
 }
 
 fn metrics(call: &mut Call<'_>) -> Answer {
-    let text = exposition(&call.shared.context)?;
-    let content_type = "text/plain; version=0.0.4; charset=utf-8";
-    Ok(Response::new(200, content_type, text.into_bytes()))
-}
-
-fn exposition(_context: &Context) -> Result<String> {
-    Err(Error::Other("not there yet".into()))
+    let text = metrics::exposition(&call.shared.context)?;
+    Ok(Response::new(200, metrics::CONTENT_TYPE, text.into_bytes()))
 }
 
 fn page(call: &mut Call<'_>) -> Answer {

@@ -1,0 +1,48 @@
+// Calls to mb's HTTP API. An answer that is no success becomes an error with the server's words.
+
+const LIMIT_MS = 15_000;
+
+export class ApiError extends Error {
+  constructor(message, status = 0) {
+    super(message);
+    this.status = status;
+  }
+}
+
+/** `query` of a path: names without a value are left out. */
+export function withQuery(path, query) {
+  const given = Object.entries(query).filter(([, value]) => value != null && value !== '');
+  const text = new URLSearchParams(given).toString();
+  return text ? `${path}?${text}` : path;
+}
+
+/** The answer's JSON. */
+export async function call(method, path, body) {
+  const request = { method, headers: { accept: 'application/json' }, signal: AbortSignal.timeout(LIMIT_MS) };
+  if (method !== 'GET') {
+    request.headers['content-type'] = 'application/json';
+    request.body = JSON.stringify(body ?? {});
+  }
+  let response;
+  try {
+    response = await fetch(path, request);
+  } catch (cause) {
+    const late = cause.name === 'TimeoutError';
+    throw new ApiError(late ? 'mb took too long to answer' : 'mb does not answer');
+  }
+  if (response.status === 401) location.assign('/login');
+  let answer;
+  try {
+    answer = await response.json();
+  } catch {
+    if (response.ok) throw new ApiError('mb answered with something that is no JSON', response.status);
+  }
+  if (!response.ok) {
+    throw new ApiError(answer?.error?.message ?? `mb answered with status ${response.status}`, response.status);
+  }
+  return answer;
+}
+
+export const get = (path, query = {}) => call('GET', withQuery(`/api/v1/${path}`, query));
+export const post = (path, body) => call('POST', `/api/v1/${path}`, body);
+export const patch = (path, body) => call('PATCH', `/api/v1/${path}`, body);

@@ -1,0 +1,123 @@
+// The page's frame: which view is shown at which address, the navigation, the state of the
+// connection. What a view shows is in its own file.
+
+import { data, el, enable, toast } from './dom.js';
+import { lagView } from './lag.js';
+import { letterView, lettersView } from './letters.js';
+import { begin, listen, live } from './live.js';
+import { overviewView } from './overview.js';
+import { runView } from './run.js';
+import { runsView } from './runs.js';
+import { clock, count, duration, size } from './text.js';
+import { ticksView } from './ticks.js';
+import { verdict } from './verdict.js';
+
+const LINKS = [['/', 'Overview'], ['/runs', 'Runs'], ['/ticks', 'Ticks'], ['/dead-letters', 'Dead letters'], ['/lag', 'Lag']];
+const ROUTES = [
+  [/^\/$/, overviewView],
+  [/^\/runs$/, runsView],
+  [/^\/runs\/(\d+)$/, runView],
+  [/^\/ticks$/, ticksView],
+  [/^\/dead-letters$/, lettersView],
+  [/^\/dead-letters\/(\d+)$/, letterView],
+  [/^\/lag$/, lagView],
+];
+
+const find = (id) => document.getElementById(id);
+const letters = el('span', { class: 'count', hidden: true, 'data-test': 'nav-dead-letters' });
+let shown = { path: null, view: null };
+
+/** Shows another address of the page; `replace` keeps the browser's "back" where it is. */
+function go(address, { replace = false, state = null } = {}) {
+  history[replace ? 'replaceState' : 'pushState'](state, '', address);
+  show(!replace);
+}
+
+function show(moved) {
+  const path = location.pathname.replace(/(.)\/+$/, '$1');
+  const query = new URLSearchParams(location.search);
+  if (path === shown.path && shown.view.query) {
+    shown.view.query(query);
+    return;
+  }
+  shown.view?.end?.();
+  document.querySelectorAll('dialog[open]').forEach((dialog) => dialog.close());
+  const [, make, id] = ROUTES.map(([route, view]) => [route.exec(path), view, route.exec(path)?.[1]]).find(([match]) => match) ?? [null, nowhere];
+  const view = make({ go, query, id: id && Number(id) });
+  shown = { path, view };
+  find('main').replaceChildren(view.node);
+  for (const link of find('nav').children) {
+    const here = link.pathname === '/' ? path === '/' : path.startsWith(link.pathname);
+    if (here) link.setAttribute('aria-current', 'page');
+    else link.removeAttribute('aria-current');
+  }
+  if (moved) {
+    scrollTo(0, 0);
+    find('main').focus({ preventScroll: true });
+  }
+  refresh();
+}
+
+function nowhere() {
+  return { title: 'Not here', node: el('div', {}, el('h1', {}, 'There is nothing at this address'), el('a', { href: '/' }, 'To the overview')) };
+}
+
+function refresh() {
+  const { overview, lost } = live;
+  showConnection(overview, lost);
+  if (live.outdated && !document.querySelector('dialog[open]')) {
+    location.reload(); // another version of mb has another page
+    return;
+  }
+  document.body.classList.toggle('stale', lost !== null);
+  document.querySelectorAll('button.acts').forEach((node) => live.session.read_only && enable(node, true));
+  if (overview) {
+    letters.textContent = count(overview.dead_letters_open);
+    letters.hidden = overview.dead_letters_open === 0;
+    find('topic').replaceChildren(data(overview.topic, 60));
+    showAbout(overview);
+    shown.view.live?.(overview);
+  }
+  const state = lost ? 'no answer' : overview ? verdict(overview).brief : '…';
+  const title = `${shown.view.title} · ${state} · mb`;
+  if (document.title !== title) document.title = title;
+}
+
+function showConnection(overview, lost) {
+  const state = lost ? 'lost' : overview ? 'live' : 'connecting';
+  const node = find('connection'), banner = find('banner');
+  if (node.dataset.state !== state) {
+    node.dataset.state = state;
+    node.textContent = { lost: 'no answer', live: 'live', connecting: 'connecting' }[state];
+  }
+  const words = lost ? `mb does not answer since ${clock(lost)}; trying again.${overview ? ' What is shown is from then.' : ''}` : '';
+  if (banner.textContent !== words) banner.textContent = words;
+  banner.hidden = !lost;
+}
+
+function showAbout(overview) {
+  const up = duration((overview.now_ms - overview.started_ms) / 1000);
+  const facts = [
+    ['Broker', data(overview.broker)], ['Topic', data(overview.topic, 80)], ['Group', data(overview.group, 80)], ['Step', data(overview.step, 120)],
+    ['Version', data(overview.version)], ['Up', up], ['Memory', size(overview.memory_bytes)], ['Process', String(overview.pid)],
+  ];
+  find('about').replaceChildren(el('dl', { class: 'facts' }, facts.map(([name, value]) => el('div', {}, el('dt', {}, name), el('dd', {}, value)))),
+    live.session.read_only ? el('p', {}, 'Read-only: nothing can be changed here.') : '');
+}
+
+find('nav').append(...LINKS.map(([href, words]) => el('a', { href }, words, href === '/dead-letters' ? [' ', letters] : null)));
+
+document.addEventListener('click', (event) => {
+  const link = event.target.closest?.('a[href]');
+  const plain = event.button === 0 && !event.metaKey && !event.ctrlKey && !event.shiftKey && !event.altKey;
+  if (!link || !plain || link.origin !== location.origin || link.target || link.hash) return;
+  if (!ROUTES.some(([route]) => route.test(link.pathname))) return;
+  event.preventDefault();
+  go(link.pathname + link.search);
+});
+addEventListener('popstate', () => show(true));
+addEventListener('unhandledrejection', (event) => toast(`The page failed: ${event.reason?.message ?? event.reason}`, 'bad'));
+
+listen(refresh);
+begin();
+show(false);

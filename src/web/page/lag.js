@@ -1,0 +1,137 @@
+// Lag of every partition, and the cursor: where it stands, and moving it after a look at what that
+// would do. Also the replay of a range of offsets.
+
+import { get, post } from './api.js';
+import { act, button, data, dialog, el, toast } from './dom.js';
+import { table } from './table.js';
+import { count, counted, duration, short } from './text.js';
+
+const REFRESH_MS = 2000;
+
+export function lagView() {
+  let rows = [], last = 0, loading = false;
+  const total = el('b', { 'data-test': 'lag' }, '–'), seconds = el('b', {}, '–'), catchUp = el('b', {}, '–');
+  const error = el('p', { class: 'wrong', role: 'status', hidden: true });
+  const only = el('input', { type: 'checkbox', 'data-test': 'only-lag', on: { change: () => show() } });
+  const order = el('select', { on: { change: () => show() } }, el('option', { value: 'partition' }, 'by number'), el('option', { value: 'lag' }, 'most lag first'));
+  const list = table({
+    caption: 'Lag per partition', test: 'partition', key: (row) => row.partition,
+    columns: [
+      { label: 'Partition', cell: (row) => String(row.partition) },
+      { label: 'Lag', num: true, cell: (row) => count(row.lag) },
+      { label: 'Oldest waits', num: true, cell: (row) => duration(row.lag_s) },
+      { label: 'Beginning', num: true, cell: (row) => count(row.beginning) },
+      { label: 'Committed', num: true, cell: (row) => count(row.committed) },
+      { label: 'Cursor', num: true, cell: (row) => count(row.cursor) },
+      { label: 'End', num: true, cell: (row) => count(row.end) },
+      { label: 'Runs', num: true, cell: (row) => count(row.in_flight) },
+      { label: 'State', cell: (row) => (row.stuck_s == null ? '' : el('span', { class: 'badge bad' }, `stuck for ${duration(row.stuck_s)}`)) },
+      { label: 'Do', cell: (row) => el('div', { class: 'actions' },
+        button('Move cursor…', { test: 'cursor' }, () => moveCursor([row])), button('Replay…', { test: 'replay' }, () => replay(row))) },
+    ],
+  });
+  const moveAll = button('Move all cursors…', { test: 'cursor-all' }, () => rows.length && moveCursor(rows));
+
+  function show() {
+    const shown = rows.filter((row) => !only.checked || row.lag > 0);
+    if (order.value === 'lag') shown.sort((a, b) => b.lag - a.lag);
+    list.fill(shown, { hold: list.held() });
+    list.say(...(shown.length ? [] : [el('p', {}, rows.length ? 'No partition has lag.' : 'Not known yet: mb asks the log once its broker answers.')]));
+  }
+  async function load() {
+    if (loading) return;
+    loading = true;
+    last = Date.now();
+    try {
+      const lag = await get('lag');
+      rows = lag.top;
+      error.hidden = !lag.error;
+      error.replaceChildren(data(lag.error ?? ''));
+      show();
+    } catch (cause) {
+      error.hidden = false;
+      error.replaceChildren(data(cause.message));
+    }
+    loading = false;
+  }
+
+  load();
+  return {
+    title: 'Lag',
+    node: el('div', {},
+      el('div', { class: 'title' }, el('h1', {}, 'Lag'), el('div', { class: 'actions' }, moveAll)),
+      el('p', { class: 'lead' }, el('span', {}, total, ' messages'), el('span', {}, 'oldest waits ', seconds), el('span', {}, 'caught up in ', catchUp)),
+      error, el('div', { class: 'filters' }, el('label', { class: 'check' }, only, 'Only partitions with lag'), el('label', {}, 'Order', order)), list.node),
+    live({ lag }) {
+      [total.textContent, total.title] = [short(lag.total), count(lag.total)];
+      seconds.textContent = duration(lag.seconds);
+      catchUp.textContent = lag.catch_up_s == null ? '–' : `~${duration(lag.catch_up_s)}`;
+      if (Date.now() - last >= REFRESH_MS) load();
+    },
+  };
+}
+
+/** Asks where to, shows what that would do, and does it only then. */
+function moveCursor(rows) {
+  const one = rows.length === 1 ? rows[0] : null;
+  const to = el('select', { 'data-test': 'cursor-to' },
+    one && el('option', { value: 'offset' }, 'an offset'), el('option', { value: 'beginning' }, 'the beginning: all is read again'), el('option', { value: 'end' }, 'the end: what waits is passed over'));
+  const offset = el('input', { type: 'number', step: '1', value: one?.committed ?? one?.cursor ?? 0, 'data-test': 'cursor-offset' });
+  const offsetLabel = el('label', {}, 'Offset', offset);
+  const plan = el('div', { role: 'status' });
+  const look = el('button', { type: 'submit', 'data-test': 'cursor-dry-run' }, 'Show what that does');
+  const form = el('form', { novalidate: true }, el('label', {}, 'Move to', to), one && offsetLabel, el('div', { class: 'actions' }, look));
+  const box = dialog(one ? `Cursor of partition ${one.partition}` : `Cursors of ${counted(rows.length, 'partition')}`, 'cursor-dialog', form, plan);
+  const change = () => {
+    offsetLabel.hidden = to.value !== 'offset';
+    plan.replaceChildren();
+  };
+  to.addEventListener('change', change);
+  offset.addEventListener('input', change);
+  const target = (row) => (to.value === 'offset' ? Number(offset.value) : to.value === 'end' ? row.end : row.beginning);
+
+  form.addEventListener('submit', async (event) => {
+    event.preventDefault();
+    const offsets = Object.fromEntries(rows.map((row) => [row.partition, target(row)]));
+    const answer = await act(look, () => post('sensor/cursor', { offsets, dry_run: true }));
+    if (!answer) return;
+    const go = button('Move', { test: 'cursor-confirm', kind: 'danger' }, async () => {
+      if (!await act(go, () => post('sensor/cursor', { offsets, dry_run: false }), () => 'The cursor moves; mb begins anew from there')) return;
+      box.close();
+    });
+    plan.replaceChildren(el('p', {}, 'Nothing is moved yet. It would be:'), planTable(answer.moves), el('div', { class: 'actions' }, go));
+    go.focus();
+  });
+}
+
+/** Runs a range of offsets once more; the cursor stays. */
+function replay(row) {
+  const field = (test, value) => el('input', { type: 'number', step: '1', required: true, min: row.beginning, max: row.end - 1, value, 'data-test': test });
+  const from = field('replay-from', row.beginning), to = field('replay-to', Math.max(row.beginning, row.end - 1));
+  const go = el('button', { type: 'submit', class: 'main acts', 'data-test': 'replay-confirm' }, 'Replay');
+  const form = el('form', { novalidate: true },
+    el('p', {}, 'The messages from one offset to the other, both included, are run again. The cursor and the committed offset stay.'),
+    el('label', {}, 'From offset', from), el('label', {}, 'To offset', to), el('div', { class: 'actions' }, go));
+  const box = dialog(`Replay of partition ${row.partition}`, 'replay-dialog', form);
+  form.addEventListener('submit', async (event) => {
+    event.preventDefault();
+    const answer = await act(go, () => post('replay', { partition: row.partition, from: Number(from.value), to: Number(to.value) }));
+    if (!answer) return;
+    box.close();
+    for (const request of answer.requests) toast(`Partition ${row.partition} is replayed.`, 'good', el('a', { href: `/runs?request=${request}` }, 'See the new runs'));
+  });
+}
+
+function planTable(moves) {
+  const list = table({
+    caption: 'What would be moved', test: 'cursor-move', key: (move) => move.partition,
+    columns: [
+      { label: 'Partition', cell: (move) => String(move.partition) },
+      { label: 'From', num: true, cell: (move) => count(move.from) },
+      { label: 'To', num: true, cell: (move) => count(move.to) },
+      { label: 'What that does', cell: ({ from, to }) => (to < from ? `${counted(from - to, 'offset')} read again` : to > from ? `${counted(to - from, 'offset')} passed over` : 'nothing') },
+    ],
+  });
+  list.fill(moves);
+  return list.node;
+}

@@ -1,0 +1,201 @@
+// Dead letters: by error first, then one by one; redrive, or discard with a reason.
+
+import { get, post } from './api.js';
+import { act, badge, button, card, data, dialog, el, enable, long, oneLine, runLink, time, toast } from './dom.js';
+import { recordNode, valueNode } from './records.js';
+import { mark } from './runs.js';
+import { table } from './table.js';
+import { count, counted, cut } from './text.js';
+
+const PAGE = 50;
+const LINKED = 400; // characters of an error in an address, which servers bound
+const TABS = [['open', 'Open'], ['redriving', 'Being redriven'], ['redriven', 'Redriven'], ['discarded', 'Discarded'], ['all', 'All']];
+
+/** Redrives what `pick` says. */
+async function redrive(node, pick) {
+  const answer = await act(node, () => post('dead-letters/redrive', pick));
+  if (!answer) return false;
+  for (const { request, letters, left } of answer.requests) {
+    const rest = left ? ` ${counted(left, 'letter')} of the same offset wait for another redrive.` : '';
+    toast(`${counted(letters, 'dead letter')} will be run again.${rest}`, 'good', el('a', { href: `/runs?request=${request}` }, 'See the new runs'));
+  }
+  return true;
+}
+
+/** Asks for the reason, then discards what `pick` says; `done` is called after it. */
+function discard(words, pick, done) {
+  const reason = el('input', { type: 'text', required: true, maxlength: '500', 'data-test': 'discard-reason', autofocus: true });
+  const go = el('button', { type: 'submit', class: 'danger acts', 'data-test': 'discard-confirm' }, `Discard ${words}`);
+  const form = el('form', {}, el('p', {}, 'What is discarded stays in the history with its reason, but is not processed any more.'),
+    el('label', {}, 'Reason', reason), el('div', { class: 'actions' }, go));
+  const box = dialog(`Discard ${words}?`, 'discard-dialog', form);
+  reason.focus();
+  form.addEventListener('submit', async (event) => {
+    event.preventDefault();
+    if (!reason.value.trim()) return;
+    const answer = await act(go, () => post('dead-letters/discard', { ...pick, reason: reason.value.trim() }));
+    if (!answer) return;
+    box.close();
+    toast(`${counted(answer.discarded, 'dead letter')} discarded`);
+    done();
+  });
+}
+
+export function lettersView({ go, query: given }) {
+  let query = given, rows = [], next = null, asked = 0, open = null;
+  const chosen = new Set();
+  const state = () => query.get('state') ?? 'open';
+  const address = (changes) => {
+    const changed = new URLSearchParams(query);
+    changed.delete('before');
+    for (const [name, value] of Object.entries(changes)) {
+      if (value == null) changed.delete(name);
+      else changed.set(name, value);
+    }
+    return `/dead-letters${changed.size ? `?${changed}` : ''}`;
+  };
+
+  const tabs = TABS.map(([name, words]) => ({ name, node: el('a', { 'data-test': `tab-${name}` }, words) }));
+  const errors = table({
+    caption: 'Dead letters by error', test: 'error-group', key: (row) => JSON.stringify([row.topic, row.group, row.error]),
+    columns: [
+      { label: 'Letters', num: true, cell: (row) => count(row.letters) },
+      { label: 'Error', wide: true, cell: (row) => el('a', { href: address({ error: cut(row.error, LINKED) }), class: 'line' }, oneLine(row.error)) },
+      { label: 'Topic', cell: (row) => data(row.topic, 40) },
+      { label: 'Do', cell: (row) => {
+        const again = button('Redrive', { test: 'redrive-error' }, async () => await redrive(again, { error: row.error }) && load());
+        return el('div', { class: 'actions' }, again,
+          button('Discard…', { test: 'discard-error' }, () => discard(`all ${count(row.letters)} with this error`, { error: row.error }, load)));
+      } },
+    ],
+  });
+  const all = el('input', { type: 'checkbox', 'aria-label': 'Select all on this page', on: { change: () => select(rows.filter((row) => row.state === 'open').map((row) => row.id), all.checked) } });
+  const list = table({
+    caption: 'Dead letters', test: 'letter', key: (row) => row.id,
+    columns: [
+      { label: 'Select', head: all, cell: (row) => el('input', { type: 'checkbox', 'aria-label': `Select dead letter ${row.id}`, 'data-test': 'select', checked: chosen.has(row.id), disabled: row.state !== 'open', on: { change: (event) => select([row.id], event.target.checked) } }) },
+      { label: 'Letter', cell: (row) => el('a', { href: `/dead-letters/${row.id}` }, String(row.id)) },
+      { label: 'State', cell: (row) => badge(row.state) },
+      { label: 'Partition', num: true, cell: (row) => String(row.partition) },
+      { label: 'Offset', num: true, cell: (row) => count(row.offset) },
+      { label: 'Given up', cell: (row) => time(row.at_ms) },
+      { label: 'Attempts', num: true, cell: (row) => count(row.attempts) },
+      { label: 'Run', cell: (row) => runLink(row.run, String(row.run)) },
+      { label: 'New run', cell: (row) => (row.redrive_run ? runLink(row.redrive_run, String(row.redrive_run)) : '') },
+      { label: 'Why', wide: true, cell: (row) => oneLine(row.state === 'discarded' && row.note ? `${row.note} (${row.error})` : row.error) },
+    ],
+  });
+  const error = el('p', { class: 'note', hidden: true });
+  const matching = () => (query.get('error') ? { error: query.get('error') } : { all: true });
+  const ids = () => ({ ids: rows.filter((row) => chosen.has(row.id) && row.state === 'open').map((row) => row.id) });
+  const redriveSome = button('Redrive selected', { test: 'redrive', kind: 'main' }, async () => await redrive(redriveSome, ids()) && load());
+  const redriveAll = button('Redrive all', { test: 'redrive-all' }, async () => await redrive(redriveAll, matching()) && load());
+  const discardSome = button('Discard selected…', { test: 'discard' }, () => discard(counted(ids().ids.length, 'dead letter'), ids(), load));
+  const discardAll = button('Discard all…', { test: 'discard-all' }, () => discard(query.get('error') ? 'all with this error' : 'all open dead letters', matching(), load));
+  const newer = button('← Newer', { test: 'newer', acts: false }, () => (history.state?.paged ? history.back() : go(address({}))));
+  const older = button('Older →', { test: 'older', acts: false }, () => go(address({ before: next }), { state: { paged: true } }));
+
+  function select(some, on) {
+    for (const id of some) if (on) chosen.add(id); else chosen.delete(id);
+    mark(list, chosen);
+    showChosen();
+  }
+  function showChosen() {
+    const { length } = ids().ids;
+    redriveSome.textContent = length ? `Redrive selected (${count(length)})` : 'Redrive selected';
+    for (const node of [redriveSome, discardSome]) enable(node, length > 0, 'Select open dead letters first');
+    for (const node of [redriveAll, discardAll]) enable(node, rows.some((row) => row.state === 'open'), 'None is open');
+    all.checked = length > 0 && rows.every((row) => chosen.has(row.id) || row.state !== 'open');
+  }
+  async function load() {
+    const mine = ++asked;
+    try {
+      const [page, groups] = await Promise.all([
+        get('dead-letters', { state: state(), error: query.get('error'), before: query.get('before'), limit: PAGE }),
+        get('dead-letters/errors', { state: 'open' }),
+      ]);
+      if (mine !== asked) return;
+      ({ dead_letters: rows, next } = page);
+      for (const id of chosen) if (!rows.some((row) => row.id === id && row.state === 'open')) chosen.delete(id);
+      list.fill(rows, { force: true });
+      errors.fill(groups.errors);
+      errors.say(...(groups.errors.length ? [] : [el('p', {}, 'None is open: every record was processed. Records that fail at every attempt come here, with their payload.')]));
+      list.say(...(rows.length ? [] : [el('p', {}, 'No dead letter fits.')]));
+      enable(newer, query.has('before'));
+      enable(older, next !== null);
+      showChosen();
+    } catch (cause) {
+      if (mine === asked) list.say(el('p', { class: 'wrong' }, data(cause.message)));
+    }
+  }
+  function show() {
+    for (const { name, node } of tabs) {
+      node.href = address({ state: name === 'open' ? null : name });
+      if (name === state()) node.setAttribute('aria-current', 'true');
+      else node.removeAttribute('aria-current');
+    }
+    error.hidden = !query.has('error');
+    error.replaceChildren('Only with the error ', data(query.get('error') ?? '', 200), ' ', el('a', { href: address({ error: null }) }, 'show all'));
+    chosen.clear();
+    next = null;
+    enable(older, false);
+    load();
+  }
+
+  show();
+  return {
+    title: 'Dead letters',
+    node: el('div', {}, el('h1', {}, 'Dead letters'), card('Open, by error', {}, errors.node),
+      el('nav', { class: 'tabs', 'aria-label': 'Dead letters by state' }, tabs.map(({ node }) => node)), error,
+      el('div', { class: 'actions bar-line' }, redriveSome, discardSome, redriveAll, discardAll, el('span', { class: 'push' }), newer, older), list.node),
+    query(changed) {
+      query = changed;
+      show();
+    },
+    live(overview) {
+      const busy = rows.some((row) => row.state === 'redriving');
+      const changed = open !== null && open !== overview.dead_letters_open;
+      if (!list.held() && chosen.size === 0 && (busy || changed)) load();
+      open = overview.dead_letters_open;
+    },
+    end() {
+      asked += 1;
+    },
+  };
+}
+
+export function letterView({ id }) {
+  const body = el('div', {});
+  const again = button('Redrive', { test: 'redrive', kind: 'main' }, async () => await redrive(again, { ids: [id] }) && load());
+  const drop = button('Discard…', { test: 'discard' }, () => discard(`dead letter ${id}`, { ids: [id] }, load));
+  let letter = null;
+  again.hidden = drop.hidden = true;
+  const facts = () => [
+    ['State', badge(letter.state)], ['Given up', time(letter.at_ms)], ['Attempts', count(letter.attempts)], ['Run', runLink(letter.run, data(letter.run_key, 120))],
+    letter.redrive_run && [letter.state === 'redriven' ? 'Redriven by' : 'Last redriven by', runLink(letter.redrive_run)],
+    letter.request && ['Request', el('a', { href: `/runs?request=${letter.request}` }, `request ${letter.request}`)],
+    letter.resolved_ms && ['Resolved', time(letter.resolved_ms)], letter.note && ['Reason', data(letter.note, 600)],
+    ['Topic', data(letter.topic, 80)], ['Group', data(letter.group, 80)],
+  ].filter(Boolean);
+  async function load() {
+    try {
+      letter = await get(`dead-letters/${id}`);
+    } catch (error) {
+      body.replaceChildren(el('p', { class: 'wrong', 'data-test': 'error' }, data(error.message)));
+      return;
+    }
+    again.hidden = drop.hidden = letter.state !== 'open';
+    const headers = letter.headers.map((header) => [header.name ?? header.name_base64, valueNode(header)]);
+    body.replaceChildren(
+      el('dl', { class: 'facts', 'data-test': 'letter-facts', 'data-state': letter.state }, facts().map(([name, value]) => el('div', {}, el('dt', {}, name), el('dd', {}, value)))),
+      card('Why', {}, long(letter.error, 'Error')), card('Record', {}, recordNode(letter.record)),
+      headers.length ? card('Headers', {}, headers.map(([name, value]) => el('div', {}, el('h3', {}, data(name, 200)), value))) : '');
+  }
+  load();
+  return {
+    title: `Dead letter ${id}`,
+    node: el('div', { 'data-test': 'letter-view' },
+      el('div', { class: 'title' }, el('h1', {}, el('a', { href: '/dead-letters' }, 'Dead letters'), ` / ${id}`), el('div', { class: 'actions' }, again, drop)), body),
+    live: () => letter?.state === 'redriving' && load(),
+  };
+}

@@ -1,0 +1,116 @@
+// What the page knows of mb now: the newest overview, the session, and the last 15 minutes. Whoever
+// shows it listens here.
+
+import { call } from './api.js';
+import { follow } from './follow.js';
+
+const KEPT_MS = 15 * 60 * 1000;
+
+export const live = {
+  overview: null,
+  /** When mb was lost, in ms; null while it answers. */
+  lost: null,
+  session: { read_only: false, token: false },
+  samples: [],
+  /** mb was replaced by another version, whose page is another one. */
+  outdated: false,
+};
+
+const listeners = new Set();
+
+/** Calls `listener` at each change; the function that ends it. */
+export function listen(listener) {
+  listeners.add(listener);
+  return () => listeners.delete(listener);
+}
+
+function tell() {
+  if (document.hidden) return;
+  for (const listener of listeners) listener();
+}
+
+let before = null, loading = false;
+
+async function loadSamples() {
+  if (loading) return;
+  loading = true;
+  try {
+    const { samples } = await call('GET', '/api/v1/series');
+    const newest = samples.at(-1)?.at_ms ?? 0;
+    live.samples = samples.concat(live.samples.filter((sample) => sample.at_ms > newest + 500));
+    tell();
+  } catch {
+    // The next event after a gap asks again.
+  } finally {
+    loading = false;
+  }
+}
+
+/** The second between two overviews, as mb's own series has it. */
+function sample(now, then) {
+  const seconds = (now.now_ms - then.now_ms) / 1000;
+  const rate = (name) => Math.max(0, now.totals[name] - then.totals[name]) / seconds;
+  return {
+    at_ms: now.now_ms, records_in: rate('records_in'), records_done: rate('records_done'),
+    bytes_in: rate('bytes_in'), lag: now.lag.total, queued: now.queue.runs,
+    running: now.workers.filter((worker) => worker.run).length,
+  };
+}
+
+function take(overview) {
+  const gap = before && overview.now_ms - before.now_ms;
+  if (before === null || before.started_ms !== overview.started_ms || gap > 3000 || gap < 0) {
+    if (before && before.version !== overview.version) live.outdated = true;
+    loadSamples();
+  } else if (gap < 500) {
+    live.overview = overview; // too short a time to say anything per second
+    live.lost = null;
+    return;
+  } else {
+    live.samples.push(sample(overview, before));
+    const oldest = overview.now_ms - KEPT_MS;
+    while (live.samples.length && live.samples[0].at_ms < oldest) live.samples.shift();
+  }
+  before = overview;
+  live.overview = overview;
+  live.lost = null;
+}
+
+function hear(message) {
+  if (message.overview) {
+    take(JSON.parse(message.overview));
+  } else {
+    // A session that mb does not know any more ends a connection too; this call sees that.
+    if (live.lost === null) loadSession();
+    live.lost = message.lost;
+  }
+  tell();
+}
+
+async function loadSession() {
+  try {
+    live.session = await call('GET', '/api/v1/session');
+    tell();
+  } catch {
+    // mb does not answer, which the page says already.
+  }
+}
+
+/** Begins to follow mb. */
+export function begin() {
+  loadSession();
+  document.addEventListener('visibilitychange', tell);
+  let worker;
+  try {
+    worker = new SharedWorker('/assets/follow-worker.js', { type: 'module', name: 'mb' });
+  } catch {
+    follow(hear);
+    return;
+  }
+  worker.addEventListener('error', () => follow(hear), { once: true });
+  worker.port.addEventListener('message', ({ data }) => hear(data));
+  worker.port.start();
+  worker.port.postMessage('hello');
+  addEventListener('pagehide', () => worker.port.postMessage('bye'));
+  addEventListener('pageshow', ({ persisted }) => persisted && worker.port.postMessage('hello'));
+}

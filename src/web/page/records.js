@@ -1,0 +1,41 @@
+// Records for people: key, time, and the value as indented JSON, as text, or as bytes in hex.
+
+import { data, el, long, time } from './dom.js';
+import { bytesOfBase64, count, hexDump, prettyJson, size } from './text.js';
+
+/** Records as mb's JSON has them, one under the other. */
+export function recordList(records) {
+  return el('ol', { class: 'records' }, records.map((record) => el('li', { 'data-test': 'record', 'data-id': record.offset }, recordNode(record))));
+}
+
+export function recordNode(record) {
+  const key = record.key_base64 != null ? hexDump(bytesOfBase64(record.key_base64)) : record.key;
+  const at = record.timestamp_ms ?? record.timestamp;
+  return el('article', {},
+    el('p', { class: 'record-head' },
+      el('span', {}, 'partition ', el('b', {}, String(record.partition))), el('span', {}, 'offset ', el('b', {}, count(record.offset))),
+      at != null && at >= 0 && el('span', {}, time(at)),
+      el('span', {}, 'key ', key == null ? el('i', {}, 'none') : el('b', {}, data(key, 200)))),
+    valueNode(record),
+    record.cut_bytes ? el('p', { class: 'note' }, `${size(record.cut_bytes)} more are not shown.`) : null);
+}
+
+/** The value in the way that fits it, with buttons for the others. */
+export function valueNode({ value, value_base64: base64 }) {
+  if (value == null && base64 == null) return el('p', { class: 'note' }, 'No value (null).');
+  const json = value == null ? null : prettyJson(value);
+  const bytes = () => (base64 != null ? bytesOfBase64(base64) : new TextEncoder().encode(value));
+  const modes = [
+    json !== null && ['JSON', () => json],
+    value != null && ['Text', () => value],
+    ['Hex', () => hexDump(bytes())],
+  ].filter(Boolean);
+  const place = el('div', {});
+  const buttons = modes.map(([name, make]) => el('button', { type: 'button', class: 'plain', 'data-test': `as-${name.toLowerCase()}`, on: { click: () => choose(name, make) } }, name));
+  function choose(name, make) {
+    buttons.forEach((node) => node.setAttribute('aria-pressed', String(node.textContent === name)));
+    place.replaceChildren(long(make(), `Value as ${name}`));
+  }
+  choose(...modes[0]);
+  return el('div', { class: 'value' }, el('div', { class: 'modes', role: 'group', 'aria-label': 'Show the value as' }, buttons), place);
+}

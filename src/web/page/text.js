@@ -1,0 +1,143 @@
+// Text and numbers for people: what hides in a text made visible, figures with their units.
+// Values in, strings out; nothing of the page's own elements is here.
+
+// Control characters, marks that turn the writing's direction, and others without a width.
+const HIDDEN = new RegExp(
+  '[\\u0000-\\u0008\\u000B-\\u001F\\u007F-\\u009F\\u00AD\\u061C\\u180E\\u200B\\u200E\\u200F' +
+    '\\u2028-\\u202E\\u2060-\\u206F\\uFEFF\\uFFF9-\\uFFFB\\u{E0000}-\\u{E007F}\\uD800-\\uDFFF]',
+  'gu');
+
+function escape(char) {
+  if (char === '\r') return '\\r';
+  const code = char.codePointAt(0);
+  const hex = code.toString(16).toUpperCase();
+  return code < 256 ? `\\x${hex.padStart(2, '0')}` : `\\u{${hex}}`;
+}
+
+/** The text with everything in it that would not be seen as an escape: on one line, or (`lines`)
+ * with its own line ends and tabs. */
+export function visible(text, lines = false) {
+  const seen = String(text).replace(HIDDEN, escape);
+  return lines ? seen : seen.replaceAll('\n', '\\n').replaceAll('\t', '\\t');
+}
+
+/** The first `most` characters, made visible, and a sign that there are more. */
+export function brief(text, most = 300) {
+  const whole = String(text);
+  return whole.length > most ? `${visible(cut(whole, most))}…` : visible(whole);
+}
+
+/** At most `most` UTF-16 units, never half of a character. */
+export function cut(text, most) {
+  const high = text.charCodeAt(most - 1);
+  return text.slice(0, high >= 0xD800 && high < 0xDC00 ? most - 1 : most);
+}
+
+/** Indented JSON, or null where the text is none. Works on the source, so that numbers stay as they
+ * were written: JavaScript would round large ones. */
+export function prettyJson(text) {
+  if (!/^\s*[[{]/.test(text)) return null;
+  try {
+    JSON.parse(text);
+  } catch {
+    return null;
+  }
+  let out = '', depth = 0;
+  const line = () => `\n${'  '.repeat(depth)}`;
+  for (const [token] of text.matchAll(/"(?:[^"\\]|\\.)*"|[{[]\s*[}\]]|[{}[\],:]|[^\s{}[\],:"]+/g)) {
+    if (/^[{[]\s*[}\]]$/.test(token)) out += token[0] + token.at(-1);
+    else if (token === '{' || token === '[') { depth += 1; out += token + line(); }
+    else if (token === '}' || token === ']') { depth -= 1; out += line() + token; }
+    else if (token === ',') out += token + line();
+    else if (token === ':') out += ': ';
+    else out += token;
+  }
+  return out;
+}
+
+/** Lines of offset, 16 bytes in hex, and the same in ASCII. */
+export function hexDump(bytes) {
+  const lines = [];
+  for (let at = 0; at < bytes.length; at += 16) {
+    const row = [...bytes.subarray(at, at + 16)];
+    const hex = row.map((byte) => byte.toString(16).padStart(2, '0')).join(' ');
+    const ascii = row.map((b) => (b >= 32 && b < 127 ? String.fromCharCode(b) : '.')).join('');
+    lines.push(`${at.toString(16).padStart(6, '0')}  ${hex.padEnd(47)}  ${ascii}`);
+  }
+  return lines.join('\n');
+}
+
+export function bytesOfBase64(base64) {
+  return Uint8Array.from(atob(base64), (char) => char.charCodeAt(0));
+}
+
+const GROUPED = new Intl.NumberFormat('en-US', { maximumFractionDigits: 0 });
+
+/** 1234 as "1,234". */
+export function count(number) {
+  return number == null ? '–' : GROUPED.format(number);
+}
+
+/** "1 run", "1,234 runs". */
+export function counted(number, one, several = `${one}s`) {
+  return `${count(number)} ${number === 1 ? one : several}`;
+}
+
+function scaled(number, base, units) {
+  let unit = 0;
+  while (number >= base && unit < units.length - 1) { number /= base; unit += 1; }
+  const digits = unit > 0 && number < 100 ? 1 : 0;
+  return `${number.toFixed(digits)} ${units[unit]}`.trim();
+}
+
+/** As it fits a small place: "950", "12.3 k", "4.0 M". */
+export function short(number) {
+  return number == null ? '–' : number < 10_000 ? count(number) : scaled(number, 1000, ['', 'k', 'M', 'G']);
+}
+
+export function perSecond(rate) {
+  if (rate == null) return '–';
+  const small = rate > 0 && rate < 10 ? rate.toFixed(1) : short(rate);
+  return `${small}${/[a-zA-Z]$/.test(small) ? '' : ' '}/s`;
+}
+
+export function size(bytes) {
+  return bytes == null ? '–' : scaled(bytes, 1024, ['B', 'KiB', 'MiB', 'GiB', 'TiB']);
+}
+
+/** Seconds as "3 ms", "3.2 s", "4 min", "2 h 5 min", "3 d 4 h". */
+export function duration(seconds) {
+  if (seconds == null) return '–';
+  const s = Math.max(0, seconds);
+  if (s === 0) return '0 s';
+  if (s < 0.0995) return s < 0.0005 ? '<1 ms' : `${Math.round(s * 1000)} ms`;
+  if (s < 9.95) return `${s.toFixed(1)} s`;
+  if (s < 100) return `${Math.round(s)} s`;
+  const minutes = Math.round(s / 60);
+  if (minutes < 100) return `${minutes} min`;
+  const [big, small, names] =
+    minutes < 2880 ? [Math.floor(minutes / 60), minutes % 60, ['h', 'min']]
+      : [Math.floor(minutes / 1440), Math.floor((minutes % 1440) / 60), ['d', 'h']];
+  return small ? `${big} ${names[0]} ${small} ${names[1]}` : `${big} ${names[0]}`;
+}
+
+const two = (number) => String(number).padStart(2, '0');
+
+/** Local time of day: "12:03:04". */
+export function clock(ms) {
+  const at = new Date(ms);
+  return `${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}`;
+}
+
+/** Local time, with the day where that is not today: "2026-11-23 12:03:04". */
+export function moment(ms, now = Date.now()) {
+  const at = new Date(ms);
+  if (Number.isNaN(at.getTime())) return String(ms);
+  const day = `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())}`;
+  return at.toDateString() === new Date(now).toDateString() ? clock(ms) : `${day} ${clock(ms)}`;
+}
+
+export function utc(ms) {
+  const at = new Date(ms);
+  return Number.isNaN(at.getTime()) ? '' : `${at.toISOString().replace('T', ' ').replace('Z', '')} UTC`;
+}

@@ -1,0 +1,86 @@
+// Holds src/web/page/text.js and verdict.js: what hides in a text is shown, numbers stay as they are,
+// and the overview's first line says what is so. Run by: node --test tests/page/
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+
+import * as text from '../../src/web/page/text.js';
+import { verdict } from '../../src/web/page/verdict.js';
+
+test('control characters, direction marks and what has no width are escapes', () => {
+  assert.equal(text.visible('a\u0000b\u001b[31m\u007f\u0085'), 'a\\x00b\\x1B[31m\\x7F\\x85');
+  assert.equal(text.visible('\u202Eevil\u2066\u200F\u200B\uFEFF\u{E0041}'), '\\u{202E}evil\\u{2066}\\u{200F}\\u{200B}\\u{FEFF}\\u{E0041}');
+  assert.equal(text.visible('half \uD800 of one'), 'half \\u{D800} of one');
+});
+
+test('writing of all kinds stays as it is', () => {
+  const kinds = '<b>&amp; שלום مرحبا 漢字 👩‍🚀 é';
+  assert.equal(text.visible(kinds), kinds);
+});
+
+test('line ends stay only where lines are shown', () => {
+  assert.equal(text.visible('a\n\tb\r\n', true), 'a\n\tb\\r\n');
+  assert.equal(text.visible('a\n\tb'), 'a\\n\\tb');
+});
+
+test('a text is cut between characters', () => {
+  assert.equal(text.cut('ab🚀c', 3), 'ab');
+  assert.equal(text.brief('x'.repeat(9), 4), 'xxxx…');
+});
+
+test('JSON is indented and its numbers stay as they were written', () => {
+  const source = '{"id":12345678901234567890,"a":[1.50,{}],"s":"x, [y]: {\\"z\\"}","e":[ ]}';
+  const pretty = text.prettyJson(source);
+  assert.match(pretty, /"id": 12345678901234567890,\n/);
+  assert.match(pretty, /1\.50,\n {4}\{\}\n/);
+  assert.match(pretty, /"x, \[y\]: \{\\"z\\"\}"/);
+  assert.deepEqual(JSON.parse(pretty), JSON.parse(source));
+});
+
+test('what is no JSON object or list is no JSON', () => {
+  for (const source of ['', '12', '"text"', '{"cut":', 'tea']) assert.equal(text.prettyJson(source), null);
+});
+
+test('bytes are shown in hex with their place', () => {
+  const dump = text.hexDump(text.bytesOfBase64('AAFBfw=='));
+  assert.equal(dump, `000000  00 01 41 7f${' '.repeat(36)}  ..A.`);
+});
+
+test('figures have their units', () => {
+  assert.deepEqual([0, 950, 1234, 12_345, 4e6].map(text.short), ['0', '950', '1,234', '12.3 k', '4.0 M']);
+  assert.deepEqual([0, 1.5, 1234, 12_345].map(text.perSecond), ['0 /s', '1.5 /s', '1,234 /s', '12.3 k/s']);
+  assert.deepEqual([0, 0.003, 3.21, 45, 240, 7500, 273_600].map(text.duration), ['0 s', '3 ms', '3.2 s', '45 s', '4 min', '2 h 5 min', '3 d 4 h']);
+  assert.deepEqual([512, 2048, 32 * 1024 ** 2].map(text.size), ['512 B', '2.0 KiB', '32.0 MiB']);
+  assert.deepEqual([text.counted(1, 'batch', 'batches'), text.counted(2000, 'run'), text.count(null)], ['1 batch', '2,000 runs', '–']);
+});
+
+function overview(changes) {
+  return {
+    waiting_for: null, sensor: { paused: false, tick_runtime_s: 3 }, settings: { tick_interval_s: { value: 1 } },
+    totals: { records_in: 10 }, newest_runs: [], freshness: null, health: { ready: true, reasons: [] }, ...changes,
+    lag: { total: 5000, seconds: 300, catch_up_s: null, error: null, ...changes?.lag },
+  };
+}
+const said = (changes) => {
+  const { level, words } = verdict(overview(changes));
+  return `${level}: ${words}`;
+};
+
+test('the verdict says whether mb keeps up, and if not, why', () => {
+  assert.equal(said({ lag: { total: 0 } }), 'good: Keeping up: nothing is left to do');
+  assert.equal(said({ lag: { total: 0 }, totals: { records_in: 0 } }), 'good: Ready: no message has come yet');
+  assert.equal(said({ lag: { seconds: 3 } }), 'good: Keeping up: 5,000 messages on the way');
+  assert.equal(said({}), 'bad: Behind by 5,000 messages, and not catching up.');
+  assert.equal(said({ lag: { catch_up_s: 240 } }), 'warn: Behind by 5,000 messages, caught up in ~4 min.');
+  assert.equal(said({ sensor: { paused: true } }), 'warn: Paused, 5,000 messages behind: no tick begins by itself');
+  assert.equal(said({ waiting_for: 'the broker' }), 'wait: Waiting for the broker');
+  assert.equal(said({ lag: { total: null } }), 'wait: Lag is not known yet');
+  assert.match(said({ lag: { seconds: 3 }, freshness: { fresh: false, age_s: 90, policy_s: 60 } }), /^bad: Behind .*waits for 90 s, the limit is 60 s\.$/);
+});
+
+test('the verdict names the worst reason and leaves the others to the list', () => {
+  const reasons = [{ reason: 'disk', detail: 'no space' }, { reason: 'stalled', detail: 'partition 3\u202E' }];
+  const { words, reasons: rest } = verdict(overview({ health: { ready: false, reasons } }));
+  assert.equal(words, 'Stalled: partition 3\\u{202E}');
+  assert.deepEqual(rest, [reasons[0]]);
+});
