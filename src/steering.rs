@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, never, select};
 
+use crate::clock;
 use crate::config::Config;
 use crate::overview::{Setting, SettingsView};
 
@@ -204,8 +205,11 @@ impl Orders {
         }
     }
 
-    /// Waits out a tick without anything to read: at most `limit`. False where mb stops.
+    /// Waits out a tick without anything to read, `limit` at most; a pause ends it.
     pub fn idle_tick(&self, stop: &Receiver<()>, limit: Duration) -> Next {
+        if clock::wait_simulated(limit) {
+            return if is_closed(stop) { Next::Stop } else { Next::Tick };
+        }
         let due = crossbeam_channel::after(limit);
         while !self.ends_tick() {
             select! {
