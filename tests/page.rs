@@ -125,6 +125,14 @@ fn a_person_sees_runs_go_by_mends_a_failure_pauses_and_adds_workers() {
 }
 
 #[test]
+fn its_words_and_figures_are_right() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/page");
+    let tested = Command::new("node").arg("--test").arg(folder).output();
+    let tested = tested.expect("node is installed: run scripts/setup test");
+    assert!(tested.status.success(), "{}", String::from_utf8_lossy(&tested.stdout));
+}
+
+#[test]
 fn every_view_fits_both_widths_in_light_and_dark_and_axe_finds_nothing_serious() {
     let kafka = Kafka::shared(V3_9);
     let (server, topic) = (kafka.bootstrap(), unique("looks"));
@@ -189,7 +197,8 @@ fn hostile_content_is_text_and_the_page_lives() {
          printf '%s\\n' '{markup}' >&2; exit 65"
     );
     let args = ["--bootstrap-server", &server, "--topic", &topic, "--exec", &step];
-    let site = Site::start(data.path(), free_port(), &args);
+    let whole = ["--max-batch-bytes", "8MiB", "--max-wait", "2s"];
+    let site = Site::start(data.path(), free_port(), &[&args[..], &whole].concat());
     let browser = Browser::start();
     browser.look(1600, 1000, false);
     browser.open(&site.at("/runs?state=failed"));
@@ -228,7 +237,7 @@ fn a_lost_mb_is_said_at_once_and_the_page_goes_on_when_it_is_back() {
     browser.open(&site.at("/"));
     browser.wait_for("[data-test=connection]", "live");
     site.mb.kill9();
-    browser.wait_for("[data-test=connection]", "does not answer");
+    browser.wait_for("[data-test=connection]", "no answer");
     let _again = Site::start(data.path(), port, &args);
     browser.wait_for("[data-test=connection]", "live");
     browser.wait_for("[data-test=verdict]", "Keeping up");
@@ -237,8 +246,9 @@ fn a_lost_mb_is_said_at_once_and_the_page_goes_on_when_it_is_back() {
 #[test]
 fn a_first_start_says_on_every_view_what_will_come() {
     let data = tempfile::tempdir().unwrap();
-    let site =
-        Site::start(data.path(), free_port(), &["--client", "embedded", "--step", "discard"]);
+    // It makes the topic, and posts its first message after minutes.
+    let args = ["--client", "embedded", "--step", "discard", "--rate", "0.001"];
+    let site = Site::start(data.path(), free_port(), &args);
     let browser = Browser::start();
     browser.look(1600, 1000, false);
     for path in ["/", "/runs", "/ticks", "/dead-letters", "/lag"] {
@@ -288,8 +298,8 @@ fn beyond_loopback_the_page_asks_for_its_token() {
     fs::write(&token, "0123456789abcdef0123\n").unwrap();
     use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
-    let args =
-        ["--client", "embedded", "--step", "discard", "--token-file", token.to_str().unwrap()];
+    let given = ["--client", "embedded", "--step", "discard", "--rate", "10"];
+    let args = [&given[..], &["--token-file", token.to_str().unwrap()]].concat();
     let site = Site::start(data.path(), free_port(), &args);
     let browser = Browser::start();
     browser.look(400, 900, false);
