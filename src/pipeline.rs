@@ -7,6 +7,7 @@
 mod crew;
 mod running;
 mod threads;
+mod told;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,9 +32,10 @@ use crate::step::Step;
 use crate::thread::stopped_within;
 use crate::web;
 
-pub use self::running::sensor_settings;
+pub use self::told::sensor_settings;
 
-use self::running::{Running, status};
+use self::running::Running;
+use self::told::status;
 
 /// A pipeline that is ready to run.
 pub struct Pipeline {

@@ -178,6 +178,8 @@ const HOSTS: &[&str] = &[
     "maven.apache.org",
     "semver.org",
     "www.apache.org",
+    // the name space of SVG
+    "www.w3.org",
     // another site in tests; nobody can have that name
     "evil.example",
     // a malformed server address in a test
@@ -269,6 +271,12 @@ fn the_readme_has_every_flag_and_no_other() {
         &["dead-letters"],
         &["replay"],
         &["requests"],
+        &["status"],
+        &["pause"],
+        &["resume"],
+        &["tick"],
+        &["set"],
+        &["top"],
     ]
     .iter()
     .map(|command| stdout(Command::new(env!("CARGO_BIN_EXE_mb")).args(*command).arg("--help")))

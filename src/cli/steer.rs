@@ -84,7 +84,8 @@ pub fn cancel_runs(data_dir: &Path, ids: &[i64], note: &str) -> Result<()> {
 pub fn runs_again(data_dir: &Path, ids: &[i64]) -> Result<()> {
     let mut client = connect(data_dir)?;
     for id in ids {
-        let request: i64 = client.ask_for(&Request::RunAgain { id: *id })?;
+        let answer = client.ask(&Request::RunAgain { id: *id })?;
+        let request = &answer["request"];
         log::info!("run {id} is made again as request {request}: mb runs --request {request}");
     }
     Ok(())

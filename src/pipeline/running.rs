@@ -7,14 +7,12 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 
 use crate::again::{Bell, Requests};
-use crate::batcher::BatchLimits;
-use crate::broker::select::LOCAL_SERVER;
-use crate::broker::{Backend, Broker, FetchSettings};
+use crate::broker::Broker;
 use crate::budget::Budget;
 use crate::committer::{Committer, LastCommit};
-use crate::config::{Client, Config};
+use crate::config::Config;
 use crate::control;
-use crate::control::requests::{Attached, Status};
+use crate::control::requests::Attached;
 use crate::data_dir::DataDir;
 use crate::dead_letters::DeadLetterTopic;
 use crate::error::{Error, Result};
@@ -28,7 +26,7 @@ use crate::producer::ProducerTask;
 use crate::reset::Order;
 use crate::retry::RetryPolicy;
 use crate::run_queue::RunQueue;
-use crate::sensor::{Sensor, SensorSettings};
+use crate::sensor::Sensor;
 use crate::startup::Start;
 use crate::steering::Steering;
 use crate::step::Step;
@@ -38,6 +36,7 @@ use crate::worker::Worker;
 
 use super::crew::Crew;
 use super::threads::Threads;
+use super::told::{sensor_settings, status};
 use super::{Ended, Progress, Summary};
 
 /// Why a pipeline's threads are stopped.
@@ -655,58 +654,6 @@ impl Running {
             }
         }
         committer.join().unwrap_or_else(|panic| LastCommit::Open(panic.to_string()))
-    }
-}
-
-/// What the sensor of this number is told.
-pub fn sensor_settings(
-    config: &Config,
-    index: usize,
-    topic: &Arc<str>,
-    topic_id: Option<String>,
-) -> SensorSettings {
-    SensorSettings {
-        index,
-        count: config.sensors,
-        limits: BatchLimits {
-            max_records: config.max_batch,
-            max_bytes: config.max_batch_bytes,
-            max_wait: config.max_wait,
-            batch_overhead: config.batch_overhead_bytes(),
-            record_overhead: config.record_overhead_bytes(),
-        },
-        fetch: FetchSettings {
-            min_bytes: config.fetch_min_bytes,
-            max_record_bytes: config.queue_bytes,
-            isolation: config.isolation,
-        },
-        tick_runtime: config.tick_runtime,
-        lanes: config.lane_count(),
-        on_missing_offsets: config.on_missing_offsets,
-        until_caught_up: config.until_caught_up,
-        topic: Arc::clone(topic),
-        topic_id,
-    }
-}
-
-/// What mb says of itself; `backend` is `None` while it waits for one.
-pub(super) fn status(config: &Config, backend: Option<Backend>) -> Status {
-    let connection = &config.connection;
-    let server = connection.bootstrap_server.as_deref().unwrap_or(LOCAL_SERVER);
-    Status {
-        pid: std::process::id(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        bootstrap_server: (backend != Some(Backend::Embedded)).then(|| server.to_owned()),
-        topic: connection.topic.clone(),
-        group: connection.group.clone(),
-        client: backend.map_or("none", Backend::name).to_owned(),
-        waiting_for: match backend {
-            None => Some(match connection.client {
-                Client::Embedded => "its embedded topic".to_owned(),
-                _ => format!("its broker at {server}"),
-            }),
-            Some(_) => None,
-        },
     }
 }
 
