@@ -260,7 +260,7 @@ fn a_first_start_says_on_every_view_what_will_come() {
     browser.open(&site.at("/runs/7"));
     browser.wait_for("[data-test=error]", "7");
     browser.open(&site.at("/"));
-    browser.wait_for("[data-test=verdict]", "Keeping up");
+    browser.wait_for("[data-test=verdict]", "no message has come yet");
     let faults = browser.errors();
     // A run that there is not is a 404, which Chromium counts among errors.
     assert!(faults.iter().all(|fault| fault.contains("404")), "{faults:?}");

@@ -25,6 +25,13 @@ fn json(data_dir: &Path, args: &[&str]) -> Value {
     list.as_array_mut().expect("an array").remove(0)
 }
 
+/// Null while mb is starting.
+fn status(data_dir: &Path) -> Value {
+    let output = Mb::run_in(data_dir, &["status", "--json"]);
+    let list: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    list[0].clone()
+}
+
 fn text(data_dir: &Path, args: &[&str]) -> String {
     String::from_utf8(run(data_dir, args).stdout).expect("UTF-8")
 }
@@ -39,9 +46,9 @@ fn status_and_top_show_a_running_mb_and_say_where_none_runs() {
     let args = ["--client", "embedded", "--rate", "200", "--step", "discard"];
     let mut mb = Mb::start_in(data.path(), &args);
     eventually(LIMIT, "records are processed", || {
-        json(data.path(), &["status", "--json"])["totals"]["records_done"].as_u64() > Some(0)
+        status(data.path())["totals"]["records_done"].as_u64() > Some(0)
     });
-    let status = json(data.path(), &["status", "--json"]);
+    let status = status(data.path());
     assert_eq!(status["topic"], "First_Topic");
     assert_eq!(status["workers"].as_array().unwrap().len(), 5);
     let shown = text(data.path(), &["status"]);
@@ -57,8 +64,9 @@ fn a_paused_mb_reads_nothing_but_a_tick_that_was_asked_for() {
     let data = tempfile::tempdir().unwrap();
     // It makes the topic, and posts its first message after minutes.
     let args = ["--client", "embedded", "--rate", "0.001", "--step", "discard"];
+    let args = [&args[..], &["--tick-runtime", "200ms"]].concat();
     let _mb = Mb::start_in(data.path(), &args);
-    let status = || json(data.path(), &["status", "--json"]);
+    let status = || status(data.path());
     eventually(LIMIT, "the topic is read", || status()["lag"]["total"] == 0);
     run(data.path(), &["pause"]);
     eventually(LIMIT, "it is paused", || status()["sensor"]["paused"] == true);
@@ -68,8 +76,10 @@ fn a_paused_mb_reads_nothing_but_a_tick_that_was_asked_for() {
     let found = preview["partitions"].as_array().unwrap().iter();
     assert_eq!(found.map(|of| of["records"].as_u64().unwrap()).sum::<u64>(), 40);
     assert_eq!(status()["totals"]["records_in"], 0);
+    let ticks = status()["totals"]["ticks"].as_u64();
     run(data.path(), &["tick"]);
-    eventually(LIMIT, "the tick has read them", || status()["lag"]["total"] == 0);
+    eventually(LIMIT, "the tick is over", || status()["totals"]["ticks"].as_u64() > ticks);
+    eventually(LIMIT, "it has read them", || status()["lag"]["total"] == 0);
     assert_eq!(status()["sensor"]["paused"], true);
     run(data.path(), &["produce", "--count", "10", "--rate", "max"]);
     eventually(LIMIT, "10 messages wait", || status()["lag"]["total"] == 10);
@@ -82,11 +92,11 @@ fn settings_change_while_it_runs_within_their_bounds() {
     let data = tempfile::tempdir().unwrap();
     let args = ["--client", "embedded", "--rate", "100", "--step", "discard"];
     let _mb = Mb::start_in(data.path(), &args);
-    let status = || json(data.path(), &["status", "--json"]);
+    let status = || status(data.path());
     eventually(LIMIT, "the topic is read", || status()["totals"]["records_in"].as_u64() > Some(0));
     let change = ["set", "max-batch=7", "max-concurrent-runs=2", "tick-interval=50ms", "rate=500"];
     let shown = text(data.path(), &change);
-    assert!(shown.contains("max-batch            7      50"), "{shown}");
+    assert!(shown.contains("max-batch            7     50"), "{shown}");
     eventually(LIMIT, "two workers", || status()["workers"].as_array().unwrap().len() == 2);
     eventually(LIMIT, "batches of 7 at most", || {
         let runs = run(data.path(), &["runs", "--limit", "5", "--json"]).stdout;

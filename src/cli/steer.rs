@@ -34,17 +34,17 @@ pub fn run(args: &SteerArgs) -> Result<()> {
             output::print(&picture::picture(&overview, width()))
         }
         Action::Pause => {
-            let () = ask(data_dir, &Request::Pause)?;
+            act(data_dir, &Request::Pause)?;
             log::info!("paused: no tick begins until mb resume; queued runs are still processed");
             Ok(())
         }
         Action::Resume => {
-            let () = ask(data_dir, &Request::Resume)?;
+            act(data_dir, &Request::Resume)?;
             log::info!("the sensors tick again");
             Ok(())
         }
         Action::Tick => {
-            let () = ask(data_dir, &Request::Tick)?;
+            act(data_dir, &Request::Tick)?;
             log::info!("a tick begins now");
             Ok(())
         }
@@ -178,6 +178,11 @@ fn width() -> usize {
 
 fn ask<T: DeserializeOwned>(data_dir: &Path, request: &Request) -> Result<T> {
     connect(data_dir)?.ask_for(request)
+}
+
+/// For requests whose answer says nothing more.
+fn act(data_dir: &Path, request: &Request) -> Result<()> {
+    connect(data_dir)?.ask(request).map(drop)
 }
 
 fn connect(data_dir: &Path) -> Result<Client> {
