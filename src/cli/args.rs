@@ -21,6 +21,7 @@ pub use self::steer::{Action, RunsAction, SteerArgs};
 use crate::cli::values::{StepName, either};
 use crate::config::{Config, Connection, Order, Produce, Web};
 use crate::error::{Error, Result};
+use crate::history::query::Selection;
 use crate::offset::{Offset, Partition};
 use crate::{clock, limits, units};
 
@@ -38,7 +39,7 @@ pub enum Command {
     Run(Box<RunArgs>),
     Produce(ProduceArgs),
     Lag(LagArgs),
-    Runs(RunsArgs),
+    Runs(Box<RunsArgs>),
     Offsets(OffsetsArgs),
     DeadLetters(DeadLettersArgs),
     Replay(ReplayArgs),
@@ -93,13 +94,9 @@ pub struct LagArgs {
 #[derive(Debug)]
 pub struct RunsArgs {
     pub connection: Connection,
-    /// A topic or group that was typed selects its runs.
-    pub given: Given,
     pub action: RunsAction,
-    pub state: Option<String>,
-    /// Runs of this redrive or replay.
-    pub request: Option<i64>,
-    pub limit: usize,
+    /// Which are listed; topic and group are as given.
+    pub selection: Selection,
     pub json: bool,
 }
 
@@ -199,7 +196,7 @@ pub fn parse(args: &[OsString]) -> Result<Parsed> {
     let command = match line.command {
         "produce" => produce(line.build()?).map(Command::Produce),
         "lag" => lag(line.build()?).map(Command::Lag),
-        "runs" => runs(line.build()?).map(Command::Runs),
+        "runs" => runs(line.build()?).map(|args| Command::Runs(Box::new(args))),
         "offsets" => offsets(line.build()?).map(Command::Offsets),
         "dead-letters" => dead_letters(line.build()?).map(Command::DeadLetters),
         "replay" => replay(line.build()?).map(Command::Replay),
@@ -432,18 +429,30 @@ fn lag(flags: LagFlags) -> Result<LagArgs> {
 fn runs(flags: RunsFlags) -> Result<RunsArgs> {
     let connection = flags.connection();
     connection.check()?;
-    let selects = flags.state.is_some() || flags.limit.is_some() || flags.request.is_some();
     let action = steer::runs_action(&flags.words, flags.note.as_deref())?;
-    if let (Some(word), true) = (flags.words.first(), selects) {
+    let given = flags.given();
+    let selection = Selection {
+        state: flags.state,
+        topic: given.topic.then(|| connection.topic.clone()),
+        group: given.group.then(|| connection.group.clone()),
+        of_request: flags.request,
+        partition: flags.partition,
+        error: flags.error,
+        since: flags.since,
+        until: flags.until,
+        limit: flags.limit.unwrap_or(0),
+        ..Selection::default()
+    };
+    let chosen = Selection { topic: None, group: None, ..selection.clone() };
+    if let (Some(word), true) = (flags.words.first(), chosen != Selection::default()) {
         let word = shown(word);
         return usage(format!(
-            "argument: got {word} and --state, --request or --limit, expected a RUN-ID or a selection"
+            "argument: got {word} and flags that select runs, expected a RUN-ID or a selection"
         ));
     }
-    let limit = flags.limit.unwrap_or(LIST_LIMIT);
-    let given = flags.given();
-    let (state, request, json) = (flags.state, flags.request, flags.json);
-    Ok(RunsArgs { connection, given, action, state, request, limit, json })
+    let limit = flags.limit.unwrap_or(LIST_LIMIT as u32);
+    let selection = Selection { limit, ..selection };
+    Ok(RunsArgs { connection, action, selection, json: flags.json })
 }
 
 fn offsets(flags: OffsetsFlags) -> Result<OffsetsArgs> {

@@ -395,13 +395,29 @@ command! {
         #[argh(option, arg_name = "STATE", from_str_fn(values::text))]
         state: Option<String>,
 
+        /// only runs of this partition
+        #[argh(option, arg_name = "P", from_str_fn(values::whole::<0, { i32::MAX as u64 }, _>))]
+        partition: Option<i32>,
+
+        /// only those with TEXT in their error
+        #[argh(option, arg_name = "TEXT", from_str_fn(values::text))]
+        error: Option<String>,
+
+        /// only runs queued at TIME or later
+        #[argh(option, arg_name = "TIME", from_str_fn(values::time))]
+        since: Option<i64>,
+
+        /// only runs queued before TIME
+        #[argh(option, arg_name = "TIME", from_str_fn(values::time))]
+        until: Option<i64>,
+
         /// only runs of this redrive or replay
         #[argh(option, arg_name = "N", from_str_fn(values::whole::<1, { i64::MAX as u64 }, _>))]
         request: Option<i64>,
 
         /// the newest N runs, 1 to 1000000 (default 20)
         #[argh(option, arg_name = "N", from_str_fn(values::whole::<1, 1_000_000, _>))]
-        limit: Option<usize>,
+        limit: Option<u32>,
 
         /// print one JSON array
         #[argh(switch)]

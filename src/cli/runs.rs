@@ -26,14 +26,7 @@ pub fn run(args: &RunsArgs) -> Result<()> {
 }
 
 fn list(args: &RunsArgs) -> Result<()> {
-    let selection = Selection {
-        state: args.state.clone(),
-        topic: args.given.topic.then(|| args.connection.topic.clone()),
-        group: args.given.group.then(|| args.connection.group.clone()),
-        of_request: args.request,
-        limit: u32::try_from(args.limit).unwrap_or(u32::MAX),
-        ..Selection::default()
-    };
+    let selection = &args.selection;
     let mut source = Source::of(&args.connection.data_dir)?;
     let heading = [
         "RUN", "STATE", "GROUP", "KEY", "RECORDS", "BYTES", "ATTEMPTS", "QUEUED", "WAIT",

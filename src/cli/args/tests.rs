@@ -243,16 +243,19 @@ fn produce_makes_a_sequence_or_posts_stdin() {
 #[test]
 fn runs_are_listed_or_one_is_shown() {
     let runs = |line: &[&str]| match parsed(line) {
-        Command::Runs(args) => args,
+        Command::Runs(args) => *args,
         other => panic!("{other:?}"),
     };
     let args = runs(&["runs"]);
     assert_eq!(args.action, RunsAction::List);
-    assert_eq!((args.state, args.limit, args.json), (None, 20, false));
+    assert_eq!(args.selection, Selection { limit: 20, ..Selection::default() });
+    assert!(!args.json);
     let args = runs(&["runs", "--state", "failed", "--limit", "5", "--json"]);
-    assert_eq!((args.state.as_deref(), args.limit, args.json), (Some("failed"), 5, true));
+    let selection = &args.selection;
+    assert_eq!((selection.state.as_deref(), selection.limit, args.json), (Some("failed"), 5, true));
     assert_eq!(runs(&["runs", "17"]).action, RunsAction::Show("17".to_owned()));
     error(&["runs", "17", "--state", "failed"]);
+    error(&["runs", "17", "--partition", "2"]);
     error(&["runs", "17", "18"]);
 }
 

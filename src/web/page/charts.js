@@ -115,11 +115,10 @@ export function lineChart({ title, test, lines, format }) {
     slider.refresh();
   }
 
-  const observer = new ResizeObserver(([entry]) => {
-    width = Math.max(260, Math.round(entry.contentRect.width));
+  const observer = watchWidth(slider.node, (now) => {
+    width = now;
     draw();
   });
-  observer.observe(slider.node);
   return {
     node: el('figure', {}, el('figcaption', {}, values.map(({ node }) => node), when), slider.node),
     draw(kept, nowMs) {
@@ -171,11 +170,10 @@ export function tickStrip({ test, tickWords }) {
     slider.refresh();
   }
 
-  const observer = new ResizeObserver(([entry]) => {
-    width = Math.max(260, Math.round(entry.contentRect.width));
+  const observer = watchWidth(slider.node, (now) => {
+    width = now;
     draw();
   });
-  observer.observe(slider.node);
   return {
     node: el('div', {}, slider.node, readout),
     /** `newest` come newest first. */
@@ -186,4 +184,11 @@ export function tickStrip({ test, tickWords }) {
     },
     end: () => observer.disconnect(),
   };
+}
+
+/** Calls `changed` with the width that a chart has, now and whenever it is another one. */
+function watchWidth(node, changed) {
+  const observer = new ResizeObserver(([entry]) => changed(Math.max(260, Math.round(entry.contentRect.width))));
+  observer.observe(node);
+  return observer;
 }
