@@ -48,9 +48,9 @@ pub struct Sequence {
 }
 
 impl Sequence {
-    /// `settings.rate` is no matter here.
-    pub fn new(settings: Produce) -> Sequence {
-        Sequence { settings, next: 0, key: Vec::new(), value: Vec::new() }
+    /// From number `next` on, up to `settings.count`; `settings.rate` is no matter here.
+    pub fn from(next: u64, settings: Produce) -> Sequence {
+        Sequence { settings, next, key: Vec::new(), value: Vec::new() }
     }
 
     fn fill(&mut self, sent_ms: u128) {
@@ -242,7 +242,7 @@ mod tests {
         for message_bytes in [1, 34, 35, 50, 100, 5000] {
             let settings =
                 Produce { count: Some(12), message_bytes, keys: 5, ..Produce::default() };
-            let found = all(Sequence::new(settings));
+            let found = all(Sequence::from(0, settings));
             assert_eq!(found.len(), 12);
             for (number, (key, value)) in found.iter().enumerate() {
                 let json: serde_json::Value = serde_json::from_slice(value).unwrap();
@@ -259,9 +259,11 @@ mod tests {
 
     #[test]
     fn a_sequence_without_keys_has_none() {
-        let found = all(Sequence::new(Produce { count: Some(1), ..Produce::default() }));
+        let found = all(Sequence::from(0, Produce { count: Some(1), ..Produce::default() }));
         assert_eq!(found[0].0, None);
-        assert!(all(Sequence::new(Produce { count: Some(0), ..Produce::default() })).is_empty());
+        assert!(
+            all(Sequence::from(0, Produce { count: Some(0), ..Produce::default() })).is_empty()
+        );
     }
 
     #[test]

@@ -90,6 +90,7 @@ pub struct Totals {
 pub struct Rates {
     pub records_in: f64,
     pub bytes_in: f64,
+    /// With those that were given up on.
     pub records_done: f64,
     pub bytes_done: f64,
     /// Of mb's own producer.
@@ -199,6 +200,7 @@ pub struct Sample {
     pub at_ms: i64,
     /// Per second.
     pub records_in: f64,
+    /// With those that were given up on.
     pub records_done: f64,
     pub bytes_in: f64,
     /// Messages; null where it was not known.

@@ -17,6 +17,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::broker::Broker;
 use crate::broker::embedded::Embedded;
 use crate::broker::select::{Chosen, choose};
+use crate::cancels::Cancels;
 use crate::config::{Client, Config, Connection};
 use crate::control;
 use crate::data_dir::DataDir;
@@ -30,6 +31,7 @@ use crate::startup::{self, Start};
 use crate::steering::Steering;
 use crate::step::Step;
 use crate::thread::stopped_within;
+use crate::watch::Watch;
 use crate::web;
 
 pub use self::told::sensor_settings;
@@ -63,6 +65,15 @@ enum Ended {
     Done(Summary),
     /// They are to be started anew, after the cursor was moved where that was asked for.
     Anew(Option<Order>),
+}
+
+/// What outlives a pipeline that begins anew.
+#[derive(Clone)]
+struct Lasting {
+    live: Arc<Live>,
+    steering: Arc<Steering>,
+    watch: Arc<Watch>,
+    cancels: Arc<Cancels>,
 }
 
 /// What makes a pipeline stop; cloning gives another handle on the same one.
@@ -157,8 +168,12 @@ impl Pipeline {
             return Ok(Summary::default());
         };
         log::info!("{}: {reason}", broker.describe());
-        let live = Arc::new(Live::new(self.config.max_concurrent_runs));
-        let steering = Arc::new(Steering::new(&self.config));
+        let lasting = Lasting {
+            live: Arc::new(Live::new(self.config.max_concurrent_runs)),
+            steering: Arc::new(Steering::new(&self.config)),
+            watch: Arc::default(),
+            cancels: Arc::default(),
+        };
         let mut is_first = true;
         loop {
             let patient = self.config.wait_for_broker || !is_first;
@@ -172,8 +187,7 @@ impl Pipeline {
                 Arc::clone(&broker),
                 start,
                 Arc::clone(data_dir),
-                Arc::clone(&live),
-                Arc::clone(&steering),
+                &lasting,
                 control,
             )?;
             is_first = false;

@@ -76,9 +76,10 @@ impl Report {
 }
 
 impl ProducerTask {
-    /// Numbered messages as `settings` says, progress going to the log.
+    /// Numbered messages as `settings` says, from number `first` on; progress goes to the log.
     pub fn sequence(
         settings: Produce,
+        first: u64,
         partitions: u32,
         producer: Box<dyn Producer>,
         reconnect: Reconnect,
@@ -87,7 +88,7 @@ impl ProducerTask {
         ProducerTask {
             rate: settings.rate,
             orders: None,
-            messages: Box::new(Sequence::new(settings)),
+            messages: Box::new(Sequence::from(first, settings)),
             partitions,
             producer,
             reconnect,

@@ -51,7 +51,7 @@ pub struct RunQueue {
     /// Of redrives and replays.
     pub requested: Requested,
     /// Runs that were given up.
-    pub cancels: Cancels,
+    pub cancels: Arc<Cancels>,
 }
 
 /// Runs that wait behind others of their lane, and what they hold.
@@ -93,8 +93,14 @@ impl RunQueue {
             closing,
             closed: AtomicBool::new(false),
             requested: Requested::default(),
-            cancels: Cancels::default(),
+            cancels: Arc::default(),
         }
+    }
+
+    /// With the cancels of the queue before it: a pipeline that begins anew makes the same runs again.
+    pub fn with_cancels(mut self, cancels: &Arc<Cancels>) -> RunQueue {
+        self.cancels = Arc::clone(cancels);
+        self
     }
 
     /// Gives a run to the workers; waits for room until `deadline`, or until `stop` is closed.

@@ -76,6 +76,14 @@ impl Watch {
         self.lock().found.clone()
     }
 
+    /// A pipeline begins anew, with offsets that may lie below those before: the last 15 minutes stay,
+    /// what was known of the partitions does not.
+    pub fn begin_anew(&self) {
+        let mut state = self.lock();
+        state.log = Log::default();
+        state.tracks.clear();
+    }
+
     /// The last 15 minutes.
     pub fn samples(&self) -> Vec<Sample> {
         self.lock().samples.all()
@@ -200,7 +208,8 @@ impl Watcher {
             at_ms: now_ms,
             records_in: self.live.records_in.get(),
             bytes_in: self.live.bytes_in.get(),
-            records_done: self.live.records_done.get(),
+            // Given up on is through with, too.
+            records_done: self.live.records_done.get() + self.live.dead_letters.get(),
             bytes_done: self.live.bytes_done.get(),
             messages_posted: self.live.messages_posted.get(),
             lag: total,

@@ -133,16 +133,30 @@ fn a_pause_delivers_what_is_being_filled() {
     mb.stop();
 }
 
+/// Pauses while a tick goes on: one between two ticks ends none, and then the next one is met.
+fn pause_within_a_tick(mb: &mut Running, world: &World) {
+    eventually(LIMIT, "a tick is ended by the pause", || {
+        let before = ticks(world).len();
+        mb.ask::<Value>(&Request::Pause);
+        let met = (0..50).any(|_| {
+            std::thread::sleep(world.config().tick_interval);
+            let ticks = ticks(world);
+            ticks.len() > before && ticks.last().is_some_and(|last| last == "paused")
+        });
+        if !met {
+            mb.ask::<Value>(&Request::Resume);
+        }
+        met
+    });
+}
+
 #[test]
 fn while_paused_only_ticks_that_are_asked_for_read_on() {
     let world = World::new();
     let step = Recorder::new(|_| Ok(()));
     let config = Config { tick_runtime: Duration::from_millis(200), ..world.config() };
     let mut mb = Running::start(&world, config, Arc::<Recorder>::clone(&step));
-    mb.ask::<Value>(&Request::Pause);
-    eventually(LIMIT, "the tick ends", || {
-        ticks(&world).last().is_some_and(|last| last == "paused")
-    });
+    pause_within_a_tick(&mut mb, &world);
     let before = ticks(&world).len();
     world.post(0, b"a");
     let preview: Preview = mb.ask(&Request::Preview);
@@ -207,8 +221,7 @@ fn other_batch_sizes_count_from_the_next_batch_on_and_what_does_not_fit_is_refus
     let world = World::new();
     let step = Recorder::new(|_| Ok(()));
     let mut mb = Running::start(&world, world.config(), Arc::<Recorder>::clone(&step));
-    mb.ask::<Value>(&Request::Pause);
-    eventually(LIMIT, "paused", || ticks(&world).last().is_some_and(|last| last == "paused"));
+    pause_within_a_tick(&mut mb, &world);
     (0..12).for_each(|n| world.post(1, format!("{n}").as_bytes()));
     let change = |max_batch| Change { max_batch: Some(max_batch), ..Change::default() };
     let view = mb.set(change(4));
@@ -442,8 +455,7 @@ fn a_preview_says_what_a_tick_would_read_and_leaves_everything_as_it_is() {
     eventually(LIMIT, "all is done", || done(&step) == 60);
     let preview: Preview = mb.ask(&Request::Preview);
     assert!(preview.partitions.iter().all(|one| one.records == 0 && one.cursor == one.next));
-    mb.ask::<Value>(&Request::Pause);
-    eventually(LIMIT, "paused", || ticks(&world).last().is_some_and(|last| last == "paused"));
+    pause_within_a_tick(&mut mb, &world);
     (20..30).for_each(|n| world.post(2, format!("2-{n}").as_bytes()));
     for _ in 0..2 {
         let preview: Preview = mb.ask(&Request::Preview);

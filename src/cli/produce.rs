@@ -74,7 +74,7 @@ fn reconnect(broker: Arc<dyn Broker>, topic: String) -> Reconnect {
 
 fn messages(args: ProduceArgs) -> Result<Box<dyn Messages>> {
     Ok(match args.source {
-        Source::Sequence => Box::new(Sequence::new(args.settings)),
+        Source::Sequence => Box::new(Sequence::from(0, args.settings)),
         Source::Stdin { key_separator } => Box::new(Lines::read(std::io::stdin(), key_separator)?),
     })
 }

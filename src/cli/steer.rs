@@ -168,12 +168,9 @@ fn top(data_dir: &Path) -> Result<()> {
     }
 }
 
-/// Columns of the terminal; 100 where there is none.
+/// Columns of the terminal; where there is none, lines are whole.
 fn width() -> usize {
-    match Term::stdout().size_checked() {
-        Some((_, columns)) => usize::from(columns),
-        None => 100,
-    }
+    Term::stdout().size_checked().map_or(usize::MAX, |(_, columns)| usize::from(columns))
 }
 
 fn ask<T: DeserializeOwned>(data_dir: &Path, request: &Request) -> Result<T> {

@@ -37,7 +37,7 @@ use crate::worker::Worker;
 use super::crew::Crew;
 use super::threads::Threads;
 use super::told::{sensor_settings, status};
-use super::{Ended, Progress, Summary};
+use super::{Ended, Lasting, Progress, Summary};
 
 /// Why a pipeline's threads are stopped.
 enum Reason {
@@ -63,6 +63,8 @@ pub(super) struct Running {
     events: Receiver<Event>,
     /// Dropped to stop producer and sensors.
     intake: Option<Sender<()>>,
+    /// Dropped to stop the watching of the log.
+    watching: Option<Sender<()>>,
     /// Dropped to stop the committer.
     commits: Option<Sender<()>>,
     threads: Threads,
@@ -88,19 +90,22 @@ impl Running {
         broker: Arc<dyn Broker>,
         start: Start,
         data_dir: Arc<DataDir>,
-        live: Arc<Live>,
-        steering: Arc<Steering>,
+        lasting: &Lasting,
         control: &control::Server,
     ) -> Result<Running> {
+        let Lasting { live, steering, watch, cancels } = lasting.clone();
+        watch.begin_anew();
         let Start { db, scope, topic: info, resumes, in_doubt } = start;
         // What cannot be is said before anything is read.
         broker.capabilities().isolation(config.isolation)?;
         let topic: Arc<str> = Arc::from(info.name.as_str());
         let ledgers = Arc::new(Ledgers::default());
-        let queue = Arc::new(RunQueue::new(config.queue, config.order, config.queue_bytes));
+        let queue = RunQueue::new(config.queue, config.order, config.queue_bytes);
+        let queue = Arc::new(queue.with_cancels(&cancels));
         let budget = Budget::new(config.queue_bytes);
         let (events_in, events) = bounded(limits::EVENTS);
         let (intake, intake_stop) = bounded(0);
+        let (watching, watching_stop) = bounded(0);
         let (commits, commits_stop) = bounded(0);
         let forced = Arc::new(AtomicBool::new(false));
         let mut threads = Threads::default();
@@ -121,7 +126,6 @@ impl Running {
         };
         threads.add(history_thread);
         let (bell, woken) = Bell::new(&queue, &history);
-        let watch = Arc::new(Watch::default());
 
         let policy = RetryPolicy {
             max_attempts: config.max_attempts,
@@ -213,6 +217,7 @@ impl Running {
             bell,
             events,
             intake: Some(intake),
+            watching: Some(watching),
             commits: Some(commits),
             threads,
             committer: Some(committer),
@@ -227,13 +232,8 @@ impl Running {
             let name = format!("sensor-{index}");
             running.threads.add(events::spawn(&name, &events_in, move || sensor.run())?);
         }
-        running.start_producer(
-            info.partitions.len(),
-            &events_in,
-            intake_stop.clone(),
-            &steering,
-        )?;
-        running.start_watch(&watch, &steering, &events_in, &intake_stop)?;
+        running.start_producer(info.partitions.len(), &events_in, intake_stop, &steering)?;
+        running.start_watch(&watch, &steering, &events_in, &watching_stop)?;
         let pipeline = Attached {
             config: running.config.clone(),
             scope,
@@ -263,9 +263,8 @@ impl Running {
     ) -> Result<()> {
         let Some(mut produce) = self.config.produce.clone() else { return Ok(()) };
         // Where mb begins anew, its producer goes on.
-        produce.count =
-            produce.count.map(|count| count - self.live.messages_posted.get().min(count));
-        if produce.count == Some(0) {
+        let posted = self.live.messages_posted.get();
+        if produce.count.is_some_and(|count| count <= posted) {
             return Ok(());
         }
         let (broker, topic) = (Arc::clone(&self.broker), Arc::clone(&self.topic));
@@ -274,7 +273,8 @@ impl Running {
         let reconnect = Box::new(move || broker.producer(&topic));
         let orders = steering.listen();
         produce.rate = orders.settings().rate.unwrap_or(produce.rate);
-        let mut task = ProducerTask::sequence(produce, partitions, producer, reconnect, stop);
+        let mut task =
+            ProducerTask::sequence(produce, posted, partitions, producer, reconnect, stop);
         task.orders = Some(orders);
         let live = Arc::clone(&self.live);
         task.live = Some(Arc::clone(&live));
@@ -359,9 +359,10 @@ impl Running {
                 // The workers fit at the next turn.
                 Event::SettingsChanged => {}
                 Event::MoveCursor(order, taken) => {
-                    // Who asked may have given up waiting.
-                    let _ = taken.try_send(());
-                    break Reason::Moved(order);
+                    // Who has given up waiting was told that it is not moved.
+                    if taken.try_send(()).is_ok() {
+                        break Reason::Moved(order);
+                    }
                 }
                 // It is told again as long as it is so.
                 Event::CaughtUp if !self.bell.is_idle() => {}
@@ -475,7 +476,11 @@ impl Running {
             self.step.abort();
             return Err(error);
         }
+        self.watching.take();
         goes_on &= !self.stop_asked;
+        if self.stop_asked && matches!(reason, Reason::Moved(_)) {
+            log::error!("the cursor was not moved: mb was stopped before; move it again");
+        }
         if !goes_on {
             self.step.finish();
         }

@@ -57,7 +57,7 @@ impl Fake {
             Ok(Box::new(Fake { log: Arc::clone(&log), delivery: Delivery::default() }))
         });
         let first = Box::new(self.clone());
-        (sender, ProducerTask::sequence(settings, 3, first, reconnect, stop))
+        (sender, ProducerTask::sequence(settings, 0, 3, first, reconnect, stop))
     }
 
     fn sequence_numbers(&self) -> Vec<u64> {

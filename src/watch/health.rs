@@ -92,7 +92,7 @@ pub fn reasons(facts: &Facts, topic: &str) -> HealthView {
         add("stalled", format!("{more} more partition(s) have lag and make no progress"));
     }
     for run in &facts.stalled_runs {
-        add("step", run.clone());
+        add("stalled", run.clone());
     }
     if let (on_end, Some((error, ago))) = &facts.failures
         && *on_end >= limits::FAILED_ATTEMPTS_ON_END
@@ -231,7 +231,7 @@ mod tests {
             "stalled",
             "stalled",
             "stalled",
-            "step",
+            "stalled",
             "step",
             "disk",
             "freshness",

@@ -21,10 +21,12 @@ use crate::config::Web;
 use crate::error::{Error, Result};
 use crate::limits;
 
-/// The cookie of a browser that is signed in.
-const COOKIE: &str = "mb_session";
+/// The cookie of a browser that is signed in; the port follows, which cookies themselves do not go by:
+/// there may be another mb beside this one.
+const COOKIE: &str = "mb_session_";
 
 pub struct Guard {
+    cookie: String,
     /// Without their ports, IPv6 in brackets.
     hosts: BTreeSet<String>,
     /// As people open the page.
@@ -98,6 +100,7 @@ impl Guard {
             hosts.extend(machine);
         }
         Ok(Guard {
+            cookie: format!("{COOKIE}{}", web.port),
             hosts,
             host,
             port: web.port,
@@ -111,6 +114,7 @@ impl Guard {
     /// The port that was found where any was asked for.
     pub fn on_port(mut self, port: u16) -> Guard {
         self.port = port;
+        self.cookie = format!("{COOKIE}{port}");
         self
     }
 
@@ -199,7 +203,7 @@ impl Guard {
         }
         let cookies = request.header("cookie").unwrap_or_default().split(';');
         let mut ids = cookies.filter_map(|cookie| cookie.trim().split_once('='));
-        let Some((_, id)) = ids.find(|(name, _)| *name == COOKIE) else { return false };
+        let Some((_, id)) = ids.find(|(name, _)| *name == self.cookie) else { return false };
         let mut known = false;
         // All are compared, so that the time says nothing of any.
         for (signed_in, since) in self.signed_in().iter() {
@@ -223,7 +227,8 @@ impl Guard {
         }
         signed_in.push((id.clone(), Instant::now()));
         let seconds = limits::SIGNED_IN_LIMIT.as_secs();
-        Some(format!("{COOKIE}={id}; HttpOnly; SameSite=Strict; Path=/; Max-Age={seconds}"))
+        let cookie = &self.cookie;
+        Some(format!("{cookie}={id}; HttpOnly; SameSite=Strict; Path=/; Max-Age={seconds}"))
     }
 
     fn is_token(&self, token: &str) -> bool {

@@ -95,6 +95,10 @@ impl Query {
 pub fn body<T: DeserializeOwned>(request: &Request) -> Result<T> {
     let bytes = request.body.trim_ascii();
     let bytes = if bytes.is_empty() { b"{}" } else { bytes };
+    // Serde takes an array for an object, by the order of its fields.
+    if bytes[0] != b'{' {
+        return Err(Error::Usage("body: expected a JSON object".into()));
+    }
     serde_json::from_slice(bytes).map_err(|cause| Error::Usage(format!("body: {cause}")))
 }
 

@@ -3,6 +3,7 @@
 
 import { get, post } from './api.js';
 import { act, button, data, dialog, el, toast } from './dom.js';
+import { live } from './live.js';
 import { table } from './table.js';
 import { count, counted, duration, short } from './text.js';
 
@@ -25,7 +26,7 @@ export function lagView() {
       { label: 'Cursor', num: true, cell: (row) => count(row.cursor) },
       { label: 'End', num: true, cell: (row) => count(row.end) },
       { label: 'Runs', num: true, cell: (row) => count(row.in_flight) },
-      { label: 'State', cell: (row) => (row.stuck_s == null ? '' : el('span', { class: 'badge bad' }, `stuck for ${duration(row.stuck_s)}`)) },
+      { label: 'State', cell: (row) => (row.stuck_s == null ? '' : stuck(row.stuck_s)) },
       { label: 'Do', cell: (row) => el('div', { class: 'actions' },
         button('Move cursor…', { test: 'cursor' }, () => moveCursor([row])), button('Replay…', { test: 'replay' }, () => replay(row))) },
     ],
@@ -134,4 +135,10 @@ function planTable(moves) {
   });
   list.fill(moves);
   return list.node;
+}
+
+/** For how long a partition stands still: a fault only where mb says so (--stall-after). */
+export function stuck(seconds) {
+  const faulty = live.overview?.health.reasons.some(({ reason }) => reason === 'stalled');
+  return el('span', { class: faulty ? 'badge bad' : 'note' }, `no progress for ${duration(seconds)}`);
 }

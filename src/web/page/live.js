@@ -51,7 +51,7 @@ function sample(now, then) {
   const seconds = (now.now_ms - then.now_ms) / 1000;
   const rate = (name) => Math.max(0, now.totals[name] - then.totals[name]) / seconds;
   return {
-    at_ms: now.now_ms, records_in: rate('records_in'), records_done: rate('records_done'),
+    at_ms: now.now_ms, records_in: rate('records_in'), records_done: rate('records_done') + rate('dead_letters'),
     bytes_in: rate('bytes_in'), lag: now.lag.total, queued: now.queue.runs,
     running: now.workers.filter((worker) => worker.run).length,
   };

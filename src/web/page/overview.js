@@ -8,7 +8,8 @@ import { noRuns, runColumns } from './runs.js';
 import { table } from './table.js';
 import { count, counted, duration, perSecond, short, size, visible } from './text.js';
 import { tickWords } from './ticks.js';
-import { verdict } from './verdict.js';
+import { stuck } from './lag.js';
+import { keepsUp, verdict } from './verdict.js';
 
 const BARS = 12;
 const LANES = 32;
@@ -78,7 +79,7 @@ const TILES = [
   ['in', 'In', (o) => [perSecond(o.rates.records_in), `${size(o.rates.bytes_in)}/s`]],
   ['out', 'Out', (o) => [perSecond(o.rates.records_done), `${size(o.rates.bytes_done)}/s`]],
   ['lag', 'Lag', (o) => [short(o.lag.total), 'messages'], '/lag'],
-  ['lag-seconds', 'Oldest waits', (o) => [duration(o.lag.seconds), o.lag.catch_up_s ? `caught up in ~${duration(o.lag.catch_up_s)}` : 'in the slowest partition']],
+  ['lag-seconds', 'Oldest waits', (o) => [duration(o.lag.seconds), o.lag.catch_up_s && !keepsUp(o) ? `caught up in ~${duration(o.lag.catch_up_s)}` : 'in the slowest partition']],
   ['queue', 'Queue', (o) => [`${count(o.queue.runs)} of ${count(o.queue.limit)}`, queueWords(o.queue)], '/runs?state=queued'],
   ['succeeded', 'Succeeded', (o) => [short(o.totals.runs_succeeded), 'runs since the start'], '/runs?state=succeeded'],
   ['failed', 'Failed', (o) => [short(o.totals.runs_failed + o.totals.runs_halted), `${counted(o.totals.attempts_failed, 'attempt')}`], '/runs?state=failed'],
@@ -124,7 +125,7 @@ function partitionBars() {
       { label: 'Partition', cell: (row) => String(row.partition) },
       { label: 'Messages', cell: (row) => bar(row.lag, most, count(row.lag)) },
       { label: 'Seconds', cell: (row) => (row.lag_s == null ? '–' : bar(row.lag_s, longest, duration(row.lag_s))) },
-      { label: 'State', cell: (row) => (row.stuck_s != null ? el('span', { class: 'badge bad' }, `stuck for ${duration(row.stuck_s)}`) : row.in_flight ? counted(row.in_flight, 'run') : '') },
+      { label: 'State', cell: (row) => (row.stuck_s != null ? stuck(row.stuck_s) : row.in_flight ? counted(row.in_flight, 'run') : '') },
     ],
   });
   const all = el('a', { href: '/lag' });

@@ -33,7 +33,8 @@ export function runView({ id }) {
     loading = false;
   }
   function show() {
-    const busy = live.overview?.workers.find((worker) => worker.run?.id === id)?.run;
+    // The overview may be older than the run.
+    const busy = isWaiting(run) ? live.overview?.workers.find((worker) => worker.run?.id === id)?.run : undefined;
     const state = run.state === 'queued' && busy ? 'running' : run.state;
     again.hidden = isWaiting(run);
     cancel.hidden = !isWaiting(run);

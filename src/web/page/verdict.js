@@ -36,7 +36,7 @@ export function verdict(overview) {
 }
 
 /** No message waits longer than a few ticks take. */
-function keepsUp({ lag, sensor, settings }) {
+export function keepsUp({ lag, sensor, settings }) {
   if (lag.total === 0) return true;
   const usual = 3 * (sensor.tick_runtime_s + settings.tick_interval_s.value) + 5;
   return lag.seconds != null && lag.seconds <= usual;
