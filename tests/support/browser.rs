@@ -141,9 +141,11 @@ impl Browser {
 
     /// Types into a field, in place of what it has.
     pub fn fill(&self, css: &str, text: &str) {
+        // Control and A; then no key is held.
+        const ALL: &str = "\u{e009}a\u{e000}";
+        self.click(css);
         let at = self.element(css).unwrap_or_else(|cause| panic!("{css}: {cause}"));
-        self.post(&format!("{at}/clear"), &json!({}));
-        self.post(&format!("{at}/value"), &json!({ "text": text }));
+        self.post(&format!("{at}/value"), &json!({ "text": format!("{ALL}{text}") }));
     }
 
     /// Chooses an option of a select by its value.
