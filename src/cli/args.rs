@@ -447,7 +447,8 @@ fn runs(flags: RunsFlags) -> Result<RunsArgs> {
     if let (Some(word), true) = (flags.words.first(), chosen != Selection::default()) {
         let word = shown(word);
         return usage(format!(
-            "argument: got {word} and flags that select runs, expected a RUN-ID or a selection"
+            "argument: got {word} and --state, --partition, --error, --since, --until, --request or \
+             --limit, expected a RUN-ID or a selection"
         ));
     }
     let limit = flags.limit.unwrap_or(LIST_LIMIT as u32);
