@@ -305,4 +305,5 @@ const _: () = assert!(EMBEDDED_BUSY_LIMIT.as_millis() < BROKER_CALL_LIMIT.as_mil
 const _: () = assert!(PRODUCER_STOP_FLUSH_LIMIT.as_millis() < INTAKE_STOP_LIMIT.as_millis());
 const _: () = assert!(HTTP_PAGE_ROWS_MAX < LIST_ROWS, "one row more is read than a page has");
 const _: () = assert!(HTTP_CONNECTIONS < HTTP_THREADS);
+const _: () = assert!(OVERVIEW_INTERVAL.as_millis() < HTTP_EVENT_INTERVAL.as_millis());
 const _: () = assert!(PROBE_LIMIT.as_millis() < FIRST_CONTACT_LIMIT.as_millis());

@@ -23,18 +23,6 @@ fn gaps(world: &World) -> Vec<(i32, i64, i64)> {
     rows.query_map([], row).unwrap().map(Result::unwrap).collect()
 }
 
-/// Takes the records of partition 1 below `beginning` away, as retention does.
-fn remove_below(world: &World, beginning: i64) {
-    let file = world.dir.path().join(mb::broker::embedded::FILE);
-    let db = rusqlite::Connection::open(file).unwrap();
-    let row: i64 = db
-        .query_row("SELECT id FROM partitions WHERE partition = 1", [], |row| row.get(0))
-        .unwrap();
-    db.execute("DELETE FROM chunks WHERE partition = ?1 AND last_offset < ?2", [row, beginning])
-        .unwrap();
-    db.execute("UPDATE partitions SET beginning = ?2 WHERE id = ?1", [row, beginning]).unwrap();
-}
-
 fn skipping(world: &World) -> Config {
     Config { on_missing_offsets: OnMissingOffsets::Skip, ..world.config() }
 }
@@ -46,7 +34,7 @@ fn records_that_retention_took_are_a_halt_with_their_range_or_passed_over_and_re
     let step = Recorder::new(|_| Ok(()));
     let commits = |offset| [(0, Offset::ZERO), (1, Offset::new(offset)), (2, Offset::ZERO)];
     world.topics.commit("mb", TOPIC, &commits(5)).unwrap();
-    remove_below(&world, 20);
+    world.remove_below(20);
     let error = world.run(world.config(), &step).unwrap_err();
     assert_eq!(error.exit_code(), 65, "{error}");
     assert!(error.to_string().contains("records orders/1 5-19 were removed"), "{error}");
@@ -71,7 +59,7 @@ fn a_stored_range_cut_by_retention_is_made_of_what_is_left_and_one_gone_whole_is
     });
     let config = Config { max_batch: 10, ..world.config() };
     world.run(config.clone(), &halting).unwrap_err();
-    remove_below(&world, 15);
+    world.remove_below(15);
     let step = Recorder::new(|_| Ok(()));
     let error = world.run(config.clone(), &step).unwrap_err();
     assert!(error.to_string().contains("orders/1 0-14"), "{error}");
@@ -167,18 +155,6 @@ fn a_position_beyond_the_end_is_a_halt_or_begins_anew() {
     assert_eq!(world.committed("mb"), all(10));
 }
 
-/// Takes the records of partition 1 from `end` on away, as an unclean election of a leader does.
-fn cut_off(world: &World, end: i64) {
-    let file = world.dir.path().join(mb::broker::embedded::FILE);
-    let db = rusqlite::Connection::open(file).unwrap();
-    let row: i64 = db
-        .query_row("SELECT id FROM partitions WHERE partition = 1", [], |row| row.get(0))
-        .unwrap();
-    db.execute("DELETE FROM chunks WHERE partition = ?1 AND last_offset >= ?2", [row, end])
-        .unwrap();
-    db.execute("UPDATE partitions SET next_offset = ?2 WHERE id = ?1", [row, end]).unwrap();
-}
-
 #[test]
 fn a_log_cut_off_below_what_was_planned_is_a_halt_or_begins_anew_and_new_records_are_read() {
     let world = World::with_records(70);
@@ -186,11 +162,11 @@ fn a_log_cut_off_below_what_was_planned_is_a_halt_or_begins_anew_and_new_records
     let config = || Config { max_attempts: u32::MAX, ..world.config() };
     world.run(config(), &halt_on(poison, 15)).unwrap_err();
     // The committed offset is still in the log, what is finished above it is not.
-    cut_off(&world, 21);
+    world.cut_off(21);
     for n in 0..30 {
         world.post(1, format!("after {n}").as_bytes());
     }
-    cut_off(&world, 40);
+    world.cut_off(40);
     let step = Recorder::new(|_| Ok(()));
     let error = world.run(config(), &step).unwrap_err();
     assert!(matches!(error, Error::LogReplaced(_)), "{error}");

@@ -472,18 +472,6 @@ fn a_preview_says_what_a_tick_would_read_and_leaves_everything_as_it_is() {
     mb.stop();
 }
 
-/// Takes the records of partition 1 below `beginning` away, as retention does.
-fn remove_below(world: &World, beginning: i64) {
-    let file = world.dir.path().join(mb::broker::embedded::FILE);
-    let db = rusqlite::Connection::open(file).unwrap();
-    let row: i64 = db
-        .query_row("SELECT id FROM partitions WHERE partition = 1", [], |row| row.get(0))
-        .unwrap();
-    db.execute("DELETE FROM chunks WHERE partition = ?1 AND last_offset < ?2", [row, beginning])
-        .unwrap();
-    db.execute("UPDATE partitions SET beginning = ?2 WHERE id = ?1", [row, beginning]).unwrap();
-}
-
 #[test]
 fn the_records_of_a_run_are_read_again_and_what_is_gone_is_said() {
     let world = World::with_records(30);
@@ -500,7 +488,7 @@ fn the_records_of_a_run_are_read_again_and_what_is_gone_is_said() {
         seen.extend(records.records.iter().map(|record| record["offset"].as_i64().unwrap()));
     }
     assert_eq!(seen, (10..20).collect());
-    remove_below(&world, 15);
+    world.remove_below(15);
     let run = run_of(&world, "orders/1/10-19.lane-0-of-2").run;
     let records: Records = mb.ask(&Request::Records { run: run.id });
     assert!((1..run.records).contains(&(records.records.len() as u64)));

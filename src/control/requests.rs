@@ -68,7 +68,7 @@ pub enum Request {
         id: i64,
         note: String,
     },
-    /// Replays the run's range; the request's number.
+    /// Replays the run's range; the request's number as `request`.
     RunAgain {
         id: i64,
     },

@@ -1,7 +1,6 @@
-//! The overview as server-sent events: made once a second for all who look, and not at all while
-//! nobody does. Writing them is `connection`'s.
+//! The overview as server-sent events. It is made once a second for all who look, and not at all while
+//! nobody does (`control::watch`); writing them is `connection`'s.
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -13,32 +12,15 @@ use crate::limits;
 /// What a browser is told first: how soon it connects anew.
 pub const PREFACE: &[u8] = b"retry: 1000\n\n";
 
+/// When streams have their next event.
 pub struct Events {
     /// Seconds are counted from here, so that all who look do so at the same moments.
     began: Instant,
-    latest: Mutex<Latest>,
-}
-
-#[derive(Default)]
-struct Latest {
-    second: Option<u128>,
-    event: Arc<[u8]>,
 }
 
 impl Events {
     pub fn new() -> Events {
-        Events { began: Instant::now(), latest: Mutex::default() }
-    }
-
-    /// This second's event.
-    pub fn current(&self, context: &Context) -> Arc<[u8]> {
-        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        let second = self.second();
-        if latest.second != Some(second) {
-            latest.event = event(context).into();
-            latest.second = Some(second);
-        }
-        Arc::clone(&latest.event)
+        Events { began: Instant::now() }
     }
 
     /// How long until there is another one.
@@ -47,14 +29,10 @@ impl Events {
         let passed = self.began.elapsed().as_nanos() % interval.as_nanos();
         interval - Duration::from_nanos(u64::try_from(passed).unwrap_or_default())
     }
-
-    fn second(&self) -> u128 {
-        self.began.elapsed().as_nanos() / limits::HTTP_EVENT_INTERVAL.as_nanos()
-    }
 }
 
 /// `overview`, or `failure` with an error as the API answers it. JSON has no line breaks of its own.
-fn event(context: &Context) -> Vec<u8> {
+pub fn event(context: &Context) -> Vec<u8> {
     match overview_json(context) {
         Ok(overview) => [&b"event: overview\ndata: "[..], &overview, b"\n\n"].concat(),
         Err(error) => {

@@ -12,6 +12,7 @@ use super::server::Shared;
 use crate::broker::{Backend, Watermarks};
 use crate::control::requests::{self as control, Context, Session};
 use crate::control::steer::Change;
+use crate::control::watch::shared_overview;
 use crate::error::{Error, Result};
 use crate::history::requests::Replay;
 use crate::metrics;
@@ -144,10 +145,7 @@ const ROUTES: &[Route] = &[
     post("/api/v1/runs/{id}/again", Effect::Changes, |call| {
         body::<Nothing>(call.request)?;
         let id = call.known_run()?;
-        let answer = call.acted(control::Request::RunAgain { id })?;
-        // The request's number, alone or by its name.
-        let request = answer.get("request").cloned().unwrap_or(answer);
-        Ok(Response::json(200, &json!({ "request": request })))
+        call.act(control::Request::RunAgain { id })
     }),
     post("/api/v1/dead-letters/redrive", Effect::Changes, |call| {
         let asked = body::<Letters>(call.request)?.redrive()?;
@@ -316,17 +314,14 @@ impl Call<'_> {
 
     /// What is asked about a run that there is: where it cannot be done, that is no error of the
     /// request's words.
-    fn acted(&mut self, request: control::Request) -> Result<Value, Failure> {
-        self.handle(request).map_err(|mut failure| {
+    fn act(&mut self, request: control::Request) -> Answer {
+        let answer = self.handle(request).map_err(|mut failure| {
             if failure.status == 400 {
                 (failure.status, failure.kind) = (409, "conflict");
             }
             failure
-        })
-    }
-
-    fn act(&mut self, request: control::Request) -> Answer {
-        Ok(Response::json(200, &self.acted(request)?))
+        })?;
+        Ok(Response::json(200, &answer))
     }
 
     fn id(&self, what: &str) -> Result<i64, Failure> {
@@ -516,22 +511,14 @@ fn replay(context: &Context, span: &Span) -> Result<Replay> {
 
 /// Ready or not; why, in words, only for who may read the rest too.
 fn ready(call: &mut Call<'_>) -> Answer {
-    let mut health = match call.handle(control::Request::Overview) {
-        Ok(overview) => overview["health"].clone(),
-        Err(failure) => json!({
-            "ready": false,
-            "reasons": [{ "reason": "starting", "detail": failure.message }],
-        }),
-    };
-    if !call.shared.guard.is_signed_in(call.request)
-        && let Some(reasons) = health["reasons"].as_array_mut()
-    {
-        for reason in reasons {
-            reason["detail"] = json!("said to those who send the token");
+    let mut health = shared_overview(&call.shared.context)?.health.clone();
+    if !call.shared.guard.is_signed_in(call.request) {
+        for reason in &mut health.reasons {
+            "said to those who send the token".clone_into(&mut reason.detail);
         }
     }
-    let status = if health["ready"] == json!(true) { 200 } else { 503 };
-    Ok(Response::json(status, &health))
+    let status = if health.ready { 200 } else { 503 };
+    Ok(Response::json(status, &json!(health)))
 }
 
 fn metrics(call: &mut Call<'_>) -> Answer {

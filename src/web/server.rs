@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use super::auth::{self, Guard};
 use super::connection::Connection;
-use super::events::Events;
+use super::events::{self, Events};
 use super::request::Request;
 use super::response::Response;
 use super::routes;
@@ -258,8 +258,8 @@ impl Shared {
     }
 
     /// This second's event.
-    pub(super) fn event(&self) -> Arc<[u8]> {
-        self.events.current(&self.context)
+    pub(super) fn event(&self) -> Vec<u8> {
+        events::event(&self.context)
     }
 
     pub(super) fn until_next_event(&self) -> Duration {

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -137,12 +137,22 @@ pub fn read_until(stream: &mut TcpStream, end: &str) -> String {
 /// Whether the other side ends the connection, by an orderly end or not, within a minute; what it
 /// sends before is passed over.
 pub fn is_ended(stream: &mut TcpStream) -> bool {
-    let mut chunk = [0; 4096];
-    loop {
+    rest(stream).is_some()
+}
+
+/// What the other side still sends before it ends the connection, within a minute; `None` where it does
+/// not.
+pub fn rest(stream: &mut TcpStream) -> Option<Vec<u8>> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let (mut rest, mut chunk) = (Vec::new(), [0; 4096]);
+    // A stream of events would go on for ever.
+    while Instant::now() < deadline {
         match stream.read(&mut chunk) {
-            Ok(0) => return true,
-            Ok(_) => {}
-            Err(cause) => return cause.kind() == std::io::ErrorKind::ConnectionReset,
+            Ok(0) => return Some(rest),
+            Ok(bytes) => rest.extend_from_slice(&chunk[..bytes]),
+            Err(cause) if cause.kind() == std::io::ErrorKind::ConnectionReset => return Some(rest),
+            Err(_) => return None,
         }
     }
+    None
 }

@@ -25,6 +25,28 @@ pub struct World {
 }
 
 impl World {
+    /// Takes the records of partition 1 below `beginning` away, as retention does.
+    pub fn remove_below(&self, beginning: i64) {
+        self.take_away("last_offset < ?2", "beginning", beginning);
+    }
+
+    /// Takes the records of partition 1 from `end` on away, as an unclean election of a leader does.
+    pub fn cut_off(&self, end: i64) {
+        self.take_away("last_offset >= ?2", "next_offset", end);
+    }
+
+    fn take_away(&self, which: &str, mark: &str, offset: i64) {
+        let file = self.dir.path().join(mb::broker::embedded::FILE);
+        let db = rusqlite::Connection::open(file).unwrap();
+        let row: i64 = db
+            .query_row("SELECT id FROM partitions WHERE partition = 1", [], |row| row.get(0))
+            .unwrap();
+        let delete = format!("DELETE FROM chunks WHERE partition = ?1 AND {which}");
+        db.execute(&delete, [row, offset]).unwrap();
+        let update = format!("UPDATE partitions SET {mark} = ?2 WHERE id = ?1");
+        db.execute(&update, [row, offset]).unwrap();
+    }
+
     pub fn new() -> World {
         let dir = tempfile::tempdir().unwrap();
         let topics = Embedded::open(dir.path(), 1 << 30).unwrap();
