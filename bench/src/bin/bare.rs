@@ -1,0 +1,165 @@
+//! The ceiling: reads a topic with one client and throws the records away. No runs, no commit.
+//!
+//! Each client has the settings that made it fastest here; mb's own backends use the same ones. The
+//! last line on stdout is what every contender prints: how much it read.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use argh::FromArgs;
+use kafka::client::{FetchPartition, KafkaClient};
+use rdkafka::ClientConfig;
+use rdkafka::bindings as ffi;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::message::Message as _;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+/// Counts a topic's records by a bare client.
+#[derive(FromArgs)]
+struct Args {
+    /// rdkafka-poll, rdkafka-queue or kafka
+    #[argh(positional)]
+    client: String,
+    /// host:port
+    #[argh(option)]
+    bootstrap_server: String,
+    /// topic to read from its beginning
+    #[argh(option)]
+    topic: String,
+    /// end after so many records
+    #[argh(option)]
+    count: u64,
+}
+
+#[derive(Default)]
+struct Seen {
+    records: u64,
+    bytes: u64,
+}
+
+impl Seen {
+    fn add(&mut self, bytes: usize) {
+        self.records += 1;
+        self.bytes += bytes as u64;
+    }
+}
+
+const LONGEST: Duration = Duration::from_secs(10);
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let args: Args = argh::from_env();
+    let seen = match args.client.as_str() {
+        "rdkafka-poll" => poll(&args)?,
+        "rdkafka-queue" => queue(&args)?,
+        "kafka" => pure(&args)?,
+        other => return Err(format!("no client is called {other}").into()),
+    };
+    println!(r#"{{"records":{},"bytes":{}}}"#, seen.records, seen.bytes);
+    Ok(())
+}
+
+fn consumer(args: &Args) -> Result<BaseConsumer, Box<dyn std::error::Error>> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", &args.bootstrap_server)
+        .set("group.id", "bare")
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("check.crcs", "true")
+        .set("queued.max.messages.kbytes", "32768")
+        .set("queued.min.messages", "100000")
+        .set("fetch.queue.backoff.ms", "1")
+        .set("fetch.wait.max.ms", "100")
+        .create()?;
+    Ok(consumer)
+}
+
+fn partitions(consumer: &BaseConsumer, topic: &str) -> Result<Vec<i32>, rdkafka::error::KafkaError> {
+    let metadata = consumer.fetch_metadata(Some(topic), LONGEST)?;
+    Ok(metadata.topics()[0].partitions().iter().map(|partition| partition.id()).collect())
+}
+
+fn poll(args: &Args) -> Result<Seen, Box<dyn std::error::Error>> {
+    let consumer = consumer(args)?;
+    let mut from = TopicPartitionList::new();
+    for partition in partitions(&consumer, &args.topic)? {
+        from.add_partition_offset(&args.topic, partition, Offset::Offset(0))?;
+    }
+    consumer.assign(&from)?;
+    let mut seen = Seen::default();
+    while seen.records < args.count {
+        let message = consumer.poll(LONGEST).ok_or("no record for 10 s")??;
+        seen.add(message.payload().map_or(0, <[u8]>::len));
+    }
+    Ok(seen)
+}
+
+fn queue(args: &Args) -> Result<Seen, Box<dyn std::error::Error>> {
+    let consumer = consumer(args)?;
+    let name = std::ffi::CString::new(args.topic.as_str())?;
+    let mut seen = Seen::default();
+    let partitions = partitions(&consumer, &args.topic)?;
+    // SAFETY: the handles are used while `consumer` lives; librdkafka writes as many messages as it
+    // says into the array, and each is destroyed once.
+    unsafe {
+        let native = consumer.client().native_ptr();
+        let queue = ffi::rd_kafka_queue_new(native);
+        let topic = ffi::rd_kafka_topic_new(native, name.as_ptr(), std::ptr::null_mut());
+        for partition in &partitions {
+            if ffi::rd_kafka_consume_start_queue(topic, *partition, 0, queue) != 0 {
+                return Err("the partition cannot be started".into());
+            }
+        }
+        let mut messages = [std::ptr::null_mut(); 1000];
+        while seen.records < args.count {
+            let mut got =
+                ffi::rd_kafka_consume_batch_queue(queue, 0, messages.as_mut_ptr(), messages.len());
+            if got == 0 {
+                got = ffi::rd_kafka_consume_batch_queue(queue, 10_000, messages.as_mut_ptr(), 1);
+            }
+            if got <= 0 {
+                return Err("no record for 10 s".into());
+            }
+            for message in &messages[..got as usize] {
+                if (**message).err != ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+                    return Err("an error came in place of a record".into());
+                }
+                seen.add((**message).len);
+                ffi::rd_kafka_message_destroy(*message);
+            }
+        }
+        for partition in &partitions {
+            ffi::rd_kafka_consume_stop(topic, *partition);
+        }
+        ffi::rd_kafka_topic_destroy(topic);
+        ffi::rd_kafka_queue_destroy(queue);
+    }
+    Ok(seen)
+}
+
+fn pure(args: &Args) -> Result<Seen, Box<dyn std::error::Error>> {
+    let mut client = KafkaClient::new(vec![args.bootstrap_server.clone()]);
+    client.load_metadata(&[&args.topic])?;
+    client.set_fetch_max_wait_time(Duration::from_millis(100))?;
+    client.set_fetch_max_bytes_per_partition(1 << 20);
+    let known = client.topics().partitions(&args.topic).ok_or("no such topic")?;
+    let mut next: BTreeMap<i32, i64> = known.iter().map(|partition| (partition.id(), 0)).collect();
+    let mut seen = Seen::default();
+    while seen.records < args.count {
+        let wanted: Vec<_> = next
+            .iter()
+            .map(|(partition, offset)| FetchPartition::new(&args.topic, *partition, *offset))
+            .collect();
+        for response in client.fetch_messages(&wanted)? {
+            for partition in response.topics().iter().flat_map(|topic| topic.partitions()) {
+                let data = partition.data()?;
+                for message in data.messages() {
+                    seen.add(message.value.len());
+                }
+                if let Some(last) = data.messages().last() {
+                    next.insert(partition.partition(), last.offset + 1);
+                }
+            }
+        }
+    }
+    Ok(seen)
+}
