@@ -25,6 +25,9 @@ pub const SENSOR_BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// A poll of the client that waits for records is ended this often, to see whether mb stops.
 pub const STOP_LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
+/// The same, once all that `--until-caught-up` is to do was read.
+pub const LAST_LOOK_INTERVAL: Duration = Duration::from_millis(5);
+
 /// Offsets are committed this often while runs finish; the promise is once a second.
 pub const COMMIT_INTERVAL: Duration = Duration::from_millis(250);
 /// A commit without an answer may still reach the log for so long, counted from its failure; past
@@ -113,6 +116,8 @@ pub const FINAL_COMMIT_LIMIT: Duration = Duration::from_secs(5);
 
 /// Writes that one history transaction takes at most.
 pub const HISTORY_GROUP_WRITES: usize = 4096;
+/// How long writes that nobody waits for (outcomes of runs that succeeded, ticks) wait for company.
+pub const HISTORY_LINGER: Duration = Duration::from_millis(2);
 /// Writes that wait for the history thread.
 pub const HISTORY_QUEUE_WRITES: usize = 8192;
 /// Output of steps, in bytes, that waits for the history thread; one run's is an eighth at most.
@@ -168,6 +173,8 @@ pub const SCRATCH_FOLDER_TRIES: usize = 16;
 /// Asking the shell, at the start, whether it can make sense of a command.
 pub const SHELL_CHECK_LIMIT: Duration = Duration::from_secs(10);
 
+/// Runs of one poll that are planned together at most.
+pub const PLAN_RUNS: usize = 64;
 /// Records that one poll of the client hands over at most.
 pub const POLL_RECORDS: usize = 4096;
 /// librdkafka's `queued.max.messages.kbytes` of one consumer.
@@ -243,7 +250,9 @@ pub const PURE_LINGER: Duration = Duration::from_millis(5);
 pub const PURE_UNKNOWN_LIMIT: Duration = Duration::from_secs(30);
 
 /// Blocks of memory of this size and more go back to the system as soon as they are freed.
-pub const LARGE_BLOCK_BYTES: i32 = 4 << 20;
+pub const LARGE_BLOCK_BYTES: i32 = 9 << 20;
+/// So much free memory at the end of a heap is kept for the next blocks.
+pub const KEPT_FREE_BYTES: i32 = 8 << 20;
 
 /// Kafka's own bound on topic names.
 pub const TOPIC_NAME_CHARS: usize = 249;

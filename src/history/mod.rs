@@ -6,6 +6,7 @@
 //! are never taken from here alone: the log's committed offsets are the truth.
 
 pub mod asked;
+mod inbox;
 pub mod letters;
 mod place;
 pub mod query;
@@ -15,7 +16,7 @@ pub mod schema;
 mod writer;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,7 @@ use crate::offset::{Offset, OffsetRange, Partition, RunKey};
 use crate::run::{RunId, RunState};
 use crate::thread::{self, Thread};
 
+use self::inbox::Inbox;
 pub use writer::{Settled, Stepped};
 
 /// `DeadLetters::why` of a run that somebody cancelled.
@@ -166,9 +168,8 @@ enum Write {
 /// The way to the history thread; shared by all who write.
 #[derive(Debug)]
 pub struct History {
-    /// `None` once closed.
-    sender: Mutex<Option<Sender<Write>>>,
-    /// Held from taking a run's number to its way into the channel: numbers ascend there.
+    inbox: Arc<Inbox<Write>>,
+    /// Held from taking a run's number to its way into the inbox: numbers ascend there.
     next_id: Mutex<i64>,
     /// Bytes of steps' output on their way into the file.
     outputs: Arc<Budget>,
@@ -187,6 +188,9 @@ struct Progress {
     /// mb is stopping: nobody waits for a run to be planned any more.
     stopping: AtomicBool,
     changed: (Mutex<()>, Condvar),
+    /// How many wait for a change, or are about to: nobody is woken where nobody sleeps. Each side
+    /// writes its own before it reads the other's, in one order for all (`SeqCst`).
+    waiting: AtomicUsize,
 }
 
 impl History {
@@ -222,23 +226,24 @@ impl History {
             .prepare_cached("SELECT ifnull(max(id), 0) FROM runs")
             .and_then(|mut newest| newest.query_row([], |row| row.get(0)))
             .map_err(|cause| Error::storage("read the history", cause))?;
-        let (sender, receiver) = bounded(limits::HISTORY_QUEUE_WRITES);
+        let inbox = Arc::new(Inbox::new(limits::HISTORY_QUEUE_WRITES));
         let progress = Arc::new(Progress {
             planned: AtomicI64::new(newest),
             failing: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             changed: (Mutex::new(()), Condvar::new()),
+            waiting: AtomicUsize::new(0),
         });
         let writer = writer::Writer::new(db, scope, client, keep_runs, Arc::clone(&progress));
-        let ending = Ending(Arc::clone(&progress));
+        let ending = Ending(Arc::clone(&progress), Arc::clone(&inbox));
         let history = History {
-            sender: Mutex::new(Some(sender)),
+            inbox: Arc::clone(&inbox),
             next_id: Mutex::new(newest + 1),
             outputs: Budget::new(limits::HISTORY_OUTPUT_BYTES),
             progress,
         };
-        Ok((Arc::new(history), Stepped::new(writer, receiver, Box::new(settled), ending)))
+        Ok((Arc::new(history), Stepped::new(writer, inbox, Box::new(settled), ending)))
     }
 
     /// Gives the runs of one batch their numbers (consecutive; `id` is ignored) and sends them to
@@ -271,15 +276,15 @@ impl History {
     /// run did could not be kept. False where mb stops or the history ended before.
     pub fn wait_planned(&self, id: RunId) -> bool {
         let planned = |progress: &Progress| {
-            progress.planned.load(Ordering::Acquire) >= id.0
-                && !progress.failing.load(Ordering::Acquire)
+            progress.planned.load(Ordering::SeqCst) >= id.0
+                && !progress.failing.load(Ordering::SeqCst)
         };
         self.wait(planned)
     }
 
     /// mb is stopping: who waits for a run to be planned waits no more.
     pub fn stop_waiting(&self) {
-        self.progress.stopping.store(true, Ordering::Release);
+        self.progress.stopping.store(true, Ordering::SeqCst);
         self.progress.announce();
     }
 
@@ -320,7 +325,7 @@ impl History {
         let (done, wait) = bounded(1);
         self.send(Write::Intend(offsets.to_vec(), done))
             && answered(&wait, None)
-            && self.sender.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+            && !self.inbox.is_closed()
     }
 
     /// The log has confirmed these. `settles`: no commit before it is still in doubt.
@@ -351,9 +356,7 @@ impl History {
     pub fn flush(&self, limit: Duration) -> bool {
         let deadline = clock::now() + limit;
         let (done, wait) = bounded(1);
-        let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        sender.is_some_and(|sender| sender.send_timeout(Write::Flush(done), limit).is_ok())
-            && answered(&wait, Some(deadline))
+        self.inbox.send(Write::Flush(done), true, Some(deadline)) && answered(&wait, Some(deadline))
     }
 
     /// Whether the file cannot be written for now.
@@ -363,24 +366,27 @@ impl History {
 
     /// The thread ends when it has written what was sent before.
     pub fn close(&self) {
-        self.sender.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.inbox.close();
     }
 
     fn send(&self, write: Write) -> bool {
-        let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        sender.is_some_and(|sender| sender.send(write).is_ok())
+        let hurry = write.is_awaited();
+        self.inbox.send(write, hurry, None)
     }
 
     fn wait(&self, reached: impl Fn(&Progress) -> bool) -> bool {
         let gone = |progress: &Progress| {
-            progress.ended.load(Ordering::Acquire) || progress.stopping.load(Ordering::Acquire)
+            progress.ended.load(Ordering::SeqCst) || progress.stopping.load(Ordering::SeqCst)
         };
         while !reached(&self.progress) {
             if gone(&self.progress) {
                 return false;
             }
             if !clock::wait_simulated(limits::HISTORY_RETRY_INTERVAL) {
-                return self.wait_for_thread(reached, gone);
+                self.progress.waiting.fetch_add(1, Ordering::SeqCst);
+                let reached = self.wait_for_thread(reached, gone);
+                self.progress.waiting.fetch_sub(1, Ordering::SeqCst);
+                return reached;
             }
         }
         true
@@ -405,19 +411,29 @@ impl History {
     }
 }
 
+impl Drop for History {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
 impl Progress {
     fn announce(&self) {
+        if self.waiting.load(Ordering::SeqCst) == 0 {
+            return;
+        }
         drop(self.changed.0.lock().unwrap_or_else(PoisonError::into_inner));
         self.changed.1.notify_all();
     }
 }
 
 /// Tells waiters when the thread ends, by a panic too.
-struct Ending(Arc<Progress>);
+struct Ending(Arc<Progress>, Arc<Inbox<Write>>);
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        self.0.ended.store(true, Ordering::Release);
+        self.0.ended.store(true, Ordering::SeqCst);
+        self.1.abandon();
         self.0.announce();
     }
 }
@@ -449,14 +465,15 @@ fn cut(text: &mut String, bytes: usize) {
     }
 }
 
-fn receive_group(receiver: &Receiver<Write>, group: &mut Vec<Write>) -> bool {
-    group.clear();
-    match receiver.recv() {
-        Ok(write) => group.push(write),
-        Err(_) => return false,
+impl Write {
+    /// Whether somebody waits until it is in the file: a run to start, a commit to be sent.
+    fn is_awaited(&self) -> bool {
+        match self {
+            Write::Outcome(outcome, _) => outcome.state != RunState::Succeeded,
+            Write::Tick(_) | Write::Confirm(..) => false,
+            _ => true,
+        }
     }
-    group.extend(receiver.try_iter().take(limits::HISTORY_GROUP_WRITES - 1));
-    true
 }
 
 #[cfg(test)]

@@ -8,20 +8,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use crossbeam_channel::Receiver;
-use rusqlite::{Connection, Transaction, TransactionBehavior, params};
+use rusqlite::{CachedStatement, Connection, Transaction, TransactionBehavior, params};
 
 use super::asked;
+use super::inbox::Inbox;
 use super::letters::{self, LetterState};
 use super::place::Place;
 use super::schema::{KIND_REDRIVE, KIND_REPLAY, KIND_TOPIC, is_damage};
-use super::{
-    AttemptRecord, DeadLetters, Ending, Outcome, Planned, Progress, ScopeId, Write, receive_group,
-};
+use super::{AttemptRecord, DeadLetters, Ending, Outcome, Planned, Progress, ScopeId, Write};
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::limits;
-use crate::offset::{Again, OffsetRange, Partition};
+use crate::offset::{Again, Lane, OffsetRange, Partition};
 use crate::run::RunState;
 
 /// A run that ended for good and is in the file.
@@ -39,7 +37,7 @@ pub(super) type OnSettled = Box<dyn Fn(&[Settled]) + Send>;
 /// The writing end: the history thread's, or a simulation's, which makes each step itself.
 pub struct Stepped {
     writer: Writer,
-    receiver: Receiver<Write>,
+    inbox: Arc<Inbox<Write>>,
     settled: OnSettled,
     /// What is in the file, and not yet announced.
     group: Vec<Write>,
@@ -49,16 +47,16 @@ pub struct Stepped {
 impl Stepped {
     pub(super) fn new(
         writer: Writer,
-        receiver: Receiver<Write>,
+        inbox: Arc<Inbox<Write>>,
         settled: OnSettled,
         ending: Ending,
     ) -> Stepped {
-        Stepped { writer, receiver, settled, group: Vec::new(), _ending: ending }
+        Stepped { writer, inbox, settled, group: Vec::new(), _ending: ending }
     }
 
-    /// The history thread: writes until the last sender is gone.
+    /// The history thread: writes until it is closed.
     pub(super) fn run(mut self) {
-        while receive_group(&self.receiver, &mut self.group) {
+        while self.inbox.take_group(&mut self.group, limits::HISTORY_GROUP_WRITES) {
             if !self.writer.write_whatever_it_takes(&self.group) {
                 return;
             }
@@ -69,7 +67,7 @@ impl Stepped {
 
     /// Writes that wait.
     pub fn waiting(&self) -> usize {
-        self.receiver.len()
+        self.inbox.len()
     }
 
     /// Makes one transaction of the next writes, `most` at most.
@@ -77,7 +75,7 @@ impl Stepped {
     /// # Errors
     /// `Storage`.
     pub fn write(&mut self, most: usize) -> Result<()> {
-        self.group.extend(self.receiver.try_iter().take(most));
+        self.inbox.take_now(&mut self.group, most);
         self.writer.write(&self.group).map_err(|cause| Error::storage("write the history", cause))
     }
 
@@ -93,7 +91,8 @@ impl Stepped {
     /// Loses what is not in the file, as a kill does; whoever waits for it is told so.
     pub fn lose(&mut self) {
         self.group.clear();
-        self.receiver.try_iter().for_each(drop);
+        let mut lost = Vec::new();
+        self.inbox.take_now(&mut lost, usize::MAX);
     }
 
     /// The file outlives its writer.
@@ -112,6 +111,8 @@ pub(super) struct Writer {
     since_pruned: u64,
     /// Old runs had to stay, above what was confirmed then.
     prune_owed: bool,
+    /// `PRAGMA synchronous` is FULL now.
+    is_full: bool,
     progress: Arc<Progress>,
 }
 
@@ -129,7 +130,17 @@ impl Writer {
         progress: Arc<Progress>,
     ) -> Writer {
         let place = db.path().and_then(|path| Place::of(Path::new(path)));
-        Writer { db, place, scope, client, keep_runs, since_pruned: 0, prune_owed: true, progress }
+        Writer {
+            db,
+            place,
+            scope,
+            client,
+            keep_runs,
+            since_pruned: 0,
+            prune_owed: true,
+            is_full: false,
+            progress,
+        }
     }
 
     /// The group is in the file: says so, and removes old runs where that is due.
@@ -163,7 +174,7 @@ impl Writer {
             }
             if failing_since.is_none() {
                 failing_since = Some(Instant::now());
-                self.progress.failing.store(true, Ordering::Release);
+                self.progress.failing.store(true, Ordering::SeqCst);
                 log::error!(
                     "cannot write the history: {cause}; nothing is started or committed until it \
                      can be written again (tried each {:?})",
@@ -173,7 +184,7 @@ impl Writer {
             std::thread::sleep(limits::HISTORY_RETRY_INTERVAL);
         }
         if let Some(since) = failing_since {
-            self.progress.failing.store(false, Ordering::Release);
+            self.progress.failing.store(false, Ordering::SeqCst);
             self.progress.announce();
             let seconds = since.elapsed().as_secs();
             log::info!("the history can be written again, after {seconds} s");
@@ -184,15 +195,21 @@ impl Writer {
     fn write(&mut self, group: &[Write]) -> rusqlite::Result<()> {
         let (scope, client) = (self.scope, self.client);
         // Cannot be changed within a transaction.
-        self.db.execute_batch(if is_to_outlive_power(group) {
-            "PRAGMA synchronous = FULL"
-        } else {
-            "PRAGMA synchronous = NORMAL"
-        })?;
-        let change = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        for write in group {
-            apply(&change, scope, client, write)?;
+        let full = is_to_outlive_power(group);
+        if full != self.is_full {
+            self.db.execute_batch(if full {
+                "PRAGMA synchronous = FULL"
+            } else {
+                "PRAGMA synchronous = NORMAL"
+            })?;
+            self.is_full = full;
         }
+        let change = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut common = Common::prepare(&change)?;
+        for write in group {
+            apply(&change, scope, client, write, &mut common)?;
+        }
+        drop(common);
         change.commit()
     }
 
@@ -229,7 +246,7 @@ impl Writer {
             }
         }
         if let Some(id) = planned {
-            self.progress.planned.store(id.0, Ordering::Release);
+            self.progress.planned.store(id.0, Ordering::SeqCst);
             self.progress.announce();
         }
         if !ended.is_empty() {
@@ -315,14 +332,91 @@ fn prune(db: &mut Connection, keep_runs: u64) -> rusqlite::Result<bool> {
     Ok(owed)
 }
 
+/// The two statements that nearly all of a busy history's writes are, found once for a group: a run of
+/// all records of its batch, and the success of a first attempt. What they leave out is as it was made.
+struct Common<'c> {
+    plan: CachedStatement<'c>,
+    succeed: CachedStatement<'c>,
+}
+
+impl Common<'_> {
+    fn prepare<'c>(change: &'c Transaction<'_>) -> rusqlite::Result<Common<'c>> {
+        Ok(Common {
+            plan: change.prepare_cached(
+                "INSERT INTO runs(id, scope, client, partition, first_offset, last_offset, records, \
+                 bytes, state, queued_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+            )?,
+            succeed: change.prepare_cached(
+                "UPDATE runs SET state = ?2, attempts = 1, started_ms = ?3, ended_ms = ?4, run_us = ?5, \
+                 worker = ?6, records = ?7 WHERE id = ?1",
+            )?,
+        })
+    }
+
+    /// True where it was a run of this kind, and is written.
+    fn plan(&mut self, scope: ScopeId, client: &str, run: &Planned) -> rusqlite::Result<bool> {
+        let key = &run.key;
+        let is_plain = run.whole == key.range
+            && key.lane == Lane::WHOLE
+            && key.again.is_none()
+            && run.parent.is_none()
+            && run.failed_attempts == 0;
+        if is_plain {
+            self.plan.execute(params![
+                run.id.0,
+                scope.0,
+                client,
+                key.partition,
+                key.range.first.get(),
+                key.range.last.get(),
+                run.records,
+                run.bytes,
+                RunState::Queued.code(),
+                run.queued_ms
+            ])?;
+        }
+        Ok(is_plain)
+    }
+
+    /// True where it was an outcome of this kind, and is written.
+    fn succeed(&mut self, outcome: &Outcome) -> rusqlite::Result<bool> {
+        let AttemptRecord { number, started_ms, run_us, worker, error, output } = &outcome.attempt;
+        let is_plain = outcome.state == RunState::Succeeded
+            && *number == 1
+            && error.is_none()
+            && output.is_none()
+            && outcome.dead_letters.is_none()
+            && outcome.key.again.is_none();
+        if is_plain {
+            self.succeed.execute(params![
+                outcome.id.0,
+                outcome.state.code(),
+                started_ms,
+                started_ms + run_us / 1000,
+                run_us,
+                worker,
+                outcome.records
+            ])?;
+        }
+        Ok(is_plain)
+    }
+}
+
 fn apply(
     change: &Transaction<'_>,
     scope: ScopeId,
     client: &str,
     write: &Write,
+    common: &mut Common<'_>,
 ) -> rusqlite::Result<()> {
     match write {
-        Write::Planned(runs) => insert_runs(change, scope, client, runs)?,
+        Write::Planned(runs) => {
+            for run in runs {
+                if !common.plan(scope, client, run)? {
+                    insert_runs(change, scope, client, std::slice::from_ref(run))?;
+                }
+            }
+        }
         Write::Split(parent, runs) => {
             apply_outcome(change, scope, parent)?;
             insert_runs(change, scope, client, runs)?;
@@ -330,7 +424,11 @@ fn apply(
                 letters::settle(change, parent, request)?;
             }
         }
-        Write::Outcome(outcome, _) => apply_outcome(change, scope, outcome)?,
+        Write::Outcome(outcome, _) => {
+            if !common.succeed(outcome)? {
+                apply_outcome(change, scope, outcome)?;
+            }
+        }
         Write::EndRequest(request, state, note) => {
             change.execute(
                 "UPDATE requests SET state = ?2, ended_ms = ?3, note = ifnull(?4, note) \

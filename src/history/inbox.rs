@@ -1,0 +1,239 @@
+//! What waits to be written: in the order in which it was sent, bounded, and taken by the group. What
+//! the writes mean is not known here, only whether somebody waits for them.
+//!
+//! A channel would wake the history thread for every write. Most of them (outcomes of runs that
+//! succeeded) nobody waits for: they lie here for a moment, and are woken for once.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::limits;
+
+#[derive(Debug)]
+pub(super) struct Inbox<T> {
+    state: Mutex<State<T>>,
+    /// There is something to be taken.
+    filled: Condvar,
+    /// There is room again.
+    room: Condvar,
+    most: usize,
+}
+
+#[derive(Debug)]
+struct State<T> {
+    writes: VecDeque<T>,
+    /// Somebody waits for one of them.
+    hurry: bool,
+    /// The taker sleeps: until something comes, or until what is there has waited long enough.
+    sleeps: bool,
+    /// Senders that wait for room.
+    blocked: usize,
+    /// Nothing more is taken in.
+    closed: bool,
+    /// Nobody takes anything out any more.
+    abandoned: bool,
+}
+
+impl<T> Inbox<T> {
+    /// Holds at most so many writes.
+    pub fn new(most: usize) -> Inbox<T> {
+        let state = State {
+            writes: VecDeque::new(),
+            hurry: false,
+            sleeps: false,
+            blocked: 0,
+            closed: false,
+            abandoned: false,
+        };
+        Inbox { state: Mutex::new(state), filled: Condvar::new(), room: Condvar::new(), most }
+    }
+
+    /// Puts a write behind the others; waits for room, until `deadline` where there is one. `hurry`:
+    /// somebody waits for it. False where it was not taken in.
+    pub fn send(&self, write: T, hurry: bool, deadline: Option<Instant>) -> bool {
+        let mut state = self.lock();
+        while state.writes.len() >= self.most && !state.closed && !state.abandoned {
+            let limit = deadline.map_or(limits::DURATION_MAX, |deadline| {
+                deadline.saturating_duration_since(Instant::now())
+            });
+            if limit.is_zero() {
+                return false;
+            }
+            state.blocked += 1;
+            state = wait(&self.room, state, limit);
+            state.blocked -= 1;
+        }
+        if state.closed || state.abandoned {
+            return false;
+        }
+        let was_empty = state.writes.is_empty();
+        state.writes.push_back(write);
+        let hurry = hurry || state.writes.len() >= self.most / 2;
+        let news = was_empty || (hurry && !state.hurry);
+        state.hurry |= hurry;
+        if news && state.sleeps {
+            self.filled.notify_one();
+        }
+        true
+    }
+
+    /// Waits for writes, and moves the first `most` of them into `group`, which is emptied before.
+    /// Those that nobody waits for stay a moment, for company. False at the end: closed, and empty.
+    pub fn take_group(&self, group: &mut Vec<T>, most: usize) -> bool {
+        group.clear();
+        let mut state = self.lock();
+        let mut since = None;
+        while !state.hurry && !state.closed {
+            let limit = if state.writes.is_empty() {
+                limits::DURATION_MAX
+            } else {
+                let since = *since.get_or_insert_with(Instant::now);
+                limits::HISTORY_LINGER.saturating_sub(since.elapsed())
+            };
+            if limit.is_zero() {
+                break;
+            }
+            state.sleeps = true;
+            state = wait(&self.filled, state, limit);
+            state.sleeps = false;
+        }
+        if state.writes.is_empty() {
+            return false;
+        }
+        self.move_out(state, group, most);
+        true
+    }
+
+    /// Moves what is there, up to `most`, behind what `group` has.
+    pub fn take_now(&self, group: &mut Vec<T>, most: usize) {
+        self.move_out(self.lock(), group, most);
+    }
+
+    fn move_out(&self, mut state: MutexGuard<'_, State<T>>, group: &mut Vec<T>, most: usize) {
+        let count = most.min(state.writes.len());
+        group.extend(state.writes.drain(..count));
+        // Whether somebody waits for the rest is not known.
+        state.hurry = !state.writes.is_empty();
+        if state.blocked > 0 {
+            self.room.notify_all();
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.lock().writes.len()
+    }
+
+    /// Takes nothing in any more; what is there can still be taken.
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.filled.notify_all();
+        self.room.notify_all();
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
+    /// The taker is gone: what is there is dropped, and nobody waits for room any more.
+    pub fn abandon(&self) {
+        let mut state = self.lock();
+        state.abandoned = true;
+        let left = std::mem::take(&mut state.writes);
+        drop(state);
+        self.room.notify_all();
+        drop(left);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn wait<'a, T>(
+    on: &Condvar,
+    state: MutexGuard<'a, State<T>>,
+    limit: Duration,
+) -> MutexGuard<'a, State<T>> {
+    on.wait_timeout(state, limit).unwrap_or_else(PoisonError::into_inner).0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::thread;
+
+    #[test]
+    fn writes_come_out_in_their_order_by_the_group() {
+        let inbox = Inbox::new(10);
+        for write in 0..5 {
+            assert!(inbox.send(write, write == 4, None));
+        }
+        let mut group = vec![99];
+        assert!(inbox.take_group(&mut group, 3));
+        assert_eq!(group, [0, 1, 2]);
+        inbox.close();
+        assert!(!inbox.send(5, true, None), "closed");
+        assert!(inbox.take_group(&mut group, 3));
+        assert_eq!(group, [3, 4]);
+        assert!(!inbox.take_group(&mut group, 3));
+    }
+
+    #[test]
+    fn what_nobody_waits_for_goes_with_the_first_that_somebody_waits_for_or_after_a_moment() {
+        let inbox = Arc::new(Inbox::new(10));
+        assert!(inbox.send(1, false, None));
+        let mut group = Vec::new();
+        assert!(inbox.take_group(&mut group, 10), "its moment is over");
+        assert_eq!(group, [1]);
+        let taker = {
+            let inbox = Arc::clone(&inbox);
+            thread::spawn("taker", move || {
+                let mut group = Vec::new();
+                let mut all = Vec::new();
+                while inbox.take_group(&mut group, 10) {
+                    all.append(&mut group);
+                }
+                all
+            })
+            .unwrap()
+        };
+        for write in 0..1000 {
+            assert!(inbox.send(write, write % 7 == 0, None));
+        }
+        inbox.close();
+        assert_eq!(taker.join().unwrap(), (0..1000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_full_one_takes_nothing_until_the_deadline_or_until_there_is_room() {
+        let inbox = Arc::new(Inbox::new(2));
+        assert!(inbox.send(1, false, None) && inbox.send(2, false, None));
+        let soon = Instant::now() + Duration::from_millis(5);
+        assert!(!inbox.send(3, false, Some(soon)));
+        let sender = {
+            let inbox = Arc::clone(&inbox);
+            thread::spawn("sender", move || inbox.send(3, false, None)).unwrap()
+        };
+        let mut group = Vec::new();
+        assert!(inbox.take_group(&mut group, 1));
+        assert!(sender.join().unwrap());
+        assert!(inbox.take_group(&mut group, 10));
+        assert_eq!(group, [2, 3]);
+    }
+
+    #[test]
+    fn whoever_waits_for_room_is_told_that_the_taker_is_gone() {
+        let inbox = Arc::new(Inbox::new(1));
+        assert!(inbox.send(1, false, None));
+        let sender = {
+            let inbox = Arc::clone(&inbox);
+            thread::spawn("sender", move || inbox.send(2, false, None)).unwrap()
+        };
+        inbox.abandon();
+        assert!(!sender.join().unwrap());
+        assert_eq!(inbox.len(), 0);
+    }
+}
