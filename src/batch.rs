@@ -82,10 +82,19 @@ impl Batch {
 
     /// Makes room for this record, at least doubling, so that pushing costs little on average.
     pub fn grow_for(&mut self, record: &Record<'_>) {
+        if self.has_room_for(record) {
+            return;
+        }
         let (bytes, index) = self.grown(record);
         let buffer = self.buffer();
         buffer.reserve_exact(bytes - buffer.len());
         self.index.reserve_exact(index - self.index.len());
+    }
+
+    /// Whether the record can be pushed without any growth.
+    pub fn has_room_for(&self, record: &Record<'_>) -> bool {
+        self.bytes.len() + record.payload_bytes() <= self.bytes.capacity()
+            && self.index.len() < self.index.capacity()
     }
 
     /// Capacities of buffer and index that hold this record too.
@@ -192,6 +201,11 @@ impl Batch {
     /// Offsets of the first and the last record; `None` for an empty batch.
     pub fn range(&self) -> Option<OffsetRange> {
         Some(OffsetRange::new(self.index.first()?.offset, self.index.last()?.offset))
+    }
+
+    /// Offset of the last record.
+    pub fn last_offset(&self) -> Option<Offset> {
+        self.index.last().map(|entry| entry.offset)
     }
 
     /// Whether one of its records has this offset.

@@ -117,6 +117,13 @@ impl Ledgers {
         self.announce_if_reached(&inner);
     }
 
+    /// Whether all that is to be done of the partition lies below `next`; false without a target.
+    pub fn covers_target(&self, partition: Partition, next: Offset) -> bool {
+        let inner = self.lock();
+        let Some(behind) = &inner.behind else { return false };
+        behind.get(&partition).is_none_or(|target| next >= *target)
+    }
+
     /// Gets a message once the target is reached.
     pub fn reached(&self) -> &Receiver<()> {
         &self.reached.1

@@ -4,6 +4,7 @@
 //! The cursors live in the batchers, here, in memory; what makes a batch is decided there. This
 //! file owns the tick: its consumer, its time, its errors, and how a batch becomes a run.
 
+mod deliver;
 mod memory;
 mod missing;
 
@@ -134,6 +135,8 @@ struct Tick<'a> {
     now: Instant,
     ended: Option<Ended>,
     error: Option<Error>,
+    /// What is to become runs at the next `flush`.
+    cuts: Vec<(Partition, Cut)>,
     records: u64,
     bytes: u64,
     batches: u64,
@@ -246,6 +249,7 @@ impl Sensor {
             now: started,
             ended: None,
             error: None,
+            cuts: Vec::new(),
             records: 0,
             bytes: 0,
             batches: 0,
@@ -391,9 +395,12 @@ impl Tick<'_> {
             let held = self.hold_back(consumer)?;
             let wait = self.wait();
             let wait = if held { wait.min(limits::PARKED_LOOK_INTERVAL) } else { wait };
-            consumer.poll(wait, self)?;
+            let wait = if self.is_read_out() { wait.min(limits::LAST_LOOK_INTERVAL) } else { wait };
+            let result = consumer.poll(wait, self);
             self.now = clock::now();
             self.cut_due();
+            self.flush();
+            result?;
             self.tell_ledgers();
         }
     }
@@ -425,6 +432,15 @@ impl Tick<'_> {
         Ok(any)
     }
 
+    /// All that `--until-caught-up` is to do was read: mb ends in a moment.
+    fn is_read_out(&mut self) -> bool {
+        let ledgers = Arc::clone(&self.sensor.ledgers);
+        self.sensor.settings.until_caught_up
+            && self.sensor.slots().all(|(partition, slot)| {
+                ledgers.covers_target(partition, slot.batcher.read_position())
+            })
+    }
+
     /// How long a poll may wait: until the tick is over or a batch has waited long enough; a
     /// stop is looked for now and then.
     fn wait(&mut self) -> Duration {
@@ -437,7 +453,14 @@ impl Tick<'_> {
         for index in 0..self.sensor.slots.len() {
             let now = self.now;
             let Some(slot) = &mut self.sensor.slots[index] else { continue };
-            if slot.batcher.due().is_some_and(|due| due <= now)
+            let Some(due) = slot.batcher.due() else { continue };
+            // Where mb ends at what was there, nothing follows that is worth waiting for.
+            let is_last = self.sensor.settings.until_caught_up
+                && self
+                    .sensor
+                    .ledgers
+                    .covers_target(index as Partition, slot.batcher.read_position());
+            if (is_last || due <= now)
                 && let Some(cut) = slot.batcher.cut_now()
             {
                 self.deliver(index as Partition, cut);
@@ -458,6 +481,7 @@ impl Tick<'_> {
                 }
             }
         }
+        self.flush();
         self.tell_ledgers();
         // Who was read alone has nothing half read any more: the others' turn.
         if self.ended != Some(Ended::MemoryFull)
@@ -486,102 +510,6 @@ impl Tick<'_> {
         self.ended.get_or_insert(why);
         Flow::Stop
     }
-
-    /// A cut becomes a run, or with lanes several: planned in the history, in flight in the ledger, on
-    /// the queue.
-    fn deliver(&mut self, partition: Partition, cut: Cut) -> Flow {
-        let range = cut.range();
-        let (records, bytes) = (cut.batch.len(), cut.batch.payload_bytes());
-        let topic = Arc::clone(&self.sensor.settings.topic);
-        let (mut stored, batches) = match cut.identity {
-            Identity::Again(stored) => {
-                let batches = stored.divide(cut.batch);
-                (stored, batches)
-            }
-            Identity::Fresh(range) => {
-                let (lanes, batches) = split_by_key(cut.batch, self.sensor.settings.lanes);
-                let planned = lanes.iter().zip(&batches).map(|(lane, batch)| {
-                    let key =
-                        RunKey { lane: *lane, ..RunKey::new(Arc::clone(&topic), partition, range) };
-                    Planned::whole(key, batch.len(), batch.payload_bytes())
-                });
-                let Some(first) = self.sensor.history.plan(planned.collect()) else {
-                    // The history has ended: what was cut is read again by the next process.
-                    self.sensor.slots().for_each(|(_, slot)| slot.passed = None);
-                    return self.end(Ended::Stopping);
-                };
-                let part = |(run, lane): (i64, &Lane)| Part {
-                    run: RunId(run),
-                    range,
-                    lane: *lane,
-                    failed_attempts: 0,
-                };
-                let parts = (first.0..).zip(&lanes).map(part).collect();
-                (Stored { range, parts, registered: false }, batches)
-            }
-        };
-        if !stored.registered {
-            self.sensor.ledgers.register(partition, range, stored.parts.len());
-            stored.registered = true;
-        }
-        let permit = Arc::new(cut.permit);
-        // What the queue takes is its own from then on; only the rest would be read again.
-        for batch in batches {
-            let part = stored.parts[0];
-            let key = RunKey {
-                lane: part.lane,
-                ..RunKey::new(Arc::clone(&topic), partition, part.range)
-            };
-            let run = Run {
-                id: part.run,
-                key,
-                whole: range,
-                batch,
-                permit: Arc::clone(&permit),
-                failed_attempts: part.failed_attempts,
-                queued: clock::now(),
-            };
-            if let Err(refused) = self.push(run) {
-                let slot = self.sensor.slot(partition).expect("the cut came from this slot");
-                slot.batcher.refused(stored);
-                slot.passed = None;
-                return self.end(match refused {
-                    Refused::Full if self.sensor.orders.ends_tick() => Ended::Paused,
-                    Refused::Full => Ended::QueueFull,
-                    Refused::Stopping => Ended::Stopping,
-                });
-            }
-            stored.parts.remove(0);
-        }
-        let slot = self.sensor.slot(partition).expect("the cut came from this slot");
-        slot.batcher.accepted(range);
-        self.batches += 1;
-        self.records += records as u64;
-        self.bytes += bytes as u64;
-        self.sensor.live.records_in.add(records as u64);
-        self.sensor.live.bytes_in.add(bytes as u64);
-        Flow::Continue
-    }
-}
-
-impl Tick<'_> {
-    /// Waits for room until the tick is over, by a pause too.
-    fn push(&self, run: Run) -> Result<(), Refused> {
-        let Sensor { queue, orders, stop, .. } = &*self.sensor;
-        let waits = || !orders.ends_tick();
-        queue.push_while(run, self.deadline, stop, (orders.wake(), &waits))
-    }
-}
-
-/// A fresh batch by the lanes of its keys: those that have records, each with its own.
-fn split_by_key(batch: Batch, count: u32) -> (Vec<Lane>, Vec<Batch>) {
-    if count == 1 {
-        return (vec![Lane::WHOLE], vec![batch]);
-    }
-    let lanes = (0..count).map(|index| Lane { index, count });
-    let batches =
-        batch.divide(count as usize, |record| Some(lane_of_record(record, count) as usize));
-    lanes.zip(batches).filter(|(_, records)| !records.is_empty()).unzip()
 }
 
 impl Sink for Tick<'_> {
@@ -597,6 +525,9 @@ impl Sink for Tick<'_> {
         }
         loop {
             let Some(slot) = self.sensor.slot(partition) else { return Flow::Continue };
+            if slot.batcher.take_at_once(&record) {
+                return Flow::Continue;
+            }
             match slot.batcher.cut_before(record.offset, record.payload_bytes()) {
                 Some(cut) => {
                     if self.deliver(partition, cut) == Flow::Stop {

@@ -9,8 +9,15 @@ impl Tick<'_> {
     pub(super) fn memory(&mut self, partition: Partition, record: &Record<'_>) -> Option<Permit> {
         let slot = self.sensor.slot(partition)?;
         let needs = slot.batcher.needs(record);
+        if needs == 0 {
+            return Some(Permit::nothing());
+        }
         if let Some(permit) = self.sensor.budget.try_acquire(needs) {
             return Some(permit);
+        }
+        // What was cut holds memory, and gives it back as runs.
+        if self.flush() == Flow::Stop {
+            return None;
         }
         if let Some(permit) = self.memory_of_ended_runs(needs) {
             return Some(permit);
@@ -23,6 +30,9 @@ impl Tick<'_> {
             {
                 return None;
             }
+        }
+        if self.flush() == Flow::Stop {
+            return None;
         }
         let limit = self.sensor.budget.limit();
         let slot = self.sensor.slot(partition)?;

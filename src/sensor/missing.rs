@@ -36,7 +36,8 @@ impl Tick<'_> {
         // What is being filled from below the gap goes first: where there is no room for it now, it
         // is read again, and the gap looked at then.
         let filled = self.sensor.slot(partition).and_then(|slot| slot.batcher.cut_now());
-        if filled.is_none_or(|cut| self.deliver(partition, cut) == Flow::Continue) {
+        let delivered = filled.is_none_or(|cut| self.deliver(partition, cut) == Flow::Continue);
+        if delivered && self.flush() == Flow::Continue {
             self.skip(partition, missing.end(), &lost);
         }
         Ok(())
