@@ -9,13 +9,17 @@ pub fn give_large_blocks_back() {
     {
         use std::ffi::c_int;
 
-        use crate::limits::LARGE_BLOCK_BYTES;
+        use crate::limits::{KEPT_FREE_BYTES, LARGE_BLOCK_BYTES};
 
         unsafe extern "C" {
             fn mallopt(parameter: c_int, value: c_int) -> c_int;
         }
+        const M_TRIM_THRESHOLD: c_int = -1;
         const M_MMAP_THRESHOLD: c_int = -3;
-        // SAFETY: glibc takes it at any time and from any thread.
-        unsafe { mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES) };
+        // SAFETY: glibc takes them at any time and from any thread.
+        unsafe {
+            mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES);
+            mallopt(M_TRIM_THRESHOLD, KEPT_FREE_BYTES);
+        }
     }
 }

@@ -16,6 +16,9 @@ pub struct Budget {
     closed: AtomicBool,
     /// Waiters sleep here; the lock guards nothing but their falling asleep.
     released: (Mutex<()>, Condvar),
+    /// How many sleep, or are about to. Whoever gives bytes back makes a system call for them only:
+    /// each side writes its own number before it reads the other's, in one order for all (`SeqCst`).
+    waiting: AtomicUsize,
 }
 
 impl Budget {
@@ -25,6 +28,7 @@ impl Budget {
             used: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
             released: (Mutex::new(()), Condvar::new()),
+            waiting: AtomicUsize::new(0),
         })
     }
 
@@ -38,7 +42,7 @@ impl Budget {
 
     /// `bytes` of the budget, or `None` where they are not free now.
     pub fn try_acquire(self: &Arc<Budget>, bytes: usize) -> Option<Permit> {
-        let taken = self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| {
+        let taken = self.used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |used| {
             used.checked_add(bytes).filter(|sum| *sum <= self.limit)
         });
         taken.ok().map(|_| Permit { budget: Some(Arc::clone(self)), bytes, base: None })
@@ -58,6 +62,13 @@ impl Budget {
                 break;
             }
         }
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let permit = self.sleep_until_had(bytes, deadline);
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        permit
+    }
+
+    fn sleep_until_had(self: &Arc<Budget>, bytes: usize, deadline: Instant) -> Option<Permit> {
         let (lock, released) = &self.released;
         let mut guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
@@ -65,7 +76,7 @@ impl Budget {
                 return Some(permit);
             }
             let wait = deadline.checked_duration_since(Instant::now())?;
-            if self.closed.load(Ordering::Acquire) {
+            if self.closed.load(Ordering::SeqCst) {
                 return None;
             }
             (guard, _) = released.wait_timeout(guard, wait).unwrap_or_else(PoisonError::into_inner);
@@ -74,7 +85,7 @@ impl Budget {
 
     /// mb is stopping: nobody waits any more.
     pub fn close(&self) {
-        self.closed.store(true, Ordering::Release);
+        self.closed.store(true, Ordering::SeqCst);
         self.wake_all();
     }
 
@@ -83,12 +94,15 @@ impl Budget {
     }
 
     fn release(&self, bytes: usize) {
-        let before = self.used.fetch_sub(bytes, Ordering::AcqRel);
+        let before = self.used.fetch_sub(bytes, Ordering::SeqCst);
         assert!(before >= bytes, "no more is given back than was had");
         self.wake_all();
     }
 
     fn wake_all(&self) {
+        if self.waiting.load(Ordering::SeqCst) == 0 {
+            return;
+        }
         // Taking the lock keeps a waiter from missing this between its look and its sleep.
         drop(self.released.0.lock().unwrap_or_else(PoisonError::into_inner));
         self.released.1.notify_all();

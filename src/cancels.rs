@@ -20,6 +20,8 @@ struct State {
     /// Runs that are to be given up at their turn: each with the error that they end with.
     waiting: BTreeMap<RunId, String>,
     begun: BTreeMap<RunId, Begun>,
+    /// Cancels that wait for an outcome to be told.
+    sleeping: usize,
 }
 
 #[derive(Debug)]
@@ -70,7 +72,9 @@ impl Cancels {
         if ended {
             state.waiting.remove(&run);
         }
-        self.told.notify_all();
+        if state.sleeping > 0 {
+            self.told.notify_all();
+        }
     }
 
     /// Gives a run up, which then ends with `error`. One that is just ending is waited for, `limit`
@@ -93,8 +97,10 @@ impl Cancels {
                     if left.is_zero() {
                         return Found::Ending;
                     }
+                    state.sleeping += 1;
                     let woken = self.told.wait_timeout(state, left);
                     (state, _) = woken.unwrap_or_else(PoisonError::into_inner);
+                    state.sleeping -= 1;
                 }
             }
         }

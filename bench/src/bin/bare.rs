@@ -73,7 +73,10 @@ fn consumer(args: &Args) -> Result<BaseConsumer, Box<dyn std::error::Error>> {
     Ok(consumer)
 }
 
-fn partitions(consumer: &BaseConsumer, topic: &str) -> Result<Vec<i32>, rdkafka::error::KafkaError> {
+fn partitions(
+    consumer: &BaseConsumer,
+    topic: &str,
+) -> Result<Vec<i32>, rdkafka::error::KafkaError> {
     let metadata = consumer.fetch_metadata(Some(topic), LONGEST)?;
     Ok(metadata.topics()[0].partitions().iter().map(|partition| partition.id()).collect())
 }
@@ -141,8 +144,11 @@ fn pure(args: &Args) -> Result<Seen, Box<dyn std::error::Error>> {
     client.load_metadata(&[&args.topic])?;
     client.set_fetch_max_wait_time(Duration::from_millis(100))?;
     client.set_fetch_max_bytes_per_partition(1 << 20);
-    let known = client.topics().partitions(&args.topic).ok_or("no such topic")?;
-    let mut next: BTreeMap<i32, i64> = known.iter().map(|partition| (partition.id(), 0)).collect();
+    let mut next: BTreeMap<i32, i64> = {
+        let topics = client.topics();
+        let known = topics.partitions(&args.topic).ok_or("no such topic")?;
+        known.iter().map(|partition| (partition.id(), 0)).collect()
+    };
     let mut seen = Seen::default();
     while seen.records < args.count {
         let wanted: Vec<_> = next

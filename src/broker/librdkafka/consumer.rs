@@ -68,10 +68,14 @@ impl LibrdkafkaConsumer {
         let records = self.records.as_mut().expect("a consumer is polled before its close only");
         let mut came = false;
         let mut scratch = Vec::new();
+        let mut read = None;
         for message in records.take(wait) {
             // librdkafka drops what is outdated; this is sure even where it would not.
-            if self.paused.get(&message.partition()) != Some(&false) {
-                continue;
+            if read != Some(message.partition()) {
+                if self.paused.get(&message.partition()) != Some(&false) {
+                    continue;
+                }
+                read = Some(message.partition());
             }
             came = true;
             match message.event(&mut scratch) {
