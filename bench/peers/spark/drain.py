@@ -8,6 +8,7 @@ import argparse
 import socket
 import sys
 import tempfile
+from typing import NoReturn
 
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
@@ -31,8 +32,13 @@ class Seen:
         self.bytes += row[1]
 
 
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(64, f"spark: {message}\n")
+
+
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="spark", allow_abbrev=False)
+    parser = Parser(prog="spark", allow_abbrev=False)
     parser.add_argument("--bootstrap-server", required=True, metavar="HOST:PORT")
     parser.add_argument("--topic", required=True, metavar="NAME")
     parser.add_argument("--count", required=True, type=int, metavar="N", help="records that must be there")
