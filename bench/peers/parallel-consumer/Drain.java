@@ -80,24 +80,24 @@ public final class Drain {
         try {
             args = Args.parse(words);
         } catch (IllegalArgumentException cause) {
-            end(64, cause);
+            end(64, "", cause);
             return;
         }
         try {
             drain(args);
         } catch (Exception cause) {
-            end(1, cause);
+            end(1, args.server + ": ", cause);
         }
         System.out.printf("{\"records\":%d,\"bytes\":%d}%n", records.sum(), bytes.sum());
         System.exit(0);
     }
 
-    private static void end(int code, Throwable cause) {
+    private static void end(int code, String where, Throwable cause) {
         String text = cause.getMessage() == null ? cause.toString() : cause.getMessage();
         if (cause.getCause() != null && cause.getCause().getMessage() != null) {
             text += ": " + cause.getCause().getMessage();
         }
-        System.err.printf("parallel-consumer: %s%n", text.replace('\n', ' '));
+        System.err.printf("parallel-consumer: %s%s%n", where, text.replace('\n', ' '));
         // Threads of the library may still run.
         Runtime.getRuntime().halt(code);
     }
@@ -116,7 +116,7 @@ public final class Drain {
         var consumer = new KafkaConsumer<byte[], byte[]>(settings);
         // Parallel Consumer itself would wait for a broker without an end.
         if (consumer.partitionsFor(args.topic, LONGEST_WAIT).isEmpty()) {
-            throw new IllegalStateException("there is no topic " + args.topic + " at " + args.server);
+            throw new IllegalStateException("there is no topic " + args.topic);
         }
 
         var options = ParallelConsumerOptions.<byte[], byte[]>builder()
