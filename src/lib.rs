@@ -22,7 +22,6 @@
 //! stopping. A program that brings its own step begins at [`Builder`].
 
 pub mod again;
-pub mod allocator;
 pub mod batch;
 pub mod batcher;
 pub mod broker;

@@ -249,11 +249,6 @@ pub const PURE_LINGER: Duration = Duration::from_millis(5);
 /// How long messages for a topic that is gone are kept and tried, before they count as failed.
 pub const PURE_UNKNOWN_LIMIT: Duration = Duration::from_secs(30);
 
-/// Blocks of memory of this size and more go back to the system as soon as they are freed.
-pub const LARGE_BLOCK_BYTES: i32 = 9 << 20;
-/// So much free memory at the end of a heap is kept for the next blocks.
-pub const KEPT_FREE_BYTES: i32 = 8 << 20;
-
 /// Kafka's own bound on topic names.
 pub const TOPIC_NAME_CHARS: usize = 249;
 

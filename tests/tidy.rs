@@ -113,7 +113,8 @@ const ADAPTERS: &[(&str, &[&str])] = &[
     ("env_logger::", &["src/cli/mod.rs"]),
     ("jiff::", &["src/clock.rs"]),
     ("sd_notify::", &["src/pipeline/running.rs"]),
-    ("unsafe ", &["src/allocator.rs", "src/broker/librdkafka/native.rs", "src/signals.rs"]),
+    ("mimalloc::", &["src/main.rs"]),
+    ("unsafe ", &["src/main.rs", "src/broker/librdkafka/native.rs", "src/signals.rs"]),
 ];
 
 #[test]

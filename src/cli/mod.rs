@@ -24,7 +24,6 @@ use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
-use crate::allocator;
 use crate::cli::args::{Command, Parsed};
 use crate::cli::terminal::Terminal;
 use crate::error::{Error, Result};
@@ -35,7 +34,6 @@ const LOG_FILTER: &str = "warn,mb=info";
 
 /// The whole program. An error is one line on stderr.
 pub fn main() -> ExitCode {
-    allocator::give_large_blocks_back();
     let terminal = init_log();
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
     let outcome =
