@@ -58,12 +58,12 @@ impl Bench<'_> {
         let start = Instant::now();
         let mut sections = match workload {
             "W1" | "W2" | "W3" => vec![self.drain(workload)?],
-            "W4" => Vec::new(),
-            "W5" => Vec::new(),
-            "W6" => Vec::new(),
-            "W7" => Vec::new(),
-            "W8" => Vec::new(),
-            "W9" => Vec::new(),
+            "W4" => vec![self.latency()?],
+            "W5" => vec![self.producing()?],
+            "W6" => vec![self.memory()?],
+            "W7" => vec![self.scale()?],
+            "W8" => vec![self.commands()?],
+            "W9" => vec![self.files()?],
             other => return Err(format!("no workload is called {other}").into()),
         };
         for section in &mut sections {
@@ -86,16 +86,36 @@ impl Bench<'_> {
         Ok(Scratch(folder))
     }
 
-    /// Runs all in turn, round after round, after a first one that does not count. One that fails
-    /// is void from then on.
+    /// Runs all in turn, round after round, after a first one that does not count.
     fn rounds(
         &self,
         workload: &str,
         contenders: &[&str],
+        run: impl FnMut(usize) -> Result<Figures>,
+    ) -> Result<Vec<Row>> {
+        self.in_turn(workload, contenders, 0..=self.plan.rounds, run)
+    }
+
+    /// One round, for what is a mean over a fixed time in itself and warms up in it.
+    fn one_round(
+        &self,
+        workload: &str,
+        contenders: &[&str],
+        run: impl FnMut(usize) -> Result<Figures>,
+    ) -> Result<Vec<Row>> {
+        self.in_turn(workload, contenders, 1..=1, run)
+    }
+
+    /// Round 0 is the warm-up. One that fails is void from then on.
+    fn in_turn(
+        &self,
+        workload: &str,
+        contenders: &[&str],
+        rounds: std::ops::RangeInclusive<u32>,
         mut run: impl FnMut(usize) -> Result<Figures>,
     ) -> Result<Vec<Row>> {
         let mut rows: Vec<_> = contenders.iter().map(|name| Row::new(*name)).collect();
-        for round in 0..=self.plan.rounds {
+        for round in rounds {
             for (index, row) in rows.iter_mut().enumerate().filter(|(_, row)| row.void.is_none()) {
                 let name = &contenders[index];
                 let figures = match run(index) {
