@@ -15,6 +15,7 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::{interrupt, process};
@@ -123,12 +124,7 @@ impl Broker {
     /// # Errors
     /// Where the broker does not answer.
     pub fn ends(&self, topic: &str) -> Result<Vec<(i32, i64)>> {
-        let partitions = mb_bench::partitions(&self.consumer, topic)?;
-        let end = |partition| {
-            let (_, end) = self.consumer.fetch_watermarks(topic, partition, LONGEST)?;
-            Ok((partition, end))
-        };
-        partitions.into_iter().map(end).collect()
+        self.first_from(topic, Offset::End)
     }
 
     /// # Errors
@@ -163,29 +159,66 @@ impl Broker {
         Ok(())
     }
 
-    /// Seconds between the topic's first record and its last, by the records' timestamps.
-    ///
-    /// # Errors
-    /// Where they cannot be read.
-    pub fn span_s(&self, topic: &str) -> Result<f64> {
-        let consumer = mb_bench::consumer(&self.address, "bench")?;
-        let ends = self.ends(topic)?;
-        let mut times = Vec::new();
-        for (partition, end) in ends.into_iter().filter(|(_, end)| *end > 0) {
-            for offset in [0, end - 1] {
-                let mut from = TopicPartitionList::new();
-                from.add_partition_offset(topic, partition, Offset::Offset(offset))?;
-                consumer.assign(&from)?;
-                let record = consumer.poll(LONGEST).ok_or("no record for 10 s")??;
-                let time = rdkafka::Message::timestamp(&record).to_millis();
-                times.push(time.ok_or("a record without a timestamp")?);
+    /// In each partition the first record from a time (or `Offset::End`) on. One question for all
+    /// partitions: 1000 watermarks take seconds.
+    fn first_from(&self, topic: &str, time: Offset) -> Result<Vec<(i32, i64)>> {
+        let mut asked = TopicPartitionList::new();
+        for partition in mb_bench::partitions(&self.consumer, topic)? {
+            asked.add_partition_offset(topic, partition, time)?;
+        }
+        let answer = self.consumer.offsets_for_times(asked, LONGEST)?;
+        let mut offsets = Vec::new();
+        for element in answer.elements() {
+            element.error()?;
+            match (element.partition(), element.offset()) {
+                (partition, Offset::Offset(offset)) => offsets.push((partition, offset)),
+                // No record is as young as that.
+                (partition, Offset::End) if time != Offset::End => offsets.push((partition, -1)),
+                (partition, other) => {
+                    return Err(format!("{topic}/{partition} has no offset: {other:?}").into());
+                }
             }
         }
-        let (first, last) = (times.iter().min(), times.iter().max());
-        let (Some(first), Some(last)) = (first, last) else {
-            return Err(format!("topic {topic} is empty").into());
-        };
-        Ok((last - first) as f64 / 1000.0)
+        Ok(offsets)
+    }
+
+    /// Records a second from `skipped_s` after the first record on, by the times at which the broker
+    /// appended them.
+    ///
+    /// # Errors
+    /// Where they cannot be read, or there are fewer than two.
+    pub fn appended_per_s(&self, topic: &str, skipped_s: u64) -> Result<f64> {
+        let ends = self.ends(topic)?;
+        let starts: Vec<_> = ends.iter().map(|(partition, _)| (*partition, 0)).collect();
+        let lasts: Vec<_> = ends.iter().map(|(partition, end)| (*partition, end - 1)).collect();
+        let began = self.times(topic, &starts)?.into_iter().min().ok_or("the topic is empty")?;
+        let from = Offset::Offset(began + skipped_s as i64 * 1000);
+        let firsts = self.first_from(topic, from)?;
+        let first = self.times(topic, &firsts)?.into_iter().min().ok_or("no record is so young")?;
+        let last = self.times(topic, &lasts)?.into_iter().max().ok_or("the topic is empty")?;
+        let mut count = 0;
+        for (partition, first) in firsts.iter().filter(|(_, first)| *first >= 0) {
+            let end = ends.iter().find(|(other, _)| other == partition).map_or(0, |(_, end)| *end);
+            count += end - first;
+        }
+        if count < 2 || last <= first {
+            return Err(format!("{count} records are too few for a rate").into());
+        }
+        Ok((count - 1) as f64 * 1000.0 / (last - first) as f64)
+    }
+
+    /// The timestamps of single records, in milliseconds; those below 0 are none.
+    fn times(&self, topic: &str, records: &[(i32, i64)]) -> Result<Vec<i64>> {
+        let consumer = mb_bench::consumer(&self.address, "bench")?;
+        let mut times = Vec::new();
+        for (partition, offset) in records.iter().filter(|(_, offset)| *offset >= 0) {
+            let mut from = TopicPartitionList::new();
+            from.add_partition_offset(topic, *partition, Offset::Offset(*offset))?;
+            consumer.assign(&from)?;
+            let record = consumer.poll(LONGEST).ok_or("no record for 10 s")??;
+            times.push(record.timestamp().to_millis().ok_or("a record without a timestamp")?);
+        }
+        Ok(times)
     }
 }
 

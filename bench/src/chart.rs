@@ -5,7 +5,7 @@ use std::path::Path;
 
 use mb_bench::Result;
 use plotters::prelude::{
-    Color, DrawingBackend, IntoDrawingArea, IntoFont, Rectangle, RGBColor, SVGBackend, Text, WHITE,
+    Color, DrawingBackend, IntoDrawingArea, IntoFont, RGBColor, Rectangle, SVGBackend, Text, WHITE,
 };
 use plotters::style::TextStyle;
 
@@ -59,9 +59,10 @@ fn panel(section: &Section) -> Option<Panel<'_>> {
     if !["W1", "W2", "W3"].contains(&section.name.split(' ').next()?) {
         return None;
     }
-    let bars = section.rows.iter().filter_map(|row| {
-        Some((row.contender.as_str(), row.median(Metric::RecordsPerS)?))
-    });
+    let bars = section
+        .rows
+        .iter()
+        .filter_map(|row| Some((row.contender.as_str(), row.median(Metric::RecordsPerS)?)));
     let mut bars: Vec<_> = bars.collect();
     bars.sort_by(|(_, one), (_, other)| other.total_cmp(one));
     let is_void = if section.void.is_some() { ", void" } else { "" };
@@ -108,7 +109,10 @@ impl Axis {
             return powers.take_while(|mark| *mark <= self.to).collect();
         }
         let step = 10_f64.powf(self.to.log10().floor());
-        (0..=10).map(|number| f64::from(number) * step).take_while(|mark| *mark <= self.to).collect()
+        (0..=10)
+            .map(|number| f64::from(number) * step)
+            .take_while(|mark| *mark <= self.to)
+            .collect()
     }
 }
 

@@ -2,9 +2,7 @@
 
 use serde::Serialize;
 
-use crate::contender::{
-    BY_PARTITION, KAFKA, MB_KAFKA, MB_RDKAFKA, POLL, QUEUE, UNORDERED,
-};
+use crate::contender::{BY_PARTITION, KAFKA, MB_KAFKA, MB_RDKAFKA, POLL, QUEUE, UNORDERED};
 use crate::figures::{Metric, Section};
 
 /// One goal.
@@ -41,8 +39,8 @@ pub enum Outcome {
 
 use Bound::{AtLeast, AtMost};
 use Metric::{
-    CpuNsPerRecord, GrowthRatio, MaxAtChangesUs, OffByPercent, P50Us, P99Us, PeakBytes, RecordsPerS,
-    RunsPerS, WallNsPerRecord, WallS,
+    CpuNsPerRecord, GrowthRatio, MaxAtChangesUs, OffByPercent, P50Us, P99Us, PeakBytes,
+    RecordsPerS, RunsPerS, WallNsPerRecord, WallS,
 };
 use Quantity::{Ratio, Value};
 

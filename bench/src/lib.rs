@@ -74,6 +74,8 @@ pub fn monotonic_ns() -> u64 {
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-";
+
 /// Splitmix64: bytes that do not compress, the same in each run.
 pub struct Noise(pub u64);
 
@@ -85,10 +87,13 @@ impl Noise {
         mixed ^ (mixed >> 31)
     }
 
+    /// Text of 64 characters, which all steps can write as it is: 6 bits of noise a byte.
     pub fn fill(&mut self, bytes: &mut [u8]) {
         for chunk in bytes.chunks_mut(8) {
             let noise = self.next().to_le_bytes();
-            chunk.copy_from_slice(&noise[..chunk.len()]);
+            for (byte, noise) in chunk.iter_mut().zip(noise) {
+                *byte = ALPHABET[usize::from(noise % 64)];
+            }
         }
     }
 }

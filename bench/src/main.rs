@@ -60,14 +60,8 @@ struct Args {
 
 fn main() -> ExitCode {
     let args: Args = argh::from_env();
-    let plan = Plan::new(
-        &args.only,
-        &args.without,
-        args.rounds,
-        args.quick,
-        args.all,
-        args.kafka.clone(),
-    );
+    let plan =
+        Plan::new(&args.only, &args.without, args.rounds, args.quick, args.all, args.kafka.clone());
     let plan = match plan {
         Ok(plan) => plan,
         Err(text) => {
@@ -110,7 +104,7 @@ fn run(args: &Args, plan: &Plan) -> Result<ExitCode> {
         interrupt::check()?;
         let broker = Broker::start(&root, &folder, &version)?;
         let (plan, programs, folder, broker) = (plan, &programs, folder.as_path(), &broker);
-        let bench = Bench { plan, programs, folder, broker, fresh: Cell::new(fresh.get()) };
+        let bench = Bench { plan, programs, folder, broker, fresh: Cell::new(fresh.get()), start };
         for workload in workloads {
             match bench.measure(&workload) {
                 Ok(measured) => sections.extend(measured),
@@ -138,14 +132,8 @@ fn run(args: &Args, plan: &Plan) -> Result<ExitCode> {
     let mode = if plan.quick { "quick" } else { "full" };
     let seconds = start.elapsed().as_secs_f64();
     let results = folder.join("results.json");
-    let written = Results {
-        machine,
-        mode,
-        rounds: plan.rounds,
-        seconds,
-        sections: &sections,
-        goals: judged,
-    };
+    let written =
+        Results { machine, mode, rounds: plan.rounds, seconds, sections: &sections, goals: judged };
     fs::write(&results, serde_json::to_string_pretty(&written)?)?;
     println!("{seconds:.0} s in all; the figures: {}", results.display());
     let picture = folder.join("chart.svg");
@@ -194,8 +182,6 @@ fn machine(programs: &Programs) -> Result<Machine> {
     let limit = Duration::from_secs(10);
     let mut version = Command::new(&programs.mb);
     version.arg("--version");
-    let mut nothing = Command::new("true");
-    nothing.arg("");
     Ok(Machine {
         cpu: field(&read("/proc/cpuinfo"), "model name"),
         cores: std::thread::available_parallelism()?.get(),
@@ -203,6 +189,5 @@ fn machine(programs: &Programs) -> Result<Machine> {
         kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
         load_before: load.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or_default(),
         mb: process::run(version, limit)?.last_line,
-        least_peak_bytes: process::run(nothing, limit)?.peak_rss,
     })
 }

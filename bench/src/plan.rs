@@ -118,8 +118,9 @@ impl Plan {
         if contender == Contender::Parallel("partition") { 5000 } else { drain.count }
     }
 
+    /// Of each round: with three of them 30 s in all.
     pub fn latency_s(&self) -> u64 {
-        if self.quick { 10 } else { 30 }
+        if self.quick { 5 } else { 10 }
     }
 
     pub fn pacing_s(&self) -> u64 {
@@ -131,7 +132,7 @@ impl Plan {
     }
 
     pub fn backlog(&self) -> u64 {
-        if self.quick { 200_000 } else { 2_000_000 }
+        if self.quick { 600_000 } else { 2_000_000 }
     }
 
     pub fn memory_s(&self) -> u64 {

@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::interrupt;
 
-const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// What is shown of stderr where a process failed.
 const TAIL_BYTES: usize = 600;
 
@@ -26,7 +26,8 @@ pub struct Usage {
     pub wall: Duration,
     /// User and system time, that of the children it waited for included.
     pub cpu: Duration,
-    /// Of its largest process; of the whole tree where that was asked for.
+    /// Of its largest process; of the whole tree where that was asked for. Where the kernel's figure
+    /// is not above this process' own peak, with which a child begins, it is sampled instead.
     pub peak_rss: u64,
     /// The last line on stdout.
     pub last_line: String,
@@ -49,6 +50,10 @@ pub struct Running {
     stderr: Option<JoinHandle<String>>,
     /// Peak of the tree, where it is sampled.
     tree_rss: Option<u64>,
+    /// Peak of the process alone, sampled.
+    own_rss: u64,
+    /// This process' peak when it started.
+    floor: u64,
 }
 
 impl Running {
@@ -61,8 +66,10 @@ impl Running {
             command.stdin(Stdio::null());
         }
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        let floor = memory("self", "VmHWM:").unwrap_or_default();
         let start = Instant::now();
-        let mut child = command.spawn().map_err(|cause| format!("cannot run {program}: {cause}"))?;
+        let mut child =
+            command.spawn().map_err(|cause| format!("cannot run {program}: {cause}"))?;
         let id = child.id() as i32;
         let pid = Pid::from_raw(id).ok_or("a process without a number")?;
         let (sender, ended) = channel();
@@ -78,8 +85,18 @@ impl Running {
         });
         let mut pipe = child.stderr.take().ok_or("no stderr")?;
         let stderr = thread::spawn(move || tail(&mut pipe));
-        let stderr = Some(stderr);
-        Ok(Running { name, pid, start, ended, over: false, lines, stderr, tree_rss: None })
+        Ok(Running {
+            name,
+            pid,
+            start,
+            ended,
+            over: false,
+            lines,
+            stderr: Some(stderr),
+            tree_rss: None,
+            own_rss: 0,
+            floor,
+        })
     }
 
     /// The peak memory of the process and all its children together, sampled.
@@ -111,7 +128,7 @@ impl Running {
 
     /// Memory now, in bytes; `None` once it has ended.
     pub fn rss(&self) -> Option<u64> {
-        rss(self.pid.as_raw_nonzero().get())
+        memory(&self.pid.as_raw_nonzero().to_string(), "VmRSS:")
     }
 
     /// # Errors
@@ -134,6 +151,8 @@ impl Running {
                 }
                 Err(RecvTimeoutError::Timeout) => {}
             }
+            let own = memory(&self.pid.as_raw_nonzero().to_string(), "VmHWM:");
+            self.own_rss = self.own_rss.max(own.unwrap_or_default());
             if let Some(peak) = &mut self.tree_rss {
                 *peak = (*peak).max(tree_rss(self.pid.as_raw_nonzero().get()));
             }
@@ -149,10 +168,11 @@ impl Running {
             let said = said.and_then(std::result::Result::ok).unwrap_or_default();
             return Err(format!("{}: {}: {said}", self.name, ended.status).into());
         }
+        let own = if ended.peak_rss > self.floor { ended.peak_rss } else { self.own_rss };
         Ok(Usage {
             wall: ended.at - self.start,
             cpu: ended.cpu,
-            peak_rss: self.tree_rss.unwrap_or_default().max(ended.peak_rss),
+            peak_rss: self.tree_rss.unwrap_or_default().max(own),
             last_line: last_line.unwrap_or_default(),
         })
     }
@@ -213,19 +233,24 @@ fn tail(pipe: &mut impl Read) -> String {
     text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" | ")
 }
 
-fn rss(pid: i32) -> Option<u64> {
+/// A process' memory now (`VmRSS:`) or its peak since it began its program (`VmHWM:`), in bytes.
+fn memory(pid: &str, field: &str) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
 /// Memory of a process and of all that descend from it.
 fn tree_rss(pid: i32) -> u64 {
-    let mut sum = rss(pid).unwrap_or_default();
+    let mut sum = memory(&pid.to_string(), "VmRSS:").unwrap_or_default();
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     for task in tasks {
         let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
-        sum += children.split_whitespace().filter_map(|pid| pid.parse().ok()).map(tree_rss).sum::<u64>();
+        sum += children
+            .split_whitespace()
+            .filter_map(|pid| pid.parse().ok())
+            .map(tree_rss)
+            .sum::<u64>();
     }
     sum
 }
@@ -247,7 +272,10 @@ mod tests {
         let usage = run(shell("echo one; echo two; sleep 0.2"), LIMIT).unwrap();
         assert_eq!(usage.last_line, "two");
         assert!(usage.wall >= Duration::from_millis(200) && usage.wall < LIMIT, "{usage:?}");
-        assert!(usage.cpu < usage.wall && usage.peak_rss > 100_000, "{usage:?}");
+        assert!(
+            usage.cpu < usage.wall && usage.peak_rss > 100_000 && usage.peak_rss < 8 << 20,
+            "{usage:?}"
+        );
     }
 
     #[test]

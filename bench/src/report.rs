@@ -27,8 +27,6 @@ pub struct Machine {
     /// Load of the last minute, before anything was started.
     pub load_before: f64,
     pub mb: String,
-    /// What wait4 says of a program that does nothing: no peak below it can be told apart.
-    pub least_peak_bytes: u64,
 }
 
 #[derive(Serialize)]

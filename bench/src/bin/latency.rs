@@ -162,11 +162,8 @@ fn with_mb(args: &Args, client: mb::Client) -> Result<(Ages, Changes)> {
     let folder = args.data_dir.as_ref().ok_or("mb needs --data-dir")?;
     let ages = Arc::new(Mutex::new(Ages::new(args)));
     let (sender, stop) = crossbeam_channel::bounded(0);
-    let step = Measure {
-        ages: Arc::clone(&ages),
-        count: args.count,
-        stop: Mutex::new(Some(sender)),
-    };
+    let step =
+        Measure { ages: Arc::clone(&ages), count: args.count, stop: Mutex::new(Some(sender)) };
     mb::Builder::new(step)
         .bootstrap_server(&args.bootstrap_server)
         .topic(&args.topic)

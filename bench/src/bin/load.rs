@@ -140,9 +140,7 @@ fn send(producer: &BaseProducer<Failed>, topic: &str, partition: i32, value: &[u
         let record = BaseRecord::<(), [u8]>::to(topic).partition(partition).payload(value);
         match producer.send(record) {
             Ok(()) => return Ok(()),
-            Err((error, _))
-                if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) =>
-            {
+            Err((error, _)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) => {
                 producer.poll(Duration::from_millis(5));
             }
             Err((error, _)) => return Err(error.into()),

@@ -30,12 +30,11 @@ impl Bench<'_> {
                 "{} × sh -c '{COMMAND}', {CONCURRENCY} at a time",
                 thousands(count as f64)
             ),
-            columns: vec![Metric::RunsPerS, Metric::WallS, Metric::CpuS, Metric::PeakBytes],
+            columns: vec![Metric::RunsPerS, Metric::WallS, Metric::CpuS],
             rows,
             notes: vec![
                 "mb runs one a record, with the record as JSON on its stdin, and keeps each in the \
-                 history; xargs' have no stdin. Peak memory is that of the largest process, CPU time \
-                 that of all."
+                 history; xargs' have no stdin. CPU time is that of all processes."
                     .into(),
             ],
             ..Section::default()

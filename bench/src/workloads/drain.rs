@@ -135,7 +135,8 @@ impl Bench<'_> {
 
 fn notes(names: &[&str], drain: Drain) -> Vec<String> {
     let mut notes = vec![
-        "Wall time from a process' start to its exit: start-up, that of the JVM too, is in it.".into(),
+        "Wall time from a process' start to its exit: start-up, that of the JVM too, is in it."
+            .into(),
         "The topic's batches are those of Kafka's own producer, 16 KiB, not compressed.".into(),
     ];
     if names.contains(&BY_PARTITION) {
@@ -149,9 +150,8 @@ fn notes(names: &[&str], drain: Drain) -> Vec<String> {
 
 /// Why the bare loops' rates say that something else was going on, if they do.
 fn disturbed(rows: &[Row]) -> Option<String> {
-    let rate = |name: &str| {
-        rows.iter().find(|row| row.contender == name)?.median(Metric::RecordsPerS)
-    };
+    let rate =
+        |name: &str| rows.iter().find(|row| row.contender == name)?.median(Metric::RecordsPerS);
     for (one, known_one) in KNOWN {
         for (other, known_other) in KNOWN {
             let (Some(rate_one), Some(rate_other)) = (rate(one), rate(other)) else { continue };
@@ -193,7 +193,10 @@ mod tests {
         let fine = [(FRANZ, 3.0), (QUEUE, 2.5)];
         assert_eq!(disturbed(&rows(&fine)), None);
         let text = disturbed(&rows(&[(FRANZ, 2.0), (QUEUE, 2.5)])).unwrap();
-        assert!(text.starts_with("franz reached 0.80 times the rate of bare-rdkafka-queue"), "{text}");
+        assert!(
+            text.starts_with("franz reached 0.80 times the rate of bare-rdkafka-queue"),
+            "{text}"
+        );
         let text = disturbed(&rows(&[(FRANZ, 3.6), (KAFKA, 0.7)])).unwrap();
         assert!(text.starts_with("bare-kafka reached 0.19 times"), "{text}");
     }

@@ -46,8 +46,7 @@ impl Bench<'_> {
             rows,
             notes: vec![
                 "mb writes a file a run, fsynced, renamed, its folder fsynced; kcat -J writes one file \
-                 and syncs nothing. Both write a line of JSON a record; values that are no text are \
-                 base64 with mb, and as they are with kcat. No goal."
+                 and syncs nothing. Both write a line of JSON a record. No goal."
                     .into(),
             ],
             ..Section::default()

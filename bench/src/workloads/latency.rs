@@ -36,12 +36,12 @@ impl Bench<'_> {
     pub(super) fn latency(&self) -> Result<Section> {
         let mut readers = vec![BARE, MB_RDKAFKA, MB_KAFKA];
         readers.retain(|reader| !self.plan.leaves_out(reader));
-        let rows = self.one_round("W4", &readers, |index| self.latency_once(readers[index]))?;
+        let rows = self.warm_rounds("W4", &readers, |index| self.latency_once(readers[index]))?;
         let seconds = self.plan.latency_s();
         Ok(Section {
             name: "W4".into(),
             title: format!(
-                "latency from produced to processed, {RATE} records/s for {seconds} s, ticks of 5 s"
+                "latency from produced to processed, {RATE} records/s for {seconds} s a round, ticks of 5 s"
             ),
             columns: vec![
                 Metric::P50Us,
@@ -55,7 +55,7 @@ impl Bench<'_> {
             notes: vec![
                 format!(
                     "Each reader on a fresh topic; the first {SKIPPED_S} s of each round are not \
-                     measured, which is the warm-up. The producer is the same for all (linger 0)."
+                     measured, which is its warm-up. The producer is the same for all (linger 0)."
                 ),
                 "mb has --tick-interval 0 and --max-wait 0. A tick's change is from its end, as the \
                  history has it, to the next one's beginning."
@@ -88,7 +88,11 @@ impl Bench<'_> {
         let written = writing.wait(limit)?;
         let expected = Duration::from_secs(count / RATE).mul_f64(1.02) + Duration::from_millis(500);
         if written.wall > expected {
-            return Err(format!("the producer took {:?}: it could not keep its pace", written.wall).into());
+            return Err(format!(
+                "the producer took {:?}: it could not keep its pace",
+                written.wall
+            )
+            .into());
         }
         let said: Said = serde_json::from_str(&usage.last_line)
             .map_err(|_| format!("its last line says nothing: {:?}", usage.last_line))?;

@@ -34,6 +34,7 @@ pub struct Bench<'a> {
     pub broker: &'a Broker,
     /// What makes names fresh.
     pub fresh: Cell<u32>,
+    pub start: Instant,
 }
 
 /// A folder that goes with the value.
@@ -96,7 +97,7 @@ impl Bench<'_> {
         self.in_turn(workload, contenders, 0..=self.plan.rounds, run)
     }
 
-    /// One round, for what is a mean over a fixed time in itself and warms up in it.
+    /// One round, for what is a mean over a fixed time and warms up in it.
     fn one_round(
         &self,
         workload: &str,
@@ -104,6 +105,16 @@ impl Bench<'_> {
         run: impl FnMut(usize) -> Result<Figures>,
     ) -> Result<Vec<Row>> {
         self.in_turn(workload, contenders, 1..=1, run)
+    }
+
+    /// All rounds count, for what warms up within each.
+    fn warm_rounds(
+        &self,
+        workload: &str,
+        contenders: &[&str],
+        run: impl FnMut(usize) -> Result<Figures>,
+    ) -> Result<Vec<Row>> {
+        self.in_turn(workload, contenders, 1..=self.plan.rounds, run)
     }
 
     /// Round 0 is the warm-up. One that fails is void from then on.
@@ -127,12 +138,13 @@ impl Bench<'_> {
                         continue;
                     }
                 };
-                let shown = figures.iter().map(|(metric, figure)| {
-                    format!("{} {}", metric.show(*figure), metric.title())
-                });
+                let shown = figures
+                    .iter()
+                    .map(|(metric, figure)| format!("{} {}", metric.show(*figure), metric.title()));
                 let shown = shown.collect::<Vec<_>>().join(", ");
                 let when = if round == 0 { "warm-up".into() } else { format!("round {round}") };
-                eprintln!("bench: {workload} {when}: {name}: {shown}");
+                let at = self.start.elapsed().as_secs_f64();
+                eprintln!("bench: {at:4.0} s: {workload} {when}: {name}: {shown}");
                 if round > 0 {
                     figures.into_iter().for_each(|(metric, figure)| row.add(metric, figure));
                 }
@@ -156,7 +168,6 @@ fn of_usage(usage: &Usage, records: u64) -> Figures {
 fn in_history(data_dir: &Path) -> Result<(u64, u64)> {
     let history = Connection::open(data_dir.join(mb::history::FILE))?;
     let counted = "SELECT count(*), ifnull(sum(records), 0) FROM runs WHERE state = ?1";
-    Ok(history.query_row(counted, [RunState::Succeeded.code()], |row| {
-        Ok((row.get(0)?, row.get(1)?))
-    })?)
+    Ok(history
+        .query_row(counted, [RunState::Succeeded.code()], |row| Ok((row.get(0)?, row.get(1)?)))?)
 }

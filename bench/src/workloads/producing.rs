@@ -14,6 +14,7 @@ use crate::process;
 /// Messages a second.
 const RATES: [(&str, u64); 3] =
     [("mb-produce-10", 10), ("mb-produce-1000", 1000), ("mb-produce-50000", 50_000)];
+const SKIPPED_S: u64 = 2;
 const BARE: &str = "bare-producer";
 const MB: &str = "mb-produce-max";
 
@@ -40,8 +41,9 @@ impl Bench<'_> {
             rows,
             notes: vec![
                 format!(
-                    "A paced rate is that between the first and the last of {} s of messages, by the \
-                     times at which the broker appended them.",
+                    "A paced rate is that of {} s of messages, by the times at which the broker \
+                     appended them; the {SKIPPED_S} s before are not counted, as what was due while \
+                     the producer connected comes at once.",
                     self.plan.pacing_s()
                 ),
                 format!(
@@ -58,16 +60,16 @@ impl Bench<'_> {
     fn paced(&self, rate: u64) -> Result<Figures> {
         let topic = self.fresh("paced");
         self.broker.create(&topic, PARTITIONS, &[("message.timestamp.type", "LogAppendTime")])?;
-        // One more than the intervals between them.
-        let count = rate * self.plan.pacing_s() + 1;
+        let seconds = SKIPPED_S + self.plan.pacing_s();
+        let count = rate * seconds + 1;
         let mut command = self.mb_produce(&topic, count);
         command.args(["--rate", &rate.to_string()]);
-        let usage = process::run(command, Duration::from_secs(self.plan.pacing_s()) * 3)?;
+        let usage = process::run(command, Duration::from_secs(seconds) * 3)?;
         let there = self.broker.count(&topic)?;
         if there != count {
             return Err(format!("the topic has {there} messages, not {count}").into());
         }
-        let reached = (count - 1) as f64 / self.broker.span_s(&topic)?;
+        let reached = self.broker.appended_per_s(&topic, SKIPPED_S)?;
         self.broker.delete(&topic)?;
         let asked = rate as f64;
         let mut figures = of_usage(&usage, count);

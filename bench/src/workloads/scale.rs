@@ -57,7 +57,8 @@ impl Bench<'_> {
             ],
             rows,
             notes: vec![
-                "Start-up and the last commit are in the times.".into(),
+                "Start-up and the last commit are in the times; start-alone has nothing to read."
+                    .into(),
                 format!(
                     "{MANY_RUNS}: the history has {} runs of the same group and topic, whose offsets \
                      were then moved back with mb offsets; {NO_RUNS} has a fresh data directory and \
@@ -88,25 +89,39 @@ impl Bench<'_> {
             process::run(reset, RUN_LIMIT)?;
             self.drain_into(&topic, &group, HISTORY_BATCH, &long.0)
         })?;
+        let starts = ["mb-no-runs-start-alone", "mb-1000000-runs-start-alone"];
+        let (other, short) = (self.fresh("group"), self.scratch()?);
+        self.drain_into(&topic, &other, HISTORY_BATCH, &short.0)?;
+        let mut rows = rows;
+        rows.extend(self.rounds("W7", &starts, |index| {
+            let done = [(&other, &short), (&group, &long)][index];
+            let usage =
+                process::run(self.scaled(&topic, done.0, HISTORY_BATCH, &done.1.0), RUN_LIMIT)?;
+            Ok(of_usage(&usage, 0).split_off(1))
+        })?);
         self.broker.delete(&topic)?;
         Ok(rows)
     }
 
-    fn drain_into(&self, topic: &str, group: &str, batch: u64, data_dir: &Path) -> Result<Figures> {
-        let count = self.plan.scale_count();
+    fn scaled(&self, topic: &str, group: &str, batch: u64, data_dir: &Path) -> Command {
         let task = Task {
             address: &self.broker.address,
             topic,
-            count,
+            count: self.plan.scale_count(),
             batch,
             concurrency: CONCURRENCY,
             group,
         };
-        let records = |data_dir| in_history(data_dir).map_or(0, |(_, records)| records);
-        let before = records(data_dir);
         let mut command = mb(self.programs, &task, data_dir);
         command.args(["--client", "rdkafka", "--step", "discard"]);
-        let usage = process::run(command, RUN_LIMIT)?;
+        command
+    }
+
+    fn drain_into(&self, topic: &str, group: &str, batch: u64, data_dir: &Path) -> Result<Figures> {
+        let count = self.plan.scale_count();
+        let records = |data_dir| in_history(data_dir).map_or(0, |(_, records)| records);
+        let before = records(data_dir);
+        let usage = process::run(self.scaled(topic, group, batch, data_dir), RUN_LIMIT)?;
         self.broker.check_committed(topic, group)?;
         let done = records(data_dir) - before;
         if done != count {
