@@ -23,6 +23,7 @@ test: ## set up, check, and run every test, those against real Kafka too
 	scripts/setup test
 	for version in $(KAFKA_VERSIONS); do KAFKA_VERSION=$$version scripts/kafka fetch || exit 1; done
 	$(MAKE) --no-print-directory lint
+	cargo test --release --locked -p mb-bench
 	cargo test --release --locked --no-default-features $(PURE_RUST_TESTS)
 	scripts/test
 

@@ -257,7 +257,7 @@ fn kafka(script: &Path, folder: &Path, version: &str, port: u16, args: &[&str]) 
 fn free_port() -> Result<u16> {
     let mut noise = mb_bench::Noise(u64::from(std::process::id()));
     for _ in 0..100 {
-        let port = PORTS.start + (noise.next() % PORTS.len() as u64) as u16;
+        let port = PORTS.start + (noise.draw() % PORTS.len() as u64) as u16;
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return Ok(port);
         }

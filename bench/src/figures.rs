@@ -13,6 +13,8 @@ pub struct Section {
     pub kafka: String,
     /// The metrics that its table shows, in order.
     pub columns: Vec<Metric>,
+    /// Its rows are the same work, to be compared by the first of the columns.
+    pub compared: bool,
     pub rows: Vec<Row>,
     /// What a reader must know of the figures.
     pub notes: Vec<String>,

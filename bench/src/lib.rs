@@ -80,7 +80,7 @@ const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 pub struct Noise(pub u64);
 
 impl Noise {
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
@@ -90,7 +90,7 @@ impl Noise {
     /// Text of 64 characters, which all steps can write as it is: 6 bits of noise a byte.
     pub fn fill(&mut self, bytes: &mut [u8]) {
         for chunk in bytes.chunks_mut(8) {
-            let noise = self.next().to_le_bytes();
+            let noise = self.draw().to_le_bytes();
             for (byte, noise) in chunk.iter_mut().zip(noise) {
                 *byte = ALPHABET[usize::from(noise % 64)];
             }

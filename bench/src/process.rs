@@ -62,10 +62,7 @@ impl Running {
     pub fn start(mut command: Command) -> Result<Running> {
         let program = command.get_program().to_string_lossy().into_owned();
         let name = program.rsplit('/').next().unwrap_or_default().to_owned();
-        if command.get_args().next().is_some() {
-            command.stdin(Stdio::null());
-        }
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let floor = memory("self", "VmHWM:").unwrap_or_default();
         let start = Instant::now();
         let mut child =

@@ -72,7 +72,9 @@ pub fn table(section: &Section) -> String {
     }
     let mut titles = vec!["contender".to_owned()];
     titles.extend(section.columns.iter().map(|metric| metric.title().to_owned()));
-    titles.push("against the best".into());
+    if section.compared {
+        titles.push("against the best".into());
+    }
     let _ = writeln!(text, "| {} |", titles.join(" | "));
     let right = titles[1..].iter().map(|_| " ---: |").collect::<String>();
     let _ = writeln!(text, "| --- |{right}");
@@ -82,7 +84,9 @@ pub fn table(section: &Section) -> String {
             Some(why) => cells.push(format!("not run: {}", cell(why))),
             None => {
                 cells.extend(section.columns.iter().map(|metric| figure(row, *metric)));
-                cells.push(against_best(section, row).unwrap_or_default());
+                cells.extend(
+                    section.compared.then(|| against_best(section, row).unwrap_or_default()),
+                );
             }
         }
         cells.resize(titles.len(), String::new());
@@ -144,6 +148,7 @@ mod tests {
             kafka: "3.9.1".into(),
             columns: vec![RecordsPerS, WallS],
             rows: vec![fast, slow, absent],
+            compared: true,
             notes: vec!["A note.".into()],
             void: None,
         }

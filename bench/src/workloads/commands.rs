@@ -32,6 +32,7 @@ impl Bench<'_> {
             ),
             columns: vec![Metric::RunsPerS, Metric::WallS, Metric::CpuS],
             rows,
+            compared: true,
             notes: vec![
                 "mb runs one a record, with the record as JSON on its stdin, and keeps each in the \
                  history; xargs' have no stdin. CPU time is that of all processes."

@@ -58,6 +58,7 @@ impl Bench<'_> {
             name,
             columns,
             rows,
+            compared: true,
             void,
             ..Section::default()
         })

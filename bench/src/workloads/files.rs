@@ -44,6 +44,7 @@ impl Bench<'_> {
                 Metric::PeakBytes,
             ],
             rows,
+            compared: true,
             notes: vec![
                 "mb writes a file a run, fsynced, renamed, its folder fsynced; kcat -J writes one file \
                  and syncs nothing. Both write a line of JSON a record. No goal."

@@ -52,6 +52,7 @@ impl Bench<'_> {
                 Metric::PeakBytes,
             ],
             rows,
+            compared: true,
             notes: vec![
                 format!(
                     "Each reader on a fresh topic; the first {SKIPPED_S} s of each round are not \

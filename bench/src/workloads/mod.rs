@@ -24,7 +24,7 @@ use crate::plan::Plan;
 use crate::process::Usage;
 
 /// No contender of any workload takes so long.
-const RUN_LIMIT: Duration = Duration::from_secs(120);
+const RUN_LIMIT: Duration = Duration::from_secs(300);
 
 pub struct Bench<'a> {
     pub plan: &'a Plan,
