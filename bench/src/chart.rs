@@ -124,27 +124,28 @@ fn draw<D: DrawingBackend>(
 where
     D::ErrorType: 'static,
 {
+    // plotters writes four fifths of the size that it is asked for.
     let font = |size: i32| -> TextStyle<'_> { ("sans-serif", size).into_font().color(&INK) };
     let axis = panel.axis();
     let room = f64::from(WIDTH as i32 - LABELS - RIGHT);
     let x = |rate: f64| LABELS + (axis.along(rate) * room) as i32;
     let bottom = top + panel.height() - FOOT;
-    area.draw(&Text::new(panel.title.clone(), (12, top + 10), font(15))).map_err(told)?;
+    area.draw(&Text::new(panel.title.clone(), (12, top + 10), font(18))).map_err(told)?;
     let scale = if axis.is_log { "records/s, logarithmic" } else { "records/s" };
-    area.draw(&Text::new(scale, (12, top + 30), font(11))).map_err(told)?;
+    area.draw(&Text::new(scale, (12, top + 30), font(14))).map_err(told)?;
     for mark in axis.marks() {
         let at = x(mark);
         let line = Rectangle::new([(at, top + HEAD - 4), (at + 1, bottom)], FAINT.filled());
         area.draw(&line).map_err(told)?;
-        area.draw(&Text::new(thousands(mark), (at - 4, top + 30), font(10))).map_err(told)?;
+        area.draw(&Text::new(thousands(mark), (at - 4, top + 30), font(13))).map_err(told)?;
     }
     for (index, (name, rate)) in panel.bars.iter().enumerate() {
         let y = top + HEAD + index as i32 * STEP;
         let color = if name.starts_with("mb-") { MB } else { OTHER };
-        area.draw(&Text::new((*name).to_owned(), (24, y + 2), font(13))).map_err(told)?;
+        area.draw(&Text::new((*name).to_owned(), (24, y + 2), font(16))).map_err(told)?;
         let bar = Rectangle::new([(LABELS, y), (x(*rate), y + BAR)], color.filled());
         area.draw(&bar).map_err(told)?;
-        let figure = Text::new(thousands(*rate), (x(*rate) + 6, y + 2), font(12));
+        let figure = Text::new(thousands(*rate), (x(*rate) + 6, y + 2), font(16));
         area.draw(&figure).map_err(told)?;
     }
     Ok(())

@@ -41,6 +41,9 @@ pub enum Metric {
     WallS,
     CpuS,
     PeakBytes,
+    /// Medians of memory over the halves of the time.
+    FirstHalfBytes,
+    SecondHalfBytes,
     P50Us,
     P99Us,
     MaxUs,
@@ -63,6 +66,8 @@ impl Metric {
             Metric::WallS => "wall s",
             Metric::CpuS => "CPU s",
             Metric::PeakBytes => "peak MiB",
+            Metric::FirstHalfBytes => "1st half MiB",
+            Metric::SecondHalfBytes => "2nd half MiB",
             Metric::P50Us => "p50 ms",
             Metric::P99Us => "p99 ms",
             Metric::MaxUs => "max ms",
@@ -80,7 +85,9 @@ impl Metric {
             Metric::RecordsPerS | Metric::RunsPerS => thousands(figure),
             Metric::WallNsPerRecord | Metric::CpuNsPerRecord => thousands(figure),
             Metric::WallS | Metric::CpuS => format!("{figure:.2}"),
-            Metric::PeakBytes => format!("{:.1}", figure / f64::from(1 << 20)),
+            Metric::PeakBytes | Metric::FirstHalfBytes | Metric::SecondHalfBytes => {
+                format!("{:.1}", figure / f64::from(1 << 20))
+            }
             Metric::P50Us | Metric::P99Us | Metric::MaxUs | Metric::MaxAtChangesUs => {
                 format!("{:.2}", figure / 1000.0)
             }

@@ -162,7 +162,11 @@ impl Running {
         let last_line = self.lines.iter().filter(|line| !line.is_empty()).last();
         if !ended.status.success() {
             let said = self.stderr.take().map(JoinHandle::join);
-            let said = said.and_then(std::result::Result::ok).unwrap_or_default();
+            let mut said = said.and_then(std::result::Result::ok).unwrap_or_default();
+            // Some (Spark's) have all on stdout.
+            if said.is_empty() {
+                said = last_line.unwrap_or_else(|| "it said nothing".into());
+            }
             return Err(format!("{}: {}: {said}", self.name, ended.status).into());
         }
         let own = if ended.peak_rss > self.floor { ended.peak_rss } else { self.own_rss };

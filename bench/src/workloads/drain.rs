@@ -4,7 +4,7 @@ use mb_bench::Result;
 use serde::Deserialize;
 
 use super::{Bench, Figures, RUN_LIMIT, in_history, of_usage};
-use crate::contender::{BY_PARTITION, Contender, FRANZ, KAFKA, POLL, QUEUE, Task};
+use crate::contender::{BY_PARTITION, Contender, FRANZ, KAFKA, POLL, QUEUE, SPARK, Task};
 use crate::figures::{Metric, Row, Section};
 use crate::plan::{CONCURRENCY, Drain, PARTITIONS, VALUE_BYTES};
 use crate::process::Running;
@@ -142,6 +142,11 @@ fn notes(names: &[&str], drain: Drain) -> Vec<String> {
     ];
     if names.contains(&BY_PARTITION) {
         notes.push(format!("{BY_PARTITION} reads 5,000 records only: compare its rate alone."));
+    }
+    if names.contains(&SPARK) {
+        notes.push(format!(
+            "{SPARK} takes all as one micro-batch; its memory is that of all its processes."
+        ));
     }
     if drain.batch == 1 {
         notes.push("mb's runs are counted in its history file: one for each record.".into());

@@ -33,7 +33,13 @@ impl Bench<'_> {
                 self.plan.memory_s(),
                 thousands(count as f64)
             ),
-            columns: vec![Metric::PeakBytes, Metric::GrowthRatio, Metric::CpuS],
+            columns: vec![
+                Metric::PeakBytes,
+                Metric::FirstHalfBytes,
+                Metric::SecondHalfBytes,
+                Metric::GrowthRatio,
+                Metric::CpuS,
+            ],
             rows,
             notes: vec![format!(
                 "Sampled every {} ms; the halves are those of the time after the first {} s. The peak \
@@ -73,6 +79,8 @@ impl Bench<'_> {
         let halves = median(first).zip(median(second)).ok_or("no samples")?;
         Ok(vec![
             (Metric::PeakBytes, usage.peak_rss as f64),
+            (Metric::FirstHalfBytes, halves.0),
+            (Metric::SecondHalfBytes, halves.1),
             (Metric::GrowthRatio, halves.1 / halves.0),
             (Metric::CpuS, usage.cpu.as_secs_f64()),
         ])
