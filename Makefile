@@ -5,10 +5,10 @@
 KAFKA_VERSIONS := 3.9.1 4.1.0 3.4.1
 PURE_RUST_TESTS := --lib --test cli --test pipeline --test pipeline_restarts --test running_mb
 
-.PHONY: help build demo test faults soak lint simulate mutants bench start_kafka stop_kafka start_producer check_lag clean
+.PHONY: help build demo test faults soak lint simulate mutants bench bench-quick bench-all start_kafka stop_kafka start_producer check_lag clean
 
 help: ## list these commands
-	@sed -n 's/^\([a-z_]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
+	@sed -n 's/^\([a-z_-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
 
 build: ## build ./target/release/mb
 	cargo build --release --locked
@@ -23,6 +23,7 @@ test: ## set up, check, and run every test, those against real Kafka too
 	scripts/setup test
 	for version in $(KAFKA_VERSIONS); do KAFKA_VERSION=$$version scripts/kafka fetch || exit 1; done
 	$(MAKE) --no-print-directory lint
+	cargo test --release --locked -p mb-bench
 	cargo test --release --locked --no-default-features $(PURE_RUST_TESTS)
 	scripts/test
 
@@ -39,7 +40,7 @@ soak: ## write to real brokers for MB_SOAK_MINUTES (30) under every kind of faul
 
 lint: ## check format, code, docs, scripts and the systemd unit
 	cargo fmt --check
-	cargo clippy --release --all-targets --locked -- -D warnings
+	cargo clippy --release --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --release --no-deps --locked
 	@if command -v shellcheck >/dev/null; then set -x; shellcheck $$(grep -l '^#!.*bash' scripts/* .ci/*); \
 	else echo 'lint: shellcheck not found, scripts not checked: run scripts/setup test' >&2; test -z "$$CI"; fi
@@ -51,8 +52,19 @@ simulate: ## run the deterministic simulation over SEEDS (from..to)
 mutants: ## break mb in known ways, and show which seed of the simulation catches each
 	scripts/mutants
 
-bench: ## measure throughput and latency (not in this version yet)
-	@echo 'bench: comes with a later version' >&2; exit 1
+# More arguments: make bench BENCH_ARGS='--only W1,W4 --rounds 5' (target/release/mb-bench --help).
+bench: ## measure mb against bare clients and other tools, in 15 minutes (see bench/README.md)
+	@bench/setup $(BENCH_SETUP) || echo 'bench: goes on without what bench/setup did not bring' >&2
+	cargo build --release --locked
+	cargo build --release --locked -p mb-bench
+	target/release/mb-bench $(BENCH_MODE) $(BENCH_ARGS)
+
+bench-quick: BENCH_MODE := --quick
+bench-quick: bench ## less of it, in 3 minutes
+
+bench-all: BENCH_MODE := --all
+bench-all: BENCH_SETUP := all
+bench-all: bench ## with Spark too
 
 start_kafka: ## start a Kafka broker on localhost:9092 (KAFKA_VERSION, KAFKA_PORT: see scripts/kafka help)
 	scripts/kafka start
