@@ -3,7 +3,7 @@
 //! The decision whether the log's committed offset is ours is the pure function `resume`; the rest
 //! reads and marks rows, before the history thread starts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -194,7 +194,7 @@ pub fn recorded(db: &Connection, scope: ScopeId) -> Result<BTreeMap<Partition, R
 }
 
 fn read(db: &Connection, scope: ScopeId) -> rusqlite::Result<BTreeMap<Partition, Recorded>> {
-    let mut partitions = BTreeMap::new();
+    let mut partitions: BTreeMap<Partition, Recorded> = BTreeMap::new();
     let mut void_up_to = BTreeMap::new();
     let mut rows = db.prepare_cached(
         "SELECT partition, start_offset, confirmed, void_up_to FROM partitions WHERE scope = ?1",
@@ -216,26 +216,43 @@ fn read(db: &Connection, scope: ScopeId) -> rusqlite::Result<BTreeMap<Partition,
             recorded.intents.push(Offset::new(row.get(1)?));
         }
     }
+    // From the newest run down. A partition's batches were planned in the order of their offsets, and
+    // what became of one has a higher number: behind the first that was committed since, there is
+    // nothing more of it. A long history costs nothing, unless a partition had no run for as long.
     let mut rows = db.prepare_cached(
         "SELECT id, client, partition, first_offset, last_offset, state, attempts, lane, lanes, \
-         ifnull(batch_first, first_offset) AS whole_first, ifnull(batch_last, last_offset) FROM runs \
-         WHERE scope = ?1 AND state NOT IN (?2, ?3) AND kind = ?4 \
-         ORDER BY partition, whole_first, first_offset, id",
+         ifnull(batch_first, first_offset), ifnull(batch_last, last_offset), parent IS NULL FROM runs \
+         WHERE scope = ?1 AND kind = ?2 ORDER BY id DESC",
     )?;
-    let left_out = [RunState::Voided.code(), RunState::Split.code()];
-    let mut rows = rows.query(params![scope.0, left_out[0], left_out[1], KIND_TOPIC])?;
-    while let Some(row) = rows.next()? {
+    let mut rows = rows.query(params![scope.0, KIND_TOPIC])?;
+    let mut looked_for: BTreeSet<Partition> = partitions.keys().copied().collect();
+    while !looked_for.is_empty()
+        && let Some(row) = rows.next()?
+    {
         let id = row.get(0)?;
         let partition: Partition = row.get(2)?;
-        let Some(recorded) = partitions.get_mut(&partition) else { continue };
+        if !looked_for.contains(&partition) {
+            continue;
+        }
+        let recorded = partitions.get_mut(&partition).expect("looked for, so known");
         let range = OffsetRange::new(Offset::new(row.get(3)?), Offset::new(row.get(4)?));
         let whole = OffsetRange::new(Offset::new(row.get(9)?), Offset::new(row.get(10)?));
         let lane = Lane { index: row.get(7)?, count: row.get(8)? };
         let state = RunState::from_code(row.get(5)?).unwrap_or(RunState::Queued);
+        if id <= void_up_to[&partition] {
+            looked_for.remove(&partition);
+            continue;
+        }
+        if matches!(state, RunState::Voided | RunState::Split) {
+            continue;
+        }
         let committed_since = state.is_done()
             && recorded.confirmed.is_some_and(|confirmed| whole.last < confirmed)
             && recorded.intents.iter().all(|intent| whole.last < *intent);
-        if id <= void_up_to[&partition] || committed_since {
+        if committed_since {
+            if row.get(11)? {
+                looked_for.remove(&partition);
+            }
             continue;
         }
         let client: String = row.get(1)?;
@@ -248,6 +265,9 @@ fn read(db: &Connection, scope: ScopeId) -> rusqlite::Result<BTreeMap<Partition,
             state,
             failed_attempts: row.get(6)?,
         });
+    }
+    for recorded in partitions.values_mut() {
+        recorded.runs.sort_by_key(|run| (run.whole.first, run.range.first, run.id));
     }
     Ok(partitions)
 }
