@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::contender::{KAFKA, MB_KAFKA, MB_RDKAFKA, POLL, QUEUE, UNORDERED};
+use crate::contender::{KAFKA, MB_KAFKA, MB_RDKAFKA, POLL, QUEUE, SPARK, UNORDERED};
 use crate::figures::{Metric, Section};
 
 /// One goal.
@@ -39,7 +39,7 @@ pub enum Outcome {
 
 use Bound::{AtLeast, AtMost};
 use Metric::{
-    CpuNsPerRecord, GrowthRatio, MaxAtChangesUs, OffByPercent, P50Us, P99Us, PeakBytes,
+    CpuNsPerRecord, CpuS, GrowthRatio, MaxAtChangesUs, OffByPercent, P50Us, P99Us, PeakBytes,
     RecordsPerS, RunsPerS, WallNsPerRecord, WallS,
 };
 use Quantity::{Ratio, Value};
@@ -63,37 +63,73 @@ pub const GOALS: &[Goal] = &[
         "W1",
         "records/s of mb over rdkafka, against the faster of the two bare rdkafka loops",
         Ratio((MB_RDKAFKA, RecordsPerS), &[POLL, QUEUE]),
-        AtLeast(0.9),
+        AtLeast(1.0 / 1.1),
+    ),
+    goal(
+        "W1",
+        "CPU time of mb over rdkafka, against the bare loop that costs less",
+        Ratio((MB_RDKAFKA, CpuS), &[QUEUE]),
+        AtMost(1.3),
     ),
     goal(
         "W1",
         "records/s of mb over crate kafka, against the bare loop",
         Ratio((MB_KAFKA, RecordsPerS), &[KAFKA]),
-        AtLeast(0.9),
+        AtLeast(1.0 / 1.1),
+    ),
+    goal(
+        "W1",
+        "CPU time of mb over crate kafka, against the bare loop",
+        Ratio((MB_KAFKA, CpuS), &[KAFKA]),
+        AtMost(1.3),
     ),
     goal(
         "W1",
         "records/s of mb over rdkafka, against Parallel Consumer, unordered",
         Ratio((MB_RDKAFKA, RecordsPerS), &[UNORDERED]),
-        AtLeast(1.0),
+        AtLeast(5.0),
+    ),
+    goal(
+        "W1",
+        "peak memory of mb over rdkafka, against Parallel Consumer, unordered",
+        Ratio((MB_RDKAFKA, PeakBytes), &[UNORDERED]),
+        AtMost(1.0 / 15.0),
+    ),
+    goal(
+        "W1",
+        "records/s of mb over rdkafka, against Spark (`make bench-all`)",
+        Ratio((MB_RDKAFKA, RecordsPerS), &[SPARK]),
+        AtLeast(10.0),
     ),
     goal(
         "W1 on 4.1.0",
         "records/s of mb over rdkafka, against the faster of the two bare rdkafka loops",
         Ratio((MB_RDKAFKA, RecordsPerS), &[POLL, QUEUE]),
-        AtLeast(0.9),
+        AtLeast(1.0 / 1.1),
     ),
     goal(
         "W2",
-        "records/s of mb over rdkafka, against Parallel Consumer",
+        "records/s of mb over rdkafka, against the bare loop",
+        Ratio((MB_RDKAFKA, RecordsPerS), &[QUEUE]),
+        AtLeast(1.0 / 1.25),
+    ),
+    goal(
+        "W2",
+        "records/s of mb over rdkafka, against Parallel Consumer, unordered",
         Ratio((MB_RDKAFKA, RecordsPerS), &[UNORDERED]),
-        AtLeast(1.0),
+        AtLeast(5.0),
+    ),
+    goal(
+        "W2",
+        "peak memory of mb over rdkafka, against Parallel Consumer, unordered",
+        Ratio((MB_RDKAFKA, PeakBytes), &[UNORDERED]),
+        AtMost(1.0 / 15.0),
     ),
     goal(
         "W3",
-        "runs/s of mb over rdkafka, each one in the history, against Parallel Consumer",
-        Ratio((MB_RDKAFKA, RunsPerS), &[UNORDERED]),
-        AtLeast(1.0),
+        "runs/s of mb over rdkafka, each one in the history (start-up included)",
+        Value((MB_RDKAFKA, RunsPerS)),
+        AtLeast(100_000.0),
     ),
     goal(
         "W4",
@@ -210,7 +246,11 @@ impl Bound {
 }
 
 pub fn number(figure: f64) -> String {
-    if figure.abs() >= 1000.0 { crate::figures::thousands(figure) } else { format!("{figure:.2}") }
+    match figure.abs() {
+        1000.0.. => crate::figures::thousands(figure),
+        0.2.. => format!("{figure:.2}"),
+        _ => format!("{figure:.3}"),
+    }
 }
 
 impl Outcome {

@@ -7,6 +7,10 @@ use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rustix::time::{ClockId, clock_gettime};
 
+/// mb's own allocator, for all of them: it makes the bare loops faster too.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// Who waits for so long for a record gives up.
