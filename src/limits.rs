@@ -178,10 +178,11 @@ pub const PLAN_RUNS: usize = 64;
 /// Records that one poll of the client hands over at most.
 pub const POLL_RECORDS: usize = 4096;
 /// librdkafka's `queued.max.messages.kbytes` of one consumer.
-pub const RDKAFKA_QUEUE_KIB: usize = 32 * 1024;
+pub const RDKAFKA_QUEUE_KIB: usize = 16 * 1024;
 /// Records that one consumer of librdkafka's holds before it stops fetching: each costs it some 350
-/// bytes beyond its key and value, which the bound above does not count (10-byte records: 1.1 GB).
-pub const RDKAFKA_QUEUE_RECORDS: usize = 100_000;
+/// bytes beyond its key and value, which the bound above does not count (10-byte records: 1.1 GB where
+/// there is no bound).
+pub const RDKAFKA_QUEUE_RECORDS: usize = 50_000;
 /// The producer's buffer in librdkafka.
 pub const PRODUCER_QUEUE_KIB: usize = 16 * 1024;
 

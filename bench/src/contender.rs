@@ -9,7 +9,8 @@ use crate::broker::own_program;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Contender {
-    /// A bare loop over a client: rdkafka-poll, rdkafka-queue or kafka.
+    /// A bare loop over a client: rdkafka-poll, rdkafka-queue (which may ask for each record's headers
+    /// too) or kafka.
     Bare(&'static str),
     Franz,
     /// mb over a client: rdkafka or kafka.
@@ -21,6 +22,7 @@ pub enum Contender {
 
 pub const POLL: &str = "bare-rdkafka-poll";
 pub const QUEUE: &str = "bare-rdkafka-queue";
+pub const HEADERS: &str = "bare-rdkafka-queue-headers";
 pub const KAFKA: &str = "bare-kafka";
 pub const FRANZ: &str = "franz";
 pub const MB_RDKAFKA: &str = "mb-rdkafka";
@@ -30,9 +32,10 @@ pub const BY_PARTITION: &str = "parallel-consumer-partition";
 pub const SPARK: &str = "spark";
 
 /// All that `--without` may name, by the beginning of their names.
-pub const NAMES: [&str; 13] = [
+pub const NAMES: [&str; 14] = [
     POLL,
     QUEUE,
+    HEADERS,
     KAFKA,
     FRANZ,
     MB_RDKAFKA,
@@ -71,6 +74,7 @@ impl Contender {
         match self {
             Contender::Bare("rdkafka-poll") => POLL,
             Contender::Bare("rdkafka-queue") => QUEUE,
+            Contender::Bare("rdkafka-queue-headers") => HEADERS,
             Contender::Bare(_) => KAFKA,
             Contender::Franz => FRANZ,
             Contender::Mb("rdkafka") => MB_RDKAFKA,

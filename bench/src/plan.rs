@@ -97,6 +97,7 @@ impl Plan {
         let mut all = vec![Bare("rdkafka-queue"), Mb("rdkafka")];
         if workload == "W1" {
             all.insert(0, Bare("rdkafka-poll"));
+            all.insert(2, Bare("rdkafka-queue-headers"));
         }
         if workload == "W1" || !self.quick {
             all.extend([Franz, Bare("kafka"), Mb("kafka")]);
@@ -141,7 +142,7 @@ impl Plan {
     }
 
     pub fn scale_count(&self) -> u64 {
-        if self.quick { 200_000 } else { 500_000 }
+        if self.quick { 200_000 } else { 1_000_000 }
     }
 
     pub fn commands(&self) -> u64 {
@@ -181,9 +182,9 @@ mod tests {
             plan.contenders("W1", kafka).into_iter().map(Contender::name).collect()
         };
         let all = names(&plan("", "", false), "3.9.1");
-        assert_eq!(all.len(), 8, "{all:?}");
+        assert_eq!(all.len(), 9, "{all:?}");
         let fewer = names(&plan("", "parallel-consumer,franz", false), "3.9.1");
-        assert_eq!(fewer.len(), 5, "{fewer:?}");
+        assert_eq!(fewer.len(), 6, "{fewer:?}");
         let newer = names(&plan("", "", false), "4.1.0");
         assert!(!newer.contains(&"mb-kafka") && !newer.contains(&"bare-kafka"), "{newer:?}");
     }

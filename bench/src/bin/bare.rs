@@ -17,7 +17,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 /// Counts a topic's records by a bare client.
 #[derive(FromArgs)]
 struct Args {
-    /// rdkafka-poll, rdkafka-queue or kafka
+    /// rdkafka-poll, rdkafka-queue, rdkafka-queue-headers or kafka
     #[argh(positional)]
     client: String,
     /// host:port
@@ -48,7 +48,8 @@ fn main() -> Result<()> {
     let args: Args = argh::from_env();
     let seen = match args.client.as_str() {
         "rdkafka-poll" => poll(&args)?,
-        "rdkafka-queue" => queue(&args)?,
+        "rdkafka-queue" => queue(&args, false)?,
+        "rdkafka-queue-headers" => queue(&args, true)?,
         "kafka" => pure(&args)?,
         other => return Err(format!("no client is called {other}").into()),
     };
@@ -72,7 +73,8 @@ fn poll(args: &Args) -> Result<Seen> {
     Ok(seen)
 }
 
-fn queue(args: &Args) -> Result<Seen> {
+/// `headers`: asks for each record's headers, as whoever hands records on whole has to, mb among them.
+fn queue(args: &Args, headers: bool) -> Result<Seen> {
     let consumer = consumer(&args.bootstrap_server, "bare")?;
     let name = std::ffi::CString::new(args.topic.as_str())?;
     let mut seen = Seen::default();
@@ -101,6 +103,13 @@ fn queue(args: &Args) -> Result<Seen> {
             for message in &messages[..got as usize] {
                 if (**message).err != ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
                     return Err("an error came in place of a record".into());
+                }
+                if headers {
+                    let mut found = std::ptr::null_mut();
+                    let code = ffi::rd_kafka_message_headers(*message, &raw mut found);
+                    if code != ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__NOENT {
+                        return Err("a record of the bench has headers".into());
+                    }
                 }
                 seen.add((**message).len);
                 ffi::rd_kafka_message_destroy(*message);

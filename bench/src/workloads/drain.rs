@@ -17,8 +17,9 @@ struct Said {
 }
 
 /// Rates (millions a second) that the bare loops are known to reach on an undisturbed machine of two
-/// cores. They must keep these ratios to one another, within the tolerance.
-const KNOWN: [(&str, f64); 4] = [(FRANZ, 3.6), (QUEUE, 2.5), (POLL, 2.3), (KAFKA, 1.0)];
+/// cores. They must keep these ratios to one another, within the tolerance. (With glibc's allocator those
+/// over librdkafka reached 2.5 by the queue and 2.3 by poll.)
+const KNOWN: [(&str, f64); 4] = [(FRANZ, 3.8), (QUEUE, 3.7), (POLL, 2.7), (KAFKA, 0.86)];
 const TOLERANCE: f64 = 0.8;
 
 impl Bench<'_> {
@@ -203,7 +204,7 @@ mod tests {
             text.starts_with("franz reached 0.80 times the rate of bare-rdkafka-queue"),
             "{text}"
         );
-        let text = disturbed(&rows(&[(FRANZ, 3.6), (KAFKA, 0.7)])).unwrap();
-        assert!(text.starts_with("bare-kafka reached 0.19 times"), "{text}");
+        let text = disturbed(&rows(&[(FRANZ, 3.6), (KAFKA, 0.6)])).unwrap();
+        assert!(text.starts_with("bare-kafka reached 0.17 times"), "{text}");
     }
 }
