@@ -39,10 +39,10 @@ soak: ## write to real brokers for MB_SOAK_MINUTES (30) under every kind of faul
 	MB_SOAK_MINUTES=$(or $(MB_SOAK_MINUTES),30) cargo test --release --locked --test soak -- --nocapture
 
 lint: ## check format, code, docs, scripts and the systemd unit
-	cargo fmt --check
+	cargo fmt --all --check
 	cargo clippy --release --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --release --no-deps --locked
-	@if command -v shellcheck >/dev/null; then set -x; shellcheck $$(grep -l '^#!.*bash' scripts/* .ci/*); \
+	@if command -v shellcheck >/dev/null; then set -x; shellcheck $$(grep -l '^#!.*bash' scripts/* bench/setup .ci/*); \
 	else echo 'lint: shellcheck not found, scripts not checked: run scripts/setup test' >&2; test -z "$$CI"; fi
 	scripts/check-unit
 

@@ -100,14 +100,17 @@ impl Batch {
     /// Capacities of buffer and index that hold this record too.
     fn grown(&self, record: &Record<'_>) -> (usize, usize) {
         let (expected_bytes, expected_records) = self.expected;
-        let grow = |capacity: usize, needed: usize, expected: usize| {
-            let generous = if self.tight { 0 } else { (2 * capacity).max(expected) };
-            if needed <= capacity { capacity } else { needed.max(generous) }
-        };
+        let needed_bytes = self.bytes.len() + record.payload_bytes();
         (
-            grow(self.bytes.capacity(), self.bytes.len() + record.payload_bytes(), expected_bytes),
-            grow(self.index.capacity(), self.index.len() + 1, expected_records),
+            grown(self.bytes.capacity(), needed_bytes, expected_bytes, self.tight),
+            grown(self.index.capacity(), self.index.len() + 1, expected_records, self.tight),
         )
+    }
+
+    /// `growth_for` of a batch without records that expects so much.
+    pub fn first_growth_for(record: &Record<'_>, expected: (usize, usize), tight: bool) -> usize {
+        grown(0, record.payload_bytes(), expected.0, tight)
+            + grown(0, 1, expected.1, tight) * Batch::ENTRY_BYTES
     }
 
     /// Adds a record behind the others.
@@ -229,6 +232,12 @@ impl Batch {
     }
 }
 
+/// A capacity that is enough for `needed`.
+fn grown(capacity: usize, needed: usize, expected: usize, tight: bool) -> usize {
+    let generous = if tight { 0 } else { (2 * capacity).max(expected) };
+    if needed <= capacity { capacity } else { needed.max(generous) }
+}
+
 fn length(len: u32) -> usize {
     if len == NONE { 0 } else { len as usize }
 }
@@ -279,6 +288,8 @@ mod tests {
         let mut batch = Batch::default();
         batch.expect(100, 4);
         let mut held = 0;
+        let first = Batch::first_growth_for(&record(0, Some(b"key"), Some(b"")), (100, 4), false);
+        assert_eq!(first, batch.growth_for(&record(0, Some(b"key"), Some(b""))));
         for offset in 0..50 {
             let value = vec![b'x'; (offset as usize * 7) % 90];
             let headers =

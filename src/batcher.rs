@@ -194,7 +194,7 @@ impl Batcher {
                     self.stored.front().filter(|front| front.range.contains(record.offset));
                 let runs = stored.map_or(0, |stored| stored.runs(self.limits.record_overhead > 0));
                 self.limits.batch_overhead.max(runs * limits::RUN_OVERHEAD_BYTES)
-                    + self.new_batch().growth_for(record)
+                    + Batch::first_growth_for(record, self.expected(), self.tight)
             }
         };
         growth + self.limits.record_overhead
@@ -341,10 +341,16 @@ impl Batcher {
         self.stored.push_front(stored);
     }
 
-    fn new_batch(&self) -> Batch {
+    /// Payload bytes and records that a new batch will likely hold.
+    fn expected(&self) -> (usize, usize) {
         let (bytes, records) = self.usual;
+        (bytes.min(self.limits.max_bytes), records.min(self.limits.max_records))
+    }
+
+    fn new_batch(&self) -> Batch {
+        let (bytes, records) = self.expected();
         let mut batch = Batch::default();
-        batch.expect(bytes.min(self.limits.max_bytes), records.min(self.limits.max_records));
+        batch.expect(bytes, records);
         if self.tight {
             batch.grow_tightly();
         }
