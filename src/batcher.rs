@@ -315,6 +315,11 @@ impl Batcher {
         self.fill.as_ref().filter(|fill| !fill.stored).map(|fill| fill.since + self.limits.max_wait)
     }
 
+    /// The range of the fresh batch that is being filled, and when it has waited long enough.
+    pub fn waiting(&self) -> Option<(OffsetRange, Instant)> {
+        Some((self.fill.as_ref()?.batch.range()?, self.due()?))
+    }
+
     /// Cuts a fresh batch as it is: its wait is over, or memory is short, or the tick ends. A
     /// stored range goes on filling.
     pub fn cut_now(&mut self) -> Option<Cut> {

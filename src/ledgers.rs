@@ -124,6 +124,13 @@ impl Ledgers {
         behind.get(&partition).is_none_or(|target| next >= *target)
     }
 
+    /// Whether the range has the last of what is to be done of the partition.
+    pub fn ends_target(&self, partition: Partition, range: OffsetRange) -> bool {
+        let inner = self.lock();
+        let target = inner.behind.as_ref().and_then(|behind| behind.get(&partition));
+        target.is_some_and(|target| range.first < *target && range.end() >= *target)
+    }
+
     /// Gets a message once the target is reached.
     pub fn reached(&self) -> &Receiver<()> {
         &self.reached.1
@@ -183,6 +190,25 @@ impl Inner {
 mod tests {
     use super::*;
     use crate::run::RunState;
+
+    #[test]
+    fn a_batch_ends_the_target_where_it_has_the_last_of_it() {
+        let ledgers = Ledgers::default();
+        let range = |first, last| OffsetRange::new(Offset::new(first), Offset::new(last));
+        ledgers.add(0, Ledger::new(Offset::ZERO, None));
+        ledgers.add(1, Ledger::new(Offset::ZERO, None));
+        assert!(!ledgers.ends_target(0, range(0, 9)), "there is none yet");
+        assert!(!ledgers.covers_target(0, Offset::new(10)));
+        ledgers.set_target([(0, Offset::new(10)), (1, Offset::ZERO)].into());
+        assert!(!ledgers.ends_target(0, range(0, 8)));
+        assert!(ledgers.ends_target(0, range(5, 9)) && ledgers.ends_target(0, range(5, 12)));
+        assert!(!ledgers.ends_target(0, range(10, 12)), "what came since waits as always");
+        assert!(!ledgers.ends_target(1, range(0, 0)), "nothing of it was to be done");
+        assert!(!ledgers.covers_target(0, Offset::new(9)));
+        assert!(
+            ledgers.covers_target(0, Offset::new(10)) && ledgers.covers_target(1, Offset::ZERO)
+        );
+    }
 
     #[test]
     fn the_target_is_reached_when_every_partition_is() {

@@ -25,8 +25,9 @@ pub const SENSOR_BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// A poll of the client that waits for records is ended this often, to see whether mb stops.
 pub const STOP_LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The same, once all that `--until-caught-up` is to do was read.
+/// The same, once all that `--until-caught-up` is to do was read; for so long.
 pub const LAST_LOOK_INTERVAL: Duration = Duration::from_millis(5);
+pub const LAST_LOOKS: Duration = Duration::from_secs(1);
 
 /// Offsets are committed this often while runs finish; the promise is once a second.
 pub const COMMIT_INTERVAL: Duration = Duration::from_millis(250);

@@ -76,7 +76,6 @@ pub fn execute(
     history: &Path,
     resets: &[Reset],
 ) -> Result<()> {
-    let was_left = schema::is_as_left(history);
     // A history that cannot be used is to be known before anything is changed.
     let db = if history.exists() { Some(schema::open(history)?) } else { None };
     let offsets: Vec<_> = resets.iter().map(|reset| (reset.partition, reset.to)).collect();
@@ -96,10 +95,6 @@ pub fn execute(
                      begins there all the same)";
         Error::storage(doing, cause)
     })?;
-    drop(db);
-    if was_left {
-        schema::note_left(history);
-    }
     if open_runs > 0 {
         log::info!(
             "{open_runs} unfinished run(s) of before are void: the new offsets say what is read"

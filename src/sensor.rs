@@ -135,6 +135,8 @@ struct Tick<'a> {
     now: Instant,
     ended: Option<Ended>,
     error: Option<Error>,
+    /// When all that `--until-caught-up` is to do was read.
+    read_out: Option<Instant>,
     /// What is to become runs at the next `flush`.
     cuts: Vec<(Partition, Cut)>,
     records: u64,
@@ -249,6 +251,7 @@ impl Sensor {
             now: started,
             ended: None,
             error: None,
+            read_out: None,
             cuts: Vec::new(),
             records: 0,
             bytes: 0,
@@ -395,7 +398,8 @@ impl Tick<'_> {
             let held = self.hold_back(consumer)?;
             let wait = self.wait();
             let wait = if held { wait.min(limits::PARKED_LOOK_INTERVAL) } else { wait };
-            let wait = if self.is_read_out() { wait.min(limits::LAST_LOOK_INTERVAL) } else { wait };
+            let wait =
+                if self.is_at_its_end() { wait.min(limits::LAST_LOOK_INTERVAL) } else { wait };
             let result = consumer.poll(wait, self);
             self.now = clock::now();
             self.cut_due();
@@ -432,13 +436,24 @@ impl Tick<'_> {
         Ok(any)
     }
 
-    /// All that `--until-caught-up` is to do was read: mb ends in a moment.
-    fn is_read_out(&mut self) -> bool {
+    /// All that `--until-caught-up` is to do was read a moment ago: mb ends in another, unless the last
+    /// runs take long.
+    fn is_at_its_end(&mut self) -> bool {
+        if !self.sensor.settings.until_caught_up {
+            return false;
+        }
+        if let Some(since) = self.read_out {
+            return self.now.saturating_duration_since(since) < limits::LAST_LOOKS;
+        }
         let ledgers = Arc::clone(&self.sensor.ledgers);
-        self.sensor.settings.until_caught_up
-            && self.sensor.slots().all(|(partition, slot)| {
-                ledgers.covers_target(partition, slot.batcher.read_position())
-            })
+        let mut slots = self.sensor.slots();
+        if slots
+            .all(|(partition, slot)| ledgers.covers_target(partition, slot.batcher.read_position()))
+        {
+            drop(slots);
+            self.read_out = Some(self.now);
+        }
+        self.read_out.is_some()
     }
 
     /// How long a poll may wait: until the tick is over or a batch has waited long enough; a
@@ -453,13 +468,10 @@ impl Tick<'_> {
         for index in 0..self.sensor.slots.len() {
             let now = self.now;
             let Some(slot) = &mut self.sensor.slots[index] else { continue };
-            let Some(due) = slot.batcher.due() else { continue };
+            let Some((range, due)) = slot.batcher.waiting() else { continue };
             // Where mb ends at what was there, nothing follows that is worth waiting for.
             let is_last = self.sensor.settings.until_caught_up
-                && self
-                    .sensor
-                    .ledgers
-                    .covers_target(index as Partition, slot.batcher.read_position());
+                && self.sensor.ledgers.ends_target(index as Partition, range);
             if (is_last || due <= now)
                 && let Some(cut) = slot.batcher.cut_now()
             {

@@ -486,6 +486,48 @@ mod tests {
     }
 
     #[test]
+    fn a_run_that_succeeds_when_it_is_made_again_after_a_halt_keeps_nothing_of_that() {
+        let folder = tempfile::tempdir().unwrap();
+        let db = schema::open(&folder.path().join(FILE)).unwrap();
+        db.execute("INSERT INTO scopes VALUES (1, 'kafka', '', 'g', 't', '', 0)", []).unwrap();
+        let (history, mut file) = History::stepped(db, ScopeId(1), "rdkafka", 100, |_| {}).unwrap();
+        let mut runs = planned(1);
+        let id = history.plan(runs.clone()).unwrap();
+        let Planned { key, whole, .. } = runs.remove(0);
+        let outcome = |state, error: Option<&str>| Outcome {
+            id,
+            key: key.clone(),
+            state,
+            records: 1,
+            attempt: AttemptRecord {
+                number: 1,
+                started_ms: 10,
+                run_us: 5,
+                worker: 0,
+                error: error.map(str::to_owned),
+                output: error.map(str::to_owned),
+            },
+            whole,
+            dead_letters: None,
+        };
+        let row = |file: &mut Stepped| {
+            file.write(usize::MAX).unwrap();
+            file.conclude();
+            let columns = "SELECT state, attempts, error, output FROM runs WHERE id = 1";
+            type Row = (i64, u32, Option<String>, Option<String>);
+            let row = |row: &rusqlite::Row<'_>| -> rusqlite::Result<Row> {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+            };
+            file.db().query_row(columns, [], row).unwrap()
+        };
+        history.outcome(outcome(RunState::Halted, Some("bad")));
+        let bad = || Some("bad".to_owned());
+        assert_eq!(row(&mut file), (RunState::Halted.code(), 1, bad(), bad()));
+        history.outcome(outcome(RunState::Succeeded, None));
+        assert_eq!(row(&mut file), (RunState::Succeeded.code(), 1, None, None));
+    }
+
+    #[test]
     fn while_the_file_cannot_be_written_no_run_starts_and_a_stop_does_not_wait_for_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(FILE);

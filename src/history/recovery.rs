@@ -3,7 +3,7 @@
 //! The decision whether the log's committed offset is ours is the pure function `resume`; the rest
 //! reads and marks rows, before the history thread starts.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -216,55 +216,40 @@ fn read(db: &Connection, scope: ScopeId) -> rusqlite::Result<BTreeMap<Partition,
             recorded.intents.push(Offset::new(row.get(1)?));
         }
     }
-    // From the newest run down. A partition's batches were planned in the order of their offsets, and
-    // what became of one has a higher number: behind the first that was committed since, there is
-    // nothing more of it. A long history costs nothing, unless a partition had no run for as long.
-    let mut rows = db.prepare_cached(
-        "SELECT id, client, partition, first_offset, last_offset, state, attempts, lane, lanes, \
-         ifnull(batch_first, first_offset), ifnull(batch_last, last_offset), parent IS NULL FROM runs \
-         WHERE scope = ?1 AND kind = ?2 ORDER BY id DESC",
+    // Of a long history next to nothing is needed: what says so of a row is read of all of them, the
+    // rest of few.
+    let mut states = db.prepare_cached(
+        "SELECT id, partition, state, ifnull(batch_last, last_offset) FROM runs \
+         WHERE scope = ?1 AND state NOT IN (?2, ?3) AND kind = ?4",
     )?;
-    let mut rows = rows.query(params![scope.0, KIND_TOPIC])?;
-    let mut looked_for: BTreeSet<Partition> = partitions.keys().copied().collect();
-    while !looked_for.is_empty()
-        && let Some(row) = rows.next()?
-    {
-        let id = row.get(0)?;
-        let partition: Partition = row.get(2)?;
-        if !looked_for.contains(&partition) {
-            continue;
-        }
-        let recorded = partitions.get_mut(&partition).expect("looked for, so known");
-        let range = OffsetRange::new(Offset::new(row.get(3)?), Offset::new(row.get(4)?));
-        let whole = OffsetRange::new(Offset::new(row.get(9)?), Offset::new(row.get(10)?));
-        let lane = Lane { index: row.get(7)?, count: row.get(8)? };
-        let state = RunState::from_code(row.get(5)?).unwrap_or(RunState::Queued);
-        if id <= void_up_to[&partition] {
-            looked_for.remove(&partition);
-            continue;
-        }
-        if matches!(state, RunState::Voided | RunState::Split) {
-            continue;
-        }
+    let left_out = [RunState::Voided.code(), RunState::Split.code()];
+    let mut states = states.query(params![scope.0, left_out[0], left_out[1], KIND_TOPIC])?;
+    let mut details = db.prepare_cached(
+        "SELECT client, first_offset, last_offset, attempts, lane, lanes, \
+         ifnull(batch_first, first_offset) FROM runs WHERE id = ?1",
+    )?;
+    while let Some(row) = states.next()? {
+        let (id, partition): (i64, Partition) = (row.get(0)?, row.get(1)?);
+        let Some(recorded) = partitions.get_mut(&partition) else { continue };
+        let state = RunState::from_code(row.get(2)?).unwrap_or(RunState::Queued);
+        let last = Offset::new(row.get(3)?);
         let committed_since = state.is_done()
-            && recorded.confirmed.is_some_and(|confirmed| whole.last < confirmed)
-            && recorded.intents.iter().all(|intent| whole.last < *intent);
-        if committed_since {
-            if row.get(11)? {
-                looked_for.remove(&partition);
-            }
+            && recorded.confirmed.is_some_and(|confirmed| last < confirmed)
+            && recorded.intents.iter().all(|intent| last < *intent);
+        if committed_since || id <= void_up_to[&partition] {
             continue;
         }
-        let client: String = row.get(1)?;
-        recorded.runs.push(RecordedRun {
-            id: RunId(id),
-            client: Backend::from_name(&client),
-            whole,
-            range,
-            lane,
-            state,
-            failed_attempts: row.get(6)?,
-        });
+        recorded.runs.push(details.query_row([id], |row| {
+            Ok(RecordedRun {
+                id: RunId(id),
+                client: Backend::from_name(&row.get::<_, String>(0)?),
+                whole: OffsetRange::new(Offset::new(row.get(6)?), last),
+                range: OffsetRange::new(Offset::new(row.get(1)?), Offset::new(row.get(2)?)),
+                lane: Lane { index: row.get(4)?, count: row.get(5)? },
+                state,
+                failed_attempts: row.get(3)?,
+            })
+        })?);
     }
     for recorded in partitions.values_mut() {
         recorded.runs.sort_by_key(|run| (run.whole.first, run.range.first, run.id));

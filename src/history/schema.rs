@@ -1,6 +1,5 @@
 //! The history file's tables and their version. Only SQL that makes or checks the file is here.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fs, io};
@@ -297,33 +296,6 @@ fn was_set_aside(path: &Path) -> bool {
     entries.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with(&start))
 }
 
-/// Notes, when mb has ended in order and nobody has the file open, how it was left: who finds it just so
-/// need not read all of it to see that it is whole. Where that cannot be noted, it is read.
-pub fn note_left(path: &Path) {
-    if let Some(state) = state(path)
-        && let Err(cause) = fs::write(with_ending(path, LEFT), state)
-    {
-        log::debug!("how the history was left is not noted: {cause}");
-    }
-}
-
-/// Whether nobody has touched the file since `note_left`.
-pub fn is_as_left(path: &Path) -> bool {
-    let left = fs::read_to_string(with_ending(path, LEFT)).ok();
-    left.is_some() && left == state(path)
-}
-
-/// Size and time of change; `None` where a journal lies beside it, so that a writer has it, or was killed.
-fn state(path: &Path) -> Option<String> {
-    if with_ending(path, "-wal").exists() {
-        return None;
-    }
-    let found = fs::metadata(path).ok()?;
-    Some(format!("{} bytes, changed {}.{:09}\n", found.len(), found.mtime(), found.mtime_nsec()))
-}
-
-const LEFT: &str = "-left";
-
 fn with_ending(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(ending);
@@ -332,7 +304,7 @@ fn with_ending(path: &Path, ending: &str) -> PathBuf {
 
 /// What is wrong with a file that should be a database; `None` where nothing is, or nothing is there.
 fn damage(path: &Path) -> Option<String> {
-    if !path.exists() || is_as_left(path) {
+    if !path.exists() {
         return None;
     }
     let check = || -> rusqlite::Result<String> {
@@ -603,26 +575,6 @@ mod tests {
             assert_eq!(aside.len(), 1, "{what}: {aside:?}");
             assert!(std::fs::read(&aside[0]).unwrap() == bytes, "{what}: the file is as it was");
         }
-    }
-
-    #[test]
-    fn what_was_left_in_order_is_known_again_until_somebody_touches_it() {
-        let folder = folder();
-        let path = folder.path().join("history.db");
-        assert!(!is_as_left(&path));
-        let db = open(&path).unwrap();
-        note_left(&path);
-        assert!(!is_as_left(&path), "it is open, its journal lies beside it");
-        drop(db);
-        assert!(!is_as_left(&path));
-        note_left(&path);
-        assert!(is_as_left(&path));
-        assert_eq!(damage(&path), None);
-        drop(open(&path).unwrap());
-        let mut bytes = std::fs::read(&path).unwrap();
-        bytes[4096..8192].fill(0xff);
-        std::fs::write(&path, bytes).unwrap();
-        assert!(!is_as_left(&path) && damage(&path).is_some());
     }
 
     #[test]

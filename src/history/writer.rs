@@ -111,8 +111,8 @@ pub(super) struct Writer {
     since_pruned: u64,
     /// Old runs had to stay, above what was confirmed then.
     prune_owed: bool,
-    /// `PRAGMA synchronous` is FULL now.
-    is_full: bool,
+    /// Whether `PRAGMA synchronous` is FULL now; `None` where that is not known.
+    is_full: Option<bool>,
     progress: Arc<Progress>,
 }
 
@@ -138,7 +138,7 @@ impl Writer {
             keep_runs,
             since_pruned: 0,
             prune_owed: true,
-            is_full: false,
+            is_full: None,
             progress,
         }
     }
@@ -196,13 +196,14 @@ impl Writer {
         let (scope, client) = (self.scope, self.client);
         // Cannot be changed within a transaction.
         let full = is_to_outlive_power(group);
-        if full != self.is_full {
+        if self.is_full != Some(full) {
+            self.is_full = None;
             self.db.execute_batch(if full {
                 "PRAGMA synchronous = FULL"
             } else {
                 "PRAGMA synchronous = NORMAL"
             })?;
-            self.is_full = full;
+            self.is_full = Some(full);
         }
         let change = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut common = Common::prepare(&change)?;
@@ -348,7 +349,7 @@ impl Common<'_> {
             )?,
             succeed: change.prepare_cached(
                 "UPDATE runs SET state = ?2, attempts = 1, started_ms = ?3, ended_ms = ?4, run_us = ?5, \
-                 worker = ?6, records = ?7 WHERE id = ?1",
+                 worker = ?6, records = ?7, error = NULL, output = NULL WHERE id = ?1",
             )?,
         })
     }

@@ -7,6 +7,10 @@ impl Tick<'_> {
     /// What follows where the log has not what was to be read.
     pub(super) fn missing(&mut self, error: Error) -> Result<()> {
         let Error::OffsetOutOfRange { partition, offset, .. } = error else { return Err(error) };
+        // What was read in front of the gap had no room, and is read again: the next tick finds the gap.
+        if self.flush() == Flow::Stop || self.ended.is_some() {
+            return Ok(());
+        }
         let topic = Arc::clone(&self.sensor.settings.topic);
         let marks = self.sensor.broker.watermarks(&topic, &[partition])?[&partition];
         if offset > marks.end {
