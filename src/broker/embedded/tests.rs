@@ -135,7 +135,9 @@ fn partitions_are_read_in_turn() {
     consumer.poll(NOW, &mut taker).unwrap();
     for partition in 0..3 {
         let records = taker.read.iter().filter(|(of, ..)| *of == partition).count();
-        assert!(records >= 1000, "partition {partition} had {records} of one poll");
+        // How many is by the chunks that they were written in, which time may have cut; one after the
+        // other, the first two would have filled the poll.
+        assert!(records > 0, "partition {partition} had {records} of one poll");
     }
     assert!(taker.read.len() <= crate::limits::POLL_RECORDS);
 }
