@@ -16,7 +16,7 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 const RUNS: i64 = 10_000;
-/// Runs that may queue up in the history's channel, with two writes each.
+/// Runs that may queue up in the history's inbox, with two writes each.
 const PART: i64 = mb::limits::HISTORY_QUEUE_WRITES as i64 / 2;
 const LIMIT: Duration = Duration::from_secs(60);
 const KEEP_RUNS: u64 = 100_000;

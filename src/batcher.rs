@@ -299,8 +299,8 @@ impl Batcher {
         None
     }
 
-    /// Everything below `next` is cut and accepted, and nothing else is cut: the cursor passes a gap, to the log's end or up
-    /// to the next stored range. True where it moved.
+    /// Everything below `next` is cut and accepted, and nothing else is cut: the cursor passes a gap,
+    /// to the log's end or up to the next stored range. True where it moved.
     pub fn advance(&mut self, next: Offset) -> bool {
         let next = self.stored.front().map_or(next, |front| next.min(front.range.first));
         if self.fill.is_none() && self.cut_to <= self.cursor && next > self.cursor {

@@ -180,37 +180,36 @@ impl RunQueue {
                 Ok(run) => return Some(run),
                 Err(wait) => wait,
             };
-            // Nearly always under load: what is there is taken without making anybody known as waiting.
-            if !self.receiver.is_empty()
-                && let Some(run) = self.take()
-            {
-                if wait < IDLE {
-                    self.wake_one();
-                }
-                return Some(run);
+            // Under load something nearly always is, and nobody need be known as waiting.
+            if self.receiver.is_empty() && !self.sleep_until_queued(retired, wait) {
+                continue;
             }
-            let mut select = crossbeam_channel::Select::new();
-            select.recv(&self.closing);
-            select.recv(retired);
-            let woken = select.recv(&self.wake.1);
-            let queued = select.recv(&self.receiver);
-            let run = match select.ready_timeout(wait) {
-                Ok(ready) if ready == queued => self.take(),
-                Ok(ready) if ready == woken => {
-                    // Another worker may have been quicker: then it looks.
-                    let _ = self.wake.1.try_recv();
-                    continue;
-                }
-                _ => continue,
-            };
             // Even where the queue was closed meanwhile: another worker may have taken the run behind
             // this one, and what is done above a hole cannot be committed.
-            let Some(run) = run else { continue };
+            let Some(run) = self.take() else { continue };
             // Who watched for the next due retry now has other work: another one watches.
             if wait < IDLE {
                 self.wake_one();
             }
             return Some(run);
+        }
+    }
+
+    /// True where a run is in the channel, as far as is known; false where anything else is to be looked at.
+    fn sleep_until_queued(&self, retired: &Receiver<()>, wait: Duration) -> bool {
+        let mut select = crossbeam_channel::Select::new();
+        select.recv(&self.closing);
+        select.recv(retired);
+        let woken = select.recv(&self.wake.1);
+        let queued = select.recv(&self.receiver);
+        match select.ready_timeout(wait) {
+            Ok(ready) if ready == queued => true,
+            Ok(ready) if ready == woken => {
+                // Another worker may have been quicker: then it looks.
+                let _ = self.wake.1.try_recv();
+                false
+            }
+            _ => false,
         }
     }
 

@@ -2,7 +2,7 @@
 //! the run queue.
 //!
 //! The cursors live in the batchers, here, in memory; what makes a batch is decided there. This
-//! file owns the tick: its consumer, its time, its errors, and how a batch becomes a run.
+//! file owns the tick: its consumer, its time, its errors. How cuts become runs is in `deliver`.
 
 mod deliver;
 mod memory;
@@ -400,11 +400,10 @@ impl Tick<'_> {
             let wait = if held { wait.min(limits::PARKED_LOOK_INTERVAL) } else { wait };
             let wait =
                 if self.is_at_its_end() { wait.min(limits::LAST_LOOK_INTERVAL) } else { wait };
-            let result = consumer.poll(wait, self);
+            consumer.poll(wait, self)?;
             self.now = clock::now();
             self.cut_due();
             self.flush();
-            result?;
             self.tell_ledgers();
         }
     }
@@ -446,14 +445,11 @@ impl Tick<'_> {
             return self.now.saturating_duration_since(since) < limits::LAST_LOOKS;
         }
         let ledgers = Arc::clone(&self.sensor.ledgers);
-        let mut slots = self.sensor.slots();
-        if slots
-            .all(|(partition, slot)| ledgers.covers_target(partition, slot.batcher.read_position()))
-        {
-            drop(slots);
-            self.read_out = Some(self.now);
-        }
-        self.read_out.is_some()
+        let is_read_out = self.sensor.slots().all(|(partition, slot)| {
+            ledgers.covers_target(partition, slot.batcher.read_position())
+        });
+        self.read_out = is_read_out.then_some(self.now);
+        is_read_out
     }
 
     /// How long a poll may wait: until the tick is over or a batch has waited long enough; a

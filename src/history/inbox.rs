@@ -31,8 +31,6 @@ struct State<T> {
     blocked: usize,
     /// Nothing more is taken in.
     closed: bool,
-    /// Nobody takes anything out any more.
-    abandoned: bool,
 }
 
 impl<T> Inbox<T> {
@@ -44,7 +42,6 @@ impl<T> Inbox<T> {
             sleeps: false,
             blocked: 0,
             closed: false,
-            abandoned: false,
         };
         Inbox { state: Mutex::new(state), filled: Condvar::new(), room: Condvar::new(), most }
     }
@@ -53,7 +50,7 @@ impl<T> Inbox<T> {
     /// somebody waits for it. False where it was not taken in.
     pub fn send(&self, write: T, hurry: bool, deadline: Option<Instant>) -> bool {
         let mut state = self.lock();
-        while state.writes.len() >= self.most && !state.closed && !state.abandoned {
+        while state.writes.len() >= self.most && !state.closed {
             let limit = deadline.map_or(limits::DURATION_MAX, |deadline| {
                 deadline.saturating_duration_since(Instant::now())
             });
@@ -64,7 +61,7 @@ impl<T> Inbox<T> {
             state = wait(&self.room, state, limit);
             state.blocked -= 1;
         }
-        if state.closed || state.abandoned {
+        if state.closed {
             return false;
         }
         let was_empty = state.writes.is_empty();
@@ -135,13 +132,11 @@ impl<T> Inbox<T> {
         self.lock().closed
     }
 
-    /// The taker is gone: what is there is dropped, and nobody waits for room any more.
+    /// The taker is gone: as `close`, and what is there is dropped.
     pub fn abandon(&self) {
-        let mut state = self.lock();
-        state.abandoned = true;
-        let left = std::mem::take(&mut state.writes);
-        drop(state);
-        self.room.notify_all();
+        self.close();
+        let left = std::mem::take(&mut self.lock().writes);
+        // Whoever waits for one of them hears of it, without the lock.
         drop(left);
     }
 

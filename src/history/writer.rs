@@ -19,7 +19,7 @@ use super::{AttemptRecord, DeadLetters, Ending, Outcome, Planned, Progress, Scop
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::limits;
-use crate::offset::{Again, Lane, OffsetRange, Partition};
+use crate::offset::{Again, OffsetRange, Partition};
 use crate::run::RunState;
 
 /// A run that ended for good and is in the file.
@@ -206,11 +206,11 @@ impl Writer {
             self.is_full = Some(full);
         }
         let change = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut common = Common::prepare(&change)?;
+        let mut statements = Statements::prepare(&change)?;
         for write in group {
-            apply(&change, scope, client, write, &mut common)?;
+            apply(&change, &mut statements, scope, client, write)?;
         }
-        drop(common);
+        drop(statements);
         change.commit()
     }
 
@@ -333,103 +333,45 @@ fn prune(db: &mut Connection, keep_runs: u64) -> rusqlite::Result<bool> {
     Ok(owed)
 }
 
-/// The two statements that nearly all of a busy history's writes are, found once for a group: a run of
-/// all records of its batch, and the success of a first attempt. What they leave out is as it was made.
-struct Common<'c> {
-    plan: CachedStatement<'c>,
-    succeed: CachedStatement<'c>,
+/// The two statements that nearly all of a busy history's writes are, found once for a group.
+struct Statements<'c> {
+    insert_run: CachedStatement<'c>,
+    end_attempt: CachedStatement<'c>,
 }
 
-impl Common<'_> {
-    fn prepare<'c>(change: &'c Transaction<'_>) -> rusqlite::Result<Common<'c>> {
-        Ok(Common {
-            plan: change.prepare_cached(
-                "INSERT INTO runs(id, scope, client, partition, first_offset, last_offset, records, \
-                 bytes, state, queued_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+impl Statements<'_> {
+    fn prepare<'c>(change: &'c Transaction<'_>) -> rusqlite::Result<Statements<'c>> {
+        Ok(Statements {
+            insert_run: change.prepare_cached(
+                "INSERT INTO runs(id, scope, client, partition, first_offset, last_offset, batch_first, \
+                 batch_last, lane, lanes, parent, attempts, kind, request, records, bytes, state, queued_ms) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
             )?,
-            succeed: change.prepare_cached(
-                "UPDATE runs SET state = ?2, attempts = 1, started_ms = ?3, ended_ms = ?4, run_us = ?5, \
-                 worker = ?6, records = ?7, error = NULL, output = NULL WHERE id = ?1",
+            end_attempt: change.prepare_cached(
+                "UPDATE runs SET state = ?2, attempts = ?3, started_ms = ?4, ended_ms = ?5, run_us = ?6, \
+                 worker = ?7, error = ?8, output = ?9, records = ?10 WHERE id = ?1",
             )?,
         })
-    }
-
-    /// True where it was a run of this kind, and is written.
-    fn plan(&mut self, scope: ScopeId, client: &str, run: &Planned) -> rusqlite::Result<bool> {
-        let key = &run.key;
-        let is_plain = run.whole == key.range
-            && key.lane == Lane::WHOLE
-            && key.again.is_none()
-            && run.parent.is_none()
-            && run.failed_attempts == 0;
-        if is_plain {
-            self.plan.execute(params![
-                run.id.0,
-                scope.0,
-                client,
-                key.partition,
-                key.range.first.get(),
-                key.range.last.get(),
-                run.records,
-                run.bytes,
-                RunState::Queued.code(),
-                run.queued_ms
-            ])?;
-        }
-        Ok(is_plain)
-    }
-
-    /// True where it was an outcome of this kind, and is written.
-    fn succeed(&mut self, outcome: &Outcome) -> rusqlite::Result<bool> {
-        let AttemptRecord { number, started_ms, run_us, worker, error, output } = &outcome.attempt;
-        let is_plain = outcome.state == RunState::Succeeded
-            && *number == 1
-            && error.is_none()
-            && output.is_none()
-            && outcome.dead_letters.is_none()
-            && outcome.key.again.is_none();
-        if is_plain {
-            self.succeed.execute(params![
-                outcome.id.0,
-                outcome.state.code(),
-                started_ms,
-                started_ms + run_us / 1000,
-                run_us,
-                worker,
-                outcome.records
-            ])?;
-        }
-        Ok(is_plain)
     }
 }
 
 fn apply(
     change: &Transaction<'_>,
+    statements: &mut Statements<'_>,
     scope: ScopeId,
     client: &str,
     write: &Write,
-    common: &mut Common<'_>,
 ) -> rusqlite::Result<()> {
     match write {
-        Write::Planned(runs) => {
-            for run in runs {
-                if !common.plan(scope, client, run)? {
-                    insert_runs(change, scope, client, std::slice::from_ref(run))?;
-                }
-            }
-        }
+        Write::Planned(runs) => insert_runs(change, statements, scope, client, runs)?,
         Write::Split(parent, runs) => {
-            apply_outcome(change, scope, parent)?;
-            insert_runs(change, scope, client, runs)?;
+            apply_outcome(change, statements, scope, parent)?;
+            insert_runs(change, statements, scope, client, runs)?;
             if let Some(Again::Redrive(request)) = parent.key.again {
                 letters::settle(change, parent, request)?;
             }
         }
-        Write::Outcome(outcome, _) => {
-            if !common.succeed(outcome)? {
-                apply_outcome(change, scope, outcome)?;
-            }
-        }
+        Write::Outcome(outcome, _) => apply_outcome(change, statements, scope, outcome)?,
         Write::EndRequest(request, state, note) => {
             change.execute(
                 "UPDATE requests SET state = ?2, ended_ms = ?3, note = ifnull(?4, note) \
@@ -523,15 +465,11 @@ pub(super) fn insert_gap(
 
 fn insert_runs(
     change: &Transaction<'_>,
+    statements: &mut Statements<'_>,
     scope: ScopeId,
     client: &str,
     runs: &[Planned],
 ) -> rusqlite::Result<()> {
-    let mut insert = change.prepare_cached(
-        "INSERT INTO runs(id, scope, client, partition, first_offset, last_offset, batch_first, \
-         batch_last, lane, lanes, parent, attempts, kind, request, records, bytes, state, queued_ms) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
-    )?;
     for run in runs {
         let (range, whole, lane) = (run.key.range, run.whole, run.key.lane);
         // Of most runs the batch is theirs alone.
@@ -541,7 +479,7 @@ fn insert_runs(
             Some(Again::Redrive(request)) => (KIND_REDRIVE, Some(request)),
             Some(Again::Replay(request)) => (KIND_REPLAY, Some(request)),
         };
-        insert.execute(params![
+        statements.insert_run.execute(params![
             run.id.0,
             scope.0,
             client,
@@ -570,27 +508,23 @@ fn insert_runs(
 
 fn apply_outcome(
     change: &Transaction<'_>,
+    statements: &mut Statements<'_>,
     scope: ScopeId,
     outcome: &Outcome,
 ) -> rusqlite::Result<()> {
     let AttemptRecord { number, started_ms, run_us, worker, error, output } = &outcome.attempt;
-    change
-        .prepare_cached(
-            "UPDATE runs SET state = ?2, attempts = ?3, started_ms = ?4, ended_ms = ?5, run_us = ?6, \
-             worker = ?7, error = ?8, output = ?9, records = ?10 WHERE id = ?1",
-        )?
-        .execute(params![
-            outcome.id.0,
-            outcome.state.code(),
-            number,
-            started_ms,
-            started_ms + run_us / 1000,
-            run_us,
-            worker,
-            error,
-            output,
-            outcome.records
-        ])?;
+    statements.end_attempt.execute(params![
+        outcome.id.0,
+        outcome.state.code(),
+        number,
+        started_ms,
+        started_ms + run_us / 1000,
+        run_us,
+        worker,
+        error,
+        output,
+        outcome.records
+    ])?;
     if let Some(error) = error.as_ref().filter(|_| outcome.is_of_an_attempt()) {
         change
             .prepare_cached(

@@ -7,7 +7,6 @@ use super::*;
 /// A cut that becomes runs at the next `flush`.
 struct Planning {
     partition: Partition,
-    range: OffsetRange,
     stored: Stored,
     batches: Vec<Batch>,
     permit: Permit,
@@ -41,7 +40,7 @@ impl Tick<'_> {
             return self.end(Ended::Stopping);
         };
         for cut in planning.iter_mut().filter(|cut| !cut.stored.registered) {
-            self.sensor.ledgers.register(cut.partition, cut.range, cut.stored.parts.len());
+            self.sensor.ledgers.register(cut.partition, cut.stored.range, cut.stored.parts.len());
             cut.stored.registered = true;
         }
         let mut planning = planning.into_iter();
@@ -71,7 +70,6 @@ impl Tick<'_> {
         let mut planned = Vec::with_capacity(self.cuts.len());
         let mut planning = Vec::with_capacity(self.cuts.len());
         for (partition, cut) in self.cuts.drain(..) {
-            let range = cut.range();
             let (records, bytes) = (cut.batch.len(), cut.batch.payload_bytes());
             let (stored, batches) = match cut.identity {
                 Identity::Again(stored) => {
@@ -93,7 +91,7 @@ impl Tick<'_> {
                 }
             };
             let permit = cut.permit;
-            planning.push(Planning { partition, range, stored, batches, permit, records, bytes });
+            planning.push(Planning { partition, stored, batches, permit, records, bytes });
         }
         if planned.is_empty() {
             return Some(planning);
@@ -108,7 +106,8 @@ impl Tick<'_> {
 
     /// What the queue takes is its own from then on; only the rest, which comes back, is read again.
     fn push_all(&mut self, cut: Planning) -> Result<(), ((Partition, Stored), Refused)> {
-        let Planning { partition, range, mut stored, batches, permit, records, bytes } = cut;
+        let Planning { partition, mut stored, batches, permit, records, bytes } = cut;
+        let range = stored.range;
         let permit = Arc::new(permit);
         for batch in batches {
             let part = stored.parts[0];

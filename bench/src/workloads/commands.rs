@@ -5,7 +5,7 @@ use std::process::Command;
 use mb_bench::Result;
 
 use super::{Bench, Figures, RUN_LIMIT, in_history, of_usage};
-use crate::contender::{Task, mb};
+use crate::contender::mb;
 use crate::figures::{Metric, Section, thousands};
 use crate::plan::{CONCURRENCY, PARTITIONS, VALUE_BYTES};
 use crate::process;
@@ -44,14 +44,7 @@ impl Bench<'_> {
 
     fn by_mb(&self, topic: &str, count: u64) -> Result<Figures> {
         let (group, scratch) = (self.fresh("group"), self.scratch()?);
-        let task = Task {
-            address: &self.broker.address,
-            topic,
-            count,
-            batch: 1,
-            concurrency: CONCURRENCY,
-            group: &group,
-        };
+        let task = self.task(topic, &group, count, 1);
         let mut command = mb(self.programs, &task, &scratch.0);
         command.args(["--client", "rdkafka", "--exec", COMMAND]);
         let usage = process::run(command, RUN_LIMIT)?;

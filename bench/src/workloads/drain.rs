@@ -4,7 +4,7 @@ use mb_bench::Result;
 use serde::Deserialize;
 
 use super::{Bench, Figures, RUN_LIMIT, in_history, of_usage};
-use crate::contender::{BY_PARTITION, Contender, FRANZ, KAFKA, POLL, QUEUE, SPARK, Task};
+use crate::contender::{BY_PARTITION, Contender, FRANZ, KAFKA, POLL, QUEUE, SPARK};
 use crate::figures::{Metric, Row, Section};
 use crate::plan::{CONCURRENCY, Drain, PARTITIONS, VALUE_BYTES};
 use crate::process::Running;
@@ -88,14 +88,7 @@ impl Bench<'_> {
         topic: &str,
     ) -> Result<Figures> {
         let (group, scratch) = (self.fresh("group"), self.scratch()?);
-        let task = Task {
-            address: &self.broker.address,
-            topic,
-            count,
-            batch: drain.batch,
-            concurrency: CONCURRENCY,
-            group: &group,
-        };
+        let task = self.task(topic, &group, count, drain.batch);
         let mut running = Running::start(contender.command(self.programs, &task, &scratch.0)?)?;
         if contender.is_a_tree() {
             running = running.with_tree();

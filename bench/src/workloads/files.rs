@@ -7,9 +7,9 @@ use std::process::Command;
 use mb_bench::Result;
 
 use super::{Bench, Figures, RUN_LIMIT, in_history, of_usage};
-use crate::contender::{Task, mb};
+use crate::contender::mb;
 use crate::figures::{Metric, Section, thousands};
-use crate::plan::{CONCURRENCY, PARTITIONS, VALUE_BYTES};
+use crate::plan::{PARTITIONS, VALUE_BYTES};
 use crate::process;
 
 const BATCH: u64 = 500;
@@ -57,14 +57,7 @@ impl Bench<'_> {
     fn by_files(&self, topic: &str, count: u64) -> Result<Figures> {
         let (group, scratch) = (self.fresh("group"), self.scratch()?);
         let out = scratch.0.join("out");
-        let task = Task {
-            address: &self.broker.address,
-            topic,
-            count,
-            batch: BATCH,
-            concurrency: CONCURRENCY,
-            group: &group,
-        };
+        let task = self.task(topic, &group, count, BATCH);
         let mut command = mb(self.programs, &task, &scratch.0);
         command.args(["--client", "rdkafka", "--step", "files", "--out"]).arg(&out);
         let usage = process::run(command, RUN_LIMIT)?;

@@ -6,10 +6,10 @@ use mb_bench::Result;
 use rustix::process::Signal;
 
 use super::{Bench, Figures};
-use crate::contender::{MB_RDKAFKA, Task, mb};
+use crate::contender::{MB_RDKAFKA, mb};
 use crate::figures::{Metric, Section, median, thousands};
 use crate::interrupt;
-use crate::plan::{CONCURRENCY, PARTITIONS};
+use crate::plan::PARTITIONS;
 use crate::process::Running;
 
 const VALUE_BYTES: usize = 1024;
@@ -53,14 +53,7 @@ impl Bench<'_> {
 
     fn memory_once(&self, topic: &str, count: u64) -> Result<Figures> {
         let (group, scratch) = (self.fresh("group"), self.scratch()?);
-        let task = Task {
-            address: &self.broker.address,
-            topic,
-            count,
-            batch: BATCH,
-            concurrency: CONCURRENCY,
-            group: &group,
-        };
+        let task = self.task(topic, &group, count, BATCH);
         let mut command = mb(self.programs, &task, &scratch.0);
         command.args(["--client", "rdkafka", "--step", "discard", "--step-delay", STEP]);
         let running = Running::start(command)?;

@@ -17,10 +17,10 @@ use mb_bench::Result;
 use rusqlite::Connection;
 
 use crate::broker::Broker;
-use crate::contender::Programs;
+use crate::contender::{Programs, Task};
 use crate::figures::{Metric, Row, Section};
 use crate::interrupt;
-use crate::plan::Plan;
+use crate::plan::{CONCURRENCY, Plan};
 use crate::process::Usage;
 
 /// No contender of any workload takes so long.
@@ -77,6 +77,11 @@ impl Bench<'_> {
     fn fresh(&self, what: &str) -> String {
         self.fresh.set(self.fresh.get() + 1);
         format!("{what}-{}", self.fresh.get())
+    }
+
+    /// What is the same in all workloads that drain.
+    fn task<'t>(&'t self, topic: &'t str, group: &'t str, count: u64, batch: u64) -> Task<'t> {
+        Task { address: &self.broker.address, topic, count, batch, concurrency: CONCURRENCY, group }
     }
 
     fn scratch(&self) -> Result<Scratch> {

@@ -7,9 +7,9 @@ use mb_bench::Result;
 use rusqlite::Connection;
 
 use super::{Bench, Figures, RUN_LIMIT, in_history, of_usage};
-use crate::contender::{Task, mb};
+use crate::contender::mb;
 use crate::figures::{Metric, Section, thousands};
-use crate::plan::{CONCURRENCY, PARTITIONS, VALUE_BYTES};
+use crate::plan::{PARTITIONS, VALUE_BYTES};
 use crate::process;
 
 const PARTITION_COUNTS: [(&str, i32); 4] = [
@@ -104,14 +104,7 @@ impl Bench<'_> {
     }
 
     fn scaled(&self, topic: &str, group: &str, batch: u64, data_dir: &Path) -> Command {
-        let task = Task {
-            address: &self.broker.address,
-            topic,
-            count: self.plan.scale_count(),
-            batch,
-            concurrency: CONCURRENCY,
-            group,
-        };
+        let task = self.task(topic, group, self.plan.scale_count(), batch);
         let mut command = mb(self.programs, &task, data_dir);
         command.args(["--client", "rdkafka", "--step", "discard"]);
         command
