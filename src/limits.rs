@@ -178,12 +178,27 @@ pub const SHELL_CHECK_LIMIT: Duration = Duration::from_secs(10);
 pub const PLAN_RUNS: usize = 64;
 /// Records that one poll of the client hands over at most.
 pub const POLL_RECORDS: usize = 4096;
-/// librdkafka's `queued.max.messages.kbytes` of one consumer.
-pub const RDKAFKA_QUEUE_KIB: usize = 16 * 1024;
+/// librdkafka's `queued.max.messages.kbytes` of one consumer: what it reads ahead stays within the
+/// processor's caches until it is taken.
+pub const RDKAFKA_QUEUE_KIB: usize = 4 * 1024;
 /// Records that one consumer of librdkafka's holds before it stops fetching: each costs it some 350
 /// bytes beyond its key and value, which the bound above does not count (10-byte records: 1.1 GB where
 /// there is no bound).
-pub const RDKAFKA_QUEUE_RECORDS: usize = 50_000;
+pub const RDKAFKA_QUEUE_RECORDS: usize = 10_000;
+/// What one fetch of librdkafka's brings at most, of all partitions together, in bytes. Soft, like all
+/// bounds of a fetch: the broker sends the first batch of a partition whole, however large it is.
+pub const RDKAFKA_FETCH_BYTES: usize = 8 << 20;
+
+/// What one fetch of librdkafka's brings at most of each of so many partitions, in bytes: 1 MiB
+/// together, so that an answer is still in the processor's caches when it is parsed, but from a few
+/// partitions on a quarter of that each, or there would be too many answers.
+pub const fn rdkafka_fetch_bytes(partitions: usize) -> usize {
+    match partitions {
+        0 | 1 => 1 << 20,
+        2 | 3 => (1 << 20) / partitions,
+        _ => 1 << 18,
+    }
+}
 /// The producer's buffer in librdkafka.
 pub const PRODUCER_QUEUE_KIB: usize = 16 * 1024;
 

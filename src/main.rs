@@ -11,7 +11,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Memory that was given back goes to the system after so long, not after a second (mimalloc's own
 /// default): a backlog that is over does not stay.
-const PURGE_DELAY_MS: c_long = 50;
+const PURGE_DELAY_MS: c_long = 200;
 
 /// `mi_option_purge_delay` of mimalloc 3's `mi_option_t`.
 const PURGE_DELAY: c_int = 15;

@@ -131,7 +131,7 @@ impl Broker for Librdkafka {
     ) -> Result<Box<dyn Consumer>> {
         let isolation = self.capabilities().isolation(settings.isolation)?;
         let servers = self.wire.known_servers();
-        let client = new_client(&settings::consumer(&servers, settings, isolation))?;
+        let client = new_client(&settings::consumer(&servers, from.len(), settings, isolation))?;
         Ok(Box::new(LibrdkafkaConsumer::start(client, topic, from, settings)?))
     }
 
@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn librdkafka_takes_the_settings() {
         let fetch = FetchSettings { min_bytes: 0, max_record_bytes: usize::MAX, isolation: None };
-        let consumer = |isolation| settings::consumer("localhost:1", &fetch, isolation);
+        let consumer = |isolation| settings::consumer("localhost:1", 4, &fetch, isolation);
         for config in [
             consumer(Isolation::ReadCommitted),
             consumer(Isolation::ReadUncommitted),

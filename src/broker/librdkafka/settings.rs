@@ -10,10 +10,6 @@ use crate::broker::FetchSettings;
 use crate::config::Isolation;
 use crate::limits;
 
-/// What one fetch brings at most of one partition, and of all together, in bytes. Both are soft:
-/// the broker sends the first batch of a partition whole, however large it is.
-const FETCH_PARTITION_BYTES: usize = 1 << 20;
-const FETCH_BYTES: usize = 8 << 20;
 /// The broker answers after this time where it has less than `fetch.min.bytes`. A partition that
 /// becomes ready to be fetched waits for the answer under way, so it is short.
 const FETCH_WAIT: Duration = Duration::from_millis(100);
@@ -22,11 +18,16 @@ const RESPONSE_SLACK_BYTES: usize = 64 << 20;
 /// librdkafka's upper bound for `receive.message.max.bytes`.
 const RESPONSE_BYTES_MAX: usize = i32::MAX as usize;
 
-/// Reads records, from explicit offsets, without a group.
-pub(super) fn consumer(servers: &str, fetch: &FetchSettings, isolation: Isolation) -> ClientConfig {
+/// Reads records of so many partitions, from explicit offsets, without a group.
+pub(super) fn consumer(
+    servers: &str,
+    partitions: usize,
+    fetch: &FetchSettings,
+    isolation: Isolation,
+) -> ClientConfig {
     let response_bytes = fetch
         .max_record_bytes
-        .saturating_add(FETCH_BYTES + RESPONSE_SLACK_BYTES)
+        .saturating_add(limits::RDKAFKA_FETCH_BYTES + RESPONSE_SLACK_BYTES)
         .min(RESPONSE_BYTES_MAX);
     let mut config = common(servers);
     config
@@ -46,8 +47,8 @@ pub(super) fn consumer(servers: &str, fetch: &FetchSettings, isolation: Isolatio
         .set("fetch.error.backoff.ms", "50")
         .set("fetch.wait.max.ms", FETCH_WAIT.as_millis().to_string())
         .set("fetch.min.bytes", fetch.min_bytes.clamp(1, 100_000_000).to_string())
-        .set("fetch.message.max.bytes", FETCH_PARTITION_BYTES.to_string())
-        .set("fetch.max.bytes", FETCH_BYTES.to_string())
+        .set("fetch.message.max.bytes", limits::rdkafka_fetch_bytes(partitions).to_string())
+        .set("fetch.max.bytes", limits::RDKAFKA_FETCH_BYTES.to_string())
         .set("receive.message.max.bytes", response_bytes.to_string());
     config
 }
