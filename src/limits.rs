@@ -174,8 +174,10 @@ pub const SCRATCH_FOLDER_TRIES: usize = 16;
 /// Asking the shell, at the start, whether it can make sense of a command.
 pub const SHELL_CHECK_LIMIT: Duration = Duration::from_secs(10);
 
-/// Runs of one poll that are planned together at most.
+/// Runs that are planned together at most.
 pub const PLAN_RUNS: usize = 64;
+/// How long runs wait for company to be planned with, while records come in bulk.
+pub const PLAN_LINGER: Duration = Duration::from_millis(5);
 /// Records that one poll of the client hands over at most.
 pub const POLL_RECORDS: usize = 4096;
 /// librdkafka's `queued.max.messages.kbytes` of one consumer: what it reads ahead stays within the

@@ -6,6 +6,8 @@
 //! a partition has few: `is_held` tells the sensor to stop reading it. Which run waits for which is
 //! decided in `lanes`.
 
+mod bell;
+
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::sync::atomic::AtomicBool;
@@ -26,6 +28,8 @@ use crate::requested::Requested;
 use crate::run::{Run, RunId};
 use crate::thread::stopped_within;
 
+use self::bell::Bell;
+
 /// Why a run was not taken. It is dropped, with its memory: its records are read again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
@@ -42,11 +46,8 @@ pub struct RunQueue {
     retries: Mutex<BinaryHeap<Reverse<Retry>>>,
     /// `None` without an order: nothing waits for anything.
     lanes: Option<Mutex<Parked>>,
-    /// One message is in it whenever some idle worker should look at the retries again.
-    wake: (Sender<()>, Receiver<()>),
-    /// Dropping the sender wakes every worker; the flag says why.
-    open: Mutex<Option<Sender<()>>>,
-    closing: Receiver<()>,
+    /// Rings whenever some idle worker should look at queue and retries again.
+    bell: Bell,
     closed: AtomicBool,
     /// Of redrives and replays.
     pub requested: Requested,
@@ -82,15 +83,12 @@ impl RunQueue {
     /// A queue for at most `runs` runs, which hold at most `bytes` together.
     pub fn new(runs: usize, order: Order, bytes: usize) -> RunQueue {
         let (sender, receiver) = bounded(runs);
-        let (open, closing) = bounded(0);
         RunQueue {
             sender,
             receiver,
             retries: Mutex::default(),
             lanes: (order != Order::None).then(|| Mutex::new(Parked::new(order, bytes / 2))),
-            wake: bounded(1),
-            open: Mutex::new(Some(open)),
-            closing,
+            bell: Bell::default(),
             closed: AtomicBool::new(false),
             requested: Requested::default(),
             cancels: Arc::default(),
@@ -105,11 +103,13 @@ impl RunQueue {
 
     /// Gives a run to the workers; waits for room until `deadline`, or until `stop` is closed.
     pub fn push(&self, run: Run, deadline: Instant, stop: &Receiver<()>) -> Result<(), Refused> {
-        self.push_while(run, deadline, stop, (&never(), &|| true))
+        let pushed = self.push_while(run, deadline, stop, (&never(), &|| true));
+        self.wake();
+        pushed
     }
 
     /// As `push`, and waits no longer than a condition holds: it is looked at whenever a message
-    /// comes.
+    /// comes. Several can be pushed so; `wake` comes behind them.
     pub fn push_while(
         &self,
         run: Run,
@@ -121,6 +121,7 @@ impl RunQueue {
             Ok(()) => return Ok(()),
             Err(refused) => refused.into_inner(),
         };
+        self.wake();
         loop {
             let wait = deadline.saturating_duration_since(clock::now());
             if wait.is_zero() || !waits() {
@@ -158,30 +159,36 @@ impl RunQueue {
         }
     }
 
+    /// Runs were pushed: a worker comes for them.
+    pub fn wake(&self) {
+        self.bell.ring();
+    }
+
     /// Keeps a run for another attempt at `due`.
     pub fn retry(&self, run: Run, due: Instant) {
         self.lock_retries().push(Reverse(Retry { due, run }));
-        self.wake_one();
+        self.bell.ring();
     }
 
-    /// The next run for a worker, a due retry before a queued run; `None` when the queue is closed, or
-    /// the sender of `retired` is gone.
+    /// The next run for a worker, a due retry before a queued run, to be told by `begun`; `None` when the queue is closed, or
+    /// the sender of `retired` is gone (`look_again` tells those that sleep).
     pub fn next(&self, retired: &Receiver<()>) -> Option<Run> {
         loop {
             if self.is_closed() {
                 return None;
             }
-            if retired.try_recv() == Err(TryRecvError::Disconnected) {
-                // It may have watched for the next due retry: another one does.
-                self.wake_one();
+            if is_gone(retired) {
+                // It may have watched for the next due retry, or come for what was rung for: another
+                // one does.
+                self.bell.answered(|| true);
                 return None;
             }
             let wait = match self.due_retry() {
                 Ok(run) => return Some(run),
                 Err(wait) => wait,
             };
-            // Under load something nearly always is, and nobody need be known as waiting.
-            if self.receiver.is_empty() && !self.sleep_until_queued(retired, wait) {
+            if self.receiver.is_empty() {
+                self.bell.sleep(wait, || self.is_closed() || is_gone(retired));
                 continue;
             }
             // Even where the queue was closed meanwhile: another worker may have taken the run behind
@@ -189,28 +196,15 @@ impl RunQueue {
             let Some(run) = self.take() else { continue };
             // Who watched for the next due retry now has other work: another one watches.
             if wait < IDLE {
-                self.wake_one();
+                self.bell.ring();
             }
             return Some(run);
         }
     }
 
-    /// True where a run is in the channel, as far as is known; false where anything else is to be looked at.
-    fn sleep_until_queued(&self, retired: &Receiver<()>, wait: Duration) -> bool {
-        let mut select = crossbeam_channel::Select::new();
-        select.recv(&self.closing);
-        select.recv(retired);
-        let woken = select.recv(&self.wake.1);
-        let queued = select.recv(&self.receiver);
-        match select.ready_timeout(wait) {
-            Ok(ready) if ready == queued => true,
-            Ok(ready) if ready == woken => {
-                // Another worker may have been quicker: then it looks.
-                let _ = self.wake.1.try_recv();
-                false
-            }
-            _ => false,
-        }
+    /// A worker begins what it took: where there is more, another one is woken for it.
+    pub fn begun(&self) {
+        self.bell.answered(|| !self.receiver.is_empty());
     }
 
     /// A queued run that may start. Taking it and finding its turn are one: else a run could be
@@ -222,6 +216,11 @@ impl RunQueue {
             Some(mut lanes) if run.key.again.is_none() => lanes.admit(run),
             _ => Some(run),
         }
+    }
+
+    /// Idle workers look whether they are to go.
+    pub fn look_again(&self) {
+        self.bell.ring_all();
     }
 
     /// As `next`, for a caller that does not wait.
@@ -278,7 +277,7 @@ impl RunQueue {
         }
         *retries = waiting.into();
         drop(retries);
-        self.wake_one();
+        self.bell.ring();
     }
 
     /// Whether runs may have to wait for others.
@@ -312,7 +311,7 @@ impl RunQueue {
     /// No run is handed out any more; workers end after the one they have.
     pub fn close(&self) {
         self.closed.store(true, Release);
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.bell.ring_all();
     }
 
     pub fn is_closed(&self) -> bool {
@@ -348,14 +347,9 @@ impl RunQueue {
         }
         let Reverse(retry) = retries.pop().expect("peeked just now");
         if !retries.is_empty() {
-            self.wake_one();
+            self.bell.ring();
         }
         Ok(retry.run)
-    }
-
-    fn wake_one(&self) {
-        // A full channel means that a wake-up is on its way already.
-        let _ = self.wake.0.try_send(());
     }
 
     fn lock_retries(&self) -> MutexGuard<'_, BinaryHeap<Reverse<Retry>>> {
@@ -429,6 +423,10 @@ impl Parked {
         let share = if was { 2 } else { 1 };
         *runs >= limits::PARKED_RUNS / share || self.bytes > self.most_bytes / share
     }
+}
+
+fn is_gone(retired: &Receiver<()>) -> bool {
+    retired.try_recv() == Err(TryRecvError::Disconnected)
 }
 
 fn lock(lanes: &Mutex<Parked>) -> MutexGuard<'_, Parked> {

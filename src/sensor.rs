@@ -139,6 +139,8 @@ struct Tick<'a> {
     read_out: Option<Instant>,
     /// What is to become runs at the next `flush`.
     cuts: Vec<(Partition, Cut)>,
+    /// When they are to go, however much more there is.
+    gathered: Instant,
     records: u64,
     bytes: u64,
     batches: u64,
@@ -253,6 +255,7 @@ impl Sensor {
             error: None,
             read_out: None,
             cuts: Vec::new(),
+            gathered: started,
             records: 0,
             bytes: 0,
             batches: 0,
@@ -403,7 +406,10 @@ impl Tick<'_> {
             consumer.poll(wait, self)?;
             self.now = clock::now();
             self.cut_due();
-            self.flush();
+            let waits = consumer.has_more() && self.now < self.gathered && !self.is_at_its_end();
+            if !waits {
+                self.flush();
+            }
             self.tell_ledgers();
         }
     }
@@ -456,7 +462,8 @@ impl Tick<'_> {
     /// stop is looked for now and then.
     fn wait(&mut self) -> Duration {
         let due = self.sensor.slots().filter_map(|(_, slot)| slot.batcher.due()).min();
-        let until = due.map_or(self.deadline, |due| due.min(self.deadline));
+        let gathered = (!self.cuts.is_empty()).then_some(self.gathered);
+        let until = due.into_iter().chain(gathered).fold(self.deadline, Instant::min);
         until.saturating_duration_since(self.now).min(limits::STOP_LOOK_INTERVAL)
     }
 

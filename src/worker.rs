@@ -61,6 +61,7 @@ impl Worker {
         if !self.history.wait_planned(run.id) {
             return false;
         }
+        self.queue.begun();
         self.attempt(run);
         true
     }

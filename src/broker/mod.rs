@@ -250,6 +250,11 @@ pub trait Consumer: Send {
     /// no longer) what was asked for; `Unreadable` where a record cannot be read.
     fn poll(&mut self, wait: Duration, sink: &mut dyn Sink) -> Result<()>;
 
+    /// Whether records come in such numbers that more are at hand, or will be in a moment.
+    fn has_more(&self) -> bool {
+        false
+    }
+
     /// Hands over nothing more of the partition, and fetches nothing more of it, until it is
     /// resumed; the others go on. What the client holds of it is dropped. A partition that is
     /// paused already stays so.

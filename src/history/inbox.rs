@@ -69,7 +69,10 @@ impl<T> Inbox<T> {
         let hurry = hurry || state.writes.len() >= self.most / 2;
         let news = was_empty || (hurry && !state.hurry);
         state.hurry |= hurry;
-        if news && state.sleeps {
+        let wakes = news && state.sleeps;
+        // Who is woken takes the lock at once.
+        drop(state);
+        if wakes {
             self.filled.notify_one();
         }
         true
@@ -112,7 +115,9 @@ impl<T> Inbox<T> {
         group.extend(state.writes.drain(..count));
         // Whether somebody waits for the rest is not known.
         state.hurry = !state.writes.is_empty();
-        if state.blocked > 0 {
+        let wakes = state.blocked > 0;
+        drop(state);
+        if wakes {
             self.room.notify_all();
         }
     }

@@ -37,6 +37,7 @@ impl Crew {
         let wanted = self.steering.settings().max_concurrent_runs;
         self.pattern.live.set_workers(wanted);
         self.employed.truncate(wanted);
+        self.pattern.queue.look_again();
         self.employed.resize_with(wanted, || None);
         for (index, employed) in self.employed.iter_mut().enumerate() {
             let name = format!("worker-{index}");

@@ -91,6 +91,7 @@ fn an_idle_worker_is_woken_for_a_retry_even_when_the_watching_one_left() {
             let (queue, taken, wait) = (Arc::clone(&queue), taken.clone(), wait.clone());
             thread::spawn("idle", move || {
                 while let Some(run) = queue.next(&never()) {
+                    queue.begun();
                     taken.send(run.id.0).unwrap();
                     let _ = wait.recv();
                 }
@@ -127,6 +128,7 @@ fn a_retired_worker_ends_and_leaves_its_watch_for_retries_to_another() {
     queue.retry(run(7), Instant::now() + Duration::from_millis(200));
     let second = work(never());
     drop(employed);
+    queue.look_again();
     first.join().unwrap();
     assert_eq!(got.recv_timeout(Duration::from_secs(60)), Ok(7), "at its time, not in an hour");
     queue.close();

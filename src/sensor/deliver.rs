@@ -1,6 +1,6 @@
 //! How cuts become runs: planned in the history, in flight in the ledger, on the queue.
 //!
-//! Several cuts of one poll go together, so that history and workers are woken once for all of them.
+//! Several cuts, of one poll or of a few, go together, so that history and workers are woken once for all of them.
 
 use super::*;
 
@@ -20,6 +20,9 @@ impl Tick<'_> {
         // Ranges from before are in the batcher until they are accepted, and its cursor steps over them.
         let can_wait = matches!(cut.identity, Identity::Fresh(_))
             && self.sensor.slot(partition).is_some_and(|slot| slot.batcher.unmade_batches() == 0);
+        if self.cuts.is_empty() {
+            self.gathered = self.now + limits::PLAN_LINGER;
+        }
         self.cuts.push((partition, cut));
         let runs = self.cuts.len() * self.sensor.settings.lanes as usize;
         // What the queue has no room for would be planned in vain.
@@ -43,6 +46,12 @@ impl Tick<'_> {
             self.sensor.ledgers.register(cut.partition, cut.stored.range, cut.stored.parts.len());
             cut.stored.registered = true;
         }
+        let flow = self.push_planned(planning);
+        self.sensor.queue.wake();
+        flow
+    }
+
+    fn push_planned(&mut self, planning: Vec<Planning>) -> Flow {
         let mut planning = planning.into_iter();
         while let Some(cut) = planning.next() {
             let Err((stored, refused)) = self.push_all(cut) else { continue };

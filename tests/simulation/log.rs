@@ -263,7 +263,12 @@ impl Broker for SimulatedBroker {
         ask(&world, "make a consumer")?;
         world.note(|| format!("a consumer from {from:?}"));
         let cursors = from.iter().map(|(partition, next)| (*partition, next.get())).collect();
-        Ok(Box::new(SimulatedConsumer { cursors, turn: 0, paused: BTreeSet::new() }))
+        Ok(Box::new(SimulatedConsumer {
+            cursors,
+            has_more: false,
+            turn: 0,
+            paused: BTreeSet::new(),
+        }))
     }
 
     fn producer(&self, _topic: &str) -> Result<Box<dyn Producer>> {
@@ -273,6 +278,8 @@ impl Broker for SimulatedBroker {
 
 struct SimulatedConsumer {
     cursors: Vec<(Partition, i64)>,
+    /// What it says of what is left: a guess, as a client's may be.
+    has_more: bool,
     turn: usize,
     paused: BTreeSet<Partition>,
 }
@@ -284,6 +291,7 @@ impl Consumer for SimulatedConsumer {
         let calm = world.calm.get();
         let most = if calm { 40 } else { world.below(9) };
         let mut handed = 0;
+        self.has_more = most > 0 && world.one_in(2);
         for _ in 0..most {
             if world.one_in(3) {
                 self.turn += 1;
@@ -336,6 +344,10 @@ impl Consumer for SimulatedConsumer {
         let part = if handed == 0 { 1 } else { 1 + world.below(10) };
         world.pass(wait / part);
         Ok(())
+    }
+
+    fn has_more(&self) -> bool {
+        self.has_more
     }
 
     fn pause(&mut self, partition: Partition) -> Result<()> {

@@ -202,6 +202,10 @@ impl Consumer for EmbeddedConsumer {
         }
     }
 
+    fn has_more(&self) -> bool {
+        self.cursors.iter().any(|cursor| !cursor.paused && cursor.next < cursor.end)
+    }
+
     fn pause(&mut self, partition: Partition) -> Result<()> {
         self.cursor(partition)?.paused = true;
         Ok(())

@@ -19,6 +19,8 @@ use crate::offset::{Offset, Partition};
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 /// How long one look at a doubtful connection takes at most.
 const LOOK_LIMIT: Duration = Duration::from_millis(50);
+/// Where one poll brings so many records, more will follow.
+const BULK_RECORDS: usize = 256;
 /// One question about the topic, after an error, takes at most so long.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
@@ -30,6 +32,7 @@ pub(super) struct LibrdkafkaConsumer {
     /// Each partition, and whether it is paused.
     paused: BTreeMap<Partition, bool>,
     doubt: Option<Doubt>,
+    has_more: bool,
 }
 
 /// librdkafka has lost a connection, or all of them, or says so: it does also while it still tries
@@ -60,6 +63,7 @@ impl LibrdkafkaConsumer {
             records: Some(records),
             paused: from.iter().map(|(partition, _)| (*partition, false)).collect(),
             doubt: None,
+            has_more: false,
         })
     }
 
@@ -69,7 +73,9 @@ impl LibrdkafkaConsumer {
         let mut came = false;
         let mut scratch = Vec::new();
         let mut read = None;
-        for message in records.take(wait) {
+        let taken = records.take(wait);
+        self.has_more = taken.len() >= BULK_RECORDS;
+        for message in taken {
             // librdkafka drops what is outdated; this is sure even where it would not.
             if read != Some(message.partition()) {
                 if self.paused.get(&message.partition()) != Some(&false) {
@@ -190,6 +196,10 @@ impl Consumer for LibrdkafkaConsumer {
                 return Ok(());
             }
         }
+    }
+
+    fn has_more(&self) -> bool {
+        self.has_more
     }
 
     fn pause(&mut self, partition: Partition) -> Result<()> {
