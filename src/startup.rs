@@ -22,6 +22,8 @@ pub struct Start {
     pub scope: ScopeId,
     pub topic: TopicInfo,
     pub resumes: BTreeMap<Partition, Resume>,
+    /// Where the log is.
+    pub marks: BTreeMap<Partition, Watermarks>,
     /// A commit of an earlier process may still be on its way.
     pub in_doubt: bool,
 }
@@ -54,9 +56,17 @@ pub fn recover(
 ) -> Result<Start> {
     let db = schema::open_or_set_aside(&data_dir.join(history::FILE))?;
     history::asked::end_left_over(&db)?;
-    let (scope, resumes) = recover_from(&db, broker, config, &topic)?;
+    let Recovered { scope, resumes, marks } = recover_from(&db, broker, config, &topic)?;
     let in_doubt = recovery::has_intents(&db, scope)?;
-    Ok(Start { db, scope, topic, resumes, in_doubt })
+    Ok(Start { db, scope, topic, resumes, marks, in_doubt })
+}
+
+/// Where each partition goes on.
+pub struct Recovered {
+    pub scope: ScopeId,
+    pub resumes: BTreeMap<Partition, Resume>,
+    /// Where the log is, asked for behind the committed offsets.
+    pub marks: BTreeMap<Partition, Watermarks>,
 }
 
 /// Finds in an open history where each partition goes on.
@@ -69,13 +79,14 @@ pub fn recover_from(
     broker: &dyn Broker,
     config: &Config,
     topic: &TopicInfo,
-) -> Result<(ScopeId, BTreeMap<Partition, Resume>)> {
+) -> Result<Recovered> {
     let connection = &config.connection;
     let key = scope_key(broker.backend(), &connection.group, topic);
     let scope = recovery::scope(db, &key)?;
     let recorded = recovery::recorded(db, scope)?;
     check_clients(broker.backend(), &recorded)?;
     let mut committed = broker.committed(&connection.group, &topic.name, &topic.partitions)?;
+    let marks = broker.watermarks(&topic.name, &topic.partitions)?;
     // A topic that was made again may have the offsets of the one before, committed late.
     let gone = recovery::of_predecessors(db, &key)?;
     committed.retain(|partition, offset| {
@@ -139,13 +150,13 @@ pub fn recover_from(
         check_replaced(config, topic)?;
     }
     let start = if replaced || known_group { Begin::AtItsBeginning } else { Begin::AsConfigured };
-    for (partition, position) in starts(broker, config, topic, &fresh, start)? {
+    for (partition, position) in starts(config, topic, &marks, &fresh, start)? {
         if recorded.contains_key(&partition) {
             recovery::void(db, scope, partition, position)?;
         }
         resumes.insert(partition, Resume { position, committed: None, stored: vec![] });
     }
-    for (partition, (marks, lost)) in beyond_the_end(broker, config, topic, &resumes)? {
+    for (partition, (marks, lost)) in beyond_the_end(config, topic, &marks, &resumes)? {
         recovery::void(db, scope, partition, marks.beginning)?;
         recovery::gap(db, scope, partition, lost, "beyond the end of the log")?;
         let resume = Resume { position: marks.beginning, committed: None, stored: vec![] };
@@ -153,7 +164,7 @@ pub fn recover_from(
     }
     recovery::begin_all(db, scope, &resumes)?;
     tell(&resumes);
-    Ok((scope, resumes))
+    Ok(Recovered { scope, resumes, marks })
 }
 
 /// What the history's ranges of this group and topic belong to.
@@ -195,18 +206,17 @@ fn check_replaced(config: &Config, topic: &TopicInfo) -> Result<()> {
 /// offsets that it has not: it was cut off, or made again by a broker that gives topics no ids.
 ///
 /// # Errors
-/// `LogReplaced` unless that is to be passed over; `Broker`.
+/// `LogReplaced` unless that is to be passed over.
 fn beyond_the_end(
-    broker: &dyn Broker,
     config: &Config,
     topic: &TopicInfo,
+    marks: &BTreeMap<Partition, Watermarks>,
     resumes: &BTreeMap<Partition, Resume>,
 ) -> Result<Vec<(Partition, (Watermarks, OffsetRange))>> {
-    let partitions: Vec<Partition> = resumes.keys().copied().collect();
     let mut beyond = Vec::new();
-    for (partition, marks) in broker.watermarks(&topic.name, &partitions)? {
+    for (&partition, resume) in resumes {
+        let marks = marks[&partition];
         // What is planned or done above the position was in the log too.
-        let resume = &resumes[&partition];
         let planned = resume.stored.last().map(|stored| stored.range.end());
         let position = resume.position.max(planned.unwrap_or(Offset::ZERO));
         if position <= marks.end {
@@ -243,20 +253,15 @@ enum Begin {
 /// Where partitions without offsets start. `moved`: their offsets were deleted by somebody, so
 /// `--from` holds for them as for a new group.
 fn starts(
-    broker: &dyn Broker,
     config: &Config,
     topic: &TopicInfo,
+    marks: &BTreeMap<Partition, Watermarks>,
     fresh: &[(Partition, bool)],
     begin: Begin,
 ) -> Result<Vec<(Partition, Offset)>> {
-    if fresh.is_empty() {
-        return Ok(Vec::new());
-    }
-    let partitions: Vec<Partition> = fresh.iter().map(|(partition, _)| *partition).collect();
-    let watermarks = broker.watermarks(&topic.name, &partitions)?;
     let mut starts = Vec::new();
     for (partition, moved) in fresh {
-        let marks = watermarks[partition];
+        let marks = marks[partition];
         let position = match config.from {
             _ if begin == Begin::AtItsBeginning && !moved => marks.beginning,
             StartFrom::Earliest => marks.beginning,

@@ -58,6 +58,13 @@ struct Log {
     failing: Option<(Instant, String)>,
 }
 
+impl Log {
+    fn said_now(marks: BTreeMap<Partition, Watermarks>) -> Log {
+        let (asked, asked_ms) = (Some(Instant::now()), Some(clock::now_ms()));
+        Log { marks, asked, asked_ms, failing: None }
+    }
+}
+
 /// What one look of the watching thread found.
 #[derive(Clone, Debug)]
 pub struct Found {
@@ -77,10 +84,10 @@ impl Watch {
     }
 
     /// A pipeline begins anew, with offsets that may lie below those before: the last 15 minutes stay,
-    /// what was known of the partitions does not.
-    pub fn begin_anew(&self) {
+    /// what was known of the partitions does not. `marks` is where the log is now.
+    pub fn begin_anew(&self, marks: BTreeMap<Partition, Watermarks>) {
         let mut state = self.lock();
-        state.log = Log::default();
+        state.log = Log::said_now(marks);
         state.tracks.clear();
     }
 
@@ -158,16 +165,17 @@ impl Watcher {
         }
     }
 
-    /// Thread `watch-lag`: asks the log for its ends until `stop` is closed.
+    /// Thread `watch-lag`: asks the log for its ends until `stop` is closed. What they are at the
+    /// beginning is known.
     pub fn run_lag(&self, stop: &Receiver<()>) {
-        loop {
-            let partitions: Vec<Partition> =
-                self.ledgers.views().into_iter().map(|(partition, _)| partition).collect();
+        let partitions = || -> Vec<Partition> {
+            self.ledgers.views().into_iter().map(|(partition, _)| partition).collect()
+        };
+        let mut interval = lag_interval(partitions().len());
+        while !stopped_within(stop, until_next(self.begin, Instant::now(), interval)) {
+            let partitions = partitions();
             self.ask(&partitions);
-            let interval = lag_interval(partitions.len());
-            if stopped_within(stop, until_next(self.begin, Instant::now(), interval)) {
-                return;
-            }
+            interval = lag_interval(partitions.len());
         }
     }
 
@@ -177,13 +185,9 @@ impl Watcher {
             true => Ok(BTreeMap::new()),
             false => self.broker.watermarks(&self.topic, partitions),
         };
-        let now = Instant::now();
         let mut state = self.watch.lock();
         match answer {
-            Ok(marks) => {
-                state.log =
-                    Log { marks, asked: Some(now), asked_ms: Some(clock::now_ms()), failing: None };
-            }
+            Ok(marks) => state.log = Log::said_now(marks),
             Err(error) => {
                 // The sensors' own trouble is in the log of mb already.
                 log::debug!("asking the log for its ends: {error}");

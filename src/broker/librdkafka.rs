@@ -1,11 +1,11 @@
 //! Backend `rdkafka`: Kafka through librdkafka. This file has the broker's side of the seam;
-//! reading, writing and offsets are in the files below it. mb's own `wire` is asked about topics
-//! (their ids above all, which librdkafka does not tell), and commits.
+//! reading and writing are in the files below it. mb's own `wire` is asked about topics (their ids
+//! above all, which librdkafka does not tell) and offsets, and commits: it is connected already, where a
+//! client of librdkafka's takes threads and connections of its own for it.
 
 mod consumer;
 mod context;
 mod native;
-mod offsets;
 mod producer;
 mod settings;
 
@@ -23,7 +23,6 @@ use rdkafka::util::get_rdkafka_version;
 use self::consumer::LibrdkafkaConsumer;
 use self::context::Context;
 use self::native::Client;
-use self::offsets::Offsets;
 use self::producer::LibrdkafkaProducer;
 use super::wire::Wire;
 use super::{
@@ -39,7 +38,6 @@ use crate::thread;
 pub struct Librdkafka {
     servers: String,
     wire: Arc<Wire>,
-    offsets: Offsets,
 }
 
 impl Librdkafka {
@@ -49,14 +47,10 @@ impl Librdkafka {
     /// # Errors
     /// `Broker` where librdkafka refuses the settings.
     pub fn connect(servers: &str, wire: Arc<Wire>) -> Result<Librdkafka> {
-        settings::offsets(servers)
+        settings::producer(servers)
             .create_native_config()
             .map_err(|error| Error::broker("set up librdkafka", error))?;
-        Ok(Librdkafka {
-            servers: servers.to_owned(),
-            offsets: Offsets::new(Arc::clone(&wire)),
-            wire,
-        })
+        Ok(Librdkafka { servers: servers.to_owned(), wire })
     }
 }
 
@@ -94,7 +88,7 @@ impl Broker for Librdkafka {
         topic: &str,
         partitions: &[Partition],
     ) -> Result<BTreeMap<Partition, Watermarks>> {
-        self.offsets.watermarks(topic, partitions)
+        self.wire.watermarks(topic, partitions)
     }
 
     fn offsets_at(
@@ -114,7 +108,7 @@ impl Broker for Librdkafka {
         topic: &str,
         partitions: &[Partition],
     ) -> Result<BTreeMap<Partition, Offset>> {
-        self.offsets.committed(group, topic, partitions)
+        self.wire.committed(group, topic, partitions)
     }
 
     fn commit(&self, group: &str, topic: &str, offsets: &[(Partition, Offset)]) -> Result<()> {
@@ -209,11 +203,7 @@ mod tests {
     fn librdkafka_takes_the_settings() {
         let fetch = FetchSettings { min_bytes: 0, max_record_bytes: usize::MAX, isolation: None };
         let consumer = |isolation| settings::consumer("localhost:1", 4, &fetch, isolation);
-        for config in [
-            consumer(Isolation::ReadCommitted),
-            consumer(Isolation::ReadUncommitted),
-            settings::offsets("localhost:1"),
-        ] {
+        for config in [consumer(Isolation::ReadCommitted), consumer(Isolation::ReadUncommitted)] {
             assert_eq!(new_client(&config).map(drop), Ok(()));
         }
         let producer: Result<BaseProducer<Context>, _> = BaseProducer::from_config_and_context(

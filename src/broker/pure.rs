@@ -1,6 +1,6 @@
 //! The pure-Rust backend: crate kafka's `KafkaClient`, guarded. It speaks version 0 of Kafka's
 //! protocol, in plaintext, to brokers up to 3.9; what it cannot do it refuses by name. Topics and
-//! group offsets go through `wire`: the crate's own commit can retry for ever.
+//! offsets go through `wire`: the crate's own commit can retry for ever.
 
 mod consumer;
 mod guard;
@@ -9,10 +9,9 @@ mod trust;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, PoisonError};
 
-use kafka::client::FetchOffset;
 use kafka_protocol::messages::ApiKey;
 
 use self::consumer::PureConsumer;
@@ -24,7 +23,7 @@ use crate::broker::{
     found_or_end,
 };
 use crate::error::{Error, Result};
-use crate::limits::{BROKER_CALL_LIMIT, PROBE_LIMIT, PURE_PARTITION_FETCH_BYTES};
+use crate::limits::{PROBE_LIMIT, PURE_PARTITION_FETCH_BYTES};
 use crate::offset::{Offset, Partition};
 
 /// Codecs that the crate reads, by Kafka's names.
@@ -37,8 +36,6 @@ pub struct Pure {
     fetch_bytes: usize,
     /// How many client threads were started.
     threads: Arc<AtomicU64>,
-    /// A client for watermarks that waits for its next use, with its topic.
-    idle: Mutex<Option<(String, Guard)>>,
 }
 
 impl Pure {
@@ -50,13 +47,7 @@ impl Pure {
     pub fn connect(servers: &str, wire: Arc<Wire>) -> Result<Pure> {
         check_served(&wire.probe(PROBE_LIMIT)?)?;
         let servers = servers.to_owned();
-        Ok(Pure {
-            servers,
-            wire,
-            fetch_bytes: PURE_PARTITION_FETCH_BYTES,
-            threads: Arc::default(),
-            idle: Mutex::default(),
-        })
+        Ok(Pure { servers, wire, fetch_bytes: PURE_PARTITION_FETCH_BYTES, threads: Arc::default() })
     }
 
     /// How many bytes a fetch asks of one partition, instead of
@@ -67,34 +58,6 @@ impl Pure {
 
     fn guard(&self, topic: &str) -> Guard {
         Guard::new(&self.servers, Arc::clone(&self.wire), topic, Arc::clone(&self.threads))
-    }
-
-    fn ask_watermarks(
-        &self,
-        guard: &mut Guard,
-        topic: &str,
-        partitions: &[Partition],
-    ) -> Result<BTreeMap<Partition, Watermarks>> {
-        let asked = topic.to_owned();
-        let answer = guard.call_to_end(BROKER_CALL_LIMIT, move |client| {
-            let beginnings = client.fetch_offsets(&[&asked], FetchOffset::Earliest)?;
-            let ends = client.fetch_offsets(&[&asked], FetchOffset::Latest)?;
-            Ok((offsets_of(&asked, beginnings), offsets_of(&asked, ends)))
-        });
-        let fail =
-            |cause: String| Error::broker(format!("read the log ends of topic {topic}"), cause);
-        let (beginnings, ends) = answer.map_err(|fault| explain(fault, fail))?;
-        partitions
-            .iter()
-            .map(|partition| {
-                let beginning = beginnings.get(partition).copied().and_then(Offset::checked);
-                let end = ends.get(partition).copied().and_then(Offset::checked);
-                match (beginning, end) {
-                    (Some(beginning), Some(end)) => Ok((*partition, Watermarks { beginning, end })),
-                    _ => Err(fail(format!("partition {partition} has no leader"))),
-                }
-            })
-            .collect()
     }
 }
 
@@ -131,19 +94,7 @@ impl Broker for Pure {
         topic: &str,
         partitions: &[Partition],
     ) -> Result<BTreeMap<Partition, Watermarks>> {
-        let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = idle().take().filter(|(of, _)| of == topic);
-        if let Some((of, mut guard)) = taken
-            && let Ok(answer) = self.ask_watermarks(&mut guard, topic, partitions)
-        {
-            *idle() = Some((of, guard));
-            return Ok(answer);
-        }
-        // A new client: the old one's connections or its view of the cluster may be out of date.
-        let mut guard = self.guard(topic);
-        let answer = self.ask_watermarks(&mut guard, topic, partitions)?;
-        *idle() = Some((topic.to_owned(), guard));
-        Ok(answer)
+        self.wire.watermarks(topic, partitions)
     }
 
     fn offsets_at(
@@ -220,14 +171,6 @@ fn check_served(probe: &Probe) -> Result<()> {
         return unfit("older than Kafka 0.11");
     }
     Ok(())
-}
-
-fn offsets_of(
-    topic: &str,
-    mut answer: std::collections::HashMap<String, Vec<kafka::client::PartitionOffset>>,
-) -> BTreeMap<Partition, i64> {
-    let offsets = answer.remove(topic).unwrap_or_default();
-    offsets.into_iter().map(|one| (one.partition, one.offset)).collect()
 }
 
 /// A fault as mb's error, the crate's own given to `fail` in words.

@@ -94,8 +94,9 @@ impl Running {
         control: &control::Server,
     ) -> Result<Running> {
         let Lasting { live, steering, watch, cancels } = lasting.clone();
-        watch.begin_anew();
-        let Start { db, scope, topic: info, resumes, in_doubt } = start;
+        let Start { db, scope, topic: info, resumes, marks, in_doubt } = start;
+        let ends = marks.iter().map(|(partition, marks)| (*partition, marks.end)).collect();
+        watch.begin_anew(marks);
         // What cannot be is said before anything is read.
         broker.capabilities().isolation(config.isolation)?;
         let topic: Arc<str> = Arc::from(info.name.as_str());
@@ -169,6 +170,10 @@ impl Running {
         for (partition, resume) in resumes {
             let index = usize::try_from(partition).expect("not negative") % sensors.len();
             sensors[index].adopt(partition, resume);
+        }
+        // Where mb produces, it is what is there when that is over.
+        if config.until_caught_up && config.produce.is_none() {
+            ledgers.set_target(ends);
         }
 
         let committer = Committer {
@@ -333,7 +338,9 @@ impl Running {
             self.config.max_batch
         );
         let trouble = Trouble::default();
-        let mut target_due = self.config.until_caught_up && !self.threads.has("producer");
+        let mut target_due = self.config.until_caught_up
+            && self.config.produce.is_some()
+            && !self.threads.has("producer");
         let reason = loop {
             if target_due && self.set_target(&trouble) {
                 target_due = false;

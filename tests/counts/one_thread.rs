@@ -61,7 +61,7 @@ pub fn drain(batches: usize, records: usize) -> u64 {
     };
     let db = schema::open(&dir.path().join(history::FILE)).expect("a fresh history");
     let info = startup::topic(broker.as_ref(), &config).expect("the log has it");
-    let (scope, resumes) =
+    let startup::Recovered { scope, resumes, .. } =
         startup::recover_from(&db, broker.as_ref(), &config, &info).expect("a fresh start");
     let topic: Arc<str> = Arc::from(info.name.as_str());
     let live = Arc::new(Live::new(config.max_concurrent_runs));

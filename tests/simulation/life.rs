@@ -107,7 +107,8 @@ impl Life {
         let broker: Arc<dyn Broker> = Arc::new(SimulatedBroker);
         let step: Arc<dyn Step> = Arc::new(SimulatedStep);
         let found = startup::topic(broker.as_ref(), config).and_then(|topic| {
-            let (scope, resumes) = startup::recover_from(&db, broker.as_ref(), config, &topic)?;
+            let found = startup::recover_from(&db, broker.as_ref(), config, &topic)?;
+            let startup::Recovered { scope, resumes, .. } = found;
             Ok((topic, scope, resumes, recovery::has_intents(&db, scope)?))
         });
         let (info, scope, resumes, in_doubt) = match found {

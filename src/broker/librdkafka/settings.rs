@@ -53,15 +53,6 @@ pub(super) fn consumer(
     config
 }
 
-/// Asks about offsets.
-pub(super) fn offsets(servers: &str) -> ClientConfig {
-    let mut config = common(servers);
-    // The end of the log as Kafka's own tools show it: the next record's offset, whether or not a
-    // transaction is open.
-    config.set("isolation.level", "read_uncommitted");
-    config
-}
-
 /// Writes records.
 pub(super) fn producer(servers: &str) -> ClientConfig {
     let mut config = common(servers);

@@ -1,5 +1,6 @@
-//! From a time to an offset: Kafka's ListOffsets, asked of each partition's leader. Where no record
-//! is that young is said as such; what stands for it then is its caller's business.
+//! Where partitions begin and end, and from a time to an offset: Kafka's ListOffsets, asked of each
+//! partition's leader. Where no record is that young is said as such; what stands for it then is its
+//! caller's business.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use super::metadata::{Metadata, name};
 use super::reader::{Read, Reader};
 use super::session::{Ask, Cause};
 use super::{Wire, broken, error_name, retriable};
+use crate::broker::Watermarks;
 use crate::error::{Error, Result};
 use crate::limits::BROKER_CALL_LIMIT;
 use crate::offset::{Offset, Partition};
@@ -24,8 +26,15 @@ const ANSWER_BYTES: usize = 16 << 20;
 /// The wait before leaders that are moving are asked again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
+/// The logical times of a partition's beginning and of its end, which is the offset that the next
+/// record gets whether or not a transaction is open (isolation level `read_uncommitted`).
+const BEGINNING: i64 = -2;
+const END: i64 = -1;
+
 /// Each partition with its error code, and its offset or -1.
 type Answer = Vec<(Partition, i16, i64)>;
+
+type Found = BTreeMap<Partition, Option<Offset>>;
 
 impl Wire {
     /// For each of `partitions` the first offset whose record's timestamp is at or after
@@ -40,33 +49,76 @@ impl Wire {
         partitions: &[Partition],
         timestamp_ms: i64,
     ) -> Result<BTreeMap<Partition, Option<Offset>>> {
-        let deadline = Instant::now() + BROKER_CALL_LIMIT;
         let fail = |cause: String| {
             Error::broker(format!("find offsets of topic {topic} by their time"), cause)
         };
-        let mut found = BTreeMap::new();
+        let [found] = self.places(topic, partitions, [timestamp_ms.max(0)], &fail)?;
+        Ok(found)
+    }
+
+    /// Where each of `partitions` begins and ends.
+    ///
+    /// # Errors
+    /// As `offsets_at`.
+    pub fn watermarks(
+        &self,
+        topic: &str,
+        partitions: &[Partition],
+    ) -> Result<BTreeMap<Partition, Watermarks>> {
+        if partitions.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let fail = |cause: String| {
+            Error::broker(format!("read the beginning and end offsets of topic {topic}"), cause)
+        };
+        let [beginnings, ends] = self.places(topic, partitions, [BEGINNING, END], &fail)?;
+        let both = beginnings.into_iter().zip(ends.into_values());
+        both.map(|((partition, beginning), end)| match (beginning, end) {
+            (Some(beginning), Some(end)) => Ok((partition, Watermarks { beginning, end })),
+            _ => Err(fail(format!("no offset for partition {partition}"))),
+        })
+        .collect()
+    }
+
+    /// For each of the times each partition's offset; all partitions have one entry.
+    fn places<const TIMES: usize>(
+        &self,
+        topic: &str,
+        partitions: &[Partition],
+        times: [i64; TIMES],
+        fail: &dyn Fn(String) -> Error,
+    ) -> Result<[Found; TIMES]> {
+        let deadline = Instant::now() + BROKER_CALL_LIMIT;
+        let mut all = [const { Found::new() }; TIMES];
         loop {
             let metadata = self.metadata(topic, deadline).map_err(fail)?;
-            let (by_leader, mut trouble) = by_leader(&metadata, partitions, &found);
-            if trouble == Some(ResponseError::UnknownTopicOrPartition.code())
-                && by_leader.is_empty()
-            {
-                return Err(Error::UnknownTopic { topic: topic.to_owned() });
-            }
-            for (address, asked) in by_leader {
-                let answer = self
-                    .ask_times(&address, topic, &asked, timestamp_ms.max(0), deadline)
-                    .map_err(|cause| fail(format!("{address}: {cause}")))?;
-                for (partition, code, offset) in answer {
-                    if code == 0 {
-                        found.insert(partition, Offset::checked(offset));
-                    } else {
-                        trouble = Some(code);
+            let mut trouble = None;
+            for (time, found) in times.iter().zip(&mut all) {
+                let (by_leader, without) = by_leader(&metadata, partitions, found);
+                if without == Some(ResponseError::UnknownTopicOrPartition.code())
+                    && by_leader.is_empty()
+                {
+                    return Err(Error::UnknownTopic { topic: topic.to_owned() });
+                }
+                trouble = trouble.or(without);
+                for (address, asked) in by_leader {
+                    let answer = self
+                        .ask_times(&address, topic, &asked, *time, deadline)
+                        .map_err(|cause| fail(format!("{address}: {cause}")))?;
+                    for (partition, code, offset) in answer {
+                        if code == 0 {
+                            found.insert(partition, Offset::checked(offset));
+                        } else {
+                            trouble = Some(code);
+                        }
                     }
                 }
             }
-            let Some(missing) = partitions.iter().find(|one| !found.contains_key(one)) else {
-                return Ok(found);
+            let missing = all.iter().find_map(|found| {
+                partitions.iter().find(|partition| !found.contains_key(partition))
+            });
+            let Some(missing) = missing else {
+                return Ok(all);
             };
             // An answer without a partition that was asked for is no better than an error.
             let code = trouble.unwrap_or(ResponseError::UnknownServerError.code());
@@ -132,13 +184,14 @@ impl Wire {
 fn by_leader(
     metadata: &Metadata,
     partitions: &[Partition],
-    found: &BTreeMap<Partition, Option<Offset>>,
+    found: &Found,
 ) -> (BTreeMap<String, Vec<Partition>>, Option<i16>) {
     let mut trouble = (metadata.error != 0).then_some(metadata.error);
     let mut by_leader = BTreeMap::<String, Vec<Partition>>::new();
+    let leaders: BTreeMap<Partition, i32> =
+        metadata.partitions.iter().map(|one| (one.index, one.leader)).collect();
     for partition in partitions.iter().filter(|one| !found.contains_key(one)) {
-        let known = metadata.partitions.iter().find(|one| one.index == *partition);
-        match known.and_then(|one| metadata.brokers.get(&one.leader)) {
+        match leaders.get(partition).and_then(|leader| metadata.brokers.get(leader)) {
             Some(address) => by_leader.entry(address.clone()).or_default().push(*partition),
             None => {
                 trouble.get_or_insert(ResponseError::LeaderNotAvailable.code());
