@@ -180,6 +180,9 @@ pub const PLAN_RUNS: usize = 64;
 pub const PLAN_LINGER: Duration = Duration::from_millis(5);
 /// Records that one poll of the client hands over at most.
 pub const POLL_RECORDS: usize = 4096;
+/// Records that are taken from librdkafka at once: few enough to be in the processor's nearer caches
+/// still when they are copied.
+pub const RDKAFKA_TAKE_RECORDS: usize = 1024;
 /// librdkafka's `queued.max.messages.kbytes` of one consumer: what it reads ahead stays within the
 /// processor's caches until it is taken.
 pub const RDKAFKA_QUEUE_KIB: usize = 4 * 1024;

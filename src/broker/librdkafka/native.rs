@@ -102,7 +102,7 @@ impl Records {
             )
         };
         let (Some(queue), Some(handle)) = (queue, handle) else { return Err(last_failure()) };
-        let taken = Vec::with_capacity(limits::POLL_RECORDS);
+        let taken = Vec::with_capacity(limits::RDKAFKA_TAKE_RECORDS);
         let records = Records { taken, queue, topic: handle, client };
         for (partition, offset) in from {
             records.start_partition(*partition, *offset)?;
@@ -141,15 +141,15 @@ impl Records {
         &self.client
     }
 
-    /// What is there, up to `limits::POLL_RECORDS` messages; waits at most `wait` for the first.
+    /// What is there, up to `limits::RDKAFKA_TAKE_RECORDS` messages; waits at most `wait` for the first.
     pub(super) fn take(&mut self, wait: Duration) -> Drain<'_, Message> {
         debug_assert!(self.taken.is_empty(), "a drain empties it, however it ends");
-        self.fill(Duration::ZERO, limits::POLL_RECORDS);
+        self.fill(Duration::ZERO, limits::RDKAFKA_TAKE_RECORDS);
         if self.taken.is_empty() && !wait.is_zero() {
             // librdkafka waits until an array is full, so the wait is for an array of one.
             self.fill(wait, 1);
             if !self.taken.is_empty() {
-                self.fill(Duration::ZERO, limits::POLL_RECORDS - 1);
+                self.fill(Duration::ZERO, limits::RDKAFKA_TAKE_RECORDS - 1);
             }
         }
         self.taken.drain(..)
