@@ -12,6 +12,8 @@ pub enum Contender {
     /// A bare loop over a client: rdkafka-poll, rdkafka-queue (which may ask for each record's headers
     /// too) or kafka.
     Bare(&'static str),
+    /// The least that tracked batches take over librdkafka's batch queue.
+    Least,
     Franz,
     /// mb over a client: rdkafka or kafka.
     Mb(&'static str),
@@ -23,6 +25,7 @@ pub enum Contender {
 pub const POLL: &str = "bare-rdkafka-poll";
 pub const QUEUE: &str = "bare-rdkafka-queue";
 pub const HEADERS: &str = "bare-rdkafka-queue-headers";
+pub const LEAST: &str = "least-rdkafka-queue";
 pub const KAFKA: &str = "bare-kafka";
 pub const FRANZ: &str = "franz";
 pub const MB_RDKAFKA: &str = "mb-rdkafka";
@@ -32,10 +35,11 @@ pub const BY_PARTITION: &str = "parallel-consumer-partition";
 pub const SPARK: &str = "spark";
 
 /// All that `--without` may name, by the beginning of their names.
-pub const NAMES: [&str; 14] = [
+pub const NAMES: [&str; 15] = [
     POLL,
     QUEUE,
     HEADERS,
+    LEAST,
     KAFKA,
     FRANZ,
     MB_RDKAFKA,
@@ -76,6 +80,7 @@ impl Contender {
             Contender::Bare("rdkafka-queue") => QUEUE,
             Contender::Bare("rdkafka-queue-headers") => HEADERS,
             Contender::Bare(_) => KAFKA,
+            Contender::Least => LEAST,
             Contender::Franz => FRANZ,
             Contender::Mb("rdkafka") => MB_RDKAFKA,
             Contender::Mb(_) => MB_KAFKA,
@@ -86,7 +91,7 @@ impl Contender {
     }
 
     pub fn commits(self) -> bool {
-        matches!(self, Contender::Mb(_) | Contender::Parallel(_))
+        matches!(self, Contender::Least | Contender::Mb(_) | Contender::Parallel(_))
     }
 
     /// Whether its last line says what it read.
@@ -111,6 +116,12 @@ impl Contender {
             Contender::Bare(client) => {
                 let mut command = Command::new(own_program("bare")?);
                 command.arg(client);
+                command
+            }
+            Contender::Least => {
+                let mut command = Command::new(own_program("least")?);
+                command.args(["--group", task.group, "--batch", &task.batch.to_string()]);
+                command.arg("--data-dir").arg(data_dir);
                 command
             }
             Contender::Franz => from_setup(programs, "franz")?,

@@ -1,6 +1,8 @@
 //! What the bench's programs share: the clients' settings, made to be mb's own, the clock that goes
 //! through all processes of a machine, and values that do not compress.
 
+pub mod queue;
+
 use std::time::Duration;
 
 use rdkafka::ClientConfig;

@@ -92,12 +92,12 @@ impl Plan {
 
     /// Crate kafka reads no broker from 4.0 on, so it is left out there.
     pub fn contenders(&self, workload: &str, kafka: &str) -> Vec<Contender> {
-        use Contender::{Bare, Franz, Mb, Parallel, Spark};
+        use Contender::{Bare, Franz, Least, Mb, Parallel, Spark};
         let is_old = kafka.split('.').next().and_then(|major| major.parse().ok()) < Some(4);
-        let mut all = vec![Bare("rdkafka-queue"), Mb("rdkafka")];
+        let mut all =
+            vec![Bare("rdkafka-queue"), Bare("rdkafka-queue-headers"), Least, Mb("rdkafka")];
         if workload == "W1" {
             all.insert(0, Bare("rdkafka-poll"));
-            all.insert(2, Bare("rdkafka-queue-headers"));
         }
         if workload == "W1" || !self.quick {
             all.extend([Franz, Bare("kafka"), Mb("kafka")]);
@@ -182,9 +182,9 @@ mod tests {
             plan.contenders("W1", kafka).into_iter().map(Contender::name).collect()
         };
         let all = names(&plan("", "", false), "3.9.1");
-        assert_eq!(all.len(), 9, "{all:?}");
+        assert_eq!(all.len(), 10, "{all:?}");
         let fewer = names(&plan("", "parallel-consumer,franz", false), "3.9.1");
-        assert_eq!(fewer.len(), 6, "{fewer:?}");
+        assert_eq!(fewer.len(), 7, "{fewer:?}");
         let newer = names(&plan("", "", false), "4.1.0");
         assert!(!newer.contains(&"mb-kafka") && !newer.contains(&"bare-kafka"), "{newer:?}");
     }

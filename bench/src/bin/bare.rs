@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use argh::FromArgs;
 use kafka::client::{FetchPartition, KafkaClient};
+use mb_bench::queue::{self, Message};
 use mb_bench::{LONGEST, Result, consumer, partitions};
-use rdkafka::bindings as ffi;
 use rdkafka::consumer::Consumer as _;
 use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -48,8 +48,8 @@ fn main() -> Result<()> {
     let args: Args = argh::from_env();
     let seen = match args.client.as_str() {
         "rdkafka-poll" => poll(&args)?,
-        "rdkafka-queue" => queue(&args, false)?,
-        "rdkafka-queue-headers" => queue(&args, true)?,
+        "rdkafka-queue" => by_queue(&args, false)?,
+        "rdkafka-queue-headers" => by_queue(&args, true)?,
         "kafka" => pure(&args)?,
         other => return Err(format!("no client is called {other}").into()),
     };
@@ -74,48 +74,14 @@ fn poll(args: &Args) -> Result<Seen> {
 }
 
 /// `headers`: asks for each record's headers, as whoever hands records on whole has to, mb among them.
-fn queue(args: &Args, headers: bool) -> Result<Seen> {
+fn by_queue(args: &Args, headers: bool) -> Result<Seen> {
     let consumer = consumer(&args.bootstrap_server, "bare")?;
-    let name = std::ffi::CString::new(args.topic.as_str())?;
     let mut seen = Seen::default();
-    let partitions = partitions(&consumer, &args.topic)?;
-    // SAFETY: the handles are used while `consumer` lives; librdkafka writes as many messages as it
-    // says into the array, and each is destroyed once.
-    unsafe {
-        let native = consumer.client().native_ptr();
-        let queue = ffi::rd_kafka_queue_new(native);
-        let topic = ffi::rd_kafka_topic_new(native, name.as_ptr(), std::ptr::null_mut());
-        for partition in &partitions {
-            if ffi::rd_kafka_consume_start_queue(topic, *partition, 0, queue) != 0 {
-                return Err("the partition cannot be started".into());
-            }
-        }
-        let mut messages = [std::ptr::null_mut(); 1000];
-        while seen.records < args.count {
-            let mut got =
-                ffi::rd_kafka_consume_batch_queue(queue, 0, messages.as_mut_ptr(), messages.len());
-            if got == 0 {
-                got = ffi::rd_kafka_consume_batch_queue(queue, 10_000, messages.as_mut_ptr(), 1);
-            }
-            if got <= 0 {
-                return Err("no record for 10 s".into());
-            }
-            for message in &messages[..got as usize] {
-                if (**message).err != ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
-                    return Err("an error came in place of a record".into());
-                }
-                if headers {
-                    let mut found = std::ptr::null_mut();
-                    let code = ffi::rd_kafka_message_headers(*message, &raw mut found);
-                    if code != ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__NOENT {
-                        return Err("a record of the bench has headers".into());
-                    }
-                }
-                seen.add((**message).len);
-                ffi::rd_kafka_message_destroy(*message);
-            }
-        }
-    }
+    let add = |message: Message<'_>| {
+        seen.add(message.value.len());
+        Ok(())
+    };
+    queue::read(&consumer, &args.topic, args.count, headers, add, || Ok(()))?;
     std::mem::forget(consumer);
     Ok(seen)
 }
