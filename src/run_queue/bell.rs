@@ -77,3 +77,71 @@ impl Bell {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    use crossbeam_channel::bounded;
+
+    use super::*;
+    use crate::thread;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn asleep(bell: &Bell, count: usize) {
+        while bell.lock().asleep < count {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn who_would_sleep_looks_once_more_where_it_rang_before() {
+        let bell = Bell::default();
+        let begin = Instant::now();
+        bell.ring();
+        bell.sleep(HOUR, || false);
+        assert!(!bell.lock().rung, "it came for it");
+        bell.sleep(HOUR, || true);
+        bell.sleep(Duration::from_millis(1), || false);
+        assert!(begin.elapsed() < HOUR);
+    }
+
+    #[test]
+    fn the_next_one_is_woken_when_the_first_has_begun_and_not_before() {
+        let bell = Arc::new(Bell::default());
+        let (woken, wakes) = bounded(2);
+        let sleepers = [0, 1].map(|_| {
+            let (bell, woken) = (Arc::clone(&bell), woken.clone());
+            let sleep = move || {
+                bell.sleep(HOUR, || false);
+                woken.send(()).unwrap();
+            };
+            thread::spawn("sleeper", sleep).unwrap()
+        });
+        asleep(&bell, 2);
+        bell.ring();
+        wakes.recv().unwrap();
+        bell.ring();
+        assert!(bell.lock().missed && wakes.is_empty(), "one is on its way");
+        bell.answered(|| false);
+        wakes.recv().unwrap();
+        bell.answered(|| false);
+        assert!(!bell.lock().rung, "there is no more");
+        sleepers.into_iter().for_each(|sleeper| sleeper.join().unwrap());
+    }
+
+    #[test]
+    fn all_are_woken_at_the_end_and_nobody_sleeps_behind_it() {
+        let bell = Arc::new(Bell::default());
+        let sleepers = [0, 1, 2].map(|_| {
+            let bell = Arc::clone(&bell);
+            thread::spawn("sleeper", move || bell.sleep(HOUR, || false)).unwrap()
+        });
+        asleep(&bell, 3);
+        bell.ring_all();
+        sleepers.into_iter().for_each(|sleeper| sleeper.join().unwrap());
+        bell.sleep(HOUR, || true);
+    }
+}

@@ -111,6 +111,38 @@ fn an_idle_worker_is_woken_for_a_retry_even_when_the_watching_one_left() {
 }
 
 #[test]
+fn one_wake_up_for_many_runs_brings_as_many_workers_as_have_something_to_do() {
+    const WORKERS: usize = 4;
+    let queue = Arc::new(queue(2 * WORKERS));
+    let (taken, got) = bounded(10);
+    let (release, wait) = bounded::<()>(0);
+    let work = |_| {
+        let (queue, taken, wait) = (Arc::clone(&queue), taken.clone(), wait.clone());
+        let work = move || {
+            while let Some(run) = queue.next(&never()) {
+                queue.begun();
+                taken.send(run.id.0).unwrap();
+                let _ = wait.recv();
+            }
+        };
+        thread::spawn("worker", work).unwrap()
+    };
+    let workers: Vec<_> = (0..WORKERS).map(work).collect();
+    let (_running, stop) = bounded(0);
+    for id in 0..WORKERS as i64 {
+        queue.push_while(run(id), late(), &stop, (&never(), &|| true)).unwrap();
+    }
+    queue.wake();
+    let mut ids: Vec<i64> =
+        (0..WORKERS).map(|_| got.recv_timeout(Duration::from_secs(60)).unwrap()).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, [0, 1, 2, 3], "each holds one, none waits");
+    queue.close();
+    drop(release);
+    workers.into_iter().for_each(|worker| worker.join().unwrap());
+}
+
+#[test]
 fn a_retired_worker_ends_and_leaves_its_watch_for_retries_to_another() {
     let queue = Arc::new(queue(5));
     let (taken, got) = bounded(10);
