@@ -190,8 +190,9 @@ pub const RDKAFKA_QUEUE_KIB: usize = 4 * 1024;
 /// bytes beyond its key and value, which the bound above does not count (10-byte records: 1.1 GB where
 /// there is no bound).
 pub const RDKAFKA_QUEUE_RECORDS: usize = 10_000;
-/// What one fetch of librdkafka's brings at most, of all partitions together, in bytes. Soft, like all
-/// bounds of a fetch: the broker sends the first batch of a partition whole, however large it is.
+/// What one fetch of librdkafka's brings at most, of all partitions together, in bytes. Soft: the broker
+/// sends the first batch of the first partition whole, however large it is. A later partition's batch that
+/// its bound cuts comes with the next fetch, for which librdkafka doubles that bound.
 pub const RDKAFKA_FETCH_BYTES: usize = 8 << 20;
 
 /// What one fetch of librdkafka's brings at most of each of so many partitions, in bytes: 1 MiB

@@ -170,8 +170,9 @@ impl RunQueue {
         self.bell.ring();
     }
 
-    /// The next run for a worker, a due retry before a queued run, to be told by `begun`; `None` when the queue is closed, or
-    /// the sender of `retired` is gone (`look_again` tells those that sleep).
+    /// The next run for a worker, a due retry before a queued run; `None` when the queue is closed, or
+    /// the sender of `retired` is gone (`look_again` tells those that sleep). Whoever gets one must call
+    /// `begun` before the step: until then no other worker is woken.
     pub fn next(&self, retired: &Receiver<()>) -> Option<Run> {
         loop {
             if self.is_closed() {
@@ -346,7 +347,9 @@ impl RunQueue {
             return Err(wait.clamp(Duration::from_micros(1), IDLE));
         }
         let Reverse(retry) = retries.pop().expect("peeked just now");
-        if !retries.is_empty() {
+        let has_more = !retries.is_empty();
+        drop(retries);
+        if has_more {
             self.bell.ring();
         }
         Ok(retry.run)

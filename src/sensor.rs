@@ -135,8 +135,10 @@ struct Tick<'a> {
     now: Instant,
     ended: Option<Ended>,
     error: Option<Error>,
-    /// When all that `--until-caught-up` is to do was read.
+    /// When all that `--until-caught-up` is to do was read; before that, the first slot of which it is
+    /// not known.
     read_out: Option<Instant>,
+    unread: usize,
     /// What is to become runs at the next `flush`.
     cuts: Vec<(Partition, Cut)>,
     /// When they are to go, however much more there is.
@@ -254,6 +256,7 @@ impl Sensor {
             ended: None,
             error: None,
             read_out: None,
+            unread: 0,
             cuts: Vec::new(),
             gathered: started,
             records: 0,
@@ -377,6 +380,8 @@ impl Tick<'_> {
         let mut consumer =
             self.sensor.broker.consumer(&topic, &from, &self.sensor.settings.fetch)?;
         let result = self.poll_until_over(consumer.as_mut());
+        // What was cut does not wait for the client's end, which may take its time.
+        self.flush();
         consumer.close();
         result.or_else(|error| self.missing(error))
     }
@@ -450,12 +455,18 @@ impl Tick<'_> {
         if let Some(since) = self.read_out {
             return self.now.saturating_duration_since(since) < limits::LAST_LOOKS;
         }
-        let ledgers = Arc::clone(&self.sensor.ledgers);
-        let is_read_out = self.sensor.slots().all(|(partition, slot)| {
-            ledgers.covers_target(partition, slot.batcher.read_position())
-        });
-        self.read_out = is_read_out.then_some(self.now);
-        is_read_out
+        // In a tick nothing is read twice: what is refused ends it.
+        let (slots, ledgers) = (&self.sensor.slots, &self.sensor.ledgers);
+        while let Some(slot) = slots.get(self.unread) {
+            if let Some(slot) = slot
+                && !ledgers.covers_target(self.unread as Partition, slot.batcher.read_position())
+            {
+                return false;
+            }
+            self.unread += 1;
+        }
+        self.read_out = Some(self.now);
+        true
     }
 
     /// How long a poll may wait: until the tick is over or a batch has waited long enough; a

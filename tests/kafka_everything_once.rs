@@ -306,9 +306,9 @@ fn memory_is_bounded_for_tiny_records_too() {
 /// Does a backlog of so many records in each partition; returns the number of runs.
 fn bounded_memory(per_partition: usize, record_bytes: usize, more: &[&str]) -> usize {
     const QUEUE_MIB: u64 = 64;
-    // Fetch buffers are 16 MiB of payload and as much overhead, and those of the tick before may
-    // still be on their way out; the rest is the program and what its allocator keeps.
-    const BOUND_MIB: u64 = QUEUE_MIB + 2 * 32 + 32;
+    // Fetch buffers are 4 MiB of payload, as much overhead and a fetch of 8 MiB, and those of the tick
+    // before may still be on their way out; the rest is the program and what its allocator keeps.
+    const BOUND_MIB: u64 = QUEUE_MIB + 2 * 16 + 32;
     let kafka = Kafka::shared(V3_9);
     let (topic, group) = (unique("backlog"), unique("group"));
     let server = kafka.bootstrap();

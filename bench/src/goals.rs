@@ -47,7 +47,7 @@ use Quantity::{Ratio, Value};
 /// What mb may have beside the client's own buffers.
 const MEMORY: f64 = (64 << 20) as f64;
 /// One answer of a broker on its way (librdkafka's `fetch.max.bytes` in mb).
-const ONE_FETCH: f64 = (8 << 20) as f64;
+const ONE_FETCH: f64 = mb::limits::RDKAFKA_FETCH_BYTES as f64;
 /// What librdkafka takes for a record beyond its key and value (see `mb::limits`), for as many of
 /// 1 KiB as its queue holds.
 const QUEUED_RECORDS: f64 = (mb::limits::RDKAFKA_QUEUE_KIB * 350) as f64;

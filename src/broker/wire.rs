@@ -1,5 +1,6 @@
 //! mb's own small request client: whether a broker answers and what it serves, topics and their
-//! ids, creating topics, a group's committed offsets, offsets by time, headers of stored batches.
+//! ids, creating topics, where partitions begin and end, a group's committed offsets, offsets by time,
+//! headers of stored batches.
 //! Plain TCP, every call under a deadline. Records are read and written by the backends, not here.
 
 mod group;

@@ -36,8 +36,10 @@ impl Crew {
     pub(super) fn fit(&mut self, threads: &mut Threads) -> Result<()> {
         let wanted = self.steering.settings().max_concurrent_runs;
         self.pattern.live.set_workers(wanted);
-        self.employed.truncate(wanted);
-        self.pattern.queue.look_again();
+        if self.employed.len() > wanted {
+            self.employed.truncate(wanted);
+            self.pattern.queue.look_again();
+        }
         self.employed.resize_with(wanted, || None);
         for (index, employed) in self.employed.iter_mut().enumerate() {
             let name = format!("worker-{index}");
@@ -64,5 +66,13 @@ impl Crew {
     pub(super) fn was_let_go(&self, name: &str) -> bool {
         let index = name.strip_prefix("worker-").and_then(|index| index.parse::<usize>().ok());
         index.is_some_and(|index| !matches!(self.employed.get(index), Some(Some(_))))
+    }
+}
+
+impl Drop for Crew {
+    /// Workers of a pipeline that could not be started end too.
+    fn drop(&mut self) {
+        self.employed.clear();
+        self.pattern.queue.look_again();
     }
 }

@@ -328,7 +328,7 @@ fn a_closed_queue_hands_out_nothing() {
     queue.push(run(1), late(), &stop).unwrap();
     queue.retry(run(2), Instant::now());
     queue.close();
-    // Which arm of a select wins is chance; a closed queue must win always.
+    // A closed queue wins always.
     for _ in 0..50 {
         assert!(queue.next(&never()).is_none());
     }

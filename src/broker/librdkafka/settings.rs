@@ -29,6 +29,9 @@ pub(super) fn consumer(
         .max_record_bytes
         .saturating_add(limits::RDKAFKA_FETCH_BYTES + RESPONSE_SLACK_BYTES)
         .min(RESPONSE_BYTES_MAX);
+    // The broker gathers no more than it may send: so much of all partitions, and of each.
+    let min_bytes = fetch.min_bytes.clamp(1, limits::RDKAFKA_FETCH_BYTES);
+    let partition_bytes = limits::rdkafka_fetch_bytes(partitions).max(min_bytes);
     let mut config = common(servers);
     config
         // Where to start is mb's decision alone.
@@ -46,8 +49,8 @@ pub(super) fn consumer(
         .set("fetch.queue.backoff.ms", "1")
         .set("fetch.error.backoff.ms", "50")
         .set("fetch.wait.max.ms", FETCH_WAIT.as_millis().to_string())
-        .set("fetch.min.bytes", fetch.min_bytes.clamp(1, 100_000_000).to_string())
-        .set("fetch.message.max.bytes", limits::rdkafka_fetch_bytes(partitions).to_string())
+        .set("fetch.min.bytes", min_bytes.to_string())
+        .set("fetch.message.max.bytes", partition_bytes.to_string())
         .set("fetch.max.bytes", limits::RDKAFKA_FETCH_BYTES.to_string())
         .set("receive.message.max.bytes", response_bytes.to_string());
     config
@@ -93,4 +96,24 @@ fn common(servers: &str) -> ClientConfig {
         // Lines go to mb's log at debug level, and some are listened to (`context`).
         .set_log_level(RDKafkaLogLevel::Info);
     config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fetch_may_bring_what_the_broker_is_to_gather() {
+        for min_bytes in [0, 1, 300_000, 1 << 20, 64 << 20] {
+            for partitions in [0, 1, 2, 3, 4, 1000] {
+                let fetch =
+                    FetchSettings { min_bytes, max_record_bytes: usize::MAX, isolation: None };
+                let config = consumer("localhost:1", partitions, &fetch, Isolation::ReadCommitted);
+                let bytes = |name| config.get(name).unwrap().parse::<usize>().unwrap();
+                let gathered = bytes("fetch.min.bytes");
+                assert!(gathered >= 1 && gathered <= bytes("fetch.message.max.bytes"));
+                assert!(bytes("fetch.message.max.bytes") <= bytes("fetch.max.bytes"));
+            }
+        }
+    }
 }

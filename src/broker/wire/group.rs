@@ -48,7 +48,7 @@ impl Wire {
             .with_group_id(group_id(group))
             .with_topics(Some(vec![asked]));
         let answer = self
-            .coordinated(group, |address, deadline| {
+            .coordinated(group, true, |address, deadline| {
                 self.on(address, deadline, |session| {
                     // Version 6 is the first in the flexible form, 1 the first kept by Kafka.
                     let version = session.version(ApiKey::OffsetFetch, (1, 5))?;
@@ -107,7 +107,7 @@ impl Wire {
             .with_topics(vec![committed]);
         let doing = || format!("commit offsets of group {group} in topic {topic}");
         let answer = self
-            .coordinated(group, |address, deadline| {
+            .coordinated(group, false, |address, deadline| {
                 self.on(address, deadline, |session| {
                     let version = session.version(ApiKey::OffsetCommit, (2, 7))?;
                     let ask = Ask { api: ApiKey::OffsetCommit, version, body: &body };
@@ -125,10 +125,12 @@ impl Wire {
     }
 
     /// Asks the group's coordinator, and again where it is loading or has moved, until the call's
-    /// limit. An answer comes back without any error code in it.
+    /// limit. An answer comes back without any error code in it. `harmless`: what is asked may be asked
+    /// again where no answer came, since another broker may be the coordinator by then.
     fn coordinated(
         &self,
         group: &str,
+        harmless: bool,
         mut ask: impl FnMut(&str, Instant) -> Result<Answer, Cause>,
     ) -> Result<Answer, Cause> {
         let deadline = Instant::now() + BROKER_CALL_LIMIT;
@@ -136,10 +138,17 @@ impl Wire {
             let code = match self.coordinator(group, deadline)? {
                 Err(code) => code,
                 Ok(address) => {
-                    let answer = ask(&address, deadline).map_err(|cause| {
-                        self.forget_coordinator(group);
-                        format!("{address}: {cause}")
-                    })?;
+                    let answer = match ask(&address, deadline) {
+                        Ok(answer) => answer,
+                        Err(cause) => {
+                            self.forget_coordinator(group);
+                            if !harmless || Instant::now() + RETRY_INTERVAL >= deadline {
+                                return Err(format!("{address}: {cause}"));
+                            }
+                            std::thread::sleep(RETRY_INTERVAL);
+                            continue;
+                        }
+                    };
                     match answer.iter().find(|(_, _, code)| *code != 0) {
                         None => return Ok(answer),
                         Some(&(_, _, code)) => code,

@@ -2,7 +2,7 @@
 //! partition's leader. Where no record is that young is said as such; what stands for it then is its
 //! caller's business.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use kafka_protocol::ResponseError;
@@ -72,15 +72,17 @@ impl Wire {
             Error::broker(format!("read the beginning and end offsets of topic {topic}"), cause)
         };
         let [beginnings, ends] = self.places(topic, partitions, [BEGINNING, END], &fail)?;
-        let both = beginnings.into_iter().zip(ends.into_values());
-        both.map(|((partition, beginning), end)| match (beginning, end) {
-            (Some(beginning), Some(end)) => Ok((partition, Watermarks { beginning, end })),
-            _ => Err(fail(format!("no offset for partition {partition}"))),
-        })
-        .collect()
+        let of = |found: &Found, partition| found.get(&partition).copied().flatten();
+        let marks = partitions.iter().map(|&partition| {
+            match (of(&beginnings, partition), of(&ends, partition)) {
+                (Some(beginning), Some(end)) => Ok((partition, Watermarks { beginning, end })),
+                _ => Err(fail(format!("no offset for partition {partition}"))),
+            }
+        });
+        marks.collect()
     }
 
-    /// For each of the times each partition's offset; all partitions have one entry.
+    /// For each of the times what was found of each partition, and of no other.
     fn places<const TIMES: usize>(
         &self,
         topic: &str,
@@ -92,38 +94,41 @@ impl Wire {
         let mut all = [const { Found::new() }; TIMES];
         loop {
             let metadata = self.metadata(topic, deadline).map_err(fail)?;
-            let mut trouble = None;
+            if metadata.error == ResponseError::UnknownTopicOrPartition.code() {
+                return Err(Error::UnknownTopic { topic: topic.to_owned() });
+            }
+            let listed: BTreeSet<_> = metadata.partitions.iter().map(|one| one.index).collect();
+            let unlisted = partitions.iter().find(|partition| !listed.contains(*partition));
+            if let (0, Some(unlisted)) = (metadata.error, unlisted) {
+                return Err(fail(format!("the topic has no partition {unlisted}")));
+            }
+            let mut trouble = Trouble::default();
             for (time, found) in times.iter().zip(&mut all) {
-                let (by_leader, without) = by_leader(&metadata, partitions, found);
-                if without == Some(ResponseError::UnknownTopicOrPartition.code())
-                    && by_leader.is_empty()
-                {
-                    return Err(Error::UnknownTopic { topic: topic.to_owned() });
-                }
-                trouble = trouble.or(without);
-                for (address, asked) in by_leader {
+                let missing: Vec<_> = of_none(partitions, found).collect();
+                for (address, asked) in by_leader(&metadata, &missing, &mut trouble) {
                     let answer = self
                         .ask_times(&address, topic, &asked, *time, deadline)
                         .map_err(|cause| fail(format!("{address}: {cause}")))?;
                     for (partition, code, offset) in answer {
-                        if code == 0 {
-                            found.insert(partition, Offset::checked(offset));
-                        } else {
-                            trouble = Some(code);
+                        match code {
+                            0 if asked.contains(&partition) => {
+                                found.insert(partition, Offset::checked(offset));
+                            }
+                            0 => {}
+                            code => trouble.note(partition, code),
                         }
                     }
                 }
             }
-            let missing = all.iter().find_map(|found| {
-                partitions.iter().find(|partition| !found.contains_key(partition))
-            });
-            let Some(missing) = missing else {
+            let Some(missing) = all.iter().find_map(|found| of_none(partitions, found).next())
+            else {
                 return Ok(all);
             };
             // An answer without a partition that was asked for is no better than an error.
-            let code = trouble.unwrap_or(ResponseError::UnknownServerError.code());
-            if !retriable(code) || Instant::now() + RETRY_INTERVAL >= deadline {
-                return Err(fail(format!("partition {missing}: {}", error_name(code))));
+            let unknown = (missing, ResponseError::UnknownServerError.code());
+            let (partition, code) = trouble.0.unwrap_or(unknown);
+            if !passes(code) || Instant::now() + RETRY_INTERVAL >= deadline {
+                return Err(fail(format!("partition {partition}: {}", error_name(code))));
             }
             std::thread::sleep(RETRY_INTERVAL);
         }
@@ -139,8 +144,7 @@ impl Wire {
         deadline: Instant,
     ) -> Result<Option<String>, Cause> {
         let all: Vec<_> = metadata.partitions.iter().map(|partition| partition.index).collect();
-        let (by_leader, _) = by_leader(metadata, &all, &BTreeMap::new());
-        for (address, asked) in by_leader {
+        for (address, asked) in by_leader(metadata, &all, &mut Trouble::default()) {
             for (partition, code, _) in self.ask_times(&address, topic, &asked, 0, deadline)? {
                 if code != 0 {
                     return Ok(Some(format!("partition {partition}: {}", error_name(code))));
@@ -179,26 +183,45 @@ impl Wire {
     }
 }
 
-/// The partitions without an answer, by their leaders' addresses; and the error code of one that
-/// has no leader.
+/// What is wrong with a partition: of several the first that does not pass by itself.
+#[derive(Default)]
+struct Trouble(Option<(Partition, i16)>);
+
+impl Trouble {
+    fn note(&mut self, partition: Partition, code: i16) {
+        if self.0.is_none_or(|(_, known)| passes(known) && !passes(code)) {
+            self.0 = Some((partition, code));
+        }
+    }
+}
+
+/// Whether a partition's error passes by itself. One that the metadata list and its leader does not know
+/// is new: brokers learn of it one after another.
+fn passes(code: i16) -> bool {
+    retriable(code) || code == ResponseError::UnknownTopicOrPartition.code()
+}
+
+fn of_none(partitions: &[Partition], found: &Found) -> impl Iterator<Item = Partition> {
+    partitions.iter().copied().filter(|partition| !found.contains_key(partition))
+}
+
+/// Partitions by their leaders' addresses; those that have none are noted.
 fn by_leader(
     metadata: &Metadata,
     partitions: &[Partition],
-    found: &Found,
-) -> (BTreeMap<String, Vec<Partition>>, Option<i16>) {
-    let mut trouble = (metadata.error != 0).then_some(metadata.error);
-    let mut by_leader = BTreeMap::<String, Vec<Partition>>::new();
+    trouble: &mut Trouble,
+) -> BTreeMap<String, Vec<Partition>> {
     let leaders: BTreeMap<Partition, i32> =
         metadata.partitions.iter().map(|one| (one.index, one.leader)).collect();
-    for partition in partitions.iter().filter(|one| !found.contains_key(one)) {
-        match leaders.get(partition).and_then(|leader| metadata.brokers.get(leader)) {
-            Some(address) => by_leader.entry(address.clone()).or_default().push(*partition),
-            None => {
-                trouble.get_or_insert(ResponseError::LeaderNotAvailable.code());
-            }
+    let mut by_leader = BTreeMap::<String, Vec<Partition>>::new();
+    for &partition in partitions {
+        match leaders.get(&partition).and_then(|leader| metadata.brokers.get(leader)) {
+            Some(address) => by_leader.entry(address.clone()).or_default().push(partition),
+            None if metadata.error != 0 => trouble.note(partition, metadata.error),
+            None => trouble.note(partition, ResponseError::LeaderNotAvailable.code()),
         }
     }
-    (by_leader, trouble)
+    by_leader
 }
 
 fn read_times(answer: &[u8], version: i16) -> Read<Answer> {
@@ -251,6 +274,18 @@ mod tests {
         for version in 1..=5 {
             assert_eq!(read_times(&answer(version), version), Ok(vec![(3, 0, 7)]), "{version}");
         }
+    }
+
+    #[test]
+    fn of_several_errors_the_one_that_stays_is_told_with_its_partition() {
+        let stays = ResponseError::TopicAuthorizationFailed.code();
+        let passing = ResponseError::LeaderNotAvailable.code();
+        assert!(passes(passing) && !passes(stays));
+        let mut trouble = Trouble::default();
+        for (partition, code) in [(1, passing), (2, stays), (3, passing), (4, stays)] {
+            trouble.note(partition, code);
+        }
+        assert_eq!(trouble.0, Some((2, stays)));
     }
 
     #[test]
