@@ -19,6 +19,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use mb::broker::wire::Wire;
 use mb::broker::{Backend, Broker, FetchSettings, Message};
 use mb::error::Error;
+use mb::limits;
 use mb::offset::Offset;
 
 use crate::edges::*;
@@ -253,7 +254,9 @@ fn beginning_and_end_are_known(subject: &dyn Subject) {
     assert_eq!(ends, [0, 7, 0]);
     assert!(marks.values().all(|marks| marks.beginning == Offset::ZERO));
     assert_eq!(broker.watermarks(&topic, &[1]).unwrap().len(), 1);
+    let asked = Instant::now();
     assert!(broker.watermarks(&topic, &[1, 9]).is_err(), "partition 9 does not exist");
+    assert!(asked.elapsed() < limits::BROKER_CALL_LIMIT / 2, "and is not waited for");
 }
 
 fn trimmed_logs_begin_above_zero(subject: &dyn Subject) {

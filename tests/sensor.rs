@@ -1,0 +1,388 @@
+//! Single ticks of a sensor over a log that does what a test says: what is planned, what is refused, and
+//! where the next tick goes on.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use mb::batch::{Batch, Record};
+use mb::broker::{
+    Backend, Broker, Capabilities, Consumer, FetchSettings, Flow, Producer, Sink, TopicInfo,
+    Watermarks,
+};
+use mb::budget::{Budget, Permit};
+use mb::config::{Config, Connection, OnMissingOffsets};
+use mb::error::{Error, Result};
+use mb::headers::Headers;
+use mb::history::{self, History, schema};
+use mb::ledgers::Ledgers;
+use mb::live::Live;
+use mb::offset::{Offset, OffsetRange, Partition, RunKey};
+use mb::pipeline::sensor_settings;
+use mb::run::{Run, RunId};
+use mb::run_queue::RunQueue;
+use mb::sensor::Sensor;
+use mb::startup::{self, Recovered};
+use mb::steering::Steering;
+
+const TOPIC: &str = "orders";
+/// Records of a batch.
+const BATCH: usize = 5;
+const QUEUE: usize = 4;
+const TICK: Duration = Duration::from_millis(200);
+
+/// What the log does in turn.
+enum Act {
+    /// Hands over the partition's records of these offsets, as far as the consumer still wants them.
+    Records(Partition, std::ops::Range<i64>),
+    /// Another one puts so many runs on the queue.
+    Fill(usize),
+    /// From here on the log begins there, and says so of whatever lies below.
+    Gone(Partition, i64),
+}
+
+struct Log {
+    partitions: i32,
+    acts: Mutex<VecDeque<Act>>,
+    beginnings: Arc<Mutex<BTreeMap<Partition, i64>>>,
+    /// From where each consumer began.
+    began: Mutex<Vec<BTreeMap<Partition, i64>>>,
+    queue: Mutex<Option<Arc<RunQueue>>>,
+}
+
+fn not_asked<T>() -> Result<T> {
+    Err(Error::Other("nobody asks this log for that".into()))
+}
+
+impl Broker for Log {
+    fn backend(&self) -> Backend {
+        Backend::Rdkafka
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            null_values: true,
+            timestamps: true,
+            headers: true,
+            read_committed: true,
+            codecs: &[],
+            membership: false,
+        }
+    }
+
+    fn describe(&self) -> String {
+        "a log that does as it is told".into()
+    }
+
+    fn topic(&self, topic: &str) -> Result<TopicInfo> {
+        Ok(TopicInfo {
+            name: topic.to_owned(),
+            id: Some("id".into()),
+            cluster_id: Some("cluster".into()),
+            partitions: (0..self.partitions).collect(),
+        })
+    }
+
+    fn create_topic(&self, _topic: &str, _partitions: u32) -> Result<()> {
+        not_asked()
+    }
+
+    fn watermarks(
+        &self,
+        _topic: &str,
+        partitions: &[Partition],
+    ) -> Result<BTreeMap<Partition, Watermarks>> {
+        let beginnings = self.beginnings.lock().unwrap();
+        let marks = |partition| {
+            let beginning = Offset::new(beginnings.get(&partition).copied().unwrap_or(0));
+            (partition, Watermarks { beginning, end: Offset::new(1000) })
+        };
+        Ok(partitions.iter().copied().map(marks).collect())
+    }
+
+    fn offsets_at(
+        &self,
+        _topic: &str,
+        _partitions: &[Partition],
+        _timestamp_ms: i64,
+    ) -> Result<BTreeMap<Partition, Offset>> {
+        not_asked()
+    }
+
+    fn committed(
+        &self,
+        _group: &str,
+        _topic: &str,
+        _partitions: &[Partition],
+    ) -> Result<BTreeMap<Partition, Offset>> {
+        Ok(BTreeMap::new())
+    }
+
+    fn commit(&self, _group: &str, _topic: &str, _offsets: &[(Partition, Offset)]) -> Result<()> {
+        not_asked()
+    }
+
+    fn consumer(
+        &self,
+        _topic: &str,
+        from: &[(Partition, Offset)],
+        _settings: &FetchSettings,
+    ) -> Result<Box<dyn Consumer>> {
+        let next: BTreeMap<_, _> =
+            from.iter().map(|(partition, offset)| (*partition, offset.get())).collect();
+        self.began.lock().unwrap().push(next.clone());
+        // A consumer outlives no tick; what it needs of the log is its own.
+        Ok(Box::new(Reader {
+            next,
+            acts: std::mem::take(&mut self.acts.lock().unwrap()),
+            beginnings: Arc::clone(&self.beginnings),
+            queue: self.queue.lock().unwrap().clone().expect("a queue is there"),
+        }))
+    }
+
+    fn producer(&self, _topic: &str) -> Result<Box<dyn Producer>> {
+        not_asked()
+    }
+}
+
+struct Reader {
+    next: BTreeMap<Partition, i64>,
+    acts: VecDeque<Act>,
+    beginnings: Arc<Mutex<BTreeMap<Partition, i64>>>,
+    queue: Arc<RunQueue>,
+}
+
+impl Consumer for Reader {
+    fn poll(&mut self, wait: Duration, sink: &mut dyn Sink) -> Result<()> {
+        if self.acts.is_empty() {
+            std::thread::sleep(wait.min(TICK / 10));
+        }
+        while let Some(act) = self.acts.pop_front() {
+            match act {
+                Act::Records(partition, offsets) => {
+                    for offset in offsets {
+                        if offset < self.next[&partition] {
+                            continue;
+                        }
+                        if sink.record(partition, record(offset)) == Flow::Stop {
+                            return Ok(());
+                        }
+                        self.next.insert(partition, offset + 1);
+                    }
+                }
+                Act::Fill(runs) => fill(&self.queue, runs),
+                Act::Gone(partition, beginning) => {
+                    self.beginnings.lock().unwrap().insert(partition, beginning);
+                }
+            }
+            let beginnings = self.beginnings.lock().unwrap();
+            for (partition, next) in &self.next {
+                if *next < beginnings.get(partition).copied().unwrap_or(0) {
+                    return Err(Error::OffsetOutOfRange {
+                        topic: TOPIC.into(),
+                        partition: *partition,
+                        offset: Offset::new(*next),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn has_more(&self) -> bool {
+        true
+    }
+
+    fn pause(&mut self, _partition: Partition) -> Result<()> {
+        not_asked()
+    }
+
+    fn resume(&mut self, _partition: Partition, _from: Offset) -> Result<()> {
+        not_asked()
+    }
+
+    fn close(self: Box<Self>) {}
+}
+
+fn record(offset: i64) -> Record<'static> {
+    Record {
+        offset: Offset::new(offset),
+        timestamp: None,
+        key: None,
+        value: Some(b"value"),
+        headers: Headers::NONE,
+    }
+}
+
+/// Runs that are nobody's, of a number that no other has.
+fn fill(queue: &RunQueue, runs: usize) {
+    let (_running, stop) = bounded(0);
+    for id in 0..runs {
+        let range = OffsetRange::new(Offset::new(0), Offset::new(0));
+        let run = Run {
+            id: RunId(-1 - id as i64),
+            key: RunKey::new(TOPIC, 0, range),
+            whole: range,
+            batch: Batch::default(),
+            permit: Arc::new(Permit::nothing()),
+            failed_attempts: 0,
+            queued: Instant::now(),
+        };
+        queue.push(run, Instant::now(), &stop).expect("there is room");
+    }
+}
+
+/// A sensor, its log, and who takes its runs: the test.
+struct World {
+    log: Arc<Log>,
+    sensor: Sensor,
+    queue: Arc<RunQueue>,
+    history: Arc<History>,
+    path: PathBuf,
+    _dir: tempfile::TempDir,
+    _intake: Sender<()>,
+    _heard: Receiver<mb::events::Event>,
+    writer: Option<mb::thread::Thread<()>>,
+}
+
+impl World {
+    fn new(partitions: i32) -> World {
+        let log = Arc::new(Log {
+            partitions,
+            acts: Mutex::default(),
+            beginnings: Arc::default(),
+            began: Mutex::default(),
+            queue: Mutex::default(),
+        });
+        let broker: Arc<dyn Broker> = Arc::<Log>::clone(&log);
+        let config = Config {
+            connection: Connection { topic: TOPIC.into(), ..Connection::default() },
+            max_batch: BATCH,
+            queue: QUEUE,
+            tick_runtime: TICK,
+            on_missing_offsets: OnMissingOffsets::Skip,
+            ..Config::default()
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(history::FILE);
+        let db = schema::open(&path).unwrap();
+        let info = startup::topic(broker.as_ref(), &config).unwrap();
+        let Recovered { scope, resumes, .. } =
+            startup::recover_from(&db, broker.as_ref(), &config, &info).unwrap();
+        let topic: Arc<str> = Arc::from(TOPIC);
+        let ledgers = Arc::new(Ledgers::default());
+        let queue = Arc::new(RunQueue::new(config.queue, config.order, config.queue_bytes));
+        *log.queue.lock().unwrap() = Some(Arc::clone(&queue));
+        let (events, heard) = bounded(100);
+        let (intake, intake_stop) = bounded(0);
+        let (history, writer) = {
+            let ledgers = Arc::clone(&ledgers);
+            let settled = move |settled: &[_]| ledgers.settle(settled);
+            History::start(db, scope, "rdkafka", config.history_keep, settled).unwrap()
+        };
+        let mut sensor = Sensor::new(
+            sensor_settings(&config, 0, &topic, info.id),
+            broker,
+            Arc::clone(&queue),
+            Budget::new(config.queue_bytes),
+            Arc::clone(&history),
+            ledgers,
+            Arc::new(Live::new(config.max_concurrent_runs)),
+            events,
+            intake_stop,
+            &Arc::new(Steering::new(&config)),
+        );
+        for (partition, resume) in resumes {
+            sensor.adopt(partition, resume);
+        }
+        World {
+            log,
+            sensor,
+            queue,
+            history,
+            path,
+            _dir: dir,
+            _intake: intake,
+            _heard: heard,
+            writer: Some(writer),
+        }
+    }
+
+    /// A tick in which the log does this. From where its consumer began.
+    fn tick(&mut self, acts: impl IntoIterator<Item = Act>) -> Vec<(Partition, i64)> {
+        self.log.acts.lock().unwrap().extend(acts);
+        assert_eq!(self.sensor.tick(), None);
+        let began = self.log.began.lock().unwrap().pop().expect("a consumer was made");
+        began.into_iter().collect()
+    }
+
+    /// The runs on the queue that the sensor pushed: number, partition, first and last offset, records.
+    fn take(&self) -> Vec<(i64, Partition, i64, i64, usize)> {
+        let runs = std::iter::from_fn(|| self.queue.try_next()).filter(|run| run.id.0 > 0);
+        runs.map(|run| {
+            let range = run.key.range;
+            let (first, last) = (range.first.get(), range.last.get());
+            (run.id.0, run.key.partition, first, last, run.batch.len())
+        })
+        .collect()
+    }
+
+    fn gaps(&self) -> Vec<(Partition, i64, i64)> {
+        assert!(self.history.flush(Duration::from_secs(60)));
+        let history = schema::open_read_only(&self.path).unwrap();
+        let mut rows =
+            history.prepare("SELECT partition, first_offset, last_offset FROM gaps").unwrap();
+        let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+        rows.query_map([], row).unwrap().map(Result::unwrap).collect()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.history.close();
+        if let Some(writer) = self.writer.take() {
+            writer.join().unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_came_before_a_gap_and_had_no_room_is_not_passed_over_with_it() {
+    let mut world = World::new(1);
+    // The queue has room for one of the two batches before the gap, the second of which is not full.
+    world.tick([Act::Records(0, 0..7), Act::Fill(QUEUE - 1), Act::Gone(0, 20)]);
+    assert_eq!(world.take(), [(1, 0, 0, 4, 5)]);
+    assert_eq!(world.gaps(), [], "the tick ended before it came to the gap");
+
+    let began = world.tick([Act::Records(0, 0..0)]);
+    assert_eq!(began, [(0, 5)]);
+    // Retention has the second batch by now: it is made of what is left, under the number it has.
+    assert_eq!(world.gaps(), [(0, 5, 19)]);
+    assert_eq!(world.take(), [(2, 0, 5, 6, 0)]);
+
+    let began = world.tick([Act::Records(0, 20..25)]);
+    assert_eq!(began, [(0, 20)]);
+    assert_eq!(world.take(), [(3, 0, 20, 24, 5)]);
+    assert_eq!(world.gaps(), [(0, 5, 19)]);
+}
+
+#[test]
+fn of_several_batches_that_wait_those_behind_a_refused_one_come_again_too() {
+    let mut world = World::new(2);
+    // Room for all when they are cut, for one when they are pushed.
+    let acts = [
+        Act::Records(0, 0..5),
+        Act::Records(1, 0..5),
+        Act::Fill(QUEUE - 1),
+        Act::Records(0, 5..10),
+    ];
+    world.tick(acts);
+    assert_eq!(world.take(), [(1, 0, 0, 4, 5)]);
+
+    let began = world.tick([Act::Records(0, 0..12), Act::Records(1, 0..5)]);
+    assert_eq!(began, [(0, 5), (1, 0)]);
+    // The same numbers and ranges; then what is new, which the tick's end cuts.
+    assert_eq!(world.take(), [(3, 0, 5, 9, 5), (2, 1, 0, 4, 5), (4, 0, 10, 11, 2)]);
+}
