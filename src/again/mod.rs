@@ -36,6 +36,8 @@ pub struct Bell {
     queue: Arc<RunQueue>,
     history: Arc<History>,
     wake: Sender<()>,
+    /// One message is in it where the thread has looked and nothing was left.
+    rests: Sender<()>,
     /// How often it was rung.
     rung: AtomicU64,
     /// How often it had been when nothing was left to do for this process.
@@ -47,18 +49,31 @@ pub struct Bell {
 const NEVER: u64 = u64::MAX;
 
 impl Bell {
-    /// A bell and what it rings.
-    pub fn new(queue: &Arc<RunQueue>, history: &Arc<History>) -> (Arc<Bell>, Receiver<()>) {
+    /// A bell, what it rings, and what tells that nothing is left.
+    pub fn new(
+        queue: &Arc<RunQueue>,
+        history: &Arc<History>,
+    ) -> (Arc<Bell>, Receiver<()>, Receiver<()>) {
         let (wake, woken) = bounded(1);
+        let (rests, rest) = bounded(1);
         let bell = Bell {
             queue: Arc::clone(queue),
             history: Arc::clone(history),
             wake,
+            rests,
             rung: AtomicU64::new(0),
             idle_at: AtomicU64::new(NEVER),
             blocked: Mutex::default(),
         };
-        (Arc::new(bell), woken)
+        (Arc::new(bell), woken, rest)
+    }
+
+    fn rest(&self, idle_at: u64) {
+        self.idle_at.store(idle_at, Ordering::Release);
+        if idle_at != NEVER {
+            // Full: it is not yet heard of the last time.
+            let _ = self.rests.try_send(());
+        }
     }
 
     /// There may be a new request.
@@ -190,7 +205,7 @@ impl Requests {
         let mut blocked = BTreeMap::new();
         if open.is_empty() {
             *self.bell.lock_blocked() = blocked;
-            self.bell.idle_at.store(rung, Ordering::Release);
+            self.bell.rest(rung);
             // Woken by the bell, or by the stop.
             return Ok(Some(limits::DURATION_MAX));
         }
@@ -227,7 +242,7 @@ impl Requests {
             idle_at = NEVER;
         }
         *self.bell.lock_blocked() = blocked;
-        self.bell.idle_at.store(idle_at, Ordering::Release);
+        self.bell.rest(idle_at);
         Ok(Some(next.saturating_duration_since(clock::now())))
     }
 

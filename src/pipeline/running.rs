@@ -60,6 +60,8 @@ pub(super) struct Running {
     history: Arc<History>,
     /// Whether redrives and replays are left.
     bell: Arc<Bell>,
+    /// Gets a message when none are.
+    requests_rest: Receiver<()>,
     events: Receiver<Event>,
     /// Dropped to stop producer and sensors.
     intake: Option<Sender<()>>,
@@ -126,7 +128,7 @@ impl Running {
             )?
         };
         threads.add(history_thread);
-        let (bell, woken) = Bell::new(&queue, &history);
+        let (bell, woken, requests_rest) = Bell::new(&queue, &history);
 
         let policy = RetryPolicy {
             max_attempts: config.max_attempts,
@@ -220,6 +222,7 @@ impl Running {
             budget,
             history,
             bell,
+            requests_rest,
             events,
             intake: Some(intake),
             watching: Some(watching),
@@ -341,6 +344,8 @@ impl Running {
         let mut target_due = self.config.until_caught_up
             && self.config.produce.is_some()
             && !self.threads.has("producer");
+        // All is done but for requests.
+        let mut is_caught_up = false;
         let reason = loop {
             if target_due && self.set_target(&trouble) {
                 target_due = false;
@@ -359,6 +364,10 @@ impl Running {
                 recv(self.events) -> event => event.unwrap_or(Event::Halt(Error::Other(
                     "all threads are gone".into(),
                 ))),
+                recv(self.requests_rest) -> _ => match is_caught_up {
+                    true => Event::CaughtUp,
+                    false => continue,
+                },
                 default(limits::SUPERVISE_INTERVAL) => continue,
             };
             match event {
@@ -371,8 +380,7 @@ impl Running {
                         break Reason::Moved(order);
                     }
                 }
-                // It is told again as long as it is so.
-                Event::CaughtUp if !self.bell.is_idle() => {}
+                Event::CaughtUp if !self.bell.is_idle() => is_caught_up = true,
                 Event::CaughtUp => break Reason::Asked("caught up"),
                 Event::Ended(name) => {
                     self.threads.join(&name);
