@@ -6,7 +6,7 @@
 //! a partition has few: `is_held` tells the sensor to stop reading it. Which run waits for which is
 //! decided in `lanes`.
 
-mod bell;
+mod idle;
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
@@ -28,7 +28,7 @@ use crate::requested::Requested;
 use crate::run::{Run, RunId};
 use crate::thread::stopped_within;
 
-use self::bell::Bell;
+use self::idle::IdleWorkers;
 
 /// Why a run was not taken. It is dropped, with its memory: its records are read again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,8 +46,8 @@ pub struct RunQueue {
     retries: Mutex<BinaryHeap<Reverse<Retry>>>,
     /// `None` without an order: nothing waits for anything.
     lanes: Option<Mutex<Parked>>,
-    /// Rings whenever some idle worker should look at queue and retries again.
-    bell: Bell,
+    /// They look at queue and retries again when they are woken.
+    idle: IdleWorkers,
     closed: AtomicBool,
     /// Of redrives and replays.
     pub requested: Requested,
@@ -88,7 +88,7 @@ impl RunQueue {
             receiver,
             retries: Mutex::default(),
             lanes: (order != Order::None).then(|| Mutex::new(Parked::new(order, bytes / 2))),
-            bell: Bell::default(),
+            idle: IdleWorkers::default(),
             closed: AtomicBool::new(false),
             requested: Requested::default(),
             cancels: Arc::default(),
@@ -161,13 +161,13 @@ impl RunQueue {
 
     /// Runs were pushed: a worker comes for them.
     pub fn wake(&self) {
-        self.bell.ring();
+        self.idle.wake_one();
     }
 
     /// Keeps a run for another attempt at `due`.
     pub fn retry(&self, run: Run, due: Instant) {
         self.lock_retries().push(Reverse(Retry { due, run }));
-        self.bell.ring();
+        self.idle.wake_one();
     }
 
     /// The next run for a worker, a due retry before a queued run; `None` when the queue is closed, or
@@ -179,9 +179,9 @@ impl RunQueue {
                 return None;
             }
             if is_gone(retired) {
-                // It may have watched for the next due retry, or come for what was rung for: another
+                // It may have watched for the next due retry, or come because one was wanted: another
                 // one does.
-                self.bell.answered(|| true);
+                self.idle.begun(|| true);
                 return None;
             }
             let wait = match self.due_retry() {
@@ -189,7 +189,7 @@ impl RunQueue {
                 Err(wait) => wait,
             };
             if self.receiver.is_empty() {
-                self.bell.sleep(wait, || self.is_closed() || is_gone(retired));
+                self.idle.sleep(wait, || self.is_closed() || is_gone(retired));
                 continue;
             }
             // Even where the queue was closed meanwhile: another worker may have taken the run behind
@@ -197,7 +197,7 @@ impl RunQueue {
             let Some(run) = self.take() else { continue };
             // Who watched for the next due retry now has other work: another one watches.
             if wait < IDLE {
-                self.bell.ring();
+                self.idle.wake_one();
             }
             return Some(run);
         }
@@ -205,7 +205,7 @@ impl RunQueue {
 
     /// A worker begins what it took: where there is more, another one is woken for it.
     pub fn begun(&self) {
-        self.bell.answered(|| !self.receiver.is_empty());
+        self.idle.begun(|| !self.receiver.is_empty());
     }
 
     /// A queued run that may start. Taking it and finding its turn are one: else a run could be
@@ -221,7 +221,7 @@ impl RunQueue {
 
     /// Idle workers look whether they are to go.
     pub fn look_again(&self) {
-        self.bell.ring_all();
+        self.idle.wake_all();
     }
 
     /// As `next`, for a caller that does not wait.
@@ -278,7 +278,7 @@ impl RunQueue {
         }
         *retries = waiting.into();
         drop(retries);
-        self.bell.ring();
+        self.idle.wake_one();
     }
 
     /// Whether runs may have to wait for others.
@@ -312,7 +312,7 @@ impl RunQueue {
     /// No run is handed out any more; workers end after the one they have.
     pub fn close(&self) {
         self.closed.store(true, Release);
-        self.bell.ring_all();
+        self.idle.wake_all();
     }
 
     pub fn is_closed(&self) -> bool {
@@ -350,7 +350,7 @@ impl RunQueue {
         let has_more = !retries.is_empty();
         drop(retries);
         if has_more {
-            self.bell.ring();
+            self.idle.wake_one();
         }
         Ok(retry.run)
     }

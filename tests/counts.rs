@@ -39,17 +39,17 @@ const QUEUED: Bound = bound("transactions per 1000 runs that had queued up", "1.
 // which most of them have no room for. Runs of one record queue up, and share transactions. Those of
 // 500 come more slowly than the history can be written: some have one for themselves.
 const CALLS_1: Bound = bound("system calls per 1000 runs of 1", "370-550", 1200.0);
-const CALLS_500: Bound = bound("system calls per 1000 runs of 500", "20160-22000", 38_000.0);
+const CALLS_500: Bound = bound("system calls per 1000 runs of 500", "19720-22000", 38_000.0);
 const TRANSACTIONS_1: Bound = bound("transactions per 1000 runs of 1", "15-27", 100.0);
-const TRANSACTIONS_500: Bound = bound("transactions per 1000 runs of 500", "310-400", 1000.0);
+const TRANSACTIONS_500: Bound = bound("transactions per 1000 runs of 500", "265-400", 1000.0);
 const PWRITE_1: Bound = bound("pwrite64 per 1000 runs of 1", "180-235", 700.0);
-const PWRITE_500: Bound = bound("pwrite64 per 1000 runs of 500", "1230-1500", 3000.0);
+const PWRITE_500: Bound = bound("pwrite64 per 1000 runs of 500", "930-1500", 3000.0);
 const SYNC_1: Bound = bound("fsync and fdatasync per 1000 runs of 1", "0-1", 20.0);
-const SYNC_500: Bound = bound("fsync and fdatasync per 1000 runs of 500", "2-15", 100.0);
-const READS_500: Bound = bound("pread64 of topic.db per 1000 runs of 500", "14890-15230", 16_000.0);
+const SYNC_500: Bound = bound("fsync and fdatasync per 1000 runs of 500", "2-37", 100.0);
+const READS_500: Bound = bound("pread64 of topic.db per 1000 runs of 500", "14890-15540", 17_000.0);
 const WRITE_1: Bound = bound("write per 1000 runs of 1", "0", 20.0);
 const WRITE_500: Bound = bound("write per 1000 runs of 500", "0", 20.0);
-const MEMORY_1: Bound = bound("calls for memory per 1000 runs of 1", "-2 to 1", 50.0);
+const MEMORY_1: Bound = bound("calls for memory per 1000 runs of 1", "-17 to 1", 50.0);
 const MEMORY_500: Bound = bound("calls for memory per 1000 runs of 500", "-52 to 280", 800.0);
 
 impl Bound {
