@@ -178,8 +178,8 @@ pub const SHELL_CHECK_LIMIT: Duration = Duration::from_secs(10);
 pub const PLAN_RUNS: usize = 64;
 /// How long runs wait for company to be planned with, while records come in bulk.
 pub const PLAN_LINGER: Duration = Duration::from_millis(5);
-/// Records that one poll of the client hands over at most.
-pub const POLL_RECORDS: usize = 4096;
+/// Records that one poll of the embedded topic hands over at most.
+pub const EMBEDDED_POLL_RECORDS: usize = 4096;
 /// Records that are taken from librdkafka at once: few enough to be in the processor's nearer caches
 /// still when they are copied.
 pub const RDKAFKA_TAKE_RECORDS: usize = 1024;
@@ -326,7 +326,8 @@ const _: () = assert!(COMMIT_INTERVAL.as_millis() < 1000, "commits happen at lea
 const _: () = assert!(COMMIT_DOUBT.as_millis() >= 3 * BROKER_CALL_LIMIT.as_millis());
 const _: () = assert!(FAILED_FILE_BYTES_PER_RECORD > 21, "every record can be named");
 const _: () = assert!(HISTORY_GROUP_WRITES <= HISTORY_QUEUE_WRITES);
-const _: () = assert!(EMBEDDED_CHUNK_RECORDS <= POLL_RECORDS, "a poll hands over whole chunks");
+const _: () =
+    assert!(EMBEDDED_CHUNK_RECORDS <= EMBEDDED_POLL_RECORDS, "a poll hands over whole chunks");
 const _: () = assert!(EMBEDDED_CHUNK_BYTES <= EMBEDDED_OUTBOX_BYTES);
 const _: () = assert!(EMBEDDED_BUSY_LIMIT.as_millis() < BROKER_CALL_LIMIT.as_millis());
 const _: () = assert!(PRODUCER_STOP_FLUSH_LIMIT.as_millis() < INTAKE_STOP_LIMIT.as_millis());

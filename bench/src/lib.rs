@@ -18,8 +18,8 @@ pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 /// Who waits for so long for a record gives up.
 pub const LONGEST: Duration = Duration::from_secs(10);
 
-/// What the bare loops read has so many partitions, or more.
-const PARTITIONS: usize = 4;
+/// Partitions of the topics, where a workload is not about their number.
+pub const PARTITIONS: i32 = 4;
 
 /// A bare consumer, with the settings of mb's (src/broker/librdkafka/settings.rs) where they matter
 /// for its speed. The one difference is the events at a partition's end, which mb needs and which
@@ -41,7 +41,10 @@ pub fn consumer(servers: &str, group: &str) -> Result<BaseConsumer> {
         .set("fetch.queue.backoff.ms", "1")
         .set("fetch.error.backoff.ms", "50")
         .set("fetch.wait.max.ms", "100")
-        .set("fetch.message.max.bytes", mb::limits::rdkafka_fetch_bytes(PARTITIONS).to_string())
+        .set(
+            "fetch.message.max.bytes",
+            mb::limits::rdkafka_fetch_bytes(PARTITIONS as usize).to_string(),
+        )
         .set("fetch.max.bytes", mb::limits::RDKAFKA_FETCH_BYTES.to_string())
         .set("enable.metrics.push", "false")
         .create()?;

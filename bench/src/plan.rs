@@ -7,7 +7,7 @@ pub const WORKLOADS: [&str; 9] = ["W1", "W2", "W3", "W4", "W5", "W6", "W7", "W8"
 const QUICK: [&str; 3] = ["W1", "W2", "W3"];
 
 pub const VALUE_BYTES: usize = 100;
-pub const PARTITIONS: i32 = 4;
+pub use mb_bench::PARTITIONS;
 pub const CONCURRENCY: u64 = 5;
 /// The broker of all workloads, and the one that W1 is repeated on.
 pub const KAFKA: &str = "3.9.1";

@@ -16,7 +16,7 @@ pub struct Message<'a> {
 }
 
 /// Reads all partitions of a topic from their beginning, and hands over each record until there were
-/// `count`; `pause` is called whenever there is nothing more at hand. `headers`: asks for each record's
+/// `count`, and `None` whenever there is nothing more at hand. `headers`: asks for each record's
 /// headers, as whoever hands records on whole has to.
 ///
 /// # Errors
@@ -26,8 +26,7 @@ pub fn read(
     topic: &str,
     count: u64,
     headers: bool,
-    mut each: impl FnMut(Message<'_>) -> Result<()>,
-    mut pause: impl FnMut() -> Result<()>,
+    mut each: impl FnMut(Option<Message<'_>>) -> Result<()>,
 ) -> Result<()> {
     let name = std::ffi::CString::new(topic)?;
     let partitions = partitions(consumer, topic)?;
@@ -49,7 +48,7 @@ pub fn read(
             let mut got =
                 ffi::rd_kafka_consume_batch_queue(queue, 0, messages.as_mut_ptr(), messages.len());
             if got == 0 {
-                pause()?;
+                each(None)?;
                 got =
                     ffi::rd_kafka_consume_batch_queue(queue, longest_ms, messages.as_mut_ptr(), 1);
             }
@@ -68,13 +67,13 @@ pub fn read(
                         return Err("a record of the bench has headers".into());
                     }
                 }
-                each(Message {
+                each(Some(Message {
                     partition: (*message).partition,
                     offset: (*message).offset,
                     timestamp: ffi::rd_kafka_message_timestamp(message, std::ptr::null_mut()),
                     key: bytes((*message).key, (*message).key_len),
                     value: bytes((*message).payload, (*message).len),
-                })?;
+                }))?;
                 ffi::rd_kafka_message_destroy(message);
             }
         }

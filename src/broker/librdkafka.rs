@@ -47,7 +47,7 @@ impl Librdkafka {
     /// # Errors
     /// `Broker` where librdkafka refuses the settings.
     pub fn connect(servers: &str, wire: Arc<Wire>) -> Result<Librdkafka> {
-        settings::producer(servers)
+        settings::common(servers)
             .create_native_config()
             .map_err(|error| Error::broker("set up librdkafka", error))?;
         Ok(Librdkafka { servers: servers.to_owned(), wire })

@@ -173,10 +173,6 @@ impl Running {
             let index = usize::try_from(partition).expect("not negative") % sensors.len();
             sensors[index].adopt(partition, resume);
         }
-        // Where mb produces, it is what is there when that is over.
-        if config.until_caught_up && config.produce.is_none() {
-            ledgers.set_target(ends);
-        }
 
         let committer = Committer {
             broker: Arc::clone(&broker),
@@ -241,6 +237,10 @@ impl Running {
             running.threads.add(events::spawn(&name, &events_in, move || sensor.run())?);
         }
         running.start_producer(info.partitions.len(), &events_in, intake_stop, &steering)?;
+        // Where mb produces, it is what is there when that is over.
+        if running.config.until_caught_up && !running.threads.has("producer") {
+            running.ledgers.set_target(ends);
+        }
         running.start_watch(&watch, &steering, &events_in, &watching_stop)?;
         let pipeline = Attached {
             config: running.config.clone(),
@@ -341,9 +341,7 @@ impl Running {
             self.config.max_batch
         );
         let trouble = Trouble::default();
-        let mut target_due = self.config.until_caught_up
-            && self.config.produce.is_some()
-            && !self.threads.has("producer");
+        let mut target_due = false;
         // All is done but for requests.
         let mut is_caught_up = false;
         let reason = loop {

@@ -77,11 +77,13 @@ fn poll(args: &Args) -> Result<Seen> {
 fn by_queue(args: &Args, headers: bool) -> Result<Seen> {
     let consumer = consumer(&args.bootstrap_server, "bare")?;
     let mut seen = Seen::default();
-    let add = |message: Message<'_>| {
-        seen.add(message.value.len());
+    let add = |message: Option<Message<'_>>| {
+        if let Some(message) = message {
+            seen.add(message.value.len());
+        }
         Ok(())
     };
-    queue::read(&consumer, &args.topic, args.count, headers, add, || Ok(()))?;
+    queue::read(&consumer, &args.topic, args.count, headers, add)?;
     std::mem::forget(consumer);
     Ok(seen)
 }

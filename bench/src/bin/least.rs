@@ -84,43 +84,37 @@ fn main() -> Result<()> {
     let (groups, writer) = writer(db, &args)?;
     let mut filling = BTreeMap::<Partition, Batch>::new();
     let mut full = Vec::with_capacity(GROUP);
-    let full = std::cell::RefCell::new(&mut full);
-    let send = || -> Result<()> {
-        let group = std::mem::replace(&mut **full.borrow_mut(), Vec::with_capacity(GROUP));
-        if !group.is_empty() {
-            groups.send(group).map_err(|_| "the writer has ended")?;
+    queue::read(&consumer, &args.topic, args.count, true, |message| {
+        let Some(message) = message else { return send(&groups, &mut full) };
+        let new = || Batch::new(message.partition, args.batch);
+        let batch = filling.entry(message.partition).or_insert_with(new);
+        batch.push(message);
+        if batch.index.len() == args.batch {
+            let full_one = std::mem::replace(batch, new());
+            batch.bytes.reserve_exact(full_one.bytes.len());
+            full.push(full_one);
+            if full.len() == GROUP {
+                send(&groups, &mut full)?;
+            }
         }
         Ok(())
-    };
-    queue::read(
-        &consumer,
-        &args.topic,
-        args.count,
-        true,
-        |message| {
-            let new = || Batch::new(message.partition, args.batch);
-            let batch = filling.entry(message.partition).or_insert_with(new);
-            batch.push(message);
-            if batch.index.len() == args.batch {
-                let full_one = std::mem::replace(batch, new());
-                batch.bytes.reserve_exact(full_one.bytes.len());
-                full.borrow_mut().push(full_one);
-                if full.borrow().len() == GROUP {
-                    send()?;
-                }
-            }
-            Ok(())
-        },
-        &send,
-    )?;
-    full.borrow_mut().extend(filling.into_values().filter(|batch| !batch.index.is_empty()));
-    send()?;
+    })?;
+    full.extend(filling.into_values().filter(|batch| !batch.index.is_empty()));
+    send(&groups, &mut full)?;
     drop(groups);
     let (seen, done) = writer.join().map_err(|_| "the writer panicked")??;
     let done: Vec<_> = done.into_iter().collect();
     Wire::new(&args.bootstrap_server).commit(&args.group, &args.topic, &done)?;
     println!(r#"{{"records":{},"bytes":{}}}"#, seen.records, seen.bytes);
     std::mem::forget(consumer);
+    Ok(())
+}
+
+fn send(groups: &Sender<Vec<Batch>>, full: &mut Vec<Batch>) -> Result<()> {
+    if !full.is_empty() {
+        let group = std::mem::replace(full, Vec::with_capacity(GROUP));
+        groups.send(group).map_err(|_| "the writer has ended")?;
+    }
     Ok(())
 }
 

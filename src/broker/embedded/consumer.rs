@@ -74,13 +74,13 @@ impl EmbeddedConsumer {
         })
     }
 
-    /// Hands over what is there, up to `limits::POLL_RECORDS`; false where nothing is.
+    /// Hands over what is there, up to `limits::EMBEDDED_POLL_RECORDS`; false where nothing is.
     fn read(&mut self, sink: &mut dyn Sink) -> Result<bool> {
         self.look()?;
         let mut handed = 0;
         let mut at_end = 0;
         while at_end < self.cursors.len()
-            && handed + limits::EMBEDDED_CHUNK_RECORDS <= limits::POLL_RECORDS
+            && handed + limits::EMBEDDED_CHUNK_RECORDS <= limits::EMBEDDED_POLL_RECORDS
         {
             let at = self.turn % self.cursors.len();
             self.turn = at + 1;

@@ -139,8 +139,11 @@ fn partitions_are_read_in_turn() {
         assert_eq!(chunk[0].0, turn as Partition % 3, "turn {turn} of {}", chunks.len());
         assert!(chunk.len() <= crate::limits::EMBEDDED_CHUNK_RECORDS);
     }
-    assert!(taker.read.len() > crate::limits::POLL_RECORDS - crate::limits::EMBEDDED_CHUNK_RECORDS);
-    assert!(taker.read.len() <= crate::limits::POLL_RECORDS);
+    assert!(
+        taker.read.len()
+            > crate::limits::EMBEDDED_POLL_RECORDS - crate::limits::EMBEDDED_CHUNK_RECORDS
+    );
+    assert!(taker.read.len() <= crate::limits::EMBEDDED_POLL_RECORDS);
 }
 
 #[test]

@@ -74,7 +74,7 @@ pub(super) fn producer(servers: &str) -> ClientConfig {
     config
 }
 
-fn common(servers: &str) -> ClientConfig {
+pub(super) fn common(servers: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
     config
         .set("bootstrap.servers", servers)

@@ -104,14 +104,14 @@ impl Wire {
             }
             let mut trouble = Trouble::default();
             for (time, found) in times.iter().zip(&mut all) {
-                let missing: Vec<_> = of_none(partitions, found).collect();
+                let missing: BTreeSet<_> = of_none(partitions, found).collect();
                 for (address, asked) in by_leader(&metadata, &missing, &mut trouble) {
                     let answer = self
                         .ask_times(&address, topic, &asked, *time, deadline)
                         .map_err(|cause| fail(format!("{address}: {cause}")))?;
                     for (partition, code, offset) in answer {
                         match code {
-                            0 if asked.contains(&partition) => {
+                            0 if asked.binary_search(&partition).is_ok() => {
                                 found.insert(partition, Offset::checked(offset));
                             }
                             0 => {}
@@ -143,7 +143,8 @@ impl Wire {
         metadata: &Metadata,
         deadline: Instant,
     ) -> Result<Option<String>, Cause> {
-        let all: Vec<_> = metadata.partitions.iter().map(|partition| partition.index).collect();
+        let all: BTreeSet<_> =
+            metadata.partitions.iter().map(|partition| partition.index).collect();
         for (address, asked) in by_leader(metadata, &all, &mut Trouble::default()) {
             for (partition, code, _) in self.ask_times(&address, topic, &asked, 0, deadline)? {
                 if code != 0 {
@@ -205,10 +206,10 @@ fn of_none(partitions: &[Partition], found: &Found) -> impl Iterator<Item = Part
     partitions.iter().copied().filter(|partition| !found.contains_key(partition))
 }
 
-/// Partitions by their leaders' addresses; those that have none are noted.
+/// Partitions, ascending, by their leaders' addresses; those that have none are noted.
 fn by_leader(
     metadata: &Metadata,
-    partitions: &[Partition],
+    partitions: &BTreeSet<Partition>,
     trouble: &mut Trouble,
 ) -> BTreeMap<String, Vec<Partition>> {
     let leaders: BTreeMap<Partition, i32> =
