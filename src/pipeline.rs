@@ -23,7 +23,7 @@ use crate::control;
 use crate::data_dir::DataDir;
 use crate::dead_letters;
 use crate::error::{Class, Error, Result};
-use crate::history;
+use crate::history::{self, left};
 use crate::limits;
 use crate::live::{Live, Trouble};
 use crate::reset::{self, Order};
@@ -132,6 +132,9 @@ impl Pipeline {
         // With threads left behind the process is ended, and the socket with it.
         if !matches!(outcome, Err(Error::Forced(_))) {
             control.stop();
+        }
+        if outcome.is_ok() {
+            left::note(&data_dir.path().join(history::FILE));
         }
         outcome
     }

@@ -9,7 +9,7 @@ use std::path::Path;
 use crate::broker::{Broker, TopicInfo, Watermarks};
 use crate::error::{Error, Result};
 use crate::history::recovery::{self, Reset};
-use crate::history::schema;
+use crate::history::{left, schema};
 use crate::offset::{Offset, Partition};
 use crate::startup;
 
@@ -76,6 +76,7 @@ pub fn execute(
     history: &Path,
     resets: &[Reset],
 ) -> Result<()> {
+    let was_whole = left::is_as_noted(history);
     // A history that cannot be used is to be known before anything is changed.
     let db = if history.exists() { Some(schema::open(history)?) } else { None };
     let offsets: Vec<_> = resets.iter().map(|reset| (reset.partition, reset.to)).collect();
@@ -95,6 +96,10 @@ pub fn execute(
                      begins there all the same)";
         Error::storage(doing, cause)
     })?;
+    drop(db);
+    if was_whole {
+        left::note(history);
+    }
     if open_runs > 0 {
         log::info!(
             "{open_runs} unfinished run(s) of before are void: the new offsets say what is read"

@@ -83,7 +83,7 @@ pub fn recover_from(
     let connection = &config.connection;
     let key = scope_key(broker.backend(), &connection.group, topic);
     let scope = recovery::scope(db, &key)?;
-    let recorded = recovery::recorded(db, scope)?;
+    let (recorded, settled) = recovery::recorded_and_settled(db, scope)?;
     check_clients(broker.backend(), &recorded)?;
     let mut committed = broker.committed(&connection.group, &topic.name, &topic.partitions)?;
     let marks = broker.watermarks(&topic.name, &topic.partitions)?;
@@ -162,7 +162,7 @@ pub fn recover_from(
         let resume = Resume { position: marks.beginning, committed: None, stored: vec![] };
         resumes.insert(partition, resume);
     }
-    recovery::begin_all(db, scope, &resumes)?;
+    recovery::begin_all(db, scope, &resumes, settled)?;
     tell(&resumes);
     Ok(Recovered { scope, resumes, marks })
 }

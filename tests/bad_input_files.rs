@@ -76,7 +76,7 @@ fn a_read_only_disk_is_refused_and_everything_on_it_comes_later() {
 
 #[test]
 fn what_lies_in_the_place_of_mbs_own_files_is_named_and_left() {
-    for name in ["mb.lock", "control.sock", "history.db"] {
+    for name in ["mb.lock", "control.sock", "history.db", "history.db-left"] {
         let data = Data::with_records();
         fs::create_dir(data.file(name)).unwrap();
         data.refused(78, &["--step", "discard"], &["--data-dir", name]);
@@ -88,7 +88,7 @@ fn what_lies_in_the_place_of_mbs_own_files_is_named_and_left() {
 
 #[test]
 fn a_fifo_in_the_place_of_mbs_own_files_is_named_and_not_waited_for() {
-    for name in ["mb.lock", "history.db"] {
+    for name in ["mb.lock", "history.db", "history.db-left"] {
         let data = Data::with_records();
         let file = data.file(name);
         assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());

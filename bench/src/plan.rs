@@ -120,6 +120,11 @@ impl Plan {
         if contender == Contender::Parallel("partition") { 5000 } else { drain.count }
     }
 
+    /// Rounds of contenders that take little time.
+    pub fn rounds_of_short(&self) -> u32 {
+        if self.quick { self.rounds } else { 3 * self.rounds }
+    }
+
     /// Of each round: with three of them 30 s in all.
     pub fn latency_s(&self) -> u64 {
         if self.quick { 5 } else { 10 }

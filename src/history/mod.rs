@@ -7,6 +7,7 @@
 
 pub mod asked;
 mod inbox;
+pub mod left;
 pub mod letters;
 mod place;
 pub mod query;

@@ -190,10 +190,26 @@ pub fn of_predecessors(
 /// # Errors
 /// `Storage` where the file cannot be read.
 pub fn recorded(db: &Connection, scope: ScopeId) -> Result<BTreeMap<Partition, Recorded>> {
+    Ok(recorded_and_settled(db, scope)?.0)
+}
+
+/// `recorded`, and the number up to which no later start needs to know a run of this scope any more:
+/// all are void, or done and below what was committed. Neither is ever undone; what moves offsets back
+/// voids all runs.
+///
+/// # Errors
+/// `Storage` where the file cannot be read.
+pub fn recorded_and_settled(
+    db: &Connection,
+    scope: ScopeId,
+) -> Result<(BTreeMap<Partition, Recorded>, RunId)> {
     read(db, scope).map_err(storage)
 }
 
-fn read(db: &Connection, scope: ScopeId) -> rusqlite::Result<BTreeMap<Partition, Recorded>> {
+fn read(
+    db: &Connection,
+    scope: ScopeId,
+) -> rusqlite::Result<(BTreeMap<Partition, Recorded>, RunId)> {
     let mut partitions: BTreeMap<Partition, Recorded> = BTreeMap::new();
     let mut void_up_to = BTreeMap::new();
     let mut rows = db.prepare_cached(
@@ -216,21 +232,32 @@ fn read(db: &Connection, scope: ScopeId) -> rusqlite::Result<BTreeMap<Partition,
             recorded.intents.push(Offset::new(row.get(1)?));
         }
     }
-    // Of a long history next to nothing is needed: what says so of a row is read of all of them, the
-    // rest of few.
+    let settled: i64 = db.query_row(
+        "SELECT ifnull(max(up_to), 0) FROM settled WHERE scope = ?1",
+        [scope.0],
+        |row| row.get(0),
+    )?;
+    let newest: i64 = db.query_row("SELECT ifnull(max(id), 0) FROM runs", [], |row| row.get(0))?;
+    let mut oldest_needed = None;
+    // Of a long history next to nothing is needed: what says so of a row is read of all that came since
+    // the last start, the rest of few.
     let mut states = db.prepare_cached(
         "SELECT id, partition, state, ifnull(batch_last, last_offset) FROM runs \
-         WHERE scope = ?1 AND state NOT IN (?2, ?3) AND kind = ?4",
+         WHERE scope = ?1 AND id > ?5 AND state NOT IN (?2, ?3) AND kind = ?4 ORDER BY id",
     )?;
     let left_out = [RunState::Voided.code(), RunState::Split.code()];
-    let mut states = states.query(params![scope.0, left_out[0], left_out[1], KIND_TOPIC])?;
+    let mut states =
+        states.query(params![scope.0, left_out[0], left_out[1], KIND_TOPIC, settled])?;
     let mut details = db.prepare_cached(
         "SELECT client, first_offset, last_offset, attempts, lane, lanes, \
          ifnull(batch_first, first_offset) FROM runs WHERE id = ?1",
     )?;
     while let Some(row) = states.next()? {
         let (id, partition): (i64, Partition) = (row.get(0)?, row.get(1)?);
-        let Some(recorded) = partitions.get_mut(&partition) else { continue };
+        let Some(recorded) = partitions.get_mut(&partition) else {
+            oldest_needed.get_or_insert(id);
+            continue;
+        };
         let state = RunState::from_code(row.get(2)?).unwrap_or(RunState::Queued);
         let last = Offset::new(row.get(3)?);
         let committed_since = state.is_done()
@@ -239,6 +266,7 @@ fn read(db: &Connection, scope: ScopeId) -> rusqlite::Result<BTreeMap<Partition,
         if committed_since || id <= void_up_to[&partition] {
             continue;
         }
+        oldest_needed.get_or_insert(id);
         recorded.runs.push(details.query_row([id], |row| {
             Ok(RecordedRun {
                 id: RunId(id),
@@ -254,7 +282,7 @@ fn read(db: &Connection, scope: ScopeId) -> rusqlite::Result<BTreeMap<Partition,
     for recorded in partitions.values_mut() {
         recorded.runs.sort_by_key(|run| (run.whole.first, run.range.first, run.id));
     }
-    Ok(partitions)
+    Ok((partitions, RunId(oldest_needed.map_or(newest, |id| id - 1))))
 }
 
 /// Whether commits were sent, or about to be, of which the log has not said what became of them.
@@ -326,7 +354,8 @@ pub fn gap(
 }
 
 /// Records where each partition begins, all or none: one that is missing later would be taken for
-/// one that came since, and be read from its beginning.
+/// one that came since, and be read from its beginning. And that runs up to `settled` need not be looked
+/// at again.
 ///
 /// # Errors
 /// `Storage` where the file cannot be written.
@@ -334,11 +363,19 @@ pub fn begin_all(
     db: &Connection,
     scope: ScopeId,
     resumes: &BTreeMap<Partition, Resume>,
+    settled: RunId,
 ) -> Result<()> {
     let change = db.unchecked_transaction().map_err(storage)?;
     for (partition, resume) in resumes {
         begin(&change, scope, *partition, resume)?;
     }
+    change
+        .execute(
+            "INSERT INTO settled(scope, up_to) VALUES (?1, ?2) \
+             ON CONFLICT DO UPDATE SET up_to = ?2 WHERE up_to < ?2",
+            params![scope.0, settled.0],
+        )
+        .map_err(storage)?;
     change.commit().map_err(storage)
 }
 
@@ -578,10 +615,8 @@ mod tests {
         assert_eq!(of_predecessors(&db, &key("t", "")).unwrap(), [].into());
     }
 
-    #[test]
-    fn voided_ranges_are_not_seen_again() {
-        let folder = tempfile::tempdir().unwrap();
-        let db = schema::open(&folder.path().join("history.db")).unwrap();
+    /// A scope of partition 3, which begins at 0.
+    fn begun(db: &Connection, committed: i64) -> ScopeId {
         let key = ScopeKey {
             log: "kafka",
             cluster_id: String::new(),
@@ -589,17 +624,66 @@ mod tests {
             topic: "t".into(),
             topic_id: String::new(),
         };
-        let scope = scope(&db, &key).unwrap();
-        let at_start = Resume { position: at(0), committed: Some(at(0)), stored: vec![] };
-        begin(&db, scope, 3, &at_start).unwrap();
-        for (id, state) in [(1, RunState::Succeeded), (2, RunState::Queued)] {
-            db.execute(
-                "INSERT INTO runs(id, scope, client, partition, first_offset, last_offset, records, \
-                 bytes, state, queued_ms) VALUES (?1, ?2, 'rdkafka', 3, ?3, ?3, 1, 1, ?4, 0)",
-                params![id, scope.0, id * 10, state.code()],
-            )
-            .unwrap();
+        let scope = scope(db, &key).unwrap();
+        let at_start = Resume { position: at(0), committed: Some(at(committed)), stored: vec![] };
+        begin(db, scope, 3, &at_start).unwrap();
+        scope
+    }
+
+    /// A run of the one record at ten times its number.
+    fn insert_run(db: &Connection, scope: ScopeId, partition: Partition, id: i64, state: RunState) {
+        db.execute(
+            "INSERT INTO runs(id, scope, client, partition, first_offset, last_offset, records, \
+             bytes, state, queued_ms) VALUES (?1, ?2, 'rdkafka', ?3, ?4, ?4, 1, 1, ?5, 0)",
+            params![id, scope.0, partition, id * 10, state.code()],
+        )
+        .unwrap();
+    }
+
+    #[test]
+    fn runs_are_settled_up_to_the_first_that_a_start_may_need() {
+        let folder = tempfile::tempdir().unwrap();
+        let db = schema::open(&folder.path().join("history.db")).unwrap();
+        let scope = begun(&db, 31);
+        let states = [
+            (1, RunState::Succeeded),
+            (2, RunState::Voided),
+            (3, RunState::Failed),
+            (4, RunState::Succeeded),
+            (5, RunState::Queued),
+        ];
+        for (id, state) in states {
+            insert_run(&db, scope, 3, id, state);
         }
+        let settled = || recorded_and_settled(&db, scope).unwrap().1;
+        assert_eq!(settled(), RunId(3), "4 lies above what was committed");
+        db.execute("INSERT INTO intents VALUES (?1, 3, 20)", [scope.0]).unwrap();
+        assert_eq!(settled(), RunId(2), "a commit of 20 may yet arrive");
+        db.execute("DELETE FROM intents", []).unwrap();
+        begin_all(&db, scope, &BTreeMap::new(), settled()).unwrap();
+        // What was said holds, and is not looked at again.
+        db.execute("UPDATE runs SET state = ?1 WHERE id = 1", [RunState::Queued.code()]).unwrap();
+        let ids = |recorded: &BTreeMap<Partition, Recorded>| -> Vec<RunId> {
+            recorded[&3].runs.iter().map(|run| run.id).collect()
+        };
+        assert_eq!(ids(&super::recorded(&db, scope).unwrap()), [RunId(4), RunId(5)]);
+        begin_all(&db, scope, &BTreeMap::new(), RunId(1)).unwrap();
+        assert_eq!(ids(&super::recorded(&db, scope).unwrap()), [RunId(4), RunId(5)]);
+        db.execute("UPDATE runs SET state = ?1", [RunState::Succeeded.code()]).unwrap();
+        db.execute("UPDATE partitions SET confirmed = 51", []).unwrap();
+        assert_eq!(settled(), RunId(5));
+        insert_run(&db, scope, 7, 6, RunState::Succeeded);
+        insert_run(&db, scope, 3, 7, RunState::Voided);
+        assert_eq!(settled(), RunId(5), "a partition that is not known may be later");
+    }
+
+    #[test]
+    fn voided_ranges_are_not_seen_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let db = schema::open(&folder.path().join("history.db")).unwrap();
+        let scope = begun(&db, 0);
+        insert_run(&db, scope, 3, 1, RunState::Succeeded);
+        insert_run(&db, scope, 3, 2, RunState::Queued);
         assert_eq!(super::recorded(&db, scope).unwrap()[&3].runs.len(), 2);
         void(&db, scope, 3, at(15)).unwrap();
         let after = super::recorded(&db, scope).unwrap();

@@ -7,12 +7,13 @@ use std::{fs, io};
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use rustix::io::Errno;
 
+use super::left;
 use crate::clock;
 use crate::data_dir::check_file;
 use crate::error::{Error, Result};
 
 /// The newest schema that this mb knows, in the file's `user_version`.
-pub const VERSION: i64 = 3;
+pub const VERSION: i64 = 4;
 
 /// Step N brings a file from version N to N + 1.
 const MIGRATIONS: [&str; VERSION as usize] = [
@@ -224,6 +225,14 @@ INSERT INTO numbered_requests(id, scope, kind, partition, first_offset, last_off
 DROP TABLE requests;
 ALTER TABLE numbered_requests RENAME TO requests;
 "#,
+    r#"
+-- of the scope's runs up to this number no start needs to know any more: each is done and below what was
+-- committed, or void, and stays so
+CREATE TABLE settled(
+    scope INTEGER PRIMARY KEY REFERENCES scopes(id),
+    up_to INTEGER NOT NULL
+) STRICT;
+"#,
 ];
 
 /// `runs.kind` and `requests.kind`.
@@ -245,14 +254,18 @@ pub fn open(path: &Path) -> Result<Connection> {
 }
 
 /// `open`, but a damaged file is moved aside first, with its journal, and a new one made: mb can go
-/// on from the committed offsets without it. A file that is another program's, or a newer mb's, is
+/// on from the committed offsets without it. (One that is as mb left it is not looked at: see `left`.) A
+/// file that is another program's, or a newer mb's, is
 /// refused as by `open`.
 ///
 /// # Errors
 /// As `open`; `Storage` where it cannot be moved.
 pub fn open_or_set_aside(path: &Path) -> Result<Connection> {
     check_file(path, "mb's history")?;
-    let Some(damage) = damage(path) else {
+    let is_known = left::is_as_noted(path);
+    let damage = if is_known { None } else { damage(path) };
+    left::begin(path, !is_known)?;
+    let Some(damage) = damage else {
         if fs::metadata(path).is_ok_and(|found| found.len() == 0) {
             log::warn!(
                 "the history {} is empty: mb goes on from the committed offsets",
@@ -296,7 +309,7 @@ fn was_set_aside(path: &Path) -> bool {
     entries.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with(&start))
 }
 
-fn with_ending(path: &Path, ending: &str) -> PathBuf {
+pub(super) fn with_ending(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(ending);
     PathBuf::from(name)
@@ -437,11 +450,16 @@ fn other_version(path: &Path, found: i64) -> Error {
 
 fn refuse(path: &Path, cause: &rusqlite::Error) -> Error {
     match is_damage(cause) {
-        true => Error::Config(format!(
-            "--data-dir: {} is damaged or no history of mb ({cause}); the next start of mb moves it \
+        true => {
+            // So that the next start looks, and finds the same. Where it stays, that start says what
+            // this one does.
+            let _ = left::forget(path);
+            Error::Config(format!(
+                "--data-dir: {} is damaged or no history of mb ({cause}); the next start of mb moves it \
              away and goes on from the committed offsets",
-            path.display()
-        )),
+                path.display()
+            ))
+        }
         false => Error::storage(format!("use the history {}", path.display()), in_full(cause)),
     }
 }
@@ -560,6 +578,8 @@ mod tests {
             let folder = folder();
             let path = folder.path().join("history.db");
             history(&path, VERSION as usize);
+            left::begin(&path, true).unwrap();
+            left::note_from(&path, 1);
             let mut bytes = std::fs::read(&path).unwrap();
             damage(&mut bytes);
             std::fs::write(&path, &bytes).unwrap();
@@ -582,7 +602,11 @@ mod tests {
         let folder = folder();
         let path = folder.path().join("history.db");
         history(&path, VERSION as usize);
+        left::begin(&path, true).unwrap();
+        left::note_from(&path, 1);
+        assert!(left::is_as_noted(&path));
         let db = open_or_set_aside(&path).unwrap();
+        assert!(!left::is_as_noted(&path), "what becomes of it from here on is not known");
         let runs: i64 = db.query_row("SELECT count(*) FROM runs", [], |row| row.get(0)).unwrap();
         assert_eq!(runs, 2000);
         let foreign = folder.path().join("foreign.db");

@@ -92,14 +92,15 @@ impl Bench<'_> {
         Ok(Scratch(folder))
     }
 
-    /// Runs all in turn, round after round, after a first one that does not count.
+    /// Runs all in turn, round after round, after a first one that does not count; then those whose
+    /// rounds are short some more times.
     fn rounds(
         &self,
         workload: &str,
         contenders: &[&str],
         run: impl FnMut(usize) -> Result<Figures>,
     ) -> Result<Vec<Row>> {
-        self.in_turn(workload, contenders, 0..=self.plan.rounds, run)
+        self.in_turn(workload, contenders, 0..=self.plan.rounds_of_short(), run)
     }
 
     /// One round, for what is a mean over a fixed time and warms up in it.
@@ -132,7 +133,9 @@ impl Bench<'_> {
     ) -> Result<Vec<Row>> {
         let mut rows: Vec<_> = contenders.iter().map(|name| Row::new(*name)).collect();
         for round in rounds {
-            for (index, row) in rows.iter_mut().enumerate().filter(|(_, row)| row.void.is_none()) {
+            let is_due =
+                |row: &Row| row.void.is_none() && (round <= self.plan.rounds || row.is_short());
+            for (index, row) in rows.iter_mut().enumerate().filter(|(_, row)| is_due(row)) {
                 let name = &contenders[index];
                 let figures = match run(index) {
                     Ok(figures) => figures,

@@ -61,10 +61,12 @@ impl Bench<'_> {
                     .into(),
                 format!(
                     "{MANY_RUNS}: the history has {} runs of the same group and topic, whose offsets \
-                     were then moved back with mb offsets; {NO_RUNS} has a fresh data directory and \
-                     group.",
+                     were then moved back with mb offsets, and an mb before that ended in order; \
+                     {NO_RUNS} has a fresh data directory and group.",
                     thousands(HISTORY_RUNS as f64)
                 ),
+                "After a kill, or where somebody else wrote to the history, the start reads all of it."
+                    .into(),
             ],
             ..Section::default()
         })
@@ -76,6 +78,8 @@ impl Bench<'_> {
         let (group, long) = (self.fresh("group"), self.scratch()?);
         self.drain_into(&topic, &group, HISTORY_BATCH, &long.0)?;
         lengthen(&long.0, HISTORY_RUNS)?;
+        // Who finds a file that another program has written to reads all of it, once.
+        process::run(self.scaled(&topic, &group, HISTORY_BATCH, &long.0), RUN_LIMIT)?;
         let names = [NO_RUNS, MANY_RUNS];
         let rows = self.rounds("W7", &names, |index| {
             if names[index] == NO_RUNS {
@@ -89,12 +93,19 @@ impl Bench<'_> {
             process::run(reset, RUN_LIMIT)?;
             self.drain_into(&topic, &group, HISTORY_BATCH, &long.0)
         })?;
-        let starts = ["mb-no-runs-start-alone", "mb-1000000-runs-start-alone"];
+        let starts = [
+            "mb-no-runs-start-alone",
+            "mb-1000000-runs-start-alone",
+            "mb-1000000-runs-start-after-a-kill",
+        ];
         let (other, short) = (self.fresh("group"), self.scratch()?);
         self.drain_into(&topic, &other, HISTORY_BATCH, &short.0)?;
         let mut rows = rows;
         rows.extend(self.rounds("W7", &starts, |index| {
-            let done = [(&other, &short), (&group, &long)][index];
+            let done = [(&other, &short), (&group, &long), (&group, &long)][index];
+            if index == 2 {
+                mb::history::left::forget(&long.0.join(mb::history::FILE))?;
+            }
             let usage =
                 process::run(self.scaled(&topic, done.0, HISTORY_BATCH, &done.1.0), RUN_LIMIT)?;
             Ok(of_usage(&usage, 0).split_off(1))
