@@ -261,7 +261,7 @@ pub const EMBEDDED_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 /// SQLite's wait for a lock of the embedded topic's file.
 pub const EMBEDDED_BUSY_LIMIT: Duration = Duration::from_secs(5);
 /// Bytes that crate kafka fetches of all partitions together, and of one, before a larger stored
-/// batch makes a fetch of its own.
+/// batch makes a fetch of its own. It has one such answer at hand, and the next one under way.
 pub const PURE_FETCH_BYTES: usize = 8 * 1024 * 1024;
 pub const PURE_PARTITION_FETCH_BYTES: usize = 1024 * 1024;
 /// Bytes of messages that crate kafka sends in one request: together they must fit a broker's

@@ -23,7 +23,7 @@ use crate::control;
 use crate::data_dir::DataDir;
 use crate::dead_letters;
 use crate::error::{Class, Error, Result};
-use crate::history::{self, left};
+use crate::history::{self, left::InUse};
 use crate::limits;
 use crate::live::{Live, Trouble};
 use crate::reset::{self, Order};
@@ -45,6 +45,8 @@ pub struct Pipeline {
     step: Arc<dyn Step>,
     broker: Option<Arc<dyn Broker>>,
     progress: Option<Progress>,
+    /// Once it was opened.
+    history: Option<InUse>,
 }
 
 /// Who is told, each second or so, how far `--until-caught-up` is: how many offsets are done, and
@@ -96,7 +98,7 @@ impl Stopper {
 
 impl Pipeline {
     pub fn new(config: Config, step: Arc<dyn Step>) -> Pipeline {
-        Pipeline { config, step, broker: None, progress: None }
+        Pipeline { config, step, broker: None, progress: None, history: None }
     }
 
     /// Uses this broker rather than choose one by the configuration: for tests, an embedded topic
@@ -133,8 +135,10 @@ impl Pipeline {
         if !matches!(outcome, Err(Error::Forced(_))) {
             control.stop();
         }
-        if outcome.is_ok() {
-            left::note(&data_dir.path().join(history::FILE));
+        if outcome.is_ok()
+            && let Some(history) = self.history.take()
+        {
+            history.end();
         }
         outcome
     }
@@ -180,10 +184,12 @@ impl Pipeline {
         let mut is_first = true;
         loop {
             let patient = self.config.wait_for_broker || !is_first;
-            let Some(start) = self.start(broker.as_ref(), data_dir, stop, patient)? else {
+            let started = self.start(broker.as_ref(), data_dir, stop, patient)?;
+            let Some((start, history)) = started else {
                 log::info!("stopped before the topic could be read");
                 return Ok(Summary::default());
             };
+            self.history = Some(history);
             let running = Running::start(
                 self.config.clone(),
                 Arc::clone(&self.step),
@@ -254,7 +260,7 @@ impl Pipeline {
         data_dir: &DataDir,
         stop: &Receiver<()>,
         patient: bool,
-    ) -> Result<Option<Start>> {
+    ) -> Result<Option<(Start, InUse)>> {
         let deadline = Instant::now() + limits::FIRST_CONTACT_LIMIT;
         let trouble = Trouble::default();
         let what = "finding where to go on";

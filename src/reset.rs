@@ -8,8 +8,9 @@ use std::path::Path;
 
 use crate::broker::{Broker, TopicInfo, Watermarks};
 use crate::error::{Error, Result};
+use crate::history::left::{self, InUse};
 use crate::history::recovery::{self, Reset};
-use crate::history::{left, schema};
+use crate::history::schema;
 use crate::offset::{Offset, Partition};
 use crate::startup;
 
@@ -76,7 +77,7 @@ pub fn execute(
     history: &Path,
     resets: &[Reset],
 ) -> Result<()> {
-    let was_whole = left::is_as_noted(history);
+    let in_use = left::as_noted(history).map(|read| InUse::begin(history, read)).transpose()?;
     // A history that cannot be used is to be known before anything is changed.
     let db = if history.exists() { Some(schema::open(history)?) } else { None };
     let offsets: Vec<_> = resets.iter().map(|reset| (reset.partition, reset.to)).collect();
@@ -97,8 +98,8 @@ pub fn execute(
         Error::storage(doing, cause)
     })?;
     drop(db);
-    if was_whole {
-        left::note(history);
+    if let Some(in_use) = in_use {
+        in_use.end();
     }
     if open_runs > 0 {
         log::info!(

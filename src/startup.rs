@@ -11,6 +11,7 @@ use rusqlite::Connection as Database;
 use crate::broker::{Backend, Broker, TopicInfo, Watermarks};
 use crate::config::{Config, OnMissingOffsets, StartFrom};
 use crate::error::{Error, Result};
+use crate::history::left::InUse;
 use crate::history::recovery::{self, Recorded, Resume, ScopeKey, Standing};
 use crate::history::{self, ScopeId, schema};
 use crate::offset::{Offset, OffsetRange, Partition};
@@ -53,12 +54,12 @@ pub fn recover(
     config: &Config,
     data_dir: &Path,
     topic: TopicInfo,
-) -> Result<Start> {
-    let db = schema::open_or_set_aside(&data_dir.join(history::FILE))?;
+) -> Result<(Start, InUse)> {
+    let (db, in_use) = schema::open_or_set_aside(&data_dir.join(history::FILE))?;
     history::asked::end_left_over(&db)?;
     let Recovered { scope, resumes, marks } = recover_from(&db, broker, config, &topic)?;
     let in_doubt = recovery::has_intents(&db, scope)?;
-    Ok(Start { db, scope, topic, resumes, marks, in_doubt })
+    Ok((Start { db, scope, topic, resumes, marks, in_doubt }, in_use))
 }
 
 /// Where each partition goes on.

@@ -7,13 +7,14 @@ mod support;
 mod data;
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 
-use mb::history::schema;
+use mb::history::{left, schema};
 use rusqlite::Connection;
 
-use data::{Data, LIMIT, refusal};
+use data::{Data, LIMIT, TOPIC, refusal};
 use support::mb::Mb;
 
 #[test]
@@ -123,6 +124,67 @@ fn a_damaged_history_is_moved_aside_and_nothing_is_lost() {
             aside.filter(|path| path.display().to_string().contains(".damaged-")).collect();
         assert!(aside.len() == 1 && fs::read(&aside[0]).unwrap() == bytes, "{what}: {aside:?}");
     }
+}
+
+/// A history of so many bytes that its check is spared where nobody has touched it.
+fn with_long_history(data: &Data) -> std::path::PathBuf {
+    let history = data.file(mb::history::FILE);
+    data.run(&["--step", "discard", "--group", "other"]);
+    let db = Connection::open(&history).unwrap();
+    db.execute("UPDATE runs SET output = ?1 WHERE id = 1", ["x".repeat(20 << 20)]).unwrap();
+    drop(db);
+    assert_eq!(left::as_noted(&history), None, "somebody has written to it");
+    data.run(&["--step", "discard", "--group", "other"]);
+    assert!(left::as_noted(&history).is_some());
+    history
+}
+
+fn damage(history: &Path) {
+    let file = fs::OpenOptions::new().write(true).open(history).unwrap();
+    file.write_all_at(&[0x5a; 16384], 4096).unwrap();
+}
+
+/// A good start moves it aside.
+fn assert_moved_aside(data: &Data) {
+    data.assert_nothing_lost();
+    let mut names = fs::read_dir(data.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(names.any(|name| name.to_string_lossy().contains(".damaged-")));
+}
+
+#[test]
+fn a_long_history_that_was_damaged_is_checked_also_where_mb_was_stopped_before_it_opened_it() {
+    let data = Data::with_records();
+    let history = with_long_history(&data);
+    damage(&history);
+    let nobody = format!("127.0.0.1:{}", support::free_port());
+    let waits = ["--bootstrap-server", &nobody, "--wait-for-broker", "--listen", "off"];
+    let mut waiting = Mb::start_in(data.path(), &waits);
+    waiting.wait_for_line("waiting for the broker", LIMIT);
+    waiting.term();
+    assert_eq!(waiting.wait(LIMIT).code(), Some(0), "{:?}", waiting.stderr());
+    assert_moved_aside(&data);
+}
+
+#[test]
+fn a_long_history_is_checked_after_a_kill_and_after_commands_that_write_to_it() {
+    let data = Data::with_records();
+    let history = with_long_history(&data);
+    let mut killed = data.start(&["--exec", "kill -KILL $PPID"]);
+    assert_eq!(killed.wait(LIMIT).code(), None, "{:?}", killed.stderr());
+    assert_eq!(left::as_noted(&history), None);
+    data.run(&["--step", "discard"]);
+    assert!(left::as_noted(&history).is_some());
+    // What it writes keeps what is known of the file.
+    let reset = ["offsets", "--topic", TOPIC, "--to-earliest", "--execute"];
+    let reset = Mb::run_in(data.path(), &[&reset[..], &["--client", "embedded"]].concat());
+    assert!(reset.status.success(), "{reset:?}");
+    assert!(left::as_noted(&history).is_some());
+    let replay = ["replay", "--topic", TOPIC, "--partition", "0", "--from", "0", "--to", "1"];
+    let replay = Mb::run_in(data.path(), &[&replay[..], &["--client", "embedded"]].concat());
+    assert!(replay.status.success(), "{replay:?}");
+    assert_eq!(left::as_noted(&history), None);
+    damage(&history);
+    assert_moved_aside(&data);
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! How mb left the history when it ended in order: who finds the file just so need not read all of it
 //! to see that it is whole, unless it was read last more than a day ago.
 //!
-//! The note beside the file says when it was read, and its device, inode, size, and times of
-//! modification and of change. The last no program can set: whatever writes to the file while mb does
-//! not run, or takes its place, is noticed. What is not is bytes that were changed under a running mb,
-//! or by the disk itself: they are found where they are read, which ends mb without a note, or a day
-//! later.
+//! The note beside the file says when it was read, the system's boot, and the file's device, inode,
+//! size, and times of modification and of change. The last no program can set: whatever writes to the
+//! file while mb does not run, or takes its place, is noticed. What is not is bytes that were changed
+//! under a running mb, or by the disk itself: they are found where mb reads them to write, which leaves
+//! no note, or a day later.
 
 use std::fs::{self, Metadata};
 use std::io;
@@ -22,58 +22,89 @@ use crate::error::{Error, Result};
 const LEAST_BYTES: u64 = 16 << 20;
 
 /// So long after the file was read it is read again.
-const CHECKED_FOR_MS: i64 = 24 * 3600 * 1000;
+const READ_FOR_MS: i64 = 24 * 3600 * 1000;
 
 /// Kernels before 6.13 keep times by the clock's ticks, of 10 ms at the most: two changes within one
 /// look alike.
 const TICK: Duration = Duration::from_millis(10);
 
-/// The file is about to be used: the note says no more than when it was read, which is now where it
-/// `was_read`. Where that cannot be written, the disk being full for one, it says nothing.
-///
-/// # Errors
-/// `Config` where something else is at the note's place; `Storage` where an old note cannot be removed.
-pub fn begin(path: &Path, was_read: bool) -> Result<()> {
-    check_file(&note_of(path), "mb's note of the history")?;
-    let read_ms = if was_read { Some(clock::now_ms()) } else { read_ms(&noted(path)) };
-    let written = fs::write(note_of(path), read_ms.map_or(String::new(), first_line));
-    written
-        .or_else(|_| forget(path))
-        .map_err(|cause| Error::storage(format!("remove {}", note_of(path).display()), cause))
-}
+/// Another one each time the system starts.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// Notes how the file is left by who began with it. Nobody has it open. Where that cannot be noted, the
-/// next start reads it.
-pub fn note(path: &Path) {
-    note_from(path, LEAST_BYTES);
-}
+/// When all of the file was read last; `None` where that is not known, or was not finished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadAt(Option<i64>);
 
-pub(super) fn note_from(path: &Path, least_bytes: u64) {
-    let state = |path| state(path).filter(|(_, found)| found.len() >= least_bytes);
-    let (Some((_, found)), Some(read_ms)) = (state(path), read_ms(&noted(path))) else { return };
-    // What would change it from here on has to have another time.
-    match SystemTime::now().duration_since(changed(&found)) {
-        Ok(age) => std::thread::sleep(TICK.saturating_sub(age)),
-        // The clock was set back: its times say nothing.
-        Err(_) => return,
+impl ReadAt {
+    pub const UNKNOWN: ReadAt = ReadAt(None);
+
+    pub fn now() -> ReadAt {
+        ReadAt(Some(clock::now_ms()))
     }
-    if let Some((state, _)) = state(path)
-        && let Err(cause) = fs::write(note_of(path), first_line(read_ms) + &state)
-    {
-        log::debug!("how the history was left is not noted: {cause}");
+
+    fn line(self) -> String {
+        self.0.map_or(String::new(), |ms| format!("read {ms}\n"))
     }
 }
 
-/// Whether nobody has touched the file since it was noted, and it was read not long ago.
-pub fn is_as_noted(path: &Path) -> bool {
-    is_as_noted_at(path, clock::now_ms())
+/// Somebody uses the file, and the note says no more than when it was read.
+#[derive(Debug)]
+pub struct InUse {
+    path: PathBuf,
+    read: ReadAt,
 }
 
-fn is_as_noted_at(path: &Path, now_ms: i64) -> bool {
+impl InUse {
+    /// Where the note cannot be written, the disk being full for one, there is none.
+    ///
+    /// # Errors
+    /// `Config` where something else is at the note's place; `Storage` where an old note cannot be
+    /// removed.
+    pub fn begin(path: &Path, read: ReadAt) -> Result<InUse> {
+        check_file(&note_of(path), "mb's note of the history")?;
+        write(path, &read.line()).or_else(|_| forget(path)).map_err(|cause| {
+            Error::storage(format!("remove {}", note_of(path).display()), cause)
+        })?;
+        Ok(InUse { path: path.to_owned(), read })
+    }
+
+    /// Notes how the file is left: nobody has it open. Where that cannot be noted, or somebody has
+    /// forgotten or begun anew since, the next start reads it.
+    pub fn end(self) {
+        self.end_from(LEAST_BYTES);
+    }
+
+    pub(super) fn end_from(self, least_bytes: u64) {
+        let state = || state(&self.path).filter(|(_, found)| found.len() >= least_bytes);
+        let Some((_, found)) = state() else { return };
+        if self.read == ReadAt::UNKNOWN || noted(&self.path) != self.read.line() {
+            return;
+        }
+        // What would change it from here on has to have another time.
+        match SystemTime::now().duration_since(changed(&found)) {
+            Ok(age) => std::thread::sleep(TICK.saturating_sub(age)),
+            // The clock was set back: its times say nothing.
+            Err(_) => return,
+        }
+        if let Some((state, _)) = state()
+            && let Err(cause) = write(&self.path, &(self.read.line() + &state))
+        {
+            log::debug!("how the history was left is not noted: {cause}");
+        }
+    }
+}
+
+/// When the file was read, where nobody has touched it since it was noted, and not long ago.
+pub fn as_noted(path: &Path) -> Option<ReadAt> {
+    as_noted_at(path, clock::now_ms())
+}
+
+fn as_noted_at(path: &Path, now_ms: i64) -> Option<ReadAt> {
     let noted = noted(path);
-    let (Some(read_ms), Some((state, _))) = (read_ms(&noted), state(path)) else { return false };
-    (read_ms..=read_ms.saturating_add(CHECKED_FOR_MS)).contains(&now_ms)
-        && noted == first_line(read_ms) + &state
+    let read_ms: i64 = noted.lines().next()?.strip_prefix("read ")?.parse().ok()?;
+    let read = ReadAt(Some(read_ms));
+    let is_fresh = (read_ms..=read_ms.saturating_add(READ_FOR_MS)).contains(&now_ms);
+    (is_fresh && noted == read.line() + &state(path)?.0).then_some(read)
 }
 
 /// Lets the next start read the file.
@@ -87,6 +118,12 @@ pub fn forget(path: &Path) -> io::Result<()> {
     }
 }
 
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    let new = with_ending(path, "-left.new");
+    fs::write(&new, text)?;
+    fs::rename(new, note_of(path))
+}
+
 /// Empty where there is none.
 fn noted(path: &Path) -> String {
     let note = note_of(path);
@@ -95,22 +132,16 @@ fn noted(path: &Path) -> String {
     if is_file { fs::read_to_string(note).unwrap_or_default() } else { String::new() }
 }
 
-fn first_line(read_ms: i64) -> String {
-    format!("read {read_ms}\n")
-}
-
-fn read_ms(noted: &str) -> Option<i64> {
-    noted.lines().next()?.strip_prefix("read ")?.parse().ok()
-}
-
-/// `None` where a journal lies beside the file: a writer has it, or was killed.
+/// `None` where a journal lies beside the file (a writer has it, or was killed), for a link, whose
+/// journal lies elsewhere, and where the file system keeps whole seconds only.
 fn state(path: &Path) -> Option<(String, Metadata)> {
-    if with_ending(path, "-wal").exists() {
+    let found = fs::symlink_metadata(path).ok()?;
+    if !found.is_file() || found.ctime_nsec() == 0 || with_ending(path, "-wal").exists() {
         return None;
     }
-    let found = fs::metadata(path).ok()?;
     let text = format!(
-        "device {} inode {}, {} bytes, modified {}.{:09}, changed {}.{:09}\n",
+        "boot {}, device {}, inode {}, {} bytes, modified {}.{:09}, changed {}.{:09}\n",
+        fs::read_to_string(BOOT_ID).ok()?.trim(),
         found.dev(),
         found.ino(),
         found.len(),
@@ -140,31 +171,41 @@ mod tests {
     use super::*;
     use crate::history::schema;
 
-    fn noted() -> (tempfile::TempDir, PathBuf) {
+    fn noted_file() -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("history.db");
         drop(schema::open(&path).unwrap());
-        begin(&path, true).unwrap();
-        assert!(!is_as_noted(&path));
-        note_from(&path, 1);
-        assert!(is_as_noted(&path));
+        let in_use = InUse::begin(&path, ReadAt::now()).unwrap();
+        assert_eq!(as_noted(&path), None);
+        in_use.end_from(1);
+        assert!(as_noted(&path).is_some());
         (folder, path)
+    }
+
+    fn damage(path: &Path) {
+        let file = OpenOptions::new().write(true).open(path).unwrap();
+        file.write_all_at(&[0xff; 64], 4096).unwrap();
     }
 
     #[test]
     fn whatever_is_done_to_the_file_is_noticed() {
         type Deed = fn(&Path);
-        let deeds: [(&str, Deed); 7] = [
+        let deeds: [(&str, Deed); 8] = [
             ("damaged, and its time set back", |path| {
                 let modified = fs::metadata(path).unwrap().modified().unwrap();
+                damage(path);
                 let file = OpenOptions::new().write(true).open(path).unwrap();
-                file.write_all_at(&[0xff; 64], 4096).unwrap();
                 file.set_times(FileTimes::new().set_modified(modified)).unwrap();
             }),
             ("replaced by its copy", |path| {
                 let copy = with_ending(path, "-copy");
                 fs::copy(path, &copy).unwrap();
                 fs::rename(copy, path).unwrap();
+            }),
+            ("moved, and a link put there", |path| {
+                let elsewhere = with_ending(path, "-elsewhere");
+                fs::rename(path, &elsewhere).unwrap();
+                std::os::unix::fs::symlink(elsewhere, path).unwrap();
             }),
             ("cut", |path| {
                 OpenOptions::new().write(true).open(path).unwrap().set_len(8192).unwrap();
@@ -173,63 +214,80 @@ mod tests {
                 File::create(with_ending(path, "-wal")).unwrap();
             }),
             ("removed", |path| fs::remove_file(path).unwrap()),
-            ("used", |path| begin(path, true).unwrap()),
+            ("used", |path| drop(InUse::begin(path, ReadAt::now()).unwrap())),
             ("forgotten", |path| forget(path).unwrap()),
         ];
         for (what, deed) in deeds {
-            let (_folder, path) = noted();
+            let (_folder, path) = noted_file();
             deed(&path);
-            assert!(!is_as_noted(&path), "{what}");
+            assert_eq!(as_noted(&path), None, "{what}");
         }
     }
 
     #[test]
-    fn an_open_file_and_a_small_one_are_not_noted() {
-        let (_folder, path) = noted();
-        let db = schema::open(&path).unwrap();
-        begin(&path, true).unwrap();
-        note_from(&path, 1);
-        assert!(!is_as_noted(&path));
-        drop(db);
-        note(&path);
-        assert!(!is_as_noted(&path), "it is smaller than what is worth it");
-        note_from(&path, 1);
-        assert!(is_as_noted(&path));
+    fn who_uses_it_notes_nothing_where_the_file_is_suspect_since_or_was_never_read() {
+        type Deed = fn(&Path);
+        let deeds: [(&str, Deed); 3] = [
+            ("SQLite found it damaged", |path| forget(path).unwrap()),
+            ("used anew", |path| drop(InUse::begin(path, ReadAt(Some(1))).unwrap())),
+            ("open", |path| std::mem::forget(schema::open(path).unwrap())),
+        ];
+        for (what, deed) in deeds {
+            let (_folder, path) = noted_file();
+            let in_use = InUse::begin(&path, ReadAt::now()).unwrap();
+            deed(&path);
+            in_use.end_from(1);
+            assert_eq!(as_noted(&path), None, "{what}");
+        }
+        let (_folder, path) = noted_file();
+        InUse::begin(&path, ReadAt::UNKNOWN).unwrap().end_from(1);
+        assert_eq!(as_noted(&path), None);
+        InUse::begin(&path, ReadAt::now()).unwrap().end();
+        assert_eq!(as_noted(&path), None, "it is smaller than what is worth it");
     }
 
     #[test]
     fn reading_the_file_changes_nothing_and_writing_it_does() {
-        let (_folder, path) = noted();
+        let (_folder, path) = noted_file();
         drop(schema::open_read_only(&path).unwrap());
-        assert!(is_as_noted(&path));
+        assert!(as_noted(&path).is_some());
         let db = schema::open(&path).unwrap();
         db.execute("INSERT INTO scopes VALUES (1, 'kafka', '', 'g', 't', '', 0)", []).unwrap();
-        assert!(!is_as_noted(&path));
+        assert_eq!(as_noted(&path), None);
         drop(db);
-        assert!(!is_as_noted(&path));
+        assert_eq!(as_noted(&path), None);
     }
 
     #[test]
     fn a_day_after_it_was_read_it_is_read_again_however_often_it_was_used_since() {
-        let (_folder, path) = noted();
+        let (_folder, path) = noted_file();
         let now = clock::now_ms();
-        let was_read = read_ms(&super::noted(&path)).unwrap();
-        assert!(is_as_noted_at(&path, was_read + CHECKED_FOR_MS));
-        assert!(!is_as_noted_at(&path, was_read + CHECKED_FOR_MS + 1));
-        assert!(!is_as_noted_at(&path, was_read - 1), "the clock was set back");
-        let long_ago = now - CHECKED_FOR_MS / 2;
-        fs::write(note_of(&path), first_line(long_ago)).unwrap();
+        let read = ReadAt(Some(now - READ_FOR_MS / 2));
         for _ in 0..2 {
-            begin(&path, false).unwrap();
-            note_from(&path, 1);
+            InUse::begin(&path, read).unwrap().end_from(1);
+            assert_eq!(as_noted_at(&path, now), Some(read));
         }
-        assert!(is_as_noted_at(&path, now));
-        assert_eq!(read_ms(&super::noted(&path)), Some(long_ago));
-        begin(&path, true).unwrap();
-        assert!(read_ms(&super::noted(&path)) >= Some(now));
-        // Who has not begun with it knows nothing of it.
-        forget(&path).unwrap();
-        note_from(&path, 1);
-        assert!(!is_as_noted(&path));
+        assert_eq!(as_noted_at(&path, now + READ_FOR_MS / 2), Some(read));
+        assert_eq!(as_noted_at(&path, now + READ_FOR_MS / 2 + 1), None);
+        assert_eq!(as_noted_at(&path, now - READ_FOR_MS), None, "the clock was set back");
+    }
+
+    #[test]
+    fn a_file_as_noted_is_opened_without_a_check_unless_it_cannot_be() {
+        // Damage that only a check sees, and damage that everybody does.
+        for (at, is_moved) in [(4096 * 3, false), (0, true)] {
+            let (folder, path) = noted_file();
+            let file = OpenOptions::new().write(true).open(&path).unwrap();
+            file.write_all_at(&[0xff; 100], at).unwrap();
+            let read = ReadAt::now();
+            write(&path, &(read.line() + &state(&path).unwrap().0)).unwrap();
+            let (db, in_use) = schema::open_or_set_aside(&path).unwrap();
+            drop(db);
+            let names = fs::read_dir(folder.path()).unwrap();
+            let mut names = names.map(|entry| entry.unwrap().file_name());
+            let moved = names.any(|name| name.to_string_lossy().contains("damaged"));
+            assert_eq!(moved, is_moved, "at {at}");
+            assert_eq!(in_use.read == read, !is_moved);
+        }
     }
 }

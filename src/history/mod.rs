@@ -223,9 +223,15 @@ impl History {
         keep_runs: u64,
         settled: impl Fn(&[Settled]) + Send + 'static,
     ) -> Result<(Arc<History>, Stepped)> {
+        // Above all that say of runs up to them that they are over, also where those are gone.
         let newest: i64 = db
-            .prepare_cached("SELECT ifnull(max(id), 0) FROM runs")
-            .and_then(|mut newest| newest.query_row([], |row| row.get(0)))
+            .query_row(
+                "SELECT max(ifnull((SELECT max(id) FROM runs), 0), \
+                 ifnull((SELECT max(up_to) FROM settled), 0), \
+                 ifnull((SELECT max(void_up_to) FROM partitions), 0))",
+                [],
+                |row| row.get(0),
+            )
             .map_err(|cause| Error::storage("read the history", cause))?;
         let inbox = Arc::new(Inbox::new(limits::HISTORY_QUEUE_WRITES));
         let progress = Arc::new(Progress {

@@ -7,7 +7,7 @@ use std::{fs, io};
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use rustix::io::Errno;
 
-use super::left;
+use super::left::{self, InUse, ReadAt};
 use crate::clock;
 use crate::data_dir::check_file;
 use crate::error::{Error, Result};
@@ -254,17 +254,26 @@ pub fn open(path: &Path) -> Result<Connection> {
 }
 
 /// `open`, but a damaged file is moved aside first, with its journal, and a new one made: mb can go
-/// on from the committed offsets without it. (One that is as mb left it is not looked at: see `left`.) A
-/// file that is another program's, or a newer mb's, is
-/// refused as by `open`.
+/// on from the committed offsets without it. One that is as mb left it is not looked at (see `left`). A
+/// file that is another program's, or a newer mb's, is refused as by `open`.
 ///
 /// # Errors
 /// As `open`; `Storage` where it cannot be moved.
-pub fn open_or_set_aside(path: &Path) -> Result<Connection> {
+pub fn open_or_set_aside(path: &Path) -> Result<(Connection, InUse)> {
     check_file(path, "mb's history")?;
-    let is_known = left::is_as_noted(path);
-    let damage = if is_known { None } else { damage(path) };
-    left::begin(path, !is_known)?;
+    if let Some(read) = left::as_noted(path) {
+        let in_use = InUse::begin(path, read)?;
+        // What is wrong with it, the check says.
+        if let Ok(db) = open(path) {
+            return Ok((db, in_use));
+        }
+    }
+    let (read, damage) = match check(path) {
+        Checked::Whole => (ReadAt::now(), None),
+        Checked::NotFinished => (ReadAt::UNKNOWN, None),
+        Checked::Damaged(damage) => (ReadAt::now(), Some(damage)),
+    };
+    let in_use = InUse::begin(path, read)?;
     let Some(damage) = damage else {
         if fs::metadata(path).is_ok_and(|found| found.len() == 0) {
             log::warn!(
@@ -272,7 +281,7 @@ pub fn open_or_set_aside(path: &Path) -> Result<Connection> {
                 path.display()
             );
         }
-        return open(path);
+        return Ok((open(path)?, in_use));
     };
     let mut aside = path.as_os_str().to_owned();
     aside.push(format!("{ASIDE}{}", clock::now_ms()));
@@ -295,7 +304,7 @@ pub fn open_or_set_aside(path: &Path) -> Result<Connection> {
         path.display(),
         aside.display()
     );
-    open(path)
+    Ok((open(path)?, in_use))
 }
 
 /// What stands behind the name of a file that was moved aside, in front of the time.
@@ -315,10 +324,19 @@ pub(super) fn with_ending(path: &Path, ending: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// What is wrong with a file that should be a database; `None` where nothing is, or nothing is there.
-fn damage(path: &Path) -> Option<String> {
+/// What a look at all of a file that should be a database has shown.
+#[derive(Debug, PartialEq, Eq)]
+enum Checked {
+    /// Nothing is wrong, or nothing is there.
+    Whole,
+    Damaged(String),
+    /// It could not be read to its end, which says nothing.
+    NotFinished,
+}
+
+fn check(path: &Path) -> Checked {
     if !path.exists() {
-        return None;
+        return Checked::Whole;
     }
     let check = || -> rusqlite::Result<String> {
         let db = Connection::open(path)?;
@@ -326,10 +344,11 @@ fn damage(path: &Path) -> Option<String> {
         db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
     };
     match check() {
-        Ok(answer) if answer == "ok" => None,
+        Ok(answer) if answer == "ok" => Checked::Whole,
         // It has several lines.
-        Ok(answer) => Some(answer.split_whitespace().collect::<Vec<_>>().join(" ")),
-        Err(cause) => is_damage(&cause).then(|| cause.to_string()),
+        Ok(answer) => Checked::Damaged(answer.split_whitespace().collect::<Vec<_>>().join(" ")),
+        Err(cause) if is_damage(&cause) => Checked::Damaged(cause.to_string()),
+        Err(_) => Checked::NotFinished,
     }
 }
 
@@ -578,12 +597,12 @@ mod tests {
             let folder = folder();
             let path = folder.path().join("history.db");
             history(&path, VERSION as usize);
-            left::begin(&path, true).unwrap();
-            left::note_from(&path, 1);
+            InUse::begin(&path, ReadAt::now()).unwrap().end_from(1);
+            assert!(left::as_noted(&path).is_some());
             let mut bytes = std::fs::read(&path).unwrap();
             damage(&mut bytes);
             std::fs::write(&path, &bytes).unwrap();
-            let db = open_or_set_aside(&path).unwrap();
+            let (db, _) = open_or_set_aside(&path).unwrap();
             let runs: i64 =
                 db.query_row("SELECT count(*) FROM runs", [], |row| row.get(0)).unwrap();
             assert_eq!(runs, 0, "{what}");
@@ -602,12 +621,12 @@ mod tests {
         let folder = folder();
         let path = folder.path().join("history.db");
         history(&path, VERSION as usize);
-        left::begin(&path, true).unwrap();
-        left::note_from(&path, 1);
-        assert!(left::is_as_noted(&path));
-        let db = open_or_set_aside(&path).unwrap();
-        assert!(!left::is_as_noted(&path), "what becomes of it from here on is not known");
+        InUse::begin(&path, ReadAt::now()).unwrap().end_from(1);
+        assert!(left::as_noted(&path).is_some());
+        let (db, _) = open_or_set_aside(&path).unwrap();
         let runs: i64 = db.query_row("SELECT count(*) FROM runs", [], |row| row.get(0)).unwrap();
+        drop(db);
+        assert_eq!(left::as_noted(&path), None, "what became of it since is not known");
         assert_eq!(runs, 2000);
         let foreign = folder.path().join("foreign.db");
         Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE pets(name)").unwrap();

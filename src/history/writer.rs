@@ -12,6 +12,7 @@ use rusqlite::{CachedStatement, Connection, Transaction, TransactionBehavior, pa
 
 use super::asked;
 use super::inbox::Inbox;
+use super::left;
 use super::letters::{self, LetterState};
 use super::place::Place;
 use super::schema::{KIND_REDRIVE, KIND_REPLAY, KIND_TOPIC, is_damage};
@@ -162,6 +163,7 @@ impl Writer {
                 "the history is gone: {gone}; mb ends, and commits nothing more: what it did since its \
                  last commit is done again"
             );
+            self.suspect();
             return false;
         }
         while let Err(cause) = self.write(group) {
@@ -170,6 +172,7 @@ impl Writer {
                     "the history is damaged: {cause}; mb ends, its next start moves the file aside \
                      and goes on from the committed offsets"
                 );
+                self.suspect();
                 return false;
             }
             if failing_since.is_none() {
@@ -190,6 +193,15 @@ impl Writer {
             log::info!("the history can be written again, after {seconds} s");
         }
         true
+    }
+
+    /// The next start is to look at all of the file, however this mb ends.
+    fn suspect(&self) {
+        if let Some(path) = self.db.path()
+            && let Err(cause) = left::forget(Path::new(path))
+        {
+            log::warn!("cannot remove the note beside the history: {cause}");
+        }
     }
 
     fn write(&mut self, group: &[Write]) -> rusqlite::Result<()> {
@@ -263,6 +275,9 @@ impl Writer {
         match prune(&mut self.db, self.keep_runs) {
             Ok(owed) => self.prune_owed = owed,
             Err(cause) => {
+                if is_damage(&cause) {
+                    self.suspect();
+                }
                 log::warn!("cannot remove old runs from the history: {cause}; tried again later");
             }
         }

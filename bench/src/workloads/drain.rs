@@ -81,7 +81,7 @@ impl Bench<'_> {
         Ok(topics)
     }
 
-    fn drain_once(
+    pub(super) fn drain_once(
         &self,
         contender: Contender,
         drain: Drain,

@@ -7,9 +7,9 @@ use mb_bench::Result;
 use rusqlite::Connection;
 
 use super::{Bench, Figures, RUN_LIMIT, in_history, of_usage};
-use crate::contender::mb;
+use crate::contender::{Contender, mb};
 use crate::figures::{Metric, Section, thousands};
-use crate::plan::{PARTITIONS, VALUE_BYTES};
+use crate::plan::{Drain, PARTITIONS, VALUE_BYTES};
 use crate::process;
 
 const PARTITION_COUNTS: [(&str, i32); 4] = [
@@ -17,6 +17,13 @@ const PARTITION_COUNTS: [(&str, i32); 4] = [
     ("mb-10-partitions", 10),
     ("mb-100-partitions", 100),
     ("mb-1000-partitions", 1000),
+];
+/// What more partitions cost those that mb is measured against.
+const OTHERS: [(&str, Contender, &str); 4] = [
+    ("bare-10-partitions", Contender::Bare("rdkafka-queue"), "mb-10-partitions"),
+    ("bare-1000-partitions", Contender::Bare("rdkafka-queue"), "mb-1000-partitions"),
+    ("least-10-partitions", Contender::Least, "mb-10-partitions"),
+    ("least-1000-partitions", Contender::Least, "mb-1000-partitions"),
 ];
 const BATCH: u64 = 500;
 /// The history's part is W2 again.
@@ -33,9 +40,20 @@ impl Bench<'_> {
             self.broker.fill(name, partitions, count, VALUE_BYTES)?;
             topics.push(name);
         }
-        let mut rows = self.rounds("W7", &topics, |index| {
-            let (group, scratch) = (self.fresh("group"), self.scratch()?);
-            self.drain_into(topics[index], &group, BATCH, &scratch.0)
+        let mut others = OTHERS.to_vec();
+        others.retain(|(name, ..)| !self.plan.leaves_out(name));
+        let names: Vec<_> =
+            topics.iter().copied().chain(others.iter().map(|(name, ..)| *name)).collect();
+        let mut rows = self.rounds("W7", &names, |index| {
+            if let Some(topic) = topics.get(index) {
+                let (group, scratch) = (self.fresh("group"), self.scratch()?);
+                return self.drain_into(topic, &group, BATCH, &scratch.0);
+            }
+            let (_, contender, topic) = others[index - topics.len()];
+            let drain = Drain { workload: "W7", count, batch: BATCH };
+            let mut figures = self.drain_once(contender, drain, count, topic)?;
+            figures.extend(of_each(&figures, count));
+            Ok(figures)
         })?;
         for topic in topics {
             self.broker.delete(topic)?;
@@ -132,13 +150,22 @@ impl Bench<'_> {
             return Err(format!("its history has {done} records more, the topic {count}").into());
         }
         let mut figures = of_usage(&usage, count);
-        let each = |seconds: f64| seconds * 1e9 / count as f64;
-        figures.extend([
-            (Metric::WallNsPerRecord, each(usage.wall.as_secs_f64())),
-            (Metric::CpuNsPerRecord, each(usage.cpu.as_secs_f64())),
-        ]);
+        figures.extend(of_each(&figures, count));
         Ok(figures)
     }
+}
+
+/// Nanoseconds of a record.
+fn of_each(figures: &Figures, count: u64) -> Figures {
+    let each = |(metric, seconds): &(Metric, f64)| {
+        let of_each = match metric {
+            Metric::WallS => Metric::WallNsPerRecord,
+            Metric::CpuS => Metric::CpuNsPerRecord,
+            _ => return None,
+        };
+        Some((of_each, seconds * 1e9 / count as f64))
+    };
+    figures.iter().filter_map(each).collect()
 }
 
 /// Repeats the runs that are there until there are `runs`.

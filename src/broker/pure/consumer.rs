@@ -5,11 +5,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kafka::client::FetchPartition;
 use kafka::client::fetch::{Data, Response};
+use kafka::client::{FetchPartition, KafkaClient};
 use kafka::error::KafkaCode;
 
-use super::guard::{Fault, Guard};
+use super::guard::{Fault, Guard, Pending};
 use super::trust::{Caution, believed, complete, stops_short};
 use super::{CODECS, explain, words};
 use crate::batch::Record;
@@ -37,6 +37,16 @@ pub(super) struct PureConsumer {
     cursors: Vec<Cursor>,
     /// Plain fetches in a row that could not be decoded, without a record in between.
     undecoded: u32,
+    /// The next plain fetch, under way while the records of the one before are handed over.
+    ahead: Option<Ahead>,
+}
+
+/// What a fetch asks for: of each partition from where, and how many bytes.
+type Asked = Vec<(Partition, Offset, i32)>;
+
+struct Ahead {
+    asked: Asked,
+    pending: Pending<Vec<Response>>,
 }
 
 /// A partition and the next offset to hand over.
@@ -81,6 +91,7 @@ impl PureConsumer {
             fetch_bytes,
             cursors: cursors.collect(),
             undecoded: 0,
+            ahead: None,
         }
     }
 
@@ -159,8 +170,8 @@ impl PureConsumer {
                 return Err(self.unreadable(partition, first, cause));
             }
         };
-        let asked = [(partition, next, bytes)];
-        let answer = match self.fetch(&asked, Duration::from_millis(100), 1) {
+        let asked = vec![(partition, next, bytes)];
+        let answer = match self.fetch(asked, Duration::from_millis(100), 1) {
             Ok(answer) => answer,
             Err(Fault::Client(cause)) if is_decoding(&cause) => {
                 return Err(self.unreadable(partition, first, words(&cause)));
@@ -243,12 +254,8 @@ impl PureConsumer {
             return Ok(Flow::Continue);
         }
         let share = (PURE_FETCH_BYTES / calm.len()).clamp(1, self.fetch_bytes);
-        let bytes = i32::try_from(share).unwrap_or(i32::MAX);
-        let asked: Vec<_> = calm
-            .iter()
-            .map(|&i| (self.cursors[i].partition, self.cursors[i].next, bytes))
-            .collect();
-        let answer = match self.fetch(&asked, wait, self.settings.min_bytes) {
+        let asked = self.asked(&calm, share);
+        let answer = match self.fetch(asked, wait, self.settings.min_bytes) {
             Ok(answer) => answer,
             Err(Fault::Client(cause)) if is_decoding(&cause) && self.undecoded == 0 => {
                 // One partition's batch makes the whole answer fail; read by itself, each shows.
@@ -261,7 +268,9 @@ impl PureConsumer {
             Err(fault) => return Err(explain(fault, |cause| self.failure(cause))),
         };
         let mut failed = None;
-        for index in calm {
+        let mut found = Vec::with_capacity(calm.len());
+        let mut goes_on = false;
+        for &index in &calm {
             let (partition, next) = (self.cursors[index].partition, self.cursors[index].next);
             let data = match part(&answer, partition) {
                 Part::Data(data) => data,
@@ -296,6 +305,16 @@ impl PureConsumer {
             } else if count > 0 {
                 self.cursors[index].caution.lower();
             }
+            goes_on |= more;
+            found.push((index, data, count));
+        }
+        // One that is read carefully needs the client for itself.
+        let is_plain = found.len() == calm.len()
+            && self.cursors.iter().all(|cursor| cursor.paused || !cursor.caution.is_raised());
+        if is_plain && goes_on {
+            self.fetch_ahead(&calm, &found, share);
+        }
+        for (index, data, count) in found {
             if self.hand_over(index, data, count, sink)? == Flow::Stop {
                 return Ok(Flow::Stop);
             }
@@ -303,15 +322,54 @@ impl PureConsumer {
         failed.map_or(Ok(Flow::Continue), Err)
     }
 
+    /// What is asked of the partitions at `calm` next, `share` bytes of each.
+    fn asked(&self, calm: &[usize], share: usize) -> Asked {
+        let bytes = i32::try_from(share).unwrap_or(i32::MAX);
+        let cursors = calm.iter().map(|&index| &self.cursors[index]);
+        cursors.map(|cursor| (cursor.partition, cursor.next, bytes)).collect()
+    }
+
+    /// Begins with the fetch that follows once `found` is handed over. The log goes on, so that the
+    /// broker answers at once. One that fails is noticed when its answer is looked at.
+    fn fetch_ahead(&mut self, calm: &[usize], found: &[(usize, &Data<'_>, usize)], share: usize) {
+        let mut asked = self.asked(calm, share);
+        for ((_, next, _), (_, data, count)) in asked.iter_mut().zip(found) {
+            if let Some(last) = data.messages()[..*count].last() {
+                *next = Offset::new(last.offset).next();
+            }
+        }
+        if let Ok(pending) = self.guard.begin(self.job(asked.clone(), Duration::ZERO, 1)) {
+            self.ahead = Some(Ahead { asked, pending });
+        }
+    }
+
     fn fetch(
         &mut self,
-        asked: &[(Partition, Offset, i32)],
+        asked: Asked,
         wait: Duration,
         min_bytes: usize,
     ) -> Result<Vec<Response>, Fault> {
+        let limit = wait + BROKER_CALL_LIMIT;
+        if let Some(ahead) = self.ahead.take() {
+            match self.guard.finish_to_end(ahead.pending, limit) {
+                answer if ahead.asked == asked => return answer,
+                // Nothing more is waited for on connections that are silent.
+                Err(fault @ Fault::Own(_)) => return Err(fault),
+                // Partitions were paused or moved meanwhile.
+                _ => {}
+            }
+        }
+        self.guard.call_to_end(limit, self.job(asked, wait, min_bytes))
+    }
+
+    fn job(
+        &self,
+        asked: Asked,
+        wait: Duration,
+        min_bytes: usize,
+    ) -> impl FnOnce(&mut KafkaClient) -> kafka::Result<Vec<Response>> + Send + use<> {
         let topic = Arc::clone(&self.topic);
-        let asked = asked.to_vec();
-        self.guard.call_to_end(wait + BROKER_CALL_LIMIT, move |client| {
+        move |client| {
             // The crate asks one leader after the other; each gets its share of the wait.
             let leaders = leaders(client, &topic);
             client.set_fetch_max_wait_time(wait / leaders)?;
@@ -319,7 +377,7 @@ impl PureConsumer {
             client.fetch_messages(asked.iter().map(|&(partition, offset, bytes)| {
                 FetchPartition::new(&topic, partition, offset.get()).with_max_bytes(bytes)
             }))
-        })
+        }
     }
 
     fn unreadable(&self, partition: Partition, offset: Offset, cause: String) -> Error {
@@ -389,13 +447,18 @@ impl Consumer for PureConsumer {
         Ok(())
     }
 
+    fn has_more(&self) -> bool {
+        // One that is still to come may keep waiting what has been handed over.
+        self.ahead.as_ref().is_some_and(|ahead| ahead.pending.is_answered())
+    }
+
     fn close(self: Box<Self>) {
-        // The client is idle here, or was given up: nothing to wait for.
+        // The client is idle here, or given up, with a fetch under way: nothing to wait for.
         drop(self);
     }
 }
 
-fn leaders(client: &kafka::client::KafkaClient, topic: &str) -> u32 {
+fn leaders(client: &KafkaClient, topic: &str) -> u32 {
     let topics = client.topics();
     let mut hosts: Vec<&str> = topics
         .partitions(topic)

@@ -37,6 +37,19 @@ struct Client {
     thread: Thread<()>,
 }
 
+/// A call under way, with the client that is busy with it: dropped, the call is given up.
+pub(super) struct Pending<T> {
+    client: Client,
+    answer: Receiver<kafka::Result<T>>,
+}
+
+impl<T> Pending<T> {
+    /// Whether nothing is to be waited for any more.
+    pub(super) fn is_answered(&self) -> bool {
+        !self.answer.is_empty()
+    }
+}
+
 /// Makes clients for one topic, one after another as they break.
 pub(super) struct Guard {
     servers: String,
@@ -64,6 +77,16 @@ impl Guard {
         stop: &Receiver<()>,
         job: impl FnOnce(&mut KafkaClient) -> kafka::Result<T> + Send + 'static,
     ) -> Result<T, Fault> {
+        let pending = self.begin(job)?;
+        self.finish(pending, limit, stop)
+    }
+
+    /// Runs `job` on the client's thread, and does not wait for it. Until it is finished another call
+    /// makes a client of its own.
+    pub(super) fn begin<T: Send + 'static>(
+        &mut self,
+        job: impl FnOnce(&mut KafkaClient) -> kafka::Result<T> + Send + 'static,
+    ) -> Result<Pending<T>, Fault> {
         let client = match self.client.take() {
             Some(client) => client,
             None => self.start().map_err(Fault::Own)?,
@@ -78,6 +101,17 @@ impl Guard {
         if client.jobs.send(job).is_err() {
             return Err(ended(client));
         }
+        Ok(Pending { client, answer })
+    }
+
+    /// Waits for a call at most `limit`, or until `stop` closes.
+    pub(super) fn finish<T: Send + 'static>(
+        &mut self,
+        pending: Pending<T>,
+        limit: Duration,
+        stop: &Receiver<()>,
+    ) -> Result<T, Fault> {
+        let Pending { client, answer } = pending;
         select! {
             recv(answer) -> outcome => match outcome {
                 Ok(Ok(value)) => {
@@ -100,6 +134,15 @@ impl Guard {
                 )))
             }
         }
+    }
+
+    /// Like `finish`, and nothing but its limit ends it.
+    pub(super) fn finish_to_end<T: Send + 'static>(
+        &mut self,
+        pending: Pending<T>,
+        limit: Duration,
+    ) -> Result<T, Fault> {
+        self.finish(pending, limit, &never())
     }
 
     /// Like `call`, and nothing but its limit ends it.
