@@ -183,6 +183,54 @@ pub fn pausing_again_and_again_loses_and_repeats_nothing(subject: &dyn Subject) 
     }
 }
 
+pub fn pauses_in_a_long_log_lose_and_repeat_nothing(subject: &dyn Subject) {
+    const RECORDS: i64 = 7500;
+    let broker = subject.broker();
+    let topic = new_topic(broker.as_ref(), "long", 3);
+    let from = [(0, 0), (1, 0), (2, 0)];
+    for partition in 0..3 {
+        for _ in 0..25 {
+            let part = values(&format!("partition {partition}"), RECORDS as usize / 25, 200);
+            produce_values(broker.as_ref(), &topic, partition, &part);
+        }
+    }
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut holder = Holder::from(&from);
+    let began = Instant::now();
+    // A consumer does not see its end, and the next one goes on.
+    while (0..3).any(|partition| holder.next(partition).get() < RECORDS) {
+        let cursor = offsets(&holder.taker.cursor());
+        let mut consumer = broker.consumer(&topic, &cursor, &fetch()).unwrap();
+        let room = random.usize(1000..8000);
+        let end = holder.taker.read.len() + room;
+        (holder.taker.room, holder.taker.stopped) = (Some(room), false);
+        while !holder.taker.stopped
+            && (0..3).any(|partition| holder.next(partition).get() < RECORDS)
+        {
+            assert!(began.elapsed() < LIMIT, "stuck at {:?}", holder.taker.positions);
+            let held = random.i32(0..3);
+            holder.refused = random.bool().then_some(held);
+            consumer.poll(Duration::from_millis(20), &mut holder).unwrap();
+            if holder.taker.stopped || (holder.refused.is_none() && random.bool()) {
+                continue;
+            }
+            consumer.pause(held).unwrap();
+            holder.refused = None;
+            if random.bool() {
+                holder.paused = Some(held);
+                consumer.poll(Duration::ZERO, &mut holder).unwrap();
+                holder.paused = None;
+            }
+            consumer.resume(held, holder.next(held)).unwrap();
+        }
+        assert!(holder.taker.read.len() <= end);
+        consumer.close();
+    }
+    for partition in 0..3 {
+        assert!(holder.offsets(partition) == (0..RECORDS).collect::<Vec<_>>(), "{partition}");
+    }
+}
+
 /// What a poll says of a consumer that was resumed where the log is not.
 pub fn error_after_resuming(
     subject: &dyn Subject,
