@@ -129,7 +129,7 @@ impl Committer {
         // Kafka commits by name: a topic made again would get the offsets of the one before. What
         // is made again between this look and the commit, the next start notices.
         self.broker.topic(&self.topic)?.check_id(self.topic_id.as_deref())?;
-        if !self.history.intend(&offsets) {
+        if !self.history.intend(&offsets)? {
             return Ok(());
         }
         // What arrives late may arrive behind this one, as long as it can when this one is sent.

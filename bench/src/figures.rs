@@ -103,9 +103,6 @@ impl Section {
     }
 }
 
-/// Rounds below so many seconds are short.
-const SHORT_S: f64 = 1.5;
-
 impl Row {
     pub fn new(contender: impl Into<String>) -> Row {
         Row { contender: contender.into(), ..Row::default() }
@@ -118,11 +115,6 @@ impl Row {
     /// `None` where the row is void too.
     pub fn median(&self, metric: Metric) -> Option<f64> {
         if self.void.is_some() { None } else { median(self.figures.get(&metric)?) }
-    }
-
-    /// Whether its rounds are over so soon that chance has a large part in each.
-    pub fn is_short(&self) -> bool {
-        self.median(Metric::WallS).is_some_and(|wall| wall < SHORT_S)
     }
 }
 

@@ -17,6 +17,8 @@ pub mod schema;
 mod writer;
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -172,6 +174,8 @@ pub struct History {
     inbox: Arc<Inbox<Write>>,
     /// Held from taking a run's number to its way into the inbox: numbers ascend there.
     next_id: Mutex<i64>,
+    /// SQLite's, beside the file; `None` where that is in memory.
+    journal: Option<PathBuf>,
     /// Bytes of steps' output on their way into the file.
     outputs: Arc<Budget>,
     progress: Arc<Progress>,
@@ -242,11 +246,14 @@ impl History {
             changed: (Mutex::new(()), Condvar::new()),
             waiting: AtomicUsize::new(0),
         });
+        let path = db.path().filter(|path| !path.is_empty()).map(Path::new);
+        let journal = path.map(|path| schema::with_ending(path, "-wal"));
         let writer = writer::Writer::new(db, scope, client, keep_runs, Arc::clone(&progress));
         let ending = Ending(Arc::clone(&progress), Arc::clone(&inbox));
         let history = History {
             inbox: Arc::clone(&inbox),
             next_id: Mutex::new(newest + 1),
+            journal,
             outputs: Budget::new(limits::HISTORY_OUTPUT_BYTES),
             progress,
         };
@@ -325,14 +332,27 @@ impl History {
         self.send(Write::Gap(partition, missing, reason))
     }
 
-    /// Writes what is about to be committed, and returns when it is in the file. False where the
-    /// history was closed meanwhile: nothing may be committed any more, the next process may be
-    /// at work already.
-    pub fn intend(&self, offsets: &[(Partition, Offset)]) -> bool {
+    /// Writes what is about to be committed, and returns when it is on the disk, with all that was
+    /// written before: the log will go past what only the history has. False where the history was
+    /// closed meanwhile: nothing may be committed any more, the next process may be at work already.
+    ///
+    /// The disk is waited for here and not by the history's thread, so that no run waits with it.
+    ///
+    /// # Errors
+    /// `Storage` where it may not be on the disk; then nothing may be committed.
+    pub fn intend(&self, offsets: &[(Partition, Offset)]) -> Result<bool> {
         let (done, wait) = bounded(1);
-        self.send(Write::Intend(offsets.to_vec(), done))
-            && answered(&wait, None)
-            && !self.inbox.is_closed()
+        if !self.send(Write::Intend(offsets.to_vec(), done)) || !answered(&wait, None) {
+            return Ok(false);
+        }
+        if let Some(journal) = &self.journal {
+            // What the journal has not any more is in the file itself, which SQLite brings to the disk
+            // before it writes over the journal.
+            File::open(journal)
+                .and_then(|journal| journal.sync_data())
+                .map_err(|cause| Error::storage("bring the history to the disk", cause))?;
+        }
+        Ok(!self.inbox.is_closed())
     }
 
     /// The log has confirmed these. `settles`: no commit before it is still in doubt.
@@ -532,6 +552,23 @@ mod tests {
         assert_eq!(row(&mut file), (RunState::Halted.code(), 1, bad(), bad()));
         history.outcome(outcome(RunState::Succeeded, None));
         assert_eq!(row(&mut file), (RunState::Succeeded.code(), 1, None, None));
+    }
+
+    #[test]
+    fn what_cannot_be_brought_to_the_disk_may_not_be_committed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE);
+        let db = schema::open(&path).unwrap();
+        db.execute("INSERT INTO scopes VALUES (1, 'kafka', '', 'g', 't', '', 0)", []).unwrap();
+        let (history, thread) = History::start(db, ScopeId(1), "rdkafka", 100, |_| {}).unwrap();
+        let offsets = [(0, Offset::new(1))];
+        assert_eq!(history.intend(&offsets), Ok(true));
+        std::fs::remove_file(schema::with_ending(&path, "-wal")).unwrap();
+        let error = history.intend(&offsets).unwrap_err();
+        assert!(error.to_string().contains("to the disk"), "{error}");
+        history.close();
+        thread.join().unwrap();
+        assert_eq!(history.intend(&offsets), Ok(false), "the next process may be at work");
     }
 
     #[test]

@@ -284,16 +284,14 @@ impl Writer {
     }
 }
 
-/// Whether the offsets in Kafka will go past what only this file has: dead letters, and an intent
-/// (with all before it, which is in the same journal). A transaction of theirs is on the disk, not
-/// only in the system's memory, before it is announced; others may be lost with the power, and are
-/// made again.
+/// Whether it has dead letters, which the offsets in Kafka will go past while only this file has them:
+/// such a transaction is on the disk, not only in the system's memory, before it is announced. Others may
+/// be lost with the power until the next intent, which brings all before it to the disk, and are made
+/// again.
 fn is_to_outlive_power(group: &[Write]) -> bool {
-    group.iter().any(|write| match write {
-        Write::Intend(..) => true,
-        Write::Outcome(outcome, _) => outcome.dead_letters.is_some(),
-        _ => false,
-    })
+    group
+        .iter()
+        .any(|write| matches!(write, Write::Outcome(outcome, _) if outcome.dead_letters.is_some()))
 }
 
 /// True where old runs are left that may go once more is confirmed.

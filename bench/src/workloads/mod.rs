@@ -92,9 +92,18 @@ impl Bench<'_> {
         Ok(Scratch(folder))
     }
 
-    /// Runs all in turn, round after round, after a first one that does not count; then those whose
-    /// rounds are short some more times.
+    /// Runs all in turn, round after round, after a first one that does not count.
     fn rounds(
+        &self,
+        workload: &str,
+        contenders: &[&str],
+        run: impl FnMut(usize) -> Result<Figures>,
+    ) -> Result<Vec<Row>> {
+        self.in_turn(workload, contenders, 0..=self.plan.rounds, run)
+    }
+
+    /// `rounds`, and then all but those that take long once more as often.
+    fn short_rounds(
         &self,
         workload: &str,
         contenders: &[&str],
@@ -133,8 +142,10 @@ impl Bench<'_> {
     ) -> Result<Vec<Row>> {
         let mut rows: Vec<_> = contenders.iter().map(|name| Row::new(*name)).collect();
         for round in rounds {
-            let is_due =
-                |row: &Row| row.void.is_none() && (round <= self.plan.rounds || row.is_short());
+            let is_due = |row: &Row| {
+                row.void.is_none()
+                    && (round <= self.plan.rounds || !Plan::takes_long(&row.contender))
+            };
             for (index, row) in rows.iter_mut().enumerate().filter(|(_, row)| is_due(row)) {
                 let name = &contenders[index];
                 let figures = match run(index) {
