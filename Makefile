@@ -28,6 +28,7 @@ test: ## set up, check, and run every test, those against real Kafka too
 	scripts/test
 
 # One of them again: MB_FAULT_SEED=… MB_FAULT_LONG=1 cargo test --release --test NAME ROW
+# In batches as large as the bench's: MB_FAULT_BATCH=500 make faults
 faults: ## test every kind of fault with 3 seeds each, and with long outages (make test has a short form)
 	scripts/setup test
 	MB_FAULT_SEEDS=3 MB_FAULT_LONG=1 cargo test --release --locked --test 'faults*' --test kafka_cluster \

@@ -42,6 +42,11 @@ impl Pace {
         Pace { before: sent, ..Pace::new(rate, now) }
     }
 
+    /// False where it is as fast as it goes.
+    pub fn is_paced(&self) -> bool {
+        self.rate.is_some()
+    }
+
     /// How many messages should have been sent by `now`, all in all: time times rate, to the
     /// nearest whole one. So each message comes in the middle of its interval, and after any number
     /// of whole intervals exactly so many were sent.

@@ -83,6 +83,9 @@ pub fn execute(
     let offsets: Vec<_> = resets.iter().map(|reset| (reset.partition, reset.to)).collect();
     let prepared = match db {
         Some(db) => {
+            // The log is about to go by what only this file has.
+            db.pragma_update(None, "synchronous", "FULL")
+                .map_err(|cause| Error::storage("use the history", cause))?;
             let key = startup::scope_key(broker.backend(), group, topic);
             let scope = recovery::scope(&db, &key)?;
             let open_runs = recovery::intend_resets(&db, scope, resets)?;

@@ -7,6 +7,7 @@
 
 pub mod asked;
 mod inbox;
+mod journal;
 pub mod left;
 pub mod letters;
 mod place;
@@ -17,8 +18,6 @@ pub mod schema;
 mod writer;
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -36,6 +35,8 @@ use crate::run::{RunId, RunState};
 use crate::thread::{self, Thread};
 
 use self::inbox::Inbox;
+use self::journal::Journal;
+use self::writer::Writer;
 pub use writer::{Settled, Stepped};
 
 /// `DeadLetters::why` of a run that somebody cancelled.
@@ -174,8 +175,7 @@ pub struct History {
     inbox: Arc<Inbox<Write>>,
     /// Held from taking a run's number to its way into the inbox: numbers ascend there.
     next_id: Mutex<i64>,
-    /// SQLite's, beside the file; `None` where that is in memory.
-    journal: Option<PathBuf>,
+    journal: Option<Journal>,
     /// Bytes of steps' output on their way into the file.
     outputs: Arc<Budget>,
     progress: Arc<Progress>,
@@ -246,9 +246,12 @@ impl History {
             changed: (Mutex::new(()), Condvar::new()),
             waiting: AtomicUsize::new(0),
         });
-        let path = db.path().filter(|path| !path.is_empty()).map(Path::new);
-        let journal = path.map(|path| schema::with_ending(path, "-wal"));
-        let writer = writer::Writer::new(db, scope, client, keep_runs, Arc::clone(&progress));
+        let journal = Journal::of(&db)
+            .map_err(|cause| Error::storage("open the history's journal", cause))?;
+        // Without one the transactions themselves have to wait for the disk.
+        let syncs_intents = journal.is_none();
+        let writer =
+            Writer::new(db, scope, client, keep_runs, syncs_intents, Arc::clone(&progress));
         let ending = Ending(Arc::clone(&progress), Arc::clone(&inbox));
         let history = History {
             inbox: Arc::clone(&inbox),
@@ -339,20 +342,14 @@ impl History {
     /// The disk is waited for here and not by the history's thread, so that no run waits with it.
     ///
     /// # Errors
-    /// `Storage` where it may not be on the disk; then nothing may be committed.
+    /// `Other` where it may not be on the disk; then nothing may be committed, ever.
     pub fn intend(&self, offsets: &[(Partition, Offset)]) -> Result<bool> {
         let (done, wait) = bounded(1);
         if !self.send(Write::Intend(offsets.to_vec(), done)) || !answered(&wait, None) {
             return Ok(false);
         }
-        if let Some(journal) = &self.journal {
-            // What the journal has not any more is in the file itself, which SQLite brings to the disk
-            // before it writes over the journal.
-            File::open(journal)
-                .and_then(|journal| journal.sync_data())
-                .map_err(|cause| Error::storage("bring the history to the disk", cause))?;
-        }
-        Ok(!self.inbox.is_closed())
+        let synced = self.journal.as_ref().map_or(Ok(()), Journal::sync);
+        if self.inbox.is_closed() { Ok(false) } else { synced.map(|()| true) }
     }
 
     /// The log has confirmed these. `settles`: no commit before it is still in doubt.
@@ -565,7 +562,7 @@ mod tests {
         assert_eq!(history.intend(&offsets), Ok(true));
         std::fs::remove_file(schema::with_ending(&path, "-wal")).unwrap();
         let error = history.intend(&offsets).unwrap_err();
-        assert!(error.to_string().contains("to the disk"), "{error}");
+        assert_eq!(error.class(), crate::error::Class::Fatal, "{error}");
         history.close();
         thread.join().unwrap();
         assert_eq!(history.intend(&offsets), Ok(false), "the next process may be at work");

@@ -108,6 +108,8 @@ pub(super) struct Writer {
     scope: ScopeId,
     client: &'static str,
     keep_runs: u64,
+    /// Nobody else brings intents to the disk.
+    syncs_intents: bool,
     /// Runs planned since old ones were removed last.
     since_pruned: u64,
     /// Old runs had to stay, above what was confirmed then.
@@ -128,6 +130,7 @@ impl Writer {
         scope: ScopeId,
         client: &'static str,
         keep_runs: u64,
+        syncs_intents: bool,
         progress: Arc<Progress>,
     ) -> Writer {
         let place = db.path().and_then(|path| Place::of(Path::new(path)));
@@ -137,6 +140,7 @@ impl Writer {
             scope,
             client,
             keep_runs,
+            syncs_intents,
             since_pruned: 0,
             prune_owed: true,
             is_full: None,
@@ -207,7 +211,7 @@ impl Writer {
     fn write(&mut self, group: &[Write]) -> rusqlite::Result<()> {
         let (scope, client) = (self.scope, self.client);
         // Cannot be changed within a transaction.
-        let full = is_to_outlive_power(group);
+        let full = is_to_outlive_power(group, self.syncs_intents);
         if self.is_full != Some(full) {
             self.is_full = None;
             self.db.execute_batch(if full {
@@ -288,10 +292,12 @@ impl Writer {
 /// such a transaction is on the disk, not only in the system's memory, before it is announced. Others may
 /// be lost with the power until the next intent, which brings all before it to the disk, and are made
 /// again.
-fn is_to_outlive_power(group: &[Write]) -> bool {
-    group
-        .iter()
-        .any(|write| matches!(write, Write::Outcome(outcome, _) if outcome.dead_letters.is_some()))
+fn is_to_outlive_power(group: &[Write], intents: bool) -> bool {
+    group.iter().any(|write| match write {
+        Write::Outcome(outcome, _) => outcome.dead_letters.is_some(),
+        Write::Intend(..) => intents,
+        _ => false,
+    })
 }
 
 /// True where old runs are left that may go once more is confirmed.

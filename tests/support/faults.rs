@@ -72,6 +72,11 @@ pub fn by_form<T>(short: T, long: T) -> T {
     if is_long() { long } else { short }
 }
 
+/// Records of a batch: `MB_FAULT_BATCH`, or so few that there are many runs.
+fn batch() -> String {
+    std::env::var("MB_FAULT_BATCH").unwrap_or_else(|_| "20".to_owned())
+}
+
 /// Runs a row with each seed: `MB_FAULT_SEED`, or `MB_FAULT_SEEDS` (default 1) of them by chance.
 ///
 /// # Panics
@@ -234,8 +239,8 @@ impl World {
     pub fn flags(&self, more: &[&str]) -> Vec<String> {
         let common = ["--bootstrap-server", &self.server, "--topic", &self.topic];
         let group = ["--group", &self.group, "--listen", "off"];
-        let workers = WORKERS.to_string();
-        let work = ["--max-concurrent-runs", &workers, "--max-batch", "20"];
+        let (workers, batch) = (WORKERS.to_string(), batch());
+        let work = ["--max-concurrent-runs", &workers, "--max-batch", &batch];
         let ticks = ["--tick-runtime", "1", "--tick-interval", "100ms"];
         let ticks = if more.contains(&ticks[0]) { &[][..] } else { &ticks[..] };
         let all = [&common[..], &group, &work, ticks, more].concat();

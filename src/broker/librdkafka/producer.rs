@@ -89,7 +89,7 @@ impl Producer for LibrdkafkaProducer {
         if self.accepted.is_multiple_of(SERVE_EVERY) {
             self.serve();
         }
-        let deadline = Instant::now() + wait;
+        let mut deadline = None;
         loop {
             match self.try_send(message) {
                 Ok(()) => {
@@ -97,6 +97,7 @@ impl Producer for LibrdkafkaProducer {
                     return Ok(Sent::Accepted);
                 }
                 Err(error) if error.rdkafka_error_code() == Some(Code::QueueFull) => {
+                    let deadline = *deadline.get_or_insert_with(|| Instant::now() + wait);
                     self.serve();
                     let left = deadline.saturating_duration_since(Instant::now());
                     if left.is_zero() {
