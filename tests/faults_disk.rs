@@ -12,7 +12,7 @@ use rusqlite::Connection;
 use support::disk::SmallDisk;
 use support::eventually;
 use support::faults::{
-    LIMIT, PARTITIONS, RECOVERY, World, as_strs, by_form, each_seed, no_panic, sound,
+    LIMIT, PARTITIONS, RECOVERY, World, as_many_runs, as_strs, by_form, each_seed, no_panic, sound,
 };
 use support::mb::Mb;
 
@@ -93,7 +93,7 @@ fn row_28_a_stop_while_there_is_no_room_for_files_ends_in_time() {
     each_seed("row_28_stop", |row| {
         let disk = SmallDisk::new(DISK_MEGABYTES);
         let mut world = World::new(row);
-        world.fill(500, 20);
+        world.fill(as_many_runs(500), 20);
         world.set_out(&disk.path().join("out"));
         world.watch();
         let mut mb = world.start(&world.files(&["--step-delay", "20ms", "--drain-timeout", "60"]));
@@ -138,7 +138,7 @@ fn row_28_a_disk_that_is_full_at_a_kill_loses_nothing_either() {
 fn row_29_a_limit_on_the_size_of_files_is_an_error_and_not_the_end() {
     each_seed("row_29_size", |row| {
         let mut world = World::new(row);
-        world.fill(3000, 20);
+        world.fill(as_many_runs(3000), 20);
         world.watch();
         let step = world.files(&["--step-delay", "5ms"]);
         let flags = world.flags(&step);

@@ -72,9 +72,18 @@ pub fn by_form<T>(short: T, long: T) -> T {
     if is_long() { long } else { short }
 }
 
-/// Records of a batch: `MB_FAULT_BATCH`, or so few that there are many runs.
-fn batch() -> String {
-    std::env::var("MB_FAULT_BATCH").unwrap_or_else(|_| "20".to_owned())
+/// Records of a batch where nothing else is said: so few that there are many runs.
+const BATCH: usize = 20;
+
+/// Records of a batch: `MB_FAULT_BATCH`, or `BATCH`.
+fn batch() -> usize {
+    let asked = std::env::var("MB_FAULT_BATCH").ok();
+    asked.map_or(BATCH, |batch| batch.parse().expect("MB_FAULT_BATCH is a number of records"))
+}
+
+/// As many records for the batches asked for as `records` are for those of `BATCH`.
+pub fn as_many_runs(records: usize) -> usize {
+    records * batch().div_ceil(BATCH)
 }
 
 /// Runs a row with each seed: `MB_FAULT_SEED`, or `MB_FAULT_SEEDS` (default 1) of them by chance.
@@ -239,7 +248,7 @@ impl World {
     pub fn flags(&self, more: &[&str]) -> Vec<String> {
         let common = ["--bootstrap-server", &self.server, "--topic", &self.topic];
         let group = ["--group", &self.group, "--listen", "off"];
-        let (workers, batch) = (WORKERS.to_string(), batch());
+        let (workers, batch) = (WORKERS.to_string(), batch().to_string());
         let work = ["--max-concurrent-runs", &workers, "--max-batch", &batch];
         let ticks = ["--tick-runtime", "1", "--tick-interval", "100ms"];
         let ticks = if more.contains(&ticks[0]) { &[][..] } else { &ticks[..] };
