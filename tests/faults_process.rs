@@ -9,7 +9,9 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use support::faults::{LIMIT, PARTITIONS, WORKERS, World, by_form, each_seed, no_panic, status};
+use support::faults::{
+    LIMIT, PARTITIONS, WORKERS, World, as_many_runs, batch, by_form, each_seed, no_panic, status,
+};
 use support::{eventually, faults, raw};
 
 fn seconds(count: u64) -> Duration {
@@ -163,11 +165,12 @@ fn row_03_a_stop_under_load_does_nothing_twice() {
 fn row_04_a_hung_step_holds_the_stop_up_no_longer_than_agreed_and_is_done_later() {
     each_seed("row_04", |row| {
         let mut world = World::new(row);
-        world.fill(200, 20);
+        world.fill(as_many_runs(200), 20);
         world.watch();
         let (hung, hangs) = (row.random.i32(0..PARTITIONS), world.data_dir.path().join("hangs"));
         let hang = format!(
-            "if [ $MB_PARTITION-$MB_FIRST_OFFSET = {hung}-20 ]; then touch {}; exec sleep 600; fi",
+            "if [ $MB_PARTITION-$MB_FIRST_OFFSET = {hung}-{} ]; then touch {}; exec sleep 600; fi",
+            batch(),
             hangs.display()
         );
         let command = world.keeping_keys(&hang);
@@ -180,7 +183,7 @@ fn row_04_a_hung_step_holds_the_stop_up_no_longer_than_agreed_and_is_done_later(
         // The drain, and the limits of what comes after it.
         assert!(began.elapsed() < seconds(12), "{:?}", began.elapsed());
         no_panic(&mb);
-        assert!(world.committed()[&hung] <= 20);
+        assert!(world.committed()[&hung] <= batch() as i64);
         world.finish(None);
         assert_eq!(duplicates(&world), 0);
     });
@@ -227,7 +230,8 @@ fn row_20_nothing_is_committed_while_a_slow_step_works() {
 fn row_21_the_commit_waits_for_the_first_run_while_others_are_done() {
     each_seed("row_21", |row| {
         let mut world = World::new(row);
-        world.fill(500, 20);
+        let each = as_many_runs(500);
+        world.fill(each, 20);
         world.watch();
         let slow = row.random.i32(0..PARTITIONS);
         let go = world.data_dir.path().join("go");
@@ -240,7 +244,7 @@ fn row_21_the_commit_waits_for_the_first_run_while_others_are_done() {
         let mut most = 0;
         eventually(LIMIT, "all others are done", || {
             most = most.max(runs(&world, "state NOT IN (2, 3, 6)"));
-            world.done() >= 500 * i64::from(PARTITIONS) - 20
+            world.done() >= each as i64 * i64::from(PARTITIONS) - batch() as i64
         });
         // Those on the queue, at work, and one cut that finds the queue full.
         assert!(most <= 10 + WORKERS as i64 + 1, "{most} runs at a time");

@@ -76,7 +76,7 @@ pub fn by_form<T>(short: T, long: T) -> T {
 const BATCH: usize = 20;
 
 /// Records of a batch: `MB_FAULT_BATCH`, or `BATCH`.
-fn batch() -> usize {
+pub fn batch() -> usize {
     let asked = std::env::var("MB_FAULT_BATCH").ok();
     asked.map_or(BATCH, |batch| batch.parse().expect("MB_FAULT_BATCH is a number of records"))
 }
