@@ -119,6 +119,13 @@ pub fn check_file(path: &Path, what: &str) -> Result<()> {
     )))
 }
 
+/// The file beside `path` whose name goes on with `ending`.
+pub fn with_ending(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    PathBuf::from(name)
+}
+
 /// The lock's file, whatever it is: a FIFO is not waited for.
 fn open_to_look(path: &Path) -> Option<File> {
     let flags = i32::try_from(OFlags::NONBLOCK.bits()).ok()?;

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rusqlite::Connection;
 
-use super::schema::with_ending;
+use crate::data_dir::with_ending;
 use crate::error::{Error, Result};
 
 /// SQLite's write-ahead log, which is there for as long as the history's connection is open. One

@@ -13,9 +13,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::schema::with_ending;
 use crate::clock;
-use crate::data_dir::check_file;
+use crate::data_dir::{check_file, with_ending};
 use crate::error::{Error, Result};
 
 /// Smaller files are read in a moment: of them nothing is noted, and they are checked each time.

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::left::{self, InUse, ReadAt};
 use crate::clock;
-use crate::data_dir::check_file;
+use crate::data_dir::{check_file, with_ending};
 use crate::error::{Error, Result};
 
 /// The newest schema that this mb knows, in the file's `user_version`.
@@ -316,12 +316,6 @@ fn was_set_aside(path: &Path) -> bool {
     let start = format!("{}{ASIDE}", name.to_string_lossy());
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with(&start))
-}
-
-pub(super) fn with_ending(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(ending);
-    PathBuf::from(name)
 }
 
 /// What a look at all of a file that should be a database has shown.
