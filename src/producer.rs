@@ -117,12 +117,13 @@ impl ProducerTask {
         // The partition of a message that is ready but not yet taken by the client.
         let mut held: Option<Partition> = None;
         let mut error = None;
-        // Messages posted since the clock was read: without a pace that is not done for each.
-        let mut since_read = 0;
+        // Messages posted on end since the clock was read: without a pace that is not done for each.
+        let mut on_end = 0;
         let mut now = start;
 
         let stopped = loop {
-            if since_read == 0 {
+            let posted_on_end = std::mem::take(&mut on_end);
+            if posted_on_end == 0 {
                 now = Instant::now();
                 if reporter.is_due(now) {
                     reporter.report(now, link.look().acknowledged);
@@ -142,7 +143,6 @@ impl ProducerTask {
             let partition = match held {
                 Some(partition) => partition,
                 None if posted >= pace.due(now) => {
-                    since_read = 0;
                     let until = pace.next_wake(posted).min(reporter.next);
                     if wait_or_look(&self.stop, wake, until) {
                         break true;
@@ -151,10 +151,7 @@ impl ProducerTask {
                 }
                 None => match messages.next(&self.stop, reporter.next) {
                     Next::Ready => target.partition(messages.current().0),
-                    Next::Pending => {
-                        since_read = 0;
-                        continue;
-                    }
+                    Next::Pending => continue,
                     Next::Stopped => break true,
                     Next::End => break false,
                     Next::Failed(cause) => {
@@ -171,12 +168,13 @@ impl ProducerTask {
                         live.messages_posted.add(1);
                     }
                     held = None;
-                    since_read =
-                        if pace.is_paced() { 0 } else { (since_read + 1) % READ_CLOCK_EVERY };
+                    if !pace.is_paced() {
+                        on_end = (posted_on_end + 1) % READ_CLOCK_EVERY;
+                    }
                 }
-                Post::Full => (held, since_read) = (Some(partition), 0),
+                Post::Full => held = Some(partition),
                 Post::Failed { until } => {
-                    (held, since_read) = (Some(partition), 0);
+                    held = Some(partition);
                     if wait(&self.stop, until.min(reporter.next)) {
                         break true;
                     }

@@ -77,7 +77,9 @@ pub fn execute(
     history: &Path,
     resets: &[Reset],
 ) -> Result<()> {
-    let in_use = left::as_noted(history).map(|read| InUse::begin(history, read)).transpose()?;
+    left::check_place(history)?;
+    let whole = left::as_noted(history);
+    let in_use = whole.map(|read| InUse::begin(history, Some(read))).transpose()?;
     // A history that cannot be used is to be known before anything is changed.
     let db = if history.exists() { Some(schema::open(history)?) } else { None };
     let offsets: Vec<_> = resets.iter().map(|reset| (reset.partition, reset.to)).collect();

@@ -89,7 +89,7 @@ fn what_lies_in_the_place_of_mbs_own_files_is_named_and_left() {
 
 #[test]
 fn a_fifo_in_the_place_of_mbs_own_files_is_named_and_not_waited_for() {
-    for name in ["mb.lock", "history.db", "history.db-left"] {
+    for name in ["mb.lock", "history.db", "history.db-left", "history.db-left.new"] {
         let data = Data::with_records();
         let file = data.file(name);
         assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());

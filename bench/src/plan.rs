@@ -1,8 +1,12 @@
 //! What is measured, and how much of it: the workloads and their sizes in each mode.
 
+use std::ops::RangeInclusive;
+
 use crate::contender::{Contender, NAMES};
 
 pub const WORKLOADS: [&str; 9] = ["W1", "W2", "W3", "W4", "W5", "W6", "W7", "W8", "W9"];
+/// Of what is a mean over a fixed time, and warms up in it.
+pub const ONE_ROUND: RangeInclusive<u32> = 1..=1;
 /// Those of `--quick`.
 const QUICK: [&str; 3] = ["W1", "W2", "W3"];
 
@@ -120,10 +124,19 @@ impl Plan {
         if contender == Contender::Parallel("partition") { 5000 } else { drain.count }
     }
 
-    /// Rounds of workloads whose contenders take little time, so that chance has a large part in each
-    /// round; those that take long nevertheless have their part in the first `rounds`.
-    pub fn rounds_of_short(&self) -> u32 {
-        if self.quick { self.rounds } else { 2 * self.rounds }
+    /// A warm-up, which does not count, and the rounds.
+    pub fn all_rounds(&self) -> RangeInclusive<u32> {
+        0..=self.rounds
+    }
+
+    /// Of workloads whose contenders take little time, so that chance has a large part in each round.
+    pub fn short_rounds(&self) -> RangeInclusive<u32> {
+        0..=if self.quick { self.rounds } else { 2 * self.rounds }
+    }
+
+    /// Of what warms up within each.
+    pub fn warm_rounds(&self) -> RangeInclusive<u32> {
+        1..=self.rounds
     }
 
     pub fn takes_long(contender: &str) -> bool {

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::OnceLock;
 
 use rusqlite::Connection;
 
@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 pub(super) struct Journal {
     file: File,
     /// Why it could not be synced once: what is in the file from then on is not known.
-    failed: Mutex<Option<String>>,
+    failed: OnceLock<String>,
 }
 
 impl Journal {
@@ -28,7 +28,7 @@ impl Journal {
     pub(super) fn of(db: &Connection) -> io::Result<Option<Journal>> {
         let Some(path) = db.path().filter(|path| !path.is_empty()) else { return Ok(None) };
         match File::open(with_ending(Path::new(path), "-wal")) {
-            Ok(file) => Ok(Some(Journal { file, failed: Mutex::default() })),
+            Ok(file) => Ok(Some(Journal { file, failed: OnceLock::new() })),
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(cause) => Err(cause),
         }
@@ -41,15 +41,13 @@ impl Journal {
     /// `Other`, and from then on each time: that a later try succeeds says nothing of what an earlier
     /// one should have written.
     pub(super) fn sync(&self) -> Result<()> {
-        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-        let cause = match &*failed {
-            Some(cause) => cause.clone(),
+        let cause = match self.failed.get() {
+            Some(cause) => cause,
             None => match self.try_sync() {
                 Ok(()) => return Ok(()),
-                Err(cause) => cause.to_string(),
+                Err(cause) => self.failed.get_or_init(|| cause.to_string()),
             },
         };
-        *failed = Some(cause.clone());
         Err(Error::Other(format!(
             "the history may not be on the disk: {cause}; mb ends, and commits nothing more: what it did \
              since its last commit may be done again"

@@ -30,38 +30,46 @@ const TICK: Duration = Duration::from_millis(10);
 /// Another one each time the system starts.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// When all of the file was read last; `None` where that is not known, or was not finished.
+/// When all of the file was read last, in milliseconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReadAt(Option<i64>);
+pub struct ReadAt(i64);
 
 impl ReadAt {
-    pub const UNKNOWN: ReadAt = ReadAt(None);
-
     pub fn now() -> ReadAt {
-        ReadAt(Some(clock::now_ms()))
+        ReadAt(clock::now_ms())
     }
 
     fn line(self) -> String {
-        self.0.map_or(String::new(), |ms| format!("read {ms}\n"))
+        format!("read {}\n", self.0)
     }
+}
+
+/// Before anything is opened: a note can be where it is to be.
+///
+/// # Errors
+/// `Config` where something else is there.
+pub fn check_place(path: &Path) -> Result<()> {
+    [note_of(path), new_note_of(path)]
+        .iter()
+        .try_for_each(|note| check_file(note, "mb's note of the history"))
 }
 
 /// Somebody uses the file, and the note says no more than when it was read.
 #[derive(Debug)]
 pub struct InUse {
     path: PathBuf,
-    read: ReadAt,
+    read: Option<ReadAt>,
 }
 
 impl InUse {
-    /// Where the note cannot be written, the disk being full for one, there is none.
+    /// `read`: `None` where all of it was not read, or not to its end. Where the note cannot be written,
+    /// the disk being full for one, there is none.
     ///
     /// # Errors
-    /// `Config` where something else is at the note's place; `Storage` where an old note cannot be
-    /// removed.
-    pub fn begin(path: &Path, read: ReadAt) -> Result<InUse> {
-        check_file(&note_of(path), "mb's note of the history")?;
-        write(path, &read.line()).or_else(|_| forget(path)).map_err(|cause| {
+    /// `Storage` where an old note cannot be removed.
+    pub fn begin(path: &Path, read: Option<ReadAt>) -> Result<InUse> {
+        let line = read.map_or(String::new(), ReadAt::line);
+        write(path, &line).or_else(|_| forget(path)).map_err(|cause| {
             Error::storage(format!("remove {}", note_of(path).display()), cause)
         })?;
         Ok(InUse { path: path.to_owned(), read })
@@ -75,8 +83,8 @@ impl InUse {
 
     pub(super) fn end_from(self, least_bytes: u64) {
         let state = || state(&self.path).filter(|(_, found)| found.len() >= least_bytes);
-        let Some((_, found)) = state() else { return };
-        if self.read == ReadAt::UNKNOWN || noted(&self.path) != self.read.line() {
+        let (Some((_, found)), Some(read)) = (state(), self.read) else { return };
+        if noted(&self.path) != read.line() {
             return;
         }
         // What would change it from here on has to have another time.
@@ -86,7 +94,7 @@ impl InUse {
             Err(_) => return,
         }
         if let Some((state, _)) = state()
-            && let Err(cause) = write(&self.path, &(self.read.line() + &state))
+            && let Err(cause) = write(&self.path, &(read.line() + &state))
         {
             log::debug!("how the history was left is not noted: {cause}");
         }
@@ -100,9 +108,8 @@ pub fn as_noted(path: &Path) -> Option<ReadAt> {
 
 fn as_noted_at(path: &Path, now_ms: i64) -> Option<ReadAt> {
     let noted = noted(path);
-    let read_ms: i64 = noted.lines().next()?.strip_prefix("read ")?.parse().ok()?;
-    let read = ReadAt(Some(read_ms));
-    let is_fresh = (read_ms..=read_ms.saturating_add(READ_FOR_MS)).contains(&now_ms);
+    let read = ReadAt(noted.lines().next()?.strip_prefix("read ")?.parse().ok()?);
+    let is_fresh = (read.0..=read.0.saturating_add(READ_FOR_MS)).contains(&now_ms);
     (is_fresh && noted == read.line() + &state(path)?.0).then_some(read)
 }
 
@@ -118,9 +125,8 @@ pub fn forget(path: &Path) -> io::Result<()> {
 }
 
 fn write(path: &Path, text: &str) -> io::Result<()> {
-    let new = with_ending(path, "-left.new");
-    fs::write(&new, text)?;
-    fs::rename(new, note_of(path))
+    fs::write(new_note_of(path), text)?;
+    fs::rename(new_note_of(path), note_of(path))
 }
 
 /// Empty where there is none.
@@ -162,6 +168,11 @@ fn note_of(path: &Path) -> PathBuf {
     with_ending(path, "-left")
 }
 
+/// Where it is written before it takes the old one's place.
+fn new_note_of(path: &Path) -> PathBuf {
+    with_ending(path, "-left.new")
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs::{File, FileTimes, OpenOptions};
@@ -174,7 +185,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("history.db");
         drop(schema::open(&path).unwrap());
-        let in_use = InUse::begin(&path, ReadAt::now()).unwrap();
+        let in_use = InUse::begin(&path, Some(ReadAt::now())).unwrap();
         assert_eq!(as_noted(&path), None);
         in_use.end_from(1);
         assert!(as_noted(&path).is_some());
@@ -213,7 +224,7 @@ mod tests {
                 File::create(with_ending(path, "-wal")).unwrap();
             }),
             ("removed", |path| fs::remove_file(path).unwrap()),
-            ("used", |path| drop(InUse::begin(path, ReadAt::now()).unwrap())),
+            ("used", |path| drop(InUse::begin(path, Some(ReadAt::now())).unwrap())),
             ("forgotten", |path| forget(path).unwrap()),
         ];
         for (what, deed) in deeds {
@@ -228,20 +239,20 @@ mod tests {
         type Deed = fn(&Path);
         let deeds: [(&str, Deed); 3] = [
             ("SQLite found it damaged", |path| forget(path).unwrap()),
-            ("used anew", |path| drop(InUse::begin(path, ReadAt(Some(1))).unwrap())),
+            ("used anew", |path| drop(InUse::begin(path, Some(ReadAt(1))).unwrap())),
             ("open", |path| std::mem::forget(schema::open(path).unwrap())),
         ];
         for (what, deed) in deeds {
             let (_folder, path) = noted_file();
-            let in_use = InUse::begin(&path, ReadAt::now()).unwrap();
+            let in_use = InUse::begin(&path, Some(ReadAt::now())).unwrap();
             deed(&path);
             in_use.end_from(1);
             assert_eq!(as_noted(&path), None, "{what}");
         }
         let (_folder, path) = noted_file();
-        InUse::begin(&path, ReadAt::UNKNOWN).unwrap().end_from(1);
+        InUse::begin(&path, None).unwrap().end_from(1);
         assert_eq!(as_noted(&path), None);
-        InUse::begin(&path, ReadAt::now()).unwrap().end();
+        InUse::begin(&path, Some(ReadAt::now())).unwrap().end();
         assert_eq!(as_noted(&path), None, "it is smaller than what is worth it");
     }
 
@@ -261,9 +272,9 @@ mod tests {
     fn a_day_after_it_was_read_it_is_read_again_however_often_it_was_used_since() {
         let (_folder, path) = noted_file();
         let now = clock::now_ms();
-        let read = ReadAt(Some(now - READ_FOR_MS / 2));
+        let read = ReadAt(now - READ_FOR_MS / 2);
         for _ in 0..2 {
-            InUse::begin(&path, read).unwrap().end_from(1);
+            InUse::begin(&path, Some(read)).unwrap().end_from(1);
             assert_eq!(as_noted_at(&path, now), Some(read));
         }
         assert_eq!(as_noted_at(&path, now + READ_FOR_MS / 2), Some(read));
@@ -278,7 +289,8 @@ mod tests {
             let (folder, path) = noted_file();
             let file = OpenOptions::new().write(true).open(&path).unwrap();
             file.write_all_at(&[0xff; 100], at).unwrap();
-            let read = ReadAt::now();
+            // Not the moment in which it is read again.
+            let read = ReadAt(clock::now_ms() - 1000);
             write(&path, &(read.line() + &state(&path).unwrap().0)).unwrap();
             let (db, in_use) = schema::open_or_set_aside(&path).unwrap();
             drop(db);
@@ -286,7 +298,7 @@ mod tests {
             let mut names = names.map(|entry| entry.unwrap().file_name());
             let moved = names.any(|name| name.to_string_lossy().contains("damaged"));
             assert_eq!(moved, is_moved, "at {at}");
-            assert_eq!(in_use.read == read, !is_moved);
+            assert_eq!(in_use.read == Some(read), !is_moved);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The history file's tables and their version. Only SQL that makes or checks the file is here.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 use std::{fs, io};
 
@@ -261,31 +261,34 @@ pub fn open(path: &Path) -> Result<Connection> {
 /// As `open`; `Storage` where it cannot be moved.
 pub fn open_or_set_aside(path: &Path) -> Result<(Connection, InUse)> {
     check_file(path, "mb's history")?;
-    if let Some(read) = left::as_noted(path) {
-        let in_use = InUse::begin(path, read)?;
-        // What is wrong with it, the check says.
-        if let Ok(db) = open(path) {
-            return Ok((db, in_use));
-        }
+    left::check_place(path)?;
+    // What is wrong with one that cannot be opened, the check says.
+    if let Some(read) = left::as_noted(path)
+        && let Ok(db) = open(path)
+    {
+        return Ok((db, InUse::begin(path, Some(read))?));
     }
-    let (read, damage) = match check(path) {
-        Checked::Whole => (ReadAt::now(), None),
-        Checked::NotFinished => (ReadAt::UNKNOWN, None),
-        Checked::Damaged(damage) => (ReadAt::now(), Some(damage)),
-    };
-    let in_use = InUse::begin(path, read)?;
-    let Some(damage) = damage else {
-        if fs::metadata(path).is_ok_and(|found| found.len() == 0) {
-            log::warn!(
-                "the history {} is empty: mb goes on from the committed offsets",
-                path.display()
-            );
+    let read = match check(path) {
+        Checked::Whole => Some(ReadAt::now()),
+        Checked::NotFinished => None,
+        Checked::Damaged(damage) => {
+            set_aside(path, &damage)?;
+            Some(ReadAt::now())
         }
-        return Ok((open(path)?, in_use));
     };
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(format!("{ASIDE}{}", clock::now_ms()));
-    let aside = PathBuf::from(aside);
+    if fs::metadata(path).is_ok_and(|found| found.len() == 0) {
+        log::warn!(
+            "the history {} is empty: mb goes on from the committed offsets",
+            path.display()
+        );
+    }
+    let db = open(path)?;
+    Ok((db, InUse::begin(path, read)?))
+}
+
+/// Moves a damaged file away, with its journal.
+fn set_aside(path: &Path, damage: &str) -> Result<()> {
+    let aside = with_ending(path, &format!("{ASIDE}{}", clock::now_ms()));
     for ending in ["-wal", "-shm", ""] {
         match fs::rename(with_ending(path, ending), with_ending(&aside, ending)) {
             Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
@@ -304,7 +307,7 @@ pub fn open_or_set_aside(path: &Path) -> Result<(Connection, InUse)> {
         path.display(),
         aside.display()
     );
-    Ok((open(path)?, in_use))
+    Ok(())
 }
 
 /// What stands behind the name of a file that was moved aside, in front of the time.
@@ -468,8 +471,8 @@ fn refuse(path: &Path, cause: &rusqlite::Error) -> Error {
             // this one does.
             let _ = left::forget(path);
             Error::Config(format!(
-                "--data-dir: {} is damaged or no history of mb ({cause}); the next start of mb moves it \
-             away and goes on from the committed offsets",
+                "--data-dir: {} is damaged or no history of mb ({cause}); the next start of mb moves \
+                 it away and goes on from the committed offsets",
                 path.display()
             ))
         }
@@ -494,6 +497,8 @@ fn in_full(cause: &rusqlite::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     fn folder() -> tempfile::TempDir {
@@ -591,7 +596,7 @@ mod tests {
             let folder = folder();
             let path = folder.path().join("history.db");
             history(&path, VERSION as usize);
-            InUse::begin(&path, ReadAt::now()).unwrap().end_from(1);
+            InUse::begin(&path, Some(ReadAt::now())).unwrap().end_from(1);
             assert!(left::as_noted(&path).is_some());
             let mut bytes = std::fs::read(&path).unwrap();
             damage(&mut bytes);
@@ -615,7 +620,7 @@ mod tests {
         let folder = folder();
         let path = folder.path().join("history.db");
         history(&path, VERSION as usize);
-        InUse::begin(&path, ReadAt::now()).unwrap().end_from(1);
+        InUse::begin(&path, Some(ReadAt::now())).unwrap().end_from(1);
         assert!(left::as_noted(&path).is_some());
         let (db, _) = open_or_set_aside(&path).unwrap();
         let runs: i64 = db.query_row("SELECT count(*) FROM runs", [], |row| row.get(0)).unwrap();
@@ -626,6 +631,7 @@ mod tests {
         Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE pets(name)").unwrap();
         assert_eq!(open_or_set_aside(&foreign).unwrap_err().exit_code(), 78);
         assert!(foreign.exists());
+        assert!(!with_ending(&foreign, "-left").exists(), "nothing of mb's is put beside it");
     }
 
     #[test]

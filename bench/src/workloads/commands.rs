@@ -20,7 +20,7 @@ impl Bench<'_> {
         self.broker.fill(&topic, PARTITIONS, count, VALUE_BYTES)?;
         let mut contenders = vec![XARGS, MB];
         contenders.retain(|name| !self.plan.leaves_out(name));
-        let rows = self.rounds("W8", &contenders, |index| {
+        let rows = self.in_turn("W8", &contenders, self.plan.all_rounds(), |index| {
             if contenders[index] == XARGS { by_xargs(count) } else { self.by_mb(&topic, count) }
         })?;
         self.broker.delete(&topic)?;

@@ -36,7 +36,7 @@ impl Bench<'_> {
         } else {
             format!("{workload} on {kafka}")
         };
-        let rows = self.short_rounds(&name, &names, |index| {
+        let rows = self.in_turn(&name, &names, self.plan.short_rounds(), |index| {
             let contender = contenders[index];
             let count = self.plan.count_of(contender, drain);
             let topic = topics.iter().find(|(of, _)| *of == count).ok_or("no such topic")?;

@@ -22,7 +22,7 @@ impl Bench<'_> {
         self.broker.fill(&topic, PARTITIONS, count, VALUE_BYTES)?;
         let mut contenders = vec![KCAT, MB];
         contenders.retain(|name| !self.plan.leaves_out(name));
-        let rows = self.rounds("W9", &contenders, |index| {
+        let rows = self.in_turn("W9", &contenders, self.plan.all_rounds(), |index| {
             if contenders[index] == KCAT {
                 self.by_kcat(&topic, count)
             } else {

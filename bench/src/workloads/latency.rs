@@ -36,7 +36,9 @@ impl Bench<'_> {
     pub(super) fn latency(&self) -> Result<Section> {
         let mut readers = vec![BARE, MB_RDKAFKA, MB_KAFKA];
         readers.retain(|reader| !self.plan.leaves_out(reader));
-        let rows = self.warm_rounds("W4", &readers, |index| self.latency_once(readers[index]))?;
+        let rows = self.in_turn("W4", &readers, self.plan.warm_rounds(), |index| {
+            self.latency_once(readers[index])
+        })?;
         let seconds = self.plan.latency_s();
         Ok(Section {
             name: "W4".into(),

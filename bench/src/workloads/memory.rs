@@ -9,7 +9,7 @@ use super::{Bench, Figures};
 use crate::contender::{MB_RDKAFKA, mb};
 use crate::figures::{Metric, Section, median, thousands};
 use crate::interrupt;
-use crate::plan::PARTITIONS;
+use crate::plan::{ONE_ROUND, PARTITIONS};
 use crate::process::Running;
 
 const VALUE_BYTES: usize = 1024;
@@ -24,7 +24,8 @@ impl Bench<'_> {
     pub(super) fn memory(&self) -> Result<Section> {
         let (topic, count) = (self.fresh("backlog"), self.plan.backlog());
         self.broker.fill(&topic, PARTITIONS, count, VALUE_BYTES)?;
-        let rows = self.one_round("W6", &[MB_RDKAFKA], |_| self.memory_once(&topic, count))?;
+        let rows =
+            self.in_turn("W6", &[MB_RDKAFKA], ONE_ROUND, |_| self.memory_once(&topic, count))?;
         self.broker.delete(&topic)?;
         Ok(Section {
             name: "W6".into(),

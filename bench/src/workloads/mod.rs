@@ -92,47 +92,8 @@ impl Bench<'_> {
         Ok(Scratch(folder))
     }
 
-    /// Runs all in turn, round after round, after a first one that does not count.
-    fn rounds(
-        &self,
-        workload: &str,
-        contenders: &[&str],
-        run: impl FnMut(usize) -> Result<Figures>,
-    ) -> Result<Vec<Row>> {
-        self.in_turn(workload, contenders, 0..=self.plan.rounds, run)
-    }
-
-    /// `rounds`, and then all but those that take long once more as often.
-    fn short_rounds(
-        &self,
-        workload: &str,
-        contenders: &[&str],
-        run: impl FnMut(usize) -> Result<Figures>,
-    ) -> Result<Vec<Row>> {
-        self.in_turn(workload, contenders, 0..=self.plan.rounds_of_short(), run)
-    }
-
-    /// One round, for what is a mean over a fixed time and warms up in it.
-    fn one_round(
-        &self,
-        workload: &str,
-        contenders: &[&str],
-        run: impl FnMut(usize) -> Result<Figures>,
-    ) -> Result<Vec<Row>> {
-        self.in_turn(workload, contenders, 1..=1, run)
-    }
-
-    /// All rounds count, for what warms up within each.
-    fn warm_rounds(
-        &self,
-        workload: &str,
-        contenders: &[&str],
-        run: impl FnMut(usize) -> Result<Figures>,
-    ) -> Result<Vec<Row>> {
-        self.in_turn(workload, contenders, 1..=self.plan.rounds, run)
-    }
-
-    /// Round 0 is the warm-up. One that fails is void from then on.
+    /// Runs all in turn, round after round; those that take long in the first `plan.rounds` only. Round 0
+    /// is the warm-up. One that fails is void from then on.
     fn in_turn(
         &self,
         workload: &str,

@@ -8,7 +8,7 @@ use mb_bench::Result;
 use super::{Bench, Figures, RUN_LIMIT, of_usage};
 use crate::broker::own_program;
 use crate::figures::{Metric, Section};
-use crate::plan::{PARTITIONS, VALUE_BYTES};
+use crate::plan::{ONE_ROUND, PARTITIONS, VALUE_BYTES};
 use crate::process;
 
 /// Messages a second.
@@ -21,14 +21,14 @@ const MB: &str = "mb-produce-max";
 impl Bench<'_> {
     pub(super) fn producing(&self) -> Result<Section> {
         let names = RATES.map(|(name, _)| name);
-        let mut rows = self.one_round("W5", &names, |index| self.paced(RATES[index].1))?;
+        let mut rows = self.in_turn("W5", &names, ONE_ROUND, |index| self.paced(RATES[index].1))?;
         let mut fastest = vec![BARE, MB];
         fastest.retain(|name| !self.plan.leaves_out(name));
         let topic = self.fresh("produced");
         self.broker.create(&topic, PARTITIONS, &[])?;
-        rows.extend(
-            self.short_rounds("W5", &fastest, |index| self.at_once(fastest[index], &topic))?,
-        );
+        rows.extend(self.in_turn("W5", &fastest, self.plan.short_rounds(), |index| {
+            self.at_once(fastest[index], &topic)
+        })?);
         self.broker.delete(&topic)?;
         Ok(Section {
             name: "W5".into(),

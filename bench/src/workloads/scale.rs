@@ -44,7 +44,7 @@ impl Bench<'_> {
         others.retain(|(name, ..)| !self.plan.leaves_out(name));
         let names: Vec<_> =
             topics.iter().copied().chain(others.iter().map(|(name, ..)| *name)).collect();
-        let mut rows = self.short_rounds("W7", &names, |index| {
+        let mut rows = self.in_turn("W7", &names, self.plan.short_rounds(), |index| {
             if let Some(topic) = topics.get(index) {
                 let (group, scratch) = (self.fresh("group"), self.scratch()?);
                 return self.drain_into(topic, &group, BATCH, &scratch.0);
@@ -99,7 +99,7 @@ impl Bench<'_> {
         // Who finds a file that another program has written to reads all of it, once.
         process::run(self.scaled(&topic, &group, HISTORY_BATCH, &long.0), RUN_LIMIT)?;
         let names = [NO_RUNS, MANY_RUNS];
-        let rows = self.short_rounds("W7", &names, |index| {
+        let rows = self.in_turn("W7", &names, self.plan.short_rounds(), |index| {
             if names[index] == NO_RUNS {
                 let (group, scratch) = (self.fresh("group"), self.scratch()?);
                 return self.drain_into(&topic, &group, HISTORY_BATCH, &scratch.0);
@@ -119,7 +119,7 @@ impl Bench<'_> {
         let (other, short) = (self.fresh("group"), self.scratch()?);
         self.drain_into(&topic, &other, HISTORY_BATCH, &short.0)?;
         let mut rows = rows;
-        rows.extend(self.short_rounds("W7", &starts, |index| {
+        rows.extend(self.in_turn("W7", &starts, self.plan.short_rounds(), |index| {
             let done = [(&other, &short), (&group, &long), (&group, &long)][index];
             if index == 2 {
                 mb::history::left::forget(&long.0.join(mb::history::FILE))?;
