@@ -7,12 +7,12 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use mb::batch::Record;
-use mb::batcher::{BatchLimits, Batcher};
-use mb::budget::Budget;
-use mb::headers::Headers;
-use mb::limits;
-use mb::offset::Offset;
+use mb::config::limits;
+use mb::model::batch::Record;
+use mb::model::budget::Budget;
+use mb::model::headers::Headers;
+use mb::model::offset::Offset;
+use mb::source::batcher::{BatchLimits, Batcher};
 
 /// Records of one iteration.
 const RECORDS: usize = 10_000;

@@ -10,14 +10,14 @@ use criterion::{
     BatchSize, BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main,
 };
 use mb::history::{self, AttemptRecord, History, Outcome, Planned, ScopeId, schema};
-use mb::offset::{Offset, OffsetRange, RunKey};
-use mb::run::RunState;
+use mb::model::offset::{Offset, OffsetRange, RunKey};
+use mb::model::run::RunState;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
 const RUNS: i64 = 10_000;
 /// Runs that may queue up in the history's inbox, with two writes each.
-const PART: i64 = mb::limits::HISTORY_QUEUE_WRITES as i64 / 2;
+const PART: i64 = mb::config::limits::HISTORY_QUEUE_WRITES as i64 / 2;
 const LIMIT: Duration = Duration::from_secs(60);
 const KEEP_RUNS: u64 = 100_000;
 

@@ -6,11 +6,11 @@
 use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use mb::commit::ledger::Ledger;
+use mb::commit::ledgers::Ledgers;
 use mb::history::Settled;
-use mb::ledger::Ledger;
-use mb::ledgers::Ledgers;
-use mb::offset::{Offset, OffsetRange, Partition};
-use mb::run::RunState;
+use mb::model::offset::{Offset, OffsetRange, Partition};
+use mb::model::run::RunState;
 
 /// Batches in flight at once: what queue and workers have by default.
 const IN_FLIGHT: i64 = 105;

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use crossbeam_channel::{Receiver, Sender, bounded};
-use mb::batch::Batch;
-use mb::budget::Permit;
 use mb::config::Order;
-use mb::offset::{Offset, OffsetRange, RunKey};
-use mb::run::{Run, RunId};
-use mb::run_queue::RunQueue;
+use mb::model::batch::Batch;
+use mb::model::budget::Permit;
+use mb::model::offset::{Offset, OffsetRange, RunKey};
+use mb::model::run::{Run, RunId};
+use mb::runs::queue::RunQueue;
 
 /// As by default.
 const QUEUE: usize = 100;

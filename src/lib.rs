@@ -1,77 +1,109 @@
 //! mb turns a Kafka topic into tracked micro-batch runs, in one process of plain OS threads.
 //!
+//! A program that brings its own step begins at [`Builder`]; the binary `mb` is the same library behind a
+//! command line.
+//!
 //! # Life of a record
 //!
-//! 1. The [`producer`] (or anybody else) posts it to a topic, behind the seam [`broker::Broker`].
-//! 2. A [`sensor::Sensor`] ticks: it makes a fresh [`broker::Consumer`] that starts at the sensor's
-//!    cursor, and polls it until the tick is over.
-//! 3. The partition's [`batcher::Batcher`] puts the record into the [`batch::Batch`] that is being
-//!    filled, whose memory comes from the byte [`budget`]. At a limit it cuts the batch.
-//! 4. The cut gets its identity: [`history::History`] plans the range under a run number, the
-//!    [`ledger::Ledger`] has it in flight, and the [`run::Run`] goes to the [`run_queue`].
-//! 5. A [`worker::Worker`] takes the run, waits until its range is in the history's file, and
-//!    hands it to the [`step::Step`]: one attempt. A failed one is tried again as [`retry`] says.
-//! 6. The outcome goes to the history thread, which writes it, with the records whole where they
-//!    became dead letters, and only then tells the ledger that the run is done.
-//! 7. The [`committer`] asks the ledger for the lowest offset not yet done, writes it to the
-//!    history as an intent, and commits it to the log.
-//! 8. After a crash, [`startup`] reads the log's committed offsets and the history's ranges:
-//!    unfinished runs are made again with the same ranges, finished ones are passed over.
+//! 1. The producer (`source::producer`), or any other client, posts it to a topic. mb reaches topics through
+//!    one seam, `kafka::Broker`.
+//! 2. A sensor (`source::sensor`) ticks: it creates a fresh `kafka::Consumer` at the sensor's cursor and polls
+//!    it until the tick is over.
+//! 3. The partition's `source::batcher::Batcher` copies the record into the [`Batch`] being filled. The memory
+//!    comes from a byte budget (`model::budget`). At a limit the batcher cuts the batch.
+//! 4. The cut batch gets its identity: the history plans the range under a run number, the partition's
+//!    `commit::ledger::Ledger` records it as in flight, and the run enters the run queue (`runs::queue`).
+//! 5. A worker (`runs::worker`) takes the run, waits until its range is in the history's file, and hands the
+//!    batch to the [`Step`]: one attempt. A failed attempt is retried as `runs::retry` decides.
+//! 6. The outcome goes to the history thread, which writes it (together with the payloads of records that
+//!    became dead letters) and only then tells the ledger that the run is done.
+//! 7. The committer (`commit::committer`) asks the ledger for the lowest offset that is not done yet, writes it
+//!    to the history as an intent, and commits it to the log.
+//! 8. After a crash, `pipeline::startup` reads the log's committed offsets and the history's ranges: unfinished
+//!    runs are made again with the same ranges, finished ones are passed over.
 //!
-//! [`pipeline::Pipeline`] owns every thread and channel of this and their order of starting and
-//! stopping. A program that brings its own step begins at [`Builder`].
+//! [`Pipeline`] owns every thread and channel of this, and the order in which they start and stop.
+//!
+//! # Layout
+//!
+//! The folders follow the record's way, and each may use only those to its left:
+//!
+//! `model` ← `config` ← `kafka`, `step` ← `history` ← `commit` ← `runs` ← `source` ← `observe` ← `api` ←
+//! `pipeline` ← `cli`
+//!
+//! They are private. The feature `testing` makes them public for mb's own tests and benches; nothing behind it
+//! is covered by semantic versioning.
 
-pub mod again;
-pub mod batch;
-pub mod batcher;
-pub mod broker;
-pub mod budget;
-pub mod builder;
-pub mod cancels;
+#[cfg(not(feature = "testing"))]
+mod api;
+#[cfg(not(feature = "testing"))]
+mod cli;
+#[cfg(not(feature = "testing"))]
+mod commit;
+#[cfg(not(feature = "testing"))]
+mod config;
+#[cfg(not(feature = "testing"))]
+mod history;
+#[cfg(not(feature = "testing"))]
+mod kafka;
+#[cfg(not(feature = "testing"))]
+mod model;
+#[cfg(not(feature = "testing"))]
+mod observe;
+#[cfg(not(feature = "testing"))]
+mod pipeline;
+#[cfg(not(feature = "testing"))]
+mod runs;
+#[cfg(not(feature = "testing"))]
+mod source;
+#[cfg(not(feature = "testing"))]
+mod step;
+
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod api;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
 pub mod cli;
-pub mod clock;
-pub mod committer;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod commit;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
 pub mod config;
-pub mod control;
-pub mod data_dir;
-pub mod dead_letters;
-pub mod error;
-pub mod events;
-pub mod headers;
-pub mod histogram;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
 pub mod history;
-pub mod lanes;
-pub mod ledger;
-pub mod ledgers;
-pub mod limits;
-pub mod live;
-pub mod messages;
-pub mod metrics;
-pub mod offset;
-pub mod overview;
-pub mod pacing;
-pub mod partitioner;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod kafka;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod model;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod observe;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
 pub mod pipeline;
-pub mod producer;
-pub mod requested;
-pub mod reset;
-pub mod retry;
-pub mod run;
-pub mod run_queue;
-pub mod sensor;
-pub mod signals;
-pub mod split;
-pub mod startup;
-pub mod steering;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod runs;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod source;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
 pub mod step;
-pub mod stored;
-pub mod thread;
-pub mod units;
-pub mod watch;
-pub mod web;
-pub mod worker;
 
-pub use builder::Builder;
 pub use config::{Client, Config, Produce};
-pub use error::{Error, Result};
+pub use model::batch::{Batch, Record};
+pub use model::error::{Error, Result};
+pub use pipeline::builder::Builder;
 pub use pipeline::{Pipeline, Stopper, Summary};
+pub use step::{Attempt, FailedRecord, Step, StepError};
+
+/// The entry point of the binary `mb`: parses the command line and runs it.
+pub fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -1,4 +1,4 @@
-//! The binary `mb`: everything is in the library; see `mb::cli`. What is the process' own is here: who
+//! The binary `mb`: everything is in the library; see `cli`. What is the process' own is here: who
 //! gives it memory.
 
 use std::ffi::{c_int, c_long};
@@ -23,5 +23,5 @@ unsafe extern "C" {
 fn main() -> ExitCode {
     // SAFETY: mimalloc takes it at any time; an option that it does not know is passed over.
     unsafe { mi_option_set(PURGE_DELAY, PURGE_DELAY_MS) };
-    mb::cli::main()
+    mb::main()
 }

@@ -14,8 +14,8 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
-use mb::headers::Headers;
 use mb::history::schema;
+use mb::model::headers::Headers;
 use mb::step::{Attempt, Step, StepError};
 
 use data::{Data, Header, LIMIT, TOPIC, calm, refusal};
@@ -147,11 +147,14 @@ fn a_record_larger_than_the_queue_is_named_and_comes_with_a_larger_one() {
     assert!(said.contains("40") && said.contains("--queue-bytes"), "{said}");
     mb.term();
     assert_eq!(mb.wait(LIMIT).code(), Some(0), "{}", mb.stderr().join("\n"));
-    assert!(data.committed()[&0] <= mb::offset::Offset::new(40), "never past what was not read");
+    assert!(
+        data.committed()[&0] <= mb::model::offset::Offset::new(40),
+        "never past what was not read"
+    );
     // Whoever waits for the end is told that it does not come.
     let until = [&small[..], &["--until-caught-up"]].concat();
     data.refused(1, &until, &["orders/0", "40", "--queue-bytes"]);
-    assert_eq!(data.committed()[&0], mb::offset::Offset::new(40), "all before it is done");
+    assert_eq!(data.committed()[&0], mb::model::offset::Offset::new(40), "all before it is done");
     data.assert_nothing_lost();
 }
 
@@ -423,7 +426,7 @@ fn lines_of_every_kind_on_stdin_become_records_of_the_same_bytes() {
 fn a_line_on_stdin_without_end_is_refused_with_its_number() {
     let folder = tempfile::tempdir().unwrap();
     let mut input = b"first\n".to_vec();
-    input.resize(mb::limits::STDIN_LINE_BYTES + 100, b'x');
+    input.resize(mb::config::limits::STDIN_LINE_BYTES + 100, b'x');
     let output = produce(folder.path(), &[], Stdio::piped(), &input);
     produce_error(&output, &["line 2", "64MiB"]);
 }

@@ -203,7 +203,7 @@ fn a_broker_that_answers_its_first_question_alone_is_given_up_on() {
             say(stream, &frame(request, &versions(&served)));
         }
     });
-    is_given_up_on_within(CONTACT_LIMIT + mb::limits::BROKER_CALL_LIMIT, &sullen, "");
+    is_given_up_on_within(CONTACT_LIMIT + mb::config::limits::BROKER_CALL_LIMIT, &sullen, "");
 }
 
 #[test]

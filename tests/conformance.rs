@@ -16,11 +16,11 @@ mod subject;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use mb::broker::wire::Wire;
-use mb::broker::{Backend, Broker, FetchSettings, Message};
-use mb::error::Error;
-use mb::limits;
-use mb::offset::Offset;
+use mb::config::limits;
+use mb::kafka::wire::Wire;
+use mb::kafka::{Backend, Broker, FetchSettings, Message};
+use mb::model::error::Error;
+use mb::model::offset::Offset;
 
 use crate::edges::*;
 use crate::isolation::*;
@@ -99,19 +99,19 @@ suite!(
 
 fn connect_pure(servers: &str) -> Box<dyn Broker> {
     let wire = Arc::new(Wire::new(servers));
-    Box::new(mb::broker::pure::Pure::connect(servers, wire).unwrap())
+    Box::new(mb::kafka::crate_kafka::Pure::connect(servers, wire).unwrap())
 }
 
 fn connect_pure_by_small_fetches(servers: &str) -> Box<dyn Broker> {
     let wire = Arc::new(Wire::new(servers));
-    let pure = mb::broker::pure::Pure::connect(servers, wire).unwrap();
+    let pure = mb::kafka::crate_kafka::Pure::connect(servers, wire).unwrap();
     Box::new(pure.with_fetch_bytes(200_000))
 }
 
 #[cfg(feature = "rdkafka")]
 fn connect_rdkafka(servers: &str) -> Box<dyn Broker> {
     let wire = Arc::new(Wire::new(servers));
-    Box::new(mb::broker::librdkafka::Librdkafka::connect(servers, wire).unwrap())
+    Box::new(mb::kafka::librdkafka::Librdkafka::connect(servers, wire).unwrap())
 }
 
 fn every_kind_of_key_and_value_comes_back(subject: &dyn Subject) {

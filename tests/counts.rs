@@ -105,7 +105,7 @@ fn a_run_allocates_little() {
 #[test]
 fn runs_that_queue_up_share_transactions() {
     // Two writes each: as many as the history's channel holds.
-    const RUNS: i64 = mb::limits::HISTORY_QUEUE_WRITES as i64 / 2;
+    const RUNS: i64 = mb::config::limits::HISTORY_QUEUE_WRITES as i64 / 2;
     let made = transactions::of_queued_runs(RUNS);
     QUEUED.assert(per(1, 0, made) * 1000.0 / RUNS as f64);
 }

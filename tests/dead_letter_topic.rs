@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mb::batch::Record;
-use mb::broker::embedded::{Embedded, Faults};
-use mb::broker::{Broker, FetchSettings, Flow, Message, Sink};
 use mb::config::DeadLetterTo;
-use mb::offset::{Offset, Partition};
+use mb::kafka::embedded::{Embedded, Faults};
+use mb::kafka::{Broker, FetchSettings, Flow, Message, Sink};
+use mb::model::batch::Record;
+use mb::model::offset::{Offset, Partition};
 use mb::step::{Attempt, FailedRecord, StepError};
 use mb::{Config, Pipeline, Stopper};
 use support::eventually;
@@ -158,7 +158,7 @@ fn both_is_the_topic_and_the_history_with_headers_too() {
         .history()
         .query_row("SELECT headers FROM dead_letters", [], |row| row.get(0))
         .unwrap();
-    assert_eq!(stored, mb::headers::Headers::encode([("trace", Some("7"))]));
+    assert_eq!(stored, mb::model::headers::Headers::encode([("trace", Some("7"))]));
 }
 
 #[test]
@@ -266,11 +266,11 @@ struct Switched {
 }
 
 impl Broker for Switched {
-    fn backend(&self) -> mb::broker::Backend {
+    fn backend(&self) -> mb::kafka::Backend {
         self.topics.backend()
     }
 
-    fn capabilities(&self) -> mb::broker::Capabilities {
+    fn capabilities(&self) -> mb::kafka::Capabilities {
         self.topics.capabilities()
     }
 
@@ -278,7 +278,7 @@ impl Broker for Switched {
         self.topics.describe()
     }
 
-    fn topic(&self, topic: &str) -> mb::Result<mb::broker::TopicInfo> {
+    fn topic(&self, topic: &str) -> mb::Result<mb::kafka::TopicInfo> {
         self.topics.topic(topic)
     }
 
@@ -290,7 +290,7 @@ impl Broker for Switched {
         &self,
         topic: &str,
         partitions: &[Partition],
-    ) -> mb::Result<BTreeMap<Partition, mb::broker::Watermarks>> {
+    ) -> mb::Result<BTreeMap<Partition, mb::kafka::Watermarks>> {
         self.topics.watermarks(topic, partitions)
     }
 
@@ -321,11 +321,11 @@ impl Broker for Switched {
         topic: &str,
         from: &[(Partition, Offset)],
         settings: &FetchSettings,
-    ) -> mb::Result<Box<dyn mb::broker::Consumer>> {
+    ) -> mb::Result<Box<dyn mb::kafka::Consumer>> {
         self.topics.consumer(topic, from, settings)
     }
 
-    fn producer(&self, topic: &str) -> mb::Result<Box<dyn mb::broker::Producer>> {
+    fn producer(&self, topic: &str) -> mb::Result<Box<dyn mb::kafka::Producer>> {
         if topic == self.name { self.faulty.producer(topic) } else { self.topics.producer(topic) }
     }
 }

@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mb::batch::Record;
-use mb::broker::{Broker, Message};
 use mb::history::letters::{self, Asked, LetterRow, Pick, Selection};
 use mb::history::schema;
+use mb::kafka::{Broker, Message};
+use mb::model::batch::Record;
 use mb::step::{Attempt, FailedRecord, StepError};
 use mb::{Config, Pipeline, Stopper};
 use support::eventually;
@@ -289,7 +289,7 @@ fn a_redriven_record_has_its_headers_and_timestamp() {
     redrive_all(&world);
     let step = Recorder::new(move |attempt| {
         let record = attempt.batch.records().next().unwrap();
-        let encoded = mb::headers::Headers::encode([("trace", Some("7")), ("empty", None)]);
+        let encoded = mb::model::headers::Headers::encode([("trace", Some("7")), ("empty", None)]);
         assert_eq!(record.headers.encoded(), encoded);
         assert_eq!((record.key, record.value), (Some(&b"k"[..]), None));
         assert!(record.timestamp.is_some_and(|at| at > 0));

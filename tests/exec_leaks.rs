@@ -4,9 +4,9 @@
 use std::fs;
 use std::time::Duration;
 
-use mb::batch::{Batch, Record};
-use mb::headers::Headers;
-use mb::offset::{Offset, OffsetRange, RunKey};
+use mb::model::batch::{Batch, Record};
+use mb::model::headers::Headers;
+use mb::model::offset::{Offset, OffsetRange, RunKey};
 use mb::step::{Attempt, ExecStep, Step};
 
 fn descriptors() -> usize {

@@ -8,10 +8,10 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use mb::batch::{Batch, Record};
-use mb::headers::Headers;
-use mb::limits::{CAPTURE_BYTES, KILL_GRACE};
-use mb::offset::{Offset, OffsetRange, RunKey};
+use mb::config::limits::{CAPTURE_BYTES, KILL_GRACE};
+use mb::model::batch::{Batch, Record};
+use mb::model::headers::Headers;
+use mb::model::offset::{Offset, OffsetRange, RunKey};
 use mb::step::record_json::write_lines;
 use mb::step::{Attempt, ExecStep, FailedRecord, Step, StepError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};

@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mb::batch::Record;
-use mb::broker::pure::Pure;
-use mb::broker::wire::Wire;
-use mb::broker::{Broker, FetchSettings, Flow, Sink};
-use mb::offset::Offset;
+use mb::kafka::crate_kafka::Pure;
+use mb::kafka::wire::Wire;
+use mb::kafka::{Broker, FetchSettings, Flow, Sink};
+use mb::model::batch::Record;
+use mb::model::offset::Offset;
 use rdkafka::producer::Producer;
 use support::eventually;
 use support::faults::{

@@ -234,7 +234,7 @@ fn row_32_a_clock_that_jumps_changes_no_timer() {
         let step = Recorder::new(move |attempt| {
             let jump =
                 if ahead == (attempt.key.range.first.get() % 2 == 0) { HOUR_MS } else { -HOUR_MS };
-            mb::clock::JUMP_MS.store(jump, Ordering::Relaxed);
+            mb::model::clock::JUMP_MS.store(jump, Ordering::Relaxed);
             match attempt.number {
                 1 if attempt.key.range.first.get() % 3 == 0 => {
                     Err(mb::step::StepError::Retry("again".into()))
@@ -244,7 +244,7 @@ fn row_32_a_clock_that_jumps_changes_no_timer() {
         });
         let began = Instant::now();
         let outcome = world.run(world.config(), &step);
-        mb::clock::JUMP_MS.store(0, Ordering::Relaxed);
+        mb::model::clock::JUMP_MS.store(0, Ordering::Relaxed);
         outcome.unwrap();
         assert!(began.elapsed() < seconds(60), "{:?}", began.elapsed());
         assert_eq!(step.done_records(), every_record_once(100));

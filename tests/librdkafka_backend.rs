@@ -9,13 +9,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mb::batch::Record;
-use mb::broker::librdkafka::Librdkafka;
-use mb::broker::wire::Wire;
-use mb::broker::{Broker, Consumer, FetchSettings, Flow, Message, Producer, Sent, Sink};
-use mb::error::{Error, Result};
-use mb::limits;
-use mb::offset::{Offset, Partition};
+use mb::config::limits;
+use mb::kafka::librdkafka::Librdkafka;
+use mb::kafka::wire::Wire;
+use mb::kafka::{Broker, Consumer, FetchSettings, Flow, Message, Producer, Sent, Sink};
+use mb::model::batch::Record;
+use mb::model::error::{Error, Result};
+use mb::model::offset::{Offset, Partition};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 

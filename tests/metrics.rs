@@ -10,10 +10,10 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mb::broker::Broker;
-use mb::broker::embedded::Embedded;
+use mb::api::control::requests::Request;
 use mb::config::Connection;
-use mb::control::requests::Request;
+use mb::kafka::Broker;
+use mb::kafka::embedded::Embedded;
 use mb::step::{Attempt, Step, StepError};
 use mb::{Client, Config, Pipeline, Produce, Stopper};
 use support::{eventually_some, world::Recorder};
@@ -71,12 +71,12 @@ fn metrics_of(
     let (stopper, stop) = Stopper::new();
     let thread = std::thread::spawn(move || pipeline.run(&stop));
     let ask = || -> Option<String> {
-        mb::control::Client::connect(dir.path()).ok()??.ask_for(&Request::Metrics).ok()
+        mb::api::control::Client::connect(dir.path()).ok()??.ask_for(&Request::Metrics).ok()
     };
     let text = eventually_some(LIMIT, &ready.join(", "), || {
         ask().filter(|text| ready.iter().all(|part| text.contains(part)))
     });
-    let mut client = mb::control::Client::connect(dir.path()).unwrap().unwrap();
+    let mut client = mb::api::control::Client::connect(dir.path()).unwrap().unwrap();
     let asked = (0..10).map(|_| {
         let began = Instant::now();
         let _: String = client.ask_for(&Request::Metrics).unwrap();

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
 
-use mb::clock;
+use mb::model::clock;
 use serde_json::Value;
 use support::kafka::{Kafka, V3_4, V3_9, V4_1};
 use support::mb::Mb;

@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use mb::broker::embedded::{Call, Faults};
-use mb::broker::{Broker, Message, Sent};
 use mb::config::StartFrom;
 use mb::history::query;
-use mb::offset::Offset;
+use mb::kafka::embedded::{Call, Faults};
+use mb::kafka::{Broker, Message, Sent};
+use mb::model::offset::Offset;
 use mb::step::{Step, StepError};
 use mb::{Config, Pipeline, Stopper};
 
@@ -213,7 +213,7 @@ fn under_faults_nothing_is_lost_and_every_run_key_has_one_content() {
 #[test]
 fn a_data_directory_in_use_is_refused_with_its_holder() {
     let world = World::with_records(1);
-    let _held = mb::data_dir::DataDir::lock(world.dir.path()).unwrap();
+    let _held = mb::config::data_dir::DataDir::lock(world.dir.path()).unwrap();
     let error = world.run(world.config(), &Recorder::new(|_| Ok(()))).unwrap_err();
     assert_eq!(error.exit_code(), 78);
     assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");

@@ -6,10 +6,10 @@ mod support;
 use std::fs;
 use std::sync::Arc;
 
-use mb::broker::Broker;
-use mb::broker::embedded::Embedded;
 use mb::config::OnMissingOffsets;
-use mb::offset::Offset;
+use mb::kafka::Broker;
+use mb::kafka::embedded::Embedded;
+use mb::model::offset::Offset;
 use mb::step::StepError;
 use mb::{Config, Error};
 use support::world::*;
@@ -77,7 +77,7 @@ fn a_stored_range_cut_by_retention_is_made_of_what_is_left_and_one_gone_whole_is
 
 /// Another topic under the same name, with `records` in each partition.
 fn make_again(world: &World, records: usize) -> Embedded {
-    let file = world.dir.path().join(mb::broker::embedded::FILE);
+    let file = world.dir.path().join(mb::kafka::embedded::FILE);
     let db = rusqlite::Connection::open(file).unwrap();
     db.execute_batch(
         "BEGIN; DELETE FROM commits; DELETE FROM chunks; DELETE FROM partitions; \

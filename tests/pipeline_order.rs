@@ -7,11 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use mb::broker::{Broker, Message, Sent};
 use mb::config::Order;
-use mb::offset::{Lane, Partition};
+use mb::config::limits;
+use mb::kafka::{Broker, Message, Sent};
+use mb::model::offset::{Lane, Partition};
+use mb::model::thread;
 use mb::step::{Attempt, StepError};
-use mb::{Config, Error, Pipeline, Stopper, limits, thread};
+use mb::{Config, Error, Pipeline, Stopper};
 use support::world::{Recorder, TOPIC, World, all, every_record_once};
 
 /// What never comes ends the test.

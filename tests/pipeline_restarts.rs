@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use mb::broker::Broker;
-use mb::broker::embedded::{Call, Faults};
 use mb::config::{OnFailure, StartFrom};
-use mb::offset::{Offset, Partition};
+use mb::kafka::Broker;
+use mb::kafka::embedded::{Call, Faults};
+use mb::model::offset::{Offset, Partition};
 use mb::step::{Step, StepError};
 use mb::{Config, Error, Pipeline, Stopper};
 

@@ -8,14 +8,14 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mb::batch::Record;
-use mb::broker::pure::Pure;
-use mb::broker::select::{Chosen, choose};
-use mb::broker::wire::Wire;
-use mb::broker::{Backend, Broker, FetchSettings, Flow, Message, Sent, Sink};
 use mb::config::{Client, Connection};
-use mb::error::{Error, Result};
-use mb::offset::{Offset, Partition};
+use mb::kafka::crate_kafka::Pure;
+use mb::kafka::select::{Chosen, choose};
+use mb::kafka::wire::Wire;
+use mb::kafka::{Backend, Broker, FetchSettings, Flow, Message, Sent, Sink};
+use mb::model::batch::Record;
+use mb::model::error::{Error, Result};
+use mb::model::offset::{Offset, Partition};
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mb::broker::Broker;
 use mb::history::requests::{self, Replay};
 use mb::history::schema;
+use mb::kafka::Broker;
 use mb::step::StepError;
 use mb::{Config, Pipeline, Stopper};
 use support::eventually;

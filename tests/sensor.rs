@@ -7,25 +7,25 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use mb::batch::{Batch, Record};
-use mb::broker::{
+use mb::commit::ledgers::Ledgers;
+use mb::config::steering::Steering;
+use mb::config::{Config, Connection, OnMissingOffsets};
+use mb::history::{self, History, schema};
+use mb::kafka::{
     Backend, Broker, Capabilities, Consumer, FetchSettings, Flow, Producer, Sink, TopicInfo,
     Watermarks,
 };
-use mb::budget::{Budget, Permit};
-use mb::config::{Config, Connection, OnMissingOffsets};
-use mb::error::{Error, Result};
-use mb::headers::Headers;
-use mb::history::{self, History, schema};
-use mb::ledgers::Ledgers;
-use mb::live::Live;
-use mb::offset::{Offset, OffsetRange, Partition, RunKey};
+use mb::model::batch::{Batch, Record};
+use mb::model::budget::{Budget, Permit};
+use mb::model::error::{Error, Result};
+use mb::model::headers::Headers;
+use mb::model::live::Live;
+use mb::model::offset::{Offset, OffsetRange, Partition, RunKey};
+use mb::model::run::{Run, RunId};
 use mb::pipeline::sensor_settings;
-use mb::run::{Run, RunId};
-use mb::run_queue::RunQueue;
-use mb::sensor::Sensor;
-use mb::startup::{self, Recovered};
-use mb::steering::Steering;
+use mb::pipeline::startup::{self, Recovered};
+use mb::runs::queue::RunQueue;
+use mb::source::sensor::Sensor;
 
 const TOPIC: &str = "orders";
 /// Records of a batch.
@@ -243,8 +243,8 @@ struct World {
     path: PathBuf,
     _dir: tempfile::TempDir,
     _intake: Sender<()>,
-    _heard: Receiver<mb::events::Event>,
-    writer: Option<mb::thread::Thread<()>>,
+    _heard: Receiver<mb::model::events::Event>,
+    writer: Option<mb::model::thread::Thread<()>>,
 }
 
 impl World {

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use mb::history::schema;
-use mb::thread::panic_message;
+use mb::model::thread::panic_message;
 use rusqlite::Connection;
 
 use simulation::{life, oracle, world};

@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use mb::api::control::Client;
+use mb::api::control::requests::{Request, Status};
+use mb::api::control::steer::{Cancelled, Change, CursorMove, CursorTarget, Preview, Records};
+use mb::config::steering::SettingsView;
 use mb::config::{OnFailure, Order, Produce};
-use mb::control::Client;
-use mb::control::requests::{Request, Status};
-use mb::control::steer::{Cancelled, Change, CursorMove, CursorTarget, Preview, Records};
 use mb::history::query::{self, RunDetail, RunRow};
-use mb::overview::SettingsView;
 use mb::step::{ExecStep, Step, StepError};
 use mb::{Config, Pipeline, Stopper, Summary};
 use serde::de::DeserializeOwned;

@@ -97,24 +97,29 @@ fn no_rust_file_is_longer_than_can_be_read() {
 
 /// Crates, and the only places of src/ that name them.
 const ADAPTERS: &[(&str, &[&str])] = &[
-    ("rdkafka::", &["src/broker/librdkafka"]),
-    ("rdkafka_sys::", &["src/broker/librdkafka"]),
-    ("kafka::", &["src/broker/pure"]),
-    ("kafka_protocol::", &["src/broker/wire", "src/broker/pure.rs"]),
+    ("rdkafka::", &["src/kafka/librdkafka"]),
+    ("rdkafka_sys::", &["src/kafka/librdkafka"]),
+    ("::kafka::", &["src/kafka/crate_kafka"]),
+    ("kafka_protocol::", &["src/kafka/wire", "src/kafka/crate_kafka/mod.rs"]),
     (
         "rusqlite::",
-        &["src/broker/embedded", "src/control/requests.rs", "src/history/", "src/startup.rs"],
+        &[
+            "src/kafka/embedded",
+            "src/api/control/requests.rs",
+            "src/history/",
+            "src/pipeline/startup.rs",
+        ],
     ),
     ("argh::", &["src/cli/"]),
-    ("httparse::", &["src/web/request.rs"]),
+    ("httparse::", &["src/api/http/request.rs"]),
     ("indicatif::", &["src/cli/terminal.rs"]),
-    ("prometheus::", &["src/metrics.rs"]),
-    ("ctrlc::", &["src/signals.rs"]),
+    ("prometheus::", &["src/api/metrics.rs"]),
+    ("ctrlc::", &["src/pipeline/signals.rs"]),
     ("env_logger::", &["src/cli/mod.rs"]),
-    ("jiff::", &["src/clock.rs"]),
+    ("jiff::", &["src/model/clock.rs"]),
     ("sd_notify::", &["src/pipeline/running.rs"]),
     ("mimalloc::", &["src/main.rs"]),
-    ("unsafe ", &["src/main.rs", "src/broker/librdkafka/native.rs", "src/signals.rs"]),
+    ("unsafe ", &["src/main.rs", "src/kafka/librdkafka/native.rs", "src/pipeline/signals.rs"]),
 ];
 
 #[test]

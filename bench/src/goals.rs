@@ -47,12 +47,12 @@ use Quantity::{Ratio, Value};
 /// What mb may have beside the client's own buffers.
 const MEMORY: f64 = (64 << 20) as f64;
 /// One answer of a broker on its way (librdkafka's `fetch.max.bytes` in mb).
-const ONE_FETCH: f64 = mb::limits::RDKAFKA_FETCH_BYTES as f64;
-/// What librdkafka takes for a record beyond its key and value (see `mb::limits`), for as many of
+const ONE_FETCH: f64 = mb::config::limits::RDKAFKA_FETCH_BYTES as f64;
+/// What librdkafka takes for a record beyond its key and value (see `mb::config::limits`), for as many of
 /// 1 KiB as its queue holds.
-const QUEUED_RECORDS: f64 = (mb::limits::RDKAFKA_QUEUE_KIB * 350) as f64;
+const QUEUED_RECORDS: f64 = (mb::config::limits::RDKAFKA_QUEUE_KIB * 350) as f64;
 const FETCH_BUFFERS: f64 =
-    (mb::limits::RDKAFKA_QUEUE_KIB * 1024) as f64 + ONE_FETCH + QUEUED_RECORDS;
+    (mb::config::limits::RDKAFKA_QUEUE_KIB * 1024) as f64 + ONE_FETCH + QUEUED_RECORDS;
 
 const fn goal(section: &'static str, what: &'static str, of: Quantity, bound: Bound) -> Goal {
     Goal { section, what, of, bound }

@@ -21,7 +21,7 @@ pub const LONGEST: Duration = Duration::from_secs(10);
 /// Partitions of the topics, where a workload is not about their number.
 pub const PARTITIONS: i32 = 4;
 
-/// A bare consumer, with the settings of mb's (src/broker/librdkafka/settings.rs) where they matter
+/// A bare consumer, with the settings of mb's (src/kafka/librdkafka/settings.rs) where they matter
 /// for its speed. The one difference is the events at a partition's end, which mb needs and which
 /// cost a bare loop time for nothing.
 ///
@@ -36,16 +36,16 @@ pub fn consumer(servers: &str, group: &str) -> Result<BaseConsumer> {
         .set("enable.auto.offset.store", "false")
         .set("isolation.level", "read_committed")
         .set("check.crcs", "true")
-        .set("queued.max.messages.kbytes", mb::limits::RDKAFKA_QUEUE_KIB.to_string())
-        .set("queued.min.messages", mb::limits::RDKAFKA_QUEUE_RECORDS.to_string())
+        .set("queued.max.messages.kbytes", mb::config::limits::RDKAFKA_QUEUE_KIB.to_string())
+        .set("queued.min.messages", mb::config::limits::RDKAFKA_QUEUE_RECORDS.to_string())
         .set("fetch.queue.backoff.ms", "1")
         .set("fetch.error.backoff.ms", "50")
         .set("fetch.wait.max.ms", "100")
         .set(
             "fetch.message.max.bytes",
-            mb::limits::rdkafka_fetch_bytes(PARTITIONS as usize).to_string(),
+            mb::config::limits::rdkafka_fetch_bytes(PARTITIONS as usize).to_string(),
         )
-        .set("fetch.max.bytes", mb::limits::RDKAFKA_FETCH_BYTES.to_string())
+        .set("fetch.max.bytes", mb::config::limits::RDKAFKA_FETCH_BYTES.to_string())
         .set("enable.metrics.push", "false")
         .create()?;
     Ok(consumer)
@@ -60,8 +60,8 @@ pub fn producer(servers: &str, linger_ms: u32) -> ClientConfig {
         .set("acks", "all")
         .set("enable.idempotence", "true")
         .set("linger.ms", linger_ms.to_string())
-        .set("queue.buffering.max.kbytes", mb::limits::PRODUCER_QUEUE_KIB.to_string())
-        .set("message.max.bytes", (mb::limits::PRODUCER_QUEUE_KIB * 1024).to_string())
+        .set("queue.buffering.max.kbytes", mb::config::limits::PRODUCER_QUEUE_KIB.to_string())
+        .set("message.max.bytes", (mb::config::limits::PRODUCER_QUEUE_KIB * 1024).to_string())
         .set("enable.metrics.push", "false");
     config
 }

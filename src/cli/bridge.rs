@@ -13,7 +13,7 @@ use argh::{
 
 use crate::cli::output::escape;
 use crate::cli::values::either;
-use crate::error::{Error, Result};
+use crate::model::error::{Error, Result};
 
 /// A command as the bridge sees it.
 pub struct Spec {

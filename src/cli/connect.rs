@@ -7,18 +7,18 @@ use std::time::{Duration, Instant};
 
 use log::info;
 
-use crate::broker::embedded::{Embedded as EmbeddedTopic, FILE as EMBEDDED_FILE};
-use crate::broker::select::choose;
-use crate::broker::{Broker, TopicInfo};
+use crate::api::control::Client;
+use crate::api::control::remote::RemoteEmbedded;
+use crate::api::control::requests::{Request, Status};
 use crate::cli::args::Given;
+use crate::config::data_dir::DataDir;
+use crate::config::limits;
 use crate::config::{self, Connection};
-use crate::control::Client;
-use crate::control::remote::RemoteEmbedded;
-use crate::control::requests::{Request, Status};
-use crate::data_dir::DataDir;
-use crate::error::{Error, Result};
-use crate::limits;
-use crate::offset::Partition;
+use crate::kafka::embedded::{Embedded as EmbeddedTopic, FILE as EMBEDDED_FILE};
+use crate::kafka::select::choose;
+use crate::kafka::{Broker, TopicInfo};
+use crate::model::error::{Error, Result};
+use crate::model::offset::Partition;
 
 /// A broker for a command, and the lock on the data directory where the command opened the
 /// embedded topic itself.

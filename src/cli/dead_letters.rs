@@ -10,16 +10,16 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
+use crate::api::control::Client;
+use crate::api::control::requests::{Request, Source, Status};
 use crate::cli::args::{DeadLettersArgs, LetterAction};
 use crate::cli::output;
-use crate::clock::format_ms as format_time;
-use crate::control::Client;
-use crate::control::requests::{Request, Source, Status};
-use crate::data_dir::DataDir;
-use crate::error::{Error, Result};
+use crate::config::data_dir::DataDir;
+use crate::config::limits;
 use crate::history::letters::{self, Asked, ErrorCount, LetterDetail, LetterRow, Pick, Selection};
 use crate::history::{self, asked, schema};
-use crate::limits;
+use crate::model::clock::format_ms as format_time;
+use crate::model::error::{Error, Result};
 
 /// # Errors
 /// `Config` where there is no history; `Usage` for a state that there is not; `Other` for letters

@@ -5,12 +5,12 @@ use serde::Serialize;
 
 use log::info;
 
-use crate::broker::Broker;
 use crate::cli::args::LagArgs;
 use crate::cli::{connect, output};
 use crate::config::Connection;
-use crate::error::Result;
-use crate::offset::Partition;
+use crate::kafka::Broker;
+use crate::model::error::Result;
+use crate::model::offset::Partition;
 
 /// The columns of `kafka-consumer-groups --describe`, without those of the group's members.
 const HEADING: [&str; 6] =
@@ -72,7 +72,7 @@ pub fn rows(broker: &dyn Broker, connection: &Connection) -> Result<Vec<Row>> {
     // The offsets first: the end moves on meanwhile, so that a lag is never too small.
     let committed = broker.committed(group, topic, &partitions)?;
     let watermarks = broker.watermarks(topic, &partitions)?;
-    let row = |(partition, marks): (Partition, crate::broker::Watermarks)| {
+    let row = |(partition, marks): (Partition, crate::kafka::Watermarks)| {
         let current_offset = committed.get(&partition).map(|offset| offset.get());
         let log_end_offset = marks.end.get();
         Row {
@@ -92,11 +92,11 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::broker::{
+    use crate::kafka::{
         Backend, Capabilities, Consumer, FetchSettings, Producer, TopicInfo, Watermarks,
     };
-    use crate::error::Error;
-    use crate::offset::Offset;
+    use crate::model::error::Error;
+    use crate::model::offset::Offset;
 
     /// A topic `t` with three partitions, of which a group has committed in two.
     struct Fake;

@@ -26,8 +26,8 @@ use std::process::ExitCode;
 
 use crate::cli::args::{Command, Parsed};
 use crate::cli::terminal::Terminal;
-use crate::error::{Error, Result};
-use crate::thread::panic_message;
+use crate::model::error::{Error, Result};
+use crate::model::thread::panic_message;
 
 /// What is logged without RUST_LOG: mb's own lines, and warnings of the libraries.
 const LOG_FILTER: &str = "warn,mb=info";

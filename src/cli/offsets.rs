@@ -9,15 +9,15 @@ use std::path::Path;
 use log::{info, warn};
 use serde::Serialize;
 
-use crate::broker::{Broker, TopicInfo, Watermarks};
 use crate::cli::args::{OffsetsArgs, Target};
 use crate::cli::{connect, output};
 use crate::config::Connection;
-use crate::data_dir::DataDir;
-use crate::error::{Error, Result};
+use crate::config::data_dir::DataDir;
 use crate::history;
 use crate::history::recovery::Reset;
-use crate::offset::{Offset, Partition};
+use crate::kafka::{Broker, TopicInfo, Watermarks};
+use crate::model::error::{Error, Result};
+use crate::model::offset::{Offset, Partition};
 
 const HEADING: [&str; 6] =
     ["GROUP", "TOPIC", "PARTITION", "CURRENT-OFFSET", "NEW-OFFSET", "LAG-AFTER"];
@@ -164,7 +164,7 @@ fn execute(
 ) -> Result<()> {
     let path = connection.data_dir.join(history::FILE);
     let resets: Vec<_> = moves.iter().map(reset).collect();
-    crate::reset::execute(broker, &connection.group, topic, &path, &resets)
+    crate::commit::reset::execute(broker, &connection.group, topic, &path, &resets)
 }
 
 fn reset(one: &Move) -> Reset {
@@ -205,11 +205,11 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::broker::Message;
-    use crate::broker::embedded::Embedded;
+    use crate::history::recovery::ScopeKey;
     use crate::history::recovery::{self, Resume, Standing};
     use crate::history::{ScopeId, schema};
-    use crate::startup;
+    use crate::kafka::Message;
+    use crate::kafka::embedded::Embedded;
 
     /// A topic `t` of two partitions with ten records each, where group `mb` is at 4 in the first.
     struct World {
@@ -245,7 +245,7 @@ mod tests {
         fn history_as_mb_left_it(&self) -> (rusqlite::Connection, ScopeId) {
             let db = schema::open(&self.connection.data_dir.join(history::FILE)).unwrap();
             let info = self.topics.topic("t").unwrap();
-            let key = startup::scope_key(self.topics.backend(), "mb", &info);
+            let key = ScopeKey::of(self.topics.backend(), "mb", &info);
             let scope = recovery::scope(&db, &key).unwrap();
             let at = Offset::new(4);
             let began = Resume { position: at, committed: Some(at), stored: vec![] };
@@ -257,8 +257,8 @@ mod tests {
                  ({0}, 'embedded', 0, 4, 7, {1}, 0, 4, 4, 0), \
                  ({0}, 'embedded', 0, 8, 9, {2}, 1, 2, 2, 0)",
                 scope.0,
-                crate::run::RunState::Queued.code(),
-                crate::run::RunState::Succeeded.code()
+                crate::model::run::RunState::Queued.code(),
+                crate::model::run::RunState::Succeeded.code()
             );
             db.execute_batch(&planned).unwrap();
             let recorded = recovery::recorded(&db, scope).unwrap();

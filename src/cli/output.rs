@@ -9,8 +9,8 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::config;
-use crate::error::{Error, Result};
-use crate::limits;
+use crate::config::limits;
+use crate::model::error::{Error, Result};
 
 /// Prints `text` as it is.
 ///

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use crate::cli::output::escape;
-use crate::clock;
-use crate::overview::{LagView, Overview, RunningView};
+use crate::model::clock;
+use crate::observe::overview::{LagView, Overview, RunningView};
 
 /// Partitions that are shown one by one.
 const PARTITIONS: usize = 8;
@@ -189,7 +189,8 @@ fn bytes(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::overview::*;
+    use crate::config::steering::{Setting, SettingsView};
+    use crate::observe::overview::*;
 
     fn overview() -> Overview {
         let whole = |value| Setting { value, start_value: value };

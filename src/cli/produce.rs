@@ -6,14 +6,15 @@ use std::sync::Arc;
 use crossbeam_channel::{bounded, select};
 use log::info;
 
-use crate::broker::Broker;
 use crate::cli::args::{ProduceArgs, Source};
 use crate::cli::connect;
 use crate::cli::terminal::Terminal;
-use crate::error::{Error, Result};
-use crate::messages::{Lines, Messages, Sequence};
-use crate::producer::{ProducerTask, Progress, Reconnect, Report};
-use crate::{signals, thread};
+use crate::kafka::Broker;
+use crate::model::error::{Error, Result};
+use crate::model::thread;
+use crate::pipeline::signals;
+use crate::source::producer::messages::{Lines, Messages, Sequence};
+use crate::source::producer::{ProducerTask, Progress, Reconnect, Report};
 
 /// The exit code of a stop that was not waited for.
 const FORCED_STOP: u8 = 2;

@@ -6,14 +6,14 @@ use std::collections::BTreeMap;
 use log::{info, warn};
 use serde::Serialize;
 
-use crate::broker::{Backend, Broker, TopicInfo, Watermarks};
+use crate::api::control::requests::Request;
 use crate::cli::args::{ReplayArgs, Span};
 use crate::cli::{connect, dead_letters, output};
-use crate::control::requests::Request;
-use crate::error::{Error, Result};
 use crate::history::requests::{self, Replay};
 use crate::history::{self, schema};
-use crate::offset::{Offset, OffsetRange, Partition};
+use crate::kafka::{Backend, Broker, TopicInfo, Watermarks};
+use crate::model::error::{Error, Result};
+use crate::model::offset::{Offset, OffsetRange, Partition};
 
 /// One partition's line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

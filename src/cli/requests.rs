@@ -3,14 +3,14 @@
 
 use std::collections::BTreeMap;
 
+use crate::api::control::Client;
+use crate::api::control::requests::Request;
 use crate::cli::args::{RequestAction, RequestsArgs};
 use crate::cli::{dead_letters, output};
-use crate::clock::format_ms as format_time;
-use crate::control::Client;
-use crate::control::requests::Request;
-use crate::error::Result;
 use crate::history::asked::{self, RequestRow, Selection};
 use crate::history::{self, schema};
+use crate::model::clock::format_ms as format_time;
+use crate::model::error::Result;
 
 /// # Errors
 /// `Config` where there is no history; `Usage` for a state that there is not; `Other` for requests

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use crate::cli::args::{RunArgs, StepChoice};
 use crate::cli::terminal::Terminal;
-use crate::error::Result;
+use crate::model::error::Result;
 use crate::pipeline::Pipeline;
-use crate::signals;
+use crate::pipeline::signals;
 use crate::step::{Delayed, Discard, ExecStep, FilesStep, LogStep, Step};
 
 /// Runs until a signal, or until caught up.

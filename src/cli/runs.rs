@@ -4,13 +4,13 @@ use std::fmt::Write as _;
 
 use serde_json::json;
 
+use crate::api::control::requests::{Request, Source};
 use crate::cli::args::{RunsAction, RunsArgs};
 use crate::cli::{output, steer};
-use crate::clock::format_ms as format_time;
-use crate::control::requests::{Request, Source};
-use crate::error::{Error, Result};
+use crate::config::units::format_bytes;
 use crate::history::query::{self, RunDetail, RunRow, Selection};
-use crate::units::format_bytes;
+use crate::model::clock::format_ms as format_time;
+use crate::model::error::{Error, Result};
 
 /// # Errors
 /// `Usage` for an id that is none or a state that there is not; `Config` where there is no

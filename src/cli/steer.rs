@@ -9,16 +9,17 @@ use console::Term;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
+use crate::api::control::Client;
+use crate::api::control::requests::Request;
+use crate::api::control::steer::{Cancelled, Change, Preview};
 use crate::cli::args::{Action, SteerArgs};
 use crate::cli::{output, picture};
-use crate::clock;
-use crate::control::Client;
-use crate::control::requests::Request;
-use crate::control::steer::{Cancelled, Change, Preview};
-use crate::error::{Error, Result};
-use crate::limits;
-use crate::overview::{Overview, SettingsView};
-use crate::units::{format_bytes, format_duration};
+use crate::config::limits;
+use crate::config::steering::SettingsView;
+use crate::config::units::{format_bytes, format_duration};
+use crate::model::clock;
+use crate::model::error::{Error, Result};
+use crate::observe::overview::Overview;
 
 /// # Errors
 /// `Other` where no mb runs on the data directory, or it cannot do what it is asked for.

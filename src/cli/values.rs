@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
+use crate::config::units;
 use crate::config::{
     Client, DeadLetterTo, Isolation, OnFailure, OnMissingOffsets, Order, StartFrom,
 };
-use crate::{clock, units};
+use crate::model::clock;
 
 /// A whole number from `MIN` to `MAX`.
 pub fn whole<const MIN: u64, const MAX: u64, T: TryFrom<u64>>(text: &str) -> Result<T, String> {

@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 use super::letters::LetterState;
 use super::requests::{CANCELLED, DONE, OPEN, UNFINISHED};
 use super::schema::{self, KIND_REDRIVE};
-use crate::clock;
-use crate::error::{Error, Result};
-use crate::run::{RunId, RunState};
+use crate::model::clock;
+use crate::model::error::{Error, Result};
+use crate::model::run::{RunId, RunState};
 
 /// States of requests by their names, as in `requests.state`.
 pub const STATES: [(&str, i64); 3] = [("open", OPEN), ("done", DONE), ("cancelled", CANCELLED)];

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::limits;
+use crate::config::limits;
 
 #[derive(Debug)]
 pub(super) struct Inbox<T> {
@@ -163,7 +163,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::thread;
+    use crate::model::thread;
 
     #[test]
     fn writes_come_out_in_their_order_by_the_group() {

@@ -8,8 +8,8 @@ use std::sync::OnceLock;
 
 use rusqlite::Connection;
 
-use crate::data_dir::with_ending;
-use crate::error::{Error, Result};
+use crate::config::data_dir::with_ending;
+use crate::model::error::{Error, Result};
 
 /// SQLite's write-ahead log, which is there for as long as the history's connection is open. One
 /// descriptor for all that time: the system tells each descriptor once of an error in writing.

@@ -13,9 +13,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crate::clock;
-use crate::data_dir::{check_file, with_ending};
-use crate::error::{Error, Result};
+use crate::config::data_dir::{check_file, with_ending};
+use crate::model::clock;
+use crate::model::error::{Error, Result};
 
 /// Smaller files are read in a moment: of them nothing is noted, and they are checked each time.
 const LEAST_BYTES: u64 = 16 << 20;

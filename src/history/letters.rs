@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use super::schema::KIND_REDRIVE;
 use super::{DeadLetters, Outcome, Planned};
-use crate::batch::Record;
-use crate::clock;
-use crate::error::{Error, Result};
-use crate::headers::Headers;
-use crate::offset::Offset;
+use crate::model::batch::Record;
+use crate::model::clock;
+use crate::model::error::{Error, Result};
+use crate::model::headers::Headers;
+use crate::model::offset::Offset;
 use crate::step::record_json::{HeaderJson, RecordJson};
 
 /// How a dead letter stands.

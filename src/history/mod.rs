@@ -25,14 +25,14 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use rusqlite::Connection;
 
-use crate::batch::Batch;
-use crate::budget::{Budget, Permit};
-use crate::clock;
-use crate::error::{Error, Result};
-use crate::limits;
-use crate::offset::{Offset, OffsetRange, Partition, RunKey};
-use crate::run::{RunId, RunState};
-use crate::thread::{self, Thread};
+use crate::config::limits;
+use crate::model::batch::Batch;
+use crate::model::budget::{Budget, Permit};
+use crate::model::clock;
+use crate::model::error::{Error, Result};
+use crate::model::offset::{Offset, OffsetRange, Partition, RunKey};
+use crate::model::run::{RunId, RunState};
+use crate::model::thread::{self, Thread};
 
 use self::inbox::Inbox;
 use self::journal::Journal;
@@ -560,9 +560,9 @@ mod tests {
         let (history, thread) = History::start(db, ScopeId(1), "rdkafka", 100, |_| {}).unwrap();
         let offsets = [(0, Offset::new(1))];
         assert_eq!(history.intend(&offsets), Ok(true));
-        std::fs::remove_file(crate::data_dir::with_ending(&path, "-wal")).unwrap();
+        std::fs::remove_file(crate::config::data_dir::with_ending(&path, "-wal")).unwrap();
         let error = history.intend(&offsets).unwrap_err();
-        assert_eq!(error.class(), crate::error::Class::Fatal, "{error}");
+        assert_eq!(error.class(), crate::model::error::Class::Fatal, "{error}");
         history.close();
         thread.join().unwrap();
         assert_eq!(history.intend(&offsets), Ok(false), "the next process may be at work");

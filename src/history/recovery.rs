@@ -10,12 +10,12 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::ScopeId;
 use super::schema::KIND_TOPIC;
 use super::writer::insert_gap;
-use crate::broker::Backend;
-use crate::clock;
-use crate::error::{Error, Result};
-use crate::offset::{Lane, Offset, OffsetRange, Partition};
-use crate::run::{RunId, RunState};
-use crate::stored::{Part, Stored};
+use crate::kafka::{Backend, TopicInfo};
+use crate::model::clock;
+use crate::model::error::{Error, Result};
+use crate::model::offset::{Lane, Offset, OffsetRange, Partition};
+use crate::model::run::{RunId, RunState};
+use crate::model::stored::{Part, Stored};
 
 /// What ranges belong to. Any difference is another scope, and ranges never cross scopes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +27,19 @@ pub struct ScopeKey {
     pub topic: String,
     /// Empty where the broker has no topic ids.
     pub topic_id: String,
+}
+
+impl ScopeKey {
+    /// The scope of one group's ranges of one topic, on the log that `backend` reads.
+    pub fn of(backend: Backend, group: &str, topic: &TopicInfo) -> ScopeKey {
+        ScopeKey {
+            log: if backend == Backend::Embedded { "embedded" } else { "kafka" },
+            cluster_id: topic.cluster_id.clone().unwrap_or_default(),
+            group: group.to_owned(),
+            topic: topic.name.clone(),
+            topic_id: topic.id.clone().unwrap_or_default(),
+        }
+    }
 }
 
 /// What the history holds of one partition in a scope.

@@ -10,14 +10,14 @@ use super::letters::LetterState;
 use super::recovery::{self, ScopeKey};
 use super::schema::{self, KIND_REDRIVE, KIND_REPLAY};
 use super::{FILE, ScopeId};
-use crate::batch::{Batch, Record};
-use crate::broker::Backend;
-use crate::clock;
-use crate::error::{Error, Result};
-use crate::headers::Headers;
-use crate::offset::{Lane, Offset, OffsetRange, Partition};
-use crate::run::{RunId, RunState};
-use crate::stored::{Part, Stored};
+use crate::kafka::Backend;
+use crate::model::batch::{Batch, Record};
+use crate::model::clock;
+use crate::model::error::{Error, Result};
+use crate::model::headers::Headers;
+use crate::model::offset::{Lane, Offset, OffsetRange, Partition};
+use crate::model::run::{RunId, RunState};
+use crate::model::stored::{Part, Stored};
 
 /// `requests.state`.
 pub const OPEN: i64 = 0;

@@ -8,9 +8,9 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use rustix::io::Errno;
 
 use super::left::{self, InUse, ReadAt};
-use crate::clock;
-use crate::data_dir::{check_file, with_ending};
-use crate::error::{Error, Result};
+use crate::config::data_dir::{check_file, with_ending};
+use crate::model::clock;
+use crate::model::error::{Error, Result};
 
 /// The newest schema that this mb knows, in the file's `user_version`.
 pub const VERSION: i64 = 4;

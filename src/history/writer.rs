@@ -17,11 +17,11 @@ use super::letters::{self, LetterState};
 use super::place::Place;
 use super::schema::{KIND_REDRIVE, KIND_REPLAY, KIND_TOPIC, is_damage};
 use super::{AttemptRecord, DeadLetters, Ending, Outcome, Planned, Progress, ScopeId, Write};
-use crate::clock;
-use crate::error::{Error, Result};
-use crate::limits;
-use crate::offset::{Again, OffsetRange, Partition};
-use crate::run::RunState;
+use crate::config::limits;
+use crate::model::clock;
+use crate::model::error::{Error, Result};
+use crate::model::offset::{Again, OffsetRange, Partition};
+use crate::model::run::RunState;
 
 /// A run that ended for good and is in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

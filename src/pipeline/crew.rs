@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Sender, bounded};
 
-use crate::error::Result;
-use crate::events;
-use crate::live::Trouble;
-use crate::steering::Steering;
-use crate::worker::Worker;
+use crate::config::steering::Steering;
+use crate::model::error::Result;
+use crate::model::events;
+use crate::model::live::Trouble;
+use crate::runs::worker::Worker;
 
 use super::threads::Threads;
 

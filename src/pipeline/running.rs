@@ -6,33 +6,33 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 
-use crate::again::{Bell, Requests};
-use crate::broker::Broker;
-use crate::budget::Budget;
-use crate::committer::{Committer, LastCommit};
+use crate::api::control;
+use crate::api::control::requests::Attached;
+use crate::commit::committer::{Committer, LastCommit};
+use crate::commit::ledgers::Ledgers;
 use crate::config::Config;
-use crate::control;
-use crate::control::requests::Attached;
-use crate::data_dir::DataDir;
-use crate::dead_letters::DeadLetterTopic;
-use crate::error::{Error, Result};
-use crate::events::{self, Event, Farewell};
+use crate::config::data_dir::DataDir;
+use crate::config::limits;
+use crate::config::steering::Steering;
 use crate::history::History;
 use crate::history::requests::Reader;
-use crate::ledgers::Ledgers;
-use crate::limits;
-use crate::live::{Live, Trouble};
-use crate::producer::ProducerTask;
-use crate::reset::Order;
-use crate::retry::RetryPolicy;
-use crate::run_queue::RunQueue;
-use crate::sensor::Sensor;
-use crate::startup::Start;
-use crate::steering::Steering;
+use crate::kafka::Broker;
+use crate::model::budget::Budget;
+use crate::model::error::{Error, Result};
+use crate::model::events::CursorOrder;
+use crate::model::events::{self, Event, Farewell};
+use crate::model::live::{Live, Trouble};
+use crate::model::thread::Thread;
+use crate::observe::watch::{Watch, Watcher};
+use crate::pipeline::startup::Start;
+use crate::runs::dead_letters::DeadLetterTopic;
+use crate::runs::queue::RunQueue;
+use crate::runs::retry::RetryPolicy;
+use crate::runs::worker::Worker;
+use crate::source::producer::ProducerTask;
+use crate::source::reprocess::{Bell, Requests};
+use crate::source::sensor::Sensor;
 use crate::step::Step;
-use crate::thread::Thread;
-use crate::watch::{Watch, Watcher};
-use crate::worker::Worker;
 
 use super::crew::Crew;
 use super::threads::Threads;
@@ -44,7 +44,7 @@ enum Reason {
     Asked(&'static str),
     Failed(Error),
     /// The cursor is to be moved, and then they are started anew.
-    Moved(Order),
+    Moved(CursorOrder),
 }
 
 /// A pipeline whose threads run.

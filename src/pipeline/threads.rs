@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::error::Error;
-use crate::thread::Thread;
+use crate::model::error::Error;
+use crate::model::thread::Thread;
 
 /// Threads by name, until they are joined.
 #[derive(Default)]

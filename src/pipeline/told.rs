@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::batcher::BatchLimits;
-use crate::broker::select::LOCAL_SERVER;
-use crate::broker::{Backend, FetchSettings};
+use crate::api::control::requests::Status;
 use crate::config::{Client, Config};
-use crate::control::requests::Status;
-use crate::sensor::SensorSettings;
+use crate::kafka::select::LOCAL_SERVER;
+use crate::kafka::{Backend, FetchSettings};
+use crate::source::batcher::BatchLimits;
+use crate::source::sensor::SensorSettings;
 
 /// What the sensor of this number is told.
 pub fn sensor_settings(

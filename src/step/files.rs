@@ -9,8 +9,8 @@ use std::sync::{Mutex, PoisonError};
 
 use super::shortage::{Next, Shortage};
 use super::{Attempt, Step, StepError, record_json};
-use crate::error::{Error, Result};
-use crate::offset::{Again, Lane, RunKey};
+use crate::model::error::{Error, Result};
+use crate::model::offset::{Again, Lane, RunKey};
 
 const BUFFER_BYTES: usize = 64 * 1024;
 
@@ -218,9 +218,9 @@ fn is_leftover(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::{Batch, Record};
-    use crate::headers::Headers;
-    use crate::offset::{Offset, OffsetRange};
+    use crate::model::batch::{Batch, Record};
+    use crate::model::headers::Headers;
+    use crate::model::offset::{Offset, OffsetRange};
 
     fn key(topic: &str, first: i64, last: i64) -> RunKey {
         RunKey::new(topic, 3, OffsetRange::new(Offset::new(first), Offset::new(last)))

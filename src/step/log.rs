@@ -7,10 +7,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{Attempt, Step, StepError};
-use crate::limits::LOGGED_RUNS_PER_SECOND;
-use crate::offset::Partition;
+use crate::config::limits::LOGGED_RUNS_PER_SECOND;
+use crate::model::offset::Partition;
 
-/// Logs each run (level info, target `mb::run`): its key, records, bytes, and which attempt where
+/// Logs each run (level info, target `mb::model::run`): its key, records, bytes, and which attempt where
 /// it is not the first.
 ///
 /// Above `LOGGED_RUNS_PER_SECOND` it logs one line for each second instead. That line comes with
@@ -43,7 +43,7 @@ impl Step for LogStep {
         let now = Instant::now();
         let (summary, alone) = self.with_pace(|pace| pace.run(now, partition, records, bytes));
         if let Some(summary) = summary {
-            log::info!(target: "mb::run", "{summary}");
+            log::info!(target: "mb::model::run", "{summary}");
         }
         if alone {
             let again = match attempt.number {
@@ -51,14 +51,14 @@ impl Step for LogStep {
                 number => format!(", attempt {number}"),
             };
             let key = attempt.key;
-            log::info!(target: "mb::run", "{key}: {records} records, {bytes} bytes{again}");
+            log::info!(target: "mb::model::run", "{key}: {records} records, {bytes} bytes{again}");
         }
         Ok(())
     }
 
     fn finish(&self) {
         if let Some(summary) = self.with_pace(Pace::finish) {
-            log::info!(target: "mb::run", "{summary}");
+            log::info!(target: "mb::model::run", "{summary}");
         }
     }
 }

@@ -16,9 +16,9 @@ use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::batch::Batch;
-use crate::error::Result;
-use crate::offset::{Offset, RunKey};
+use crate::model::batch::Batch;
+use crate::model::error::Result;
+use crate::model::offset::{Offset, RunKey};
 
 /// Why an attempt failed, and what should follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -267,8 +267,8 @@ impl Step for Box<dyn Step> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::Record;
-    use crate::offset::OffsetRange;
+    use crate::model::batch::Record;
+    use crate::model::offset::OffsetRange;
 
     /// Names the records without a value, and processes the others.
     struct Picky;

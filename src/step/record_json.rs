@@ -7,8 +7,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
-use crate::batch::Record;
-use crate::offset::Partition;
+use crate::model::batch::Record;
+use crate::model::offset::Partition;
 
 /// Serializes a record: text as text, bytes that are not UTF-8 under `key_base64` and
 /// `value_base64` instead (standard alphabet, padded), a missing key or a null value as null.
@@ -76,8 +76,8 @@ pub fn write_lines<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::headers::Headers;
-    use crate::offset::Offset;
+    use crate::model::headers::Headers;
+    use crate::model::offset::Offset;
 
     fn json(key: Option<&[u8]>, value: Option<&[u8]>, timestamp: Option<i64>) -> String {
         let record =

@@ -8,7 +8,7 @@ use std::time::Instant;
 use rustix::io::Errno;
 
 use super::StepError;
-use crate::limits;
+use crate::config::limits;
 
 #[derive(Debug, Default)]
 pub struct Shortage {

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use mb::broker::embedded::{Embedded, FILE};
-use mb::broker::{Broker, Message, Sent};
-use mb::offset::{Offset, Partition};
+use mb::kafka::embedded::{Embedded, FILE};
+use mb::kafka::{Broker, Message, Sent};
+use mb::model::offset::{Offset, Partition};
 
 use crate::support::files::{FileRecord, Files, assert_same};
 use crate::support::mb::Mb;

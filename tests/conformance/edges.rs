@@ -1,7 +1,7 @@
 //! Cases of the conformance suite: offsets outside the log, on either side of it.
 
-use mb::error::Error;
-use mb::offset::Offset;
+use mb::model::error::Error;
+use mb::model::offset::Offset;
 
 use crate::pausing::error_after_resuming;
 use crate::subject::*;

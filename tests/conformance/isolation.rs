@@ -1,9 +1,9 @@
 //! A case of the conformance suite: which records of transactions are read, by each level of
 //! isolation and by default.
 
-use mb::broker::FetchSettings;
 use mb::config::Isolation;
-use mb::error::Error;
+use mb::kafka::FetchSettings;
+use mb::model::error::Error;
 
 use crate::subject::*;
 
@@ -42,7 +42,7 @@ pub fn aborted_records_are_seen_only_where_they_are_asked_for(subject: &dyn Subj
 #[cfg(feature = "rdkafka")]
 fn write(subject: &dyn Subject) -> Log {
     use crate::support::{eventually, raw};
-    use mb::offset::Offset;
+    use mb::model::offset::Offset;
 
     let Some(kafka) = subject.kafka() else { return write_plainly(subject) };
     let broker = subject.broker();

@@ -3,10 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use mb::batch::Record;
-use mb::broker::{Consumer, Flow, Sink};
-use mb::error::Error;
-use mb::offset::{Offset, Partition};
+use mb::kafka::{Consumer, Flow, Sink};
+use mb::model::batch::Record;
+use mb::model::error::Error;
+use mb::model::offset::{Offset, Partition};
 
 use crate::subject::*;
 

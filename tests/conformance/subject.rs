@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use mb::batch::Record;
-use mb::broker::embedded::Embedded;
-use mb::broker::{Broker, FetchSettings, Flow, Message, Sent, Sink};
-use mb::error::{Error, Result};
-use mb::offset::{Offset, Partition};
+use mb::kafka::embedded::Embedded;
+use mb::kafka::{Broker, FetchSettings, Flow, Message, Sent, Sink};
+use mb::model::batch::Record;
+use mb::model::error::{Error, Result};
+use mb::model::offset::{Offset, Partition};
 
 use crate::support::kafka::Kafka;
 use crate::support::{eventually, unique};

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use mb::batch::{Batch, Record};
-use mb::batcher::{BatchLimits, Batcher, Cut};
-use mb::budget::Budget;
-use mb::headers::Headers;
-use mb::limits;
-use mb::offset::Offset;
+use mb::config::limits;
+use mb::model::batch::{Batch, Record};
+use mb::model::budget::Budget;
+use mb::model::headers::Headers;
+use mb::model::offset::Offset;
+use mb::source::batcher::{BatchLimits, Batcher, Cut};
 
 use crate::counts::allocations::allocations;
 

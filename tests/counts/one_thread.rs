@@ -11,27 +11,27 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
-use mb::broker::{
+use mb::commit::committer::{Committer, Doubt};
+use mb::commit::ledgers::Ledgers;
+use mb::config::steering::Steering;
+use mb::config::{Config, Connection};
+use mb::history::{self, History, Stepped, schema};
+use mb::kafka::{
     Backend, Broker, Capabilities, Consumer, FetchSettings, Flow, Producer, Sink, TopicInfo,
     Watermarks,
 };
-use mb::budget::Budget;
-use mb::clock::Simulated;
-use mb::committer::{Committer, Doubt};
-use mb::config::{Config, Connection};
-use mb::error::{Error, Result};
-use mb::history::{self, History, Stepped, schema};
-use mb::ledgers::Ledgers;
-use mb::live::Live;
-use mb::offset::{Offset, Partition};
+use mb::model::budget::Budget;
+use mb::model::clock::Simulated;
+use mb::model::error::{Error, Result};
+use mb::model::live::Live;
+use mb::model::offset::{Offset, Partition};
 use mb::pipeline::sensor_settings;
-use mb::retry::RetryPolicy;
-use mb::run_queue::RunQueue;
-use mb::sensor::Sensor;
-use mb::startup;
-use mb::steering::Steering;
+use mb::pipeline::startup;
+use mb::runs::queue::RunQueue;
+use mb::runs::retry::RetryPolicy;
+use mb::runs::worker::Worker;
+use mb::source::sensor::Sensor;
 use mb::step::{Attempt, Step, StepError};
-use mb::worker::Worker;
 
 use crate::counts::allocations::allocations;
 use crate::counts::building::record;
@@ -47,7 +47,7 @@ thread_local! {
 pub fn drain(batches: usize, records: usize) -> u64 {
     let now = Instant::now();
     NOW.set(Some(now));
-    mb::clock::simulate(&Time);
+    mb::model::clock::simulate(&Time);
     let dir = tempfile::tempdir().expect("a folder for temporary files");
     let end = Offset::new((batches * records) as i64);
     let log = Arc::new(Log { end, batch: records, committed: AtomicU64::new(0) });

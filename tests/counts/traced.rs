@@ -8,8 +8,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use mb::broker::embedded::Embedded;
-use mb::broker::{Broker, Message, Sent};
+use mb::kafka::embedded::Embedded;
+use mb::kafka::{Broker, Message, Sent};
 
 const TOPIC: &str = "orders";
 

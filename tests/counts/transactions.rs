@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crossbeam_channel::bounded;
 use mb::history::{self, AttemptRecord, History, Outcome, Planned, ScopeId, schema};
-use mb::offset::{Offset, OffsetRange, RunKey};
-use mb::run::{RunId, RunState};
+use mb::model::offset::{Offset, OffsetRange, RunKey};
+use mb::model::run::{RunId, RunState};
 use rusqlite::{Connection, ffi};
 
 const LIMIT: Duration = Duration::from_secs(60);

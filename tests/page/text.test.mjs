@@ -1,11 +1,11 @@
-// Holds src/web/page/text.js and verdict.js: what hides in a text is shown, numbers stay as they are,
+// Holds src/api/http/page/text.js and verdict.js: what hides in a text is shown, numbers stay as they are,
 // and the overview's first line says what is so. Run by: node --test tests/page/
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
-import * as text from '../../src/web/page/text.js';
-import { verdict } from '../../src/web/page/verdict.js';
+import * as text from '../../src/api/http/page/text.js';
+import { verdict } from '../../src/api/http/page/verdict.js';
 
 test('control characters, direction marks and what has no width are escapes', () => {
   assert.equal(text.visible('a\u0000b\u001b[31m\u007f\u0085'), 'a\\x00b\\x1B[31m\\x7F\\x85');

@@ -6,15 +6,15 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use mb::batch::Record;
-use mb::broker::{
+use mb::config::limits;
+use mb::kafka::{
     Backend, Broker, Capabilities, Consumer, FetchSettings, Flow, Producer, Sink, TopicInfo,
     Watermarks,
 };
-use mb::error::{Error, Result};
-use mb::headers::Headers;
-use mb::limits;
-use mb::offset::{Offset, Partition};
+use mb::model::batch::Record;
+use mb::model::error::{Error, Result};
+use mb::model::headers::Headers;
+use mb::model::offset::{Offset, Partition};
 
 use crate::simulation::plan::{Plan, Rate};
 use crate::simulation::world::{Fate, World, world};

@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::resume_unwind;
 
-use mb::batch::{Batch, Record};
 use mb::config::{OnFailure, Order, StartFrom};
 use mb::history::recovery::Resume;
-use mb::lanes::lane_of_record;
-use mb::offset::{Lane, Offset, OffsetRange, Partition, RunKey};
-use mb::run::RunState;
+use mb::model::batch::{Batch, Record};
+use mb::model::lane::lane_of_record;
+use mb::model::offset::{Lane, Offset, OffsetRange, Partition, RunKey};
+use mb::model::run::RunState;
 use mb::step::{Attempt, Step, StepError};
 use rusqlite::{Connection, params};
 

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mb::batch::Batch;
 use mb::config::Order;
-use mb::offset::{Lane, Partition, RunKey};
+use mb::model::batch::Batch;
+use mb::model::offset::{Lane, Partition, RunKey};
 
 /// A partition, or one key in it.
 type Line = (Partition, Option<Vec<u8>>);

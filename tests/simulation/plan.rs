@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use fastrand::Rng;
+use mb::config::limits;
 use mb::config::{Config, Connection, OnFailure, Order, StartFrom};
-use mb::limits;
 
 const MAX_BATCH: usize = 6;
 const MAX_LANES: u32 = 4;

@@ -7,8 +7,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use mb::clock::Simulated;
-use mb::thread::panic_message;
+use mb::model::clock::Simulated;
+use mb::model::thread::panic_message;
 
 use crate::simulation::life::Life;
 use crate::simulation::log::Log;
@@ -100,7 +100,7 @@ impl World {
             trace: RefCell::new(traced.then(Vec::new)),
         });
         WORLD.set(Some(Rc::clone(&world)));
-        mb::clock::simulate(&Time);
+        mb::model::clock::simulate(&Time);
         let plan = &world.plan;
         world.note(|| format!("plan {plan:?}"));
         world

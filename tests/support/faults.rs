@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use mb::broker::Broker;
-use mb::broker::librdkafka::Librdkafka;
-use mb::broker::wire::Wire;
+use mb::kafka::Broker;
+use mb::kafka::librdkafka::Librdkafka;
+use mb::kafka::wire::Wire;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseRecord, Producer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};

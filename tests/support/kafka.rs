@@ -15,7 +15,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use mb::broker::wire::Wire;
+use mb::kafka::wire::Wire;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::proxy::Proxy;

@@ -6,12 +6,12 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use mb::broker::embedded::Embedded;
-use mb::broker::{Broker, Message, Sent};
 use mb::config::Connection;
 use mb::history::query;
 use mb::history::schema;
-use mb::offset::{Offset, Partition};
+use mb::kafka::embedded::Embedded;
+use mb::kafka::{Broker, Message, Sent};
+use mb::model::offset::{Offset, Partition};
 use mb::step::{Attempt, Step, StepError};
 use mb::{Client, Config, Pipeline, Stopper, Summary};
 use tempfile::TempDir;
@@ -36,7 +36,7 @@ impl World {
     }
 
     fn take_away(&self, which: &str, mark: &str, offset: i64) {
-        let file = self.dir.path().join(mb::broker::embedded::FILE);
+        let file = self.dir.path().join(mb::kafka::embedded::FILE);
         let db = rusqlite::Connection::open(file).unwrap();
         let row: i64 = db
             .query_row("SELECT id FROM partitions WHERE partition = 1", [], |row| row.get(0))

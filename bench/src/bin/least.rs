@@ -13,17 +13,17 @@ use std::thread::JoinHandle;
 
 use argh::FromArgs;
 use crossbeam_channel::{Sender, bounded};
-use mb::broker::wire::Wire;
 use mb::history::recovery::{self, ScopeKey};
 use mb::history::{self, schema};
-use mb::offset::{Offset, Partition};
-use mb::run::RunState;
+use mb::kafka::wire::Wire;
+use mb::model::offset::{Offset, Partition};
+use mb::model::run::RunState;
 use mb_bench::queue::{self, Message};
 use mb_bench::{Result, consumer};
 use rusqlite::{Connection, TransactionBehavior, params};
 
 /// Batches of one transaction, as in mb.
-const GROUP: usize = mb::limits::PLAN_RUNS;
+const GROUP: usize = mb::config::limits::PLAN_RUNS;
 /// Groups that wait for the writer.
 const WAITING: usize = 4;
 
@@ -155,7 +155,7 @@ fn writer(db: Connection, args: &Args) -> Result<(Sender<Vec<Batch>>, Writer)> {
                         batch.index.len(),
                         batch.bytes.len(),
                         RunState::Queued.code(),
-                        mb::clock::now_ms()
+                        mb::model::clock::now_ms()
                     ])?;
                     ended.push(next);
                     next += 1;
@@ -184,7 +184,7 @@ fn end(db: &Connection, ended: &mut Vec<i64>) -> rusqlite::Result<()> {
         "UPDATE runs SET state = ?2, attempts = 1, started_ms = ?3, ended_ms = ?3, run_us = 0, \
          worker = 0 WHERE id = ?1",
     )?;
-    let now_ms = mb::clock::now_ms();
+    let now_ms = mb::model::clock::now_ms();
     for id in ended.drain(..) {
         update.execute(params![id, RunState::Succeeded.code(), now_ms])?;
     }

@@ -12,7 +12,7 @@ use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use mb::run::RunState;
+use mb::model::run::RunState;
 use mb_bench::Result;
 use rusqlite::Connection;
 

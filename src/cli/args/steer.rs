@@ -1,12 +1,12 @@
 //! From the flags of the commands that act on a running mb to checked values.
 
+use crate::api::control::steer::Change;
 use crate::cli::bridge::shown;
 use crate::cli::flags::{SetFlags, TickFlags};
 use crate::cli::values;
 use crate::config::Connection;
-use crate::control::steer::Change;
-use crate::error::{Error, Result};
-use crate::limits;
+use crate::config::limits;
+use crate::model::error::{Error, Result};
 
 use super::{numbers, usage};
 

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::*;
 use crate::history::schema;
-use crate::run::RunId;
+use crate::model::run::RunId;
 
 /// A history of `runs` runs: every 100th failed with an error, the last 20 queued, each 1 ms after
 /// the one before.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::offset::RunKey;
+use crate::model::offset::RunKey;
 
 /// Attempts that are under way, by their run.
 #[derive(Debug, Default)]
@@ -94,7 +94,7 @@ impl Drop for Entered<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::offset::{Offset, OffsetRange};
+    use crate::model::offset::{Offset, OffsetRange};
 
     #[test]
     fn a_cancel_reaches_the_attempt_that_runs_or_is_about_to() {

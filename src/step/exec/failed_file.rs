@@ -15,9 +15,9 @@ use rustix::io::Errno;
 
 use super::folder::{self, Folder};
 use super::outcome::shown;
-use crate::batch::Batch;
-use crate::limits::{ERROR_LINE_CHARS, FAILED_FILE_BYTES, FAILED_FILE_BYTES_PER_RECORD};
-use crate::offset::Offset;
+use crate::config::limits::{ERROR_LINE_CHARS, FAILED_FILE_BYTES, FAILED_FILE_BYTES_PER_RECORD};
+use crate::model::batch::Batch;
+use crate::model::offset::Offset;
 use crate::step::FailedRecord;
 
 /// The variable that names the file.
@@ -169,7 +169,7 @@ fn stray(number: usize, line: &[u8], batch: &Batch) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::Record;
+    use crate::model::batch::Record;
 
     /// Offsets 100, 101, 102 and 109.
     fn batch() -> Batch {

@@ -6,9 +6,9 @@ use std::os::fd::AsFd;
 
 use rustix::io::Errno;
 
-use crate::batch::Record;
-use crate::limits::FEED_BYTES;
-use crate::offset::Partition;
+use crate::config::limits::FEED_BYTES;
+use crate::model::batch::Record;
+use crate::model::offset::Partition;
 use crate::step::record_json;
 
 /// Whether the pipe is to be closed.
@@ -68,9 +68,9 @@ mod tests {
     use std::io::Read;
 
     use super::*;
-    use crate::batch::Batch;
-    use crate::headers::Headers;
-    use crate::offset::Offset;
+    use crate::model::batch::Batch;
+    use crate::model::headers::Headers;
+    use crate::model::offset::Offset;
 
     fn pipe() -> (std::fs::File, std::os::fd::OwnedFd) {
         let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();

@@ -18,7 +18,7 @@ use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, fstat, open,
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-use crate::limits::SCRATCH_FOLDER_TRIES;
+use crate::config::limits::SCRATCH_FOLDER_TRIES;
 
 /// Then the process' id, for people, a dash, and 16 hexadecimal digits.
 const PREFIX: &str = "mb-exec-";

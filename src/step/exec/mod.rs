@@ -34,9 +34,9 @@ use self::groups::Groups;
 use self::process::Ended;
 use super::shortage::Shortage;
 use super::{Attempt, Step, StepError};
-use crate::error::{Error, Result};
-use crate::limits::SHELL_CHECK_LIMIT;
-use crate::offset::RunKey;
+use crate::config::limits::SHELL_CHECK_LIMIT;
+use crate::model::error::{Error, Result};
+use crate::model::offset::RunKey;
 
 /// POSIX names no path for sh, but there is none elsewhere in practice, and an absolute path needs
 /// no search for each run.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use super::process::{By, Ended};
-use crate::limits::ERROR_LINE_CHARS;
+use crate::config::limits::ERROR_LINE_CHARS;
 use crate::step::StepError;
 
 /// `EX_DATAERR` of sysexits.h: the batch is bad, trying again cannot help.

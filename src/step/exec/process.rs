@@ -15,8 +15,8 @@ use super::cancel::Cancel;
 use super::capture::Capture;
 use super::feed::{Feed, Progress};
 use super::groups::Groups;
-use crate::batch::Record;
-use crate::limits::{CAPTURE_BYTES, KILL_GRACE, PIPE_REST_BYTES};
+use crate::config::limits::{CAPTURE_BYTES, KILL_GRACE, PIPE_REST_BYTES};
+use crate::model::batch::Record;
 
 /// How a command ended.
 #[derive(Debug)]

@@ -1,0 +1,91 @@
+//! The page's files, in the binary. What is in them is in `page/`.
+
+use std::borrow::Cow;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use super::request::Request;
+use super::response::Response;
+
+struct Asset {
+    /// As under `/assets/`.
+    name: &'static str,
+    content_type: &'static str,
+    bytes: &'static [u8],
+}
+
+const HTML: &str = "text/html; charset=utf-8";
+
+const JS: &str = "text/javascript; charset=utf-8";
+
+const INDEX: Asset = file("index.html", HTML, include_bytes!("page/index.html"));
+
+const fn file(name: &'static str, content_type: &'static str, bytes: &'static [u8]) -> Asset {
+    Asset { name, content_type, bytes }
+}
+
+/// Every file of `page/`.
+const ASSETS: &[Asset] = &[
+    INDEX,
+    file("style.css", "text/css; charset=utf-8", include_bytes!("page/style.css")),
+    file("icon.svg", "image/svg+xml", include_bytes!("page/icon.svg")),
+    file("api.js", JS, include_bytes!("page/api.js")),
+    file("app.js", JS, include_bytes!("page/app.js")),
+    file("charts.js", JS, include_bytes!("page/charts.js")),
+    file("controls.js", JS, include_bytes!("page/controls.js")),
+    file("dom.js", JS, include_bytes!("page/dom.js")),
+    file("follow-worker.js", JS, include_bytes!("page/follow-worker.js")),
+    file("follow.js", JS, include_bytes!("page/follow.js")),
+    file("lag.js", JS, include_bytes!("page/lag.js")),
+    file("letters.js", JS, include_bytes!("page/letters.js")),
+    file("live.js", JS, include_bytes!("page/live.js")),
+    file("overview.js", JS, include_bytes!("page/overview.js")),
+    file("records.js", JS, include_bytes!("page/records.js")),
+    file("run.js", JS, include_bytes!("page/run.js")),
+    file("runs.js", JS, include_bytes!("page/runs.js")),
+    file("table.js", JS, include_bytes!("page/table.js")),
+    file("text.js", JS, include_bytes!("page/text.js")),
+    file("ticks.js", JS, include_bytes!("page/ticks.js")),
+    file("verdict.js", JS, include_bytes!("page/verdict.js")),
+];
+
+/// What each of the page's addresses answers.
+pub fn index(request: &Request) -> Response {
+    answer(&INDEX, request)
+}
+
+/// The file by its name; `None` where there is none.
+pub fn asset(name: &str, request: &Request) -> Option<Response> {
+    ASSETS.iter().find(|asset| asset.name == name).map(|asset| answer(asset, request))
+}
+
+fn answer(asset: &Asset, request: &Request) -> Response {
+    let mut hasher = DefaultHasher::new();
+    asset.bytes.hash(&mut hasher);
+    let tag = format!("\"{:016x}\"", hasher.finish());
+    let known = request.header("if-none-match").unwrap_or_default();
+    let response = if known.split(',').any(|known| known.trim().trim_start_matches("W/") == tag) {
+        Response::new(304, asset.content_type, &[][..])
+    } else {
+        Response::new(200, asset.content_type, Cow::Borrowed(asset.bytes))
+    };
+    // A browser asks each time whether it is still the same: mb may have become another version.
+    response.header("ETag", tag).header("Cache-Control", "no-cache".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_of_the_page_is_served() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/api/http/page");
+        let mut files: Vec<String> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|file| file.unwrap().file_name().into_string().unwrap())
+            .collect();
+        files.sort();
+        let mut served: Vec<_> = ASSETS.iter().map(|asset| asset.name.to_owned()).collect();
+        served.sort();
+        assert_eq!(served, files, "list in ASSETS what is in src/api/http/page");
+    }
+}

@@ -1,0 +1,208 @@
+//! One connection: requests one after another, each with a deadline as a whole, and its answers.
+//! Which connections there are, and which one goes for another, is `server`'s.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::events;
+use super::request::{self, Method, Refusal, Request};
+use super::response::{Body, Response};
+use super::server::{Doing, Shared};
+use crate::config::limits;
+use crate::model::thread::stopped_within;
+
+pub struct Connection {
+    shared: Arc<Shared>,
+    number: u64,
+    stream: Arc<TcpStream>,
+    /// What has come and is not taken yet: a part of a request, or the beginning of the next.
+    buffer: Vec<u8>,
+}
+
+enum Next {
+    Request(Request),
+    Refused(Refusal),
+    /// It went away, or asked for nothing for too long.
+    Ended,
+}
+
+impl Connection {
+    pub fn new(shared: Arc<Shared>, number: u64, stream: Arc<TcpStream>) -> Connection {
+        Connection { shared, number, stream, buffer: Vec::new() }
+    }
+
+    /// Until either side ends it.
+    ///
+    /// # Errors
+    /// Where the other side is too slow or gone.
+    pub fn serve(mut self) -> io::Result<()> {
+        // Answers are written whole: waiting for more to send along only delays them.
+        self.stream.set_nodelay(true)?;
+        let mut is_first = true;
+        loop {
+            let request = match self.next(is_first)? {
+                Next::Request(request) => request,
+                Next::Refused(refusal) => {
+                    self.answer(&refusal.into(), Method::Get, false)?;
+                    return self.linger();
+                }
+                Next::Ended => return Ok(()),
+            };
+            is_first = false;
+            self.shared.set(self.number, Doing::Answering);
+            let response = self.shared.answer(&request);
+            if matches!(response.body, Body::Events) && request.method == Method::Get {
+                return self.events(&response);
+            }
+            let keep = request.keep_alive && !self.shared.is_stopping();
+            self.answer(&response, request.method, keep)?;
+            if !keep {
+                return self.linger();
+            }
+        }
+    }
+
+    fn next(&mut self, is_first: bool) -> io::Result<Next> {
+        let mut is_begun = is_first;
+        let wait = if is_first { limits::HTTP_REQUEST_LIMIT } else { limits::HTTP_IDLE_LIMIT };
+        let mut deadline = Instant::now() + wait;
+        // A head ends with a line, so only then is there something new to find in it.
+        let mut has_line = true;
+        if !is_first && self.buffer.is_empty() {
+            self.shared.set(self.number, Doing::Idle);
+        }
+        let head = loop {
+            if !self.buffer.is_empty() {
+                if !is_begun {
+                    is_begun = true;
+                    deadline = Instant::now() + limits::HTTP_REQUEST_LIMIT;
+                    self.shared.set(self.number, Doing::Reading);
+                }
+                if has_line || self.buffer.len() >= limits::HTTP_HEAD_BYTES {
+                    match request::head(&self.buffer) {
+                        Ok(Some(head)) => break head,
+                        Ok(None) => {}
+                        Err(refusal) => return Ok(Next::Refused(refusal)),
+                    }
+                }
+            }
+            let known = self.buffer.len();
+            match self.read(deadline) {
+                Ok(0) => return Ok(Next::Ended),
+                Ok(_) => has_line = known == 0 || self.buffer[known..].contains(&b'\n'),
+                Err(error) if error.kind() == ErrorKind::TimedOut && self.buffer.is_empty() => {
+                    return Ok(Next::Ended);
+                }
+                Err(error) if error.kind() == ErrorKind::TimedOut => return Ok(too_slow()),
+                Err(error) => return Err(error),
+            }
+        };
+        self.buffer.drain(..head.bytes);
+        if head.expects_continue && self.buffer.len() < head.body_bytes {
+            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+        }
+        while self.buffer.len() < head.body_bytes {
+            match self.read(deadline) {
+                Ok(0) => return Ok(Next::Ended),
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::TimedOut => return Ok(too_slow()),
+                Err(error) => return Err(error),
+            }
+        }
+        let mut request = head.request;
+        request.body = self.buffer.drain(..head.body_bytes).collect();
+        Ok(Next::Request(request))
+    }
+
+    /// Waits for more bytes; 0 at the end of what the other side sends.
+    fn read(&mut self, deadline: Instant) -> io::Result<usize> {
+        let mut chunk = [0; 8192];
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            self.stream.set_read_timeout(Some(left))?;
+            match self.stream.as_ref().read(&mut chunk) {
+                Ok(bytes) => {
+                    self.buffer.extend_from_slice(&chunk[..bytes]);
+                    return Ok(bytes);
+                }
+                // The socket's clock may be a moment ahead of the deadline's.
+                Err(error) if is_passing(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn answer(&mut self, response: &Response, method: Method, keep: bool) -> io::Result<()> {
+        self.shared.set(self.number, Doing::Writing);
+        let mut bytes = response.head(keep);
+        if let Body::Bytes(body) = &response.body
+            && method != Method::Head
+            && response.status != 304
+        {
+            bytes.extend_from_slice(body);
+        }
+        self.write(&bytes)
+    }
+
+    /// Everything by one deadline, however the other side takes it.
+    fn write(&self, mut bytes: &[u8]) -> io::Result<()> {
+        let deadline = Instant::now() + limits::HTTP_WRITE_LIMIT;
+        while !bytes.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            self.stream.set_write_timeout(Some(left))?;
+            match self.stream.as_ref().write(bytes) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(written) => bytes = &bytes[written..],
+                Err(error) if is_passing(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn events(&mut self, response: &Response) -> io::Result<()> {
+        self.shared.set(self.number, Doing::Streaming);
+        self.write(&response.head(false))?;
+        self.write(events::PREFACE)?;
+        loop {
+            self.write(&self.shared.event())?;
+            if stopped_within(self.shared.stopping(), self.shared.until_next_event()) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Ends the connection so that the answer arrives: one that is closed with bytes unread is reset,
+    /// and the other side may lose what it had not read yet.
+    fn linger(&mut self) -> io::Result<()> {
+        self.shared.set(self.number, Doing::Reading);
+        self.stream.shutdown(Shutdown::Write)?;
+        let deadline = Instant::now() + limits::HTTP_LINGER_LIMIT;
+        let mut rest = 0;
+        while rest < limits::HTTP_LINGER_BYTES {
+            self.buffer.clear();
+            match self.read(deadline) {
+                Ok(bytes) if bytes > 0 => rest += bytes,
+                _ => break,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn too_slow() -> Next {
+    let limit = limits::HTTP_REQUEST_LIMIT;
+    Next::Refused(Refusal::new(408, format!("a request that was not whole within {limit:?}")))
+}
+
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
+}

@@ -1,0 +1,230 @@
+//! The ledgers of all partitions, shared: sensors register runs, the history thread ends them, the
+//! committer asks what may be committed.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::commit::ledger::{Ledger, LedgerView};
+use crate::history::Settled;
+use crate::model::offset::{Offset, OffsetRange, Partition};
+
+#[derive(Debug)]
+pub struct Ledgers {
+    inner: Mutex<Inner>,
+    /// One message is in it when the target was reached.
+    reached: (Sender<()>, Receiver<()>),
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    ledgers: BTreeMap<Partition, Ledger>,
+    /// Partitions that are not yet done up to here (`--until-caught-up`).
+    behind: Option<BTreeMap<Partition, Offset>>,
+    /// How many offsets lay below the target when it was set.
+    to_do: u64,
+}
+
+impl Default for Ledgers {
+    fn default() -> Ledgers {
+        Ledgers { inner: Mutex::default(), reached: bounded(1) }
+    }
+}
+
+impl Ledgers {
+    /// A partition comes under this process' care.
+    pub fn add(&self, partition: Partition, ledger: Ledger) {
+        let mut inner = self.lock();
+        inner.ledgers.insert(partition, ledger);
+        // It may be there already: an empty partition.
+        self.check_target(&mut inner, partition);
+    }
+
+    /// A batch goes into flight, as `runs` runs.
+    pub fn register(&self, partition: Partition, range: OffsetRange, runs: usize) {
+        self.lock().of(partition).register(range, runs);
+    }
+
+    /// One run of the batch has become `runs` runs.
+    pub fn split(&self, partition: Partition, range: OffsetRange, runs: usize) {
+        self.lock().of(partition).split(range, runs);
+    }
+
+    /// Nothing of the partition below `next` is left to register.
+    pub fn advance(&self, partition: Partition, next: Offset) {
+        let mut inner = self.lock();
+        inner.of(partition).advance(next);
+        self.check_target(&mut inner, partition);
+    }
+
+    /// Runs that ended for good and are in the history.
+    pub fn settle(&self, settled: &[Settled]) {
+        let mut inner = self.lock();
+        for run in settled {
+            inner.of(run.partition).done(run.batch);
+            self.check_target(&mut inner, run.partition);
+        }
+    }
+
+    /// What should be committed now.
+    pub fn to_commit(&self) -> Vec<(Partition, Offset)> {
+        let inner = self.lock();
+        let due = inner.ledgers.iter().filter_map(|(partition, ledger)| {
+            ledger.to_commit().map(|offset| (*partition, offset))
+        });
+        due.collect()
+    }
+
+    pub fn confirm(&self, offsets: &[(Partition, Offset)]) {
+        let mut inner = self.lock();
+        for (partition, offset) in offsets {
+            inner.of(*partition).confirm(*offset);
+        }
+    }
+
+    /// Of each partition, what may be committed: all below it is done.
+    pub fn committable(&self) -> BTreeMap<Partition, Offset> {
+        let inner = self.lock();
+        inner.ledgers.iter().map(|(partition, ledger)| (*partition, ledger.committable())).collect()
+    }
+
+    /// Of each partition, what is read next: all below it is in a run, or not in the log.
+    pub fn positions(&self) -> BTreeMap<Partition, Offset> {
+        let inner = self.lock();
+        inner.ledgers.iter().map(|(partition, ledger)| (*partition, ledger.position())).collect()
+    }
+
+    /// How each stands, by partition.
+    pub fn views(&self) -> Vec<(Partition, LedgerView)> {
+        self.lock().ledgers.iter().map(|(partition, ledger)| (*partition, ledger.view())).collect()
+    }
+
+    /// Runs in flight, over all partitions.
+    pub fn in_flight(&self) -> usize {
+        self.lock().ledgers.values().map(Ledger::in_flight).sum()
+    }
+
+    /// Asks for a word on `reached` when every partition is done up to its offset here.
+    pub fn set_target(&self, target: BTreeMap<Partition, Offset>) {
+        let mut inner = self.lock();
+        let partitions: Vec<Partition> = target.keys().copied().collect();
+        inner.behind = Some(target);
+        inner.to_do = inner.left();
+        for partition in partitions {
+            self.check_target(&mut inner, partition);
+        }
+        self.announce_if_reached(&inner);
+    }
+
+    /// Whether all that is to be done of the partition lies below `next`; false without a target.
+    pub fn covers_target(&self, partition: Partition, next: Offset) -> bool {
+        let inner = self.lock();
+        let Some(behind) = &inner.behind else { return false };
+        behind.get(&partition).is_none_or(|target| next >= *target)
+    }
+
+    /// Whether the range has the last of what is to be done of the partition.
+    pub fn ends_target(&self, partition: Partition, range: OffsetRange) -> bool {
+        let inner = self.lock();
+        let target = inner.behind.as_ref().and_then(|behind| behind.get(&partition));
+        target.is_some_and(|target| range.first < *target && range.end() >= *target)
+    }
+
+    /// Gets a message once the target is reached.
+    pub fn reached(&self) -> &Receiver<()> {
+        &self.reached.1
+    }
+
+    /// Whether a target was set and reached.
+    pub fn is_caught_up(&self) -> bool {
+        self.lock().behind.as_ref().is_some_and(BTreeMap::is_empty)
+    }
+
+    /// Once a target is set: how many of the offsets that were to be done are done, and how many
+    /// those are.
+    pub fn progress(&self) -> Option<(u64, u64)> {
+        let inner = self.lock();
+        inner.behind.as_ref()?;
+        Some((inner.to_do.saturating_sub(inner.left()), inner.to_do))
+    }
+
+    fn check_target(&self, inner: &mut Inner, partition: Partition) {
+        let Some(behind) = &mut inner.behind else { return };
+        let Some(target) = behind.get(&partition) else { return };
+        let done = inner.ledgers.get(&partition).map(Ledger::committable);
+        if done >= Some(*target) {
+            behind.remove(&partition);
+            self.announce_if_reached(inner);
+        }
+    }
+
+    fn announce_if_reached(&self, inner: &Inner) {
+        if inner.behind.as_ref().is_some_and(BTreeMap::is_empty) {
+            // A message that waits there already says the same.
+            let _ = self.reached.0.try_send(());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// Offsets below the target that are not done.
+    fn left(&self) -> u64 {
+        let left = |(partition, target): (&Partition, &Offset)| {
+            let done = self.ledgers.get(partition).map_or(Offset::ZERO, Ledger::committable);
+            target.distance_from(done)
+        };
+        self.behind.iter().flatten().map(left).sum()
+    }
+
+    fn of(&mut self, partition: Partition) -> &mut Ledger {
+        self.ledgers.get_mut(&partition).expect("a partition is added before its runs")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::run::RunState;
+
+    #[test]
+    fn a_batch_ends_the_target_where_it_has_the_last_of_it() {
+        let ledgers = Ledgers::default();
+        let range = |first, last| OffsetRange::new(Offset::new(first), Offset::new(last));
+        ledgers.add(0, Ledger::new(Offset::ZERO, None));
+        ledgers.add(1, Ledger::new(Offset::ZERO, None));
+        assert!(!ledgers.ends_target(0, range(0, 9)), "there is none yet");
+        assert!(!ledgers.covers_target(0, Offset::new(10)));
+        ledgers.set_target([(0, Offset::new(10)), (1, Offset::ZERO)].into());
+        assert!(!ledgers.ends_target(0, range(0, 8)));
+        assert!(ledgers.ends_target(0, range(5, 9)) && ledgers.ends_target(0, range(5, 12)));
+        assert!(!ledgers.ends_target(0, range(10, 12)), "what came since waits as always");
+        assert!(!ledgers.ends_target(1, range(0, 0)), "nothing of it was to be done");
+        assert!(!ledgers.covers_target(0, Offset::new(9)));
+        assert!(
+            ledgers.covers_target(0, Offset::new(10)) && ledgers.covers_target(1, Offset::ZERO)
+        );
+    }
+
+    #[test]
+    fn the_target_is_reached_when_every_partition_is() {
+        let ledgers = Ledgers::default();
+        for partition in [0, 1] {
+            ledgers.add(partition, Ledger::new(Offset::ZERO, None));
+        }
+        assert_eq!(ledgers.progress(), None);
+        ledgers.set_target([(0, Offset::new(10)), (1, Offset::ZERO)].into());
+        assert!(!ledgers.is_caught_up());
+        assert_eq!(ledgers.progress(), Some((0, 10)));
+        let range = OffsetRange::new(Offset::ZERO, Offset::new(9));
+        ledgers.register(0, range, 1);
+        ledgers.settle(&[Settled { partition: 0, batch: range, state: RunState::Succeeded }]);
+        assert!(ledgers.is_caught_up());
+        assert_eq!(ledgers.progress(), Some((10, 10)));
+        assert_eq!(ledgers.reached().try_recv(), Ok(()));
+    }
+}

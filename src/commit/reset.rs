@@ -1,0 +1,130 @@
+//! Moves a group's offsets, and makes the history forget what was planned for the old ones: for
+//! `mb offsets --execute`, which holds the data directory's lock, and for a running mb whose threads
+//! have ended for it.
+//!
+//! Which offsets are ours at the next start is decided in `history::recovery`.
+
+use std::path::Path;
+
+use crate::history::left::{self, InUse};
+use crate::history::recovery::{self, Reset, ScopeKey};
+use crate::history::schema;
+use crate::kafka::{Broker, TopicInfo, Watermarks};
+use crate::model::error::{Error, Result};
+use crate::model::events::CursorOrder;
+use crate::model::offset::{Offset, Partition};
+
+/// Where each partition comes from and goes to, and where its log is; asks, and changes nothing.
+///
+/// # Errors
+/// `Usage` for a partition that there is not, one that is named twice, or an offset outside the log;
+/// `Broker`.
+pub fn plan(
+    broker: &dyn Broker,
+    group: &str,
+    topic: &TopicInfo,
+    targets: &[(Partition, Offset)],
+) -> Result<Vec<(Reset, Watermarks)>> {
+    let mut partitions = Vec::new();
+    for (partition, _) in targets {
+        if !topic.partitions.contains(partition) {
+            let last = topic.partitions.last().copied().unwrap_or_default();
+            return Err(Error::Usage(format!(
+                "partition: got {partition}, expected one of topic {}, 0 to {last}",
+                topic.name
+            )));
+        }
+        if partitions.contains(partition) {
+            return Err(Error::Usage(format!(
+                "partition: got {partition} twice, expected it once"
+            )));
+        }
+        partitions.push(*partition);
+    }
+    let committed = broker.committed(group, &topic.name, &partitions)?;
+    let marks = broker.watermarks(&topic.name, &partitions)?;
+    let to_move = |(partition, to): &(Partition, Offset)| {
+        let (partition, to, marks) = (*partition, *to, marks[partition]);
+        if to < marks.beginning || to > marks.end {
+            return Err(Error::Usage(format!(
+                "offset: got {to} for {}/{partition}, expected one in its log, from {} to its end {}",
+                topic.name, marks.beginning, marks.end
+            )));
+        }
+        Ok((Reset { partition, from: committed.get(&partition).copied(), to }, marks))
+    };
+    targets.iter().map(to_move).collect()
+}
+
+/// Makes the history ready for the new offsets, commits them, and records that they are confirmed:
+/// the ranges of before are neither made again nor passed over, even where the new offset is one that
+/// mb would take for its own. Wherever it is killed, the next start goes on from what is committed.
+///
+/// # Errors
+/// `Storage` for a history that cannot be used, `Broker` for a commit that was not confirmed.
+pub fn execute(
+    broker: &dyn Broker,
+    group: &str,
+    topic: &TopicInfo,
+    history: &Path,
+    resets: &[Reset],
+) -> Result<()> {
+    left::check_place(history)?;
+    let whole = left::as_noted(history);
+    let in_use = whole.map(|read| InUse::begin(history, Some(read))).transpose()?;
+    // A history that cannot be used is to be known before anything is changed.
+    let db = if history.exists() { Some(schema::open(history)?) } else { None };
+    let offsets: Vec<_> = resets.iter().map(|reset| (reset.partition, reset.to)).collect();
+    let prepared = match db {
+        Some(db) => {
+            // The log is about to go by what only this file has.
+            db.pragma_update(None, "synchronous", "FULL")
+                .map_err(|cause| Error::storage("use the history", cause))?;
+            let key = ScopeKey::of(broker.backend(), group, topic);
+            let scope = recovery::scope(&db, &key)?;
+            let open_runs = recovery::intend_resets(&db, scope, resets)?;
+            Some((db, scope, open_runs))
+        }
+        None => None,
+    };
+    broker.commit(group, &topic.name, &offsets)?;
+    let Some((db, scope, open_runs)) = prepared else { return Ok(()) };
+    recovery::confirm_resets(&db, scope, resets).map_err(|cause| {
+        let doing = "record that the new offsets are confirmed (they are committed, and the next mb \
+                     begins there all the same)";
+        Error::storage(doing, cause)
+    })?;
+    drop(db);
+    if let Some(in_use) = in_use {
+        in_use.end();
+    }
+    if open_runs > 0 {
+        log::info!(
+            "{open_runs} unfinished run(s) of before are void: the new offsets say what is read"
+        );
+    }
+    Ok(())
+}
+
+/// Carries an order out, with the log as it is now.
+///
+/// # Errors
+/// `LogReplaced` where the topic is another one by now; as `plan` and `execute`.
+pub fn obey(
+    broker: &dyn Broker,
+    group: &str,
+    topic: &str,
+    history: &Path,
+    order: &CursorOrder,
+) -> Result<()> {
+    let info = broker.topic(topic)?;
+    info.check_id(order.topic_id.as_deref())?;
+    let moves = plan(broker, group, &info, &order.targets)?;
+    let resets: Vec<Reset> = moves.into_iter().map(|(reset, _)| reset).collect();
+    execute(broker, group, &info, history, &resets)?;
+    for Reset { partition, from, to } in &resets {
+        let from = from.map_or_else(|| "none".to_owned(), |from| from.to_string());
+        log::info!("offset of group {group} in {topic}/{partition}: {from} -> {to}, as asked");
+    }
+    Ok(())
+}

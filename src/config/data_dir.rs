@@ -1,0 +1,207 @@
+//! The data directory and its lock: one process at a time, for as long as that process lives.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Instant;
+
+use rustix::fs::{FlockOperation, OFlags, flock};
+
+use crate::config::limits;
+use crate::model::error::{Error, Result};
+
+const LOCK_FILE: &str = "mb.lock";
+
+/// A locked data directory; the lock ends with this value, and with the process in any case.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl DataDir {
+    /// Makes the folder where it is missing, and locks it. A command has the lock for moments only:
+    /// so it is tried again for a while.
+    ///
+    /// # Errors
+    /// `Config`: it cannot be made or written, or another mb runs on it.
+    pub fn lock(path: &Path) -> Result<DataDir> {
+        let deadline = Instant::now() + limits::LOCK_LIMIT;
+        loop {
+            if let Some(locked) = DataDir::try_lock(path)? {
+                return Ok(locked);
+            }
+            if Instant::now() >= deadline {
+                return Err(Error::Config(format!(
+                    "--data-dir: {} runs on {}; stop it, or name another folder",
+                    named(path),
+                    path.display()
+                )));
+            }
+            thread::sleep(limits::LOCK_LOOK_INTERVAL);
+        }
+    }
+
+    /// `lock`, at once or not at all: `None` where another process has it.
+    ///
+    /// # Errors
+    /// `Config`: it cannot be made or written.
+    pub fn try_lock(path: &Path) -> Result<Option<DataDir>> {
+        let cannot_use = |what: &Path, cause: &io::Error| {
+            Error::Config(format!(
+                "--data-dir: cannot use {}: {cause}; name a folder that mb may write to",
+                what.display()
+            ))
+        };
+        let lock_file = path.join(LOCK_FILE);
+        let unusable = |cause: &io::Error| cannot_use(&lock_file, cause);
+        fs::create_dir_all(path).map_err(|cause| cannot_use(path, &cause))?;
+        check_file(&lock_file, "mb's lock")?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&lock_file)
+            .map_err(|cause| unusable(&cause))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
+            Err(errno) => return Err(unusable(&io::Error::from(errno))),
+        }
+        let note = |file: &mut File| -> io::Result<()> {
+            file.set_len(0)?;
+            file.rewind()?;
+            writeln!(file, "{}", std::process::id())
+        };
+        note(&mut file).map_err(|cause| unusable(&cause))?;
+        Ok(Some(DataDir { path: path.to_owned(), _lock: file }))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The process that holds the lock on this folder, as errors name it: with its pid where that
+    /// can be read.
+    pub fn holder(path: &Path) -> Option<String> {
+        DataDir::is_held(path).then(|| named(path))
+    }
+
+    /// Whether some process holds the lock on this folder.
+    pub fn is_held(path: &Path) -> bool {
+        let Some(file) = open_to_look(path) else { return false };
+        flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
+    }
+}
+
+/// A file of mb's in the data directory is one, or is not there yet: SQLite would wait for ever at a
+/// FIFO, and has words for a folder that read as if it might pass. `what` it should be.
+///
+/// # Errors
+/// `Config` where something else is at its place.
+pub fn check_file(path: &Path, what: &str) -> Result<()> {
+    let Ok(found) = fs::metadata(path) else { return Ok(()) };
+    let kind = found.file_type();
+    let got = match () {
+        () if kind.is_file() => return Ok(()),
+        () if kind.is_dir() => "a folder",
+        () if kind.is_fifo() => "a FIFO",
+        () if kind.is_socket() => "a socket",
+        () => "a device",
+    };
+    Err(Error::Config(format!(
+        "--data-dir: got {got} at {}, expected {what} or nothing there; move it away, or name another \
+         folder",
+        path.display()
+    )))
+}
+
+/// The file beside `path` whose name goes on with `ending`.
+pub fn with_ending(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    PathBuf::from(name)
+}
+
+/// The lock's file, whatever it is: a FIFO is not waited for.
+fn open_to_look(path: &Path) -> Option<File> {
+    let flags = i32::try_from(OFlags::NONBLOCK.bits()).ok()?;
+    OpenOptions::new().read(true).custom_flags(flags).open(path.join(LOCK_FILE)).ok()
+}
+
+/// The number is a help for people; without it the words are still right.
+fn named(path: &Path) -> String {
+    let mut pid = String::new();
+    if let Some(mut file) = open_to_look(path) {
+        let _ = file.read_to_string(&mut pid);
+    }
+    match pid.trim() {
+        "" => "another mb".to_owned(),
+        pid => format!("another mb (pid {pid})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_process_is_told_who_holds_the_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new/deep");
+        assert!(!DataDir::is_held(&path));
+        let held = DataDir::lock(&path).unwrap();
+        assert!(DataDir::is_held(&path));
+        let holder = format!("another mb (pid {})", std::process::id());
+        assert_eq!(DataDir::holder(&path), Some(holder));
+        let error = DataDir::lock(&path).unwrap_err();
+        assert_eq!(error.exit_code(), 78);
+        assert!(error.to_string().contains(&format!("pid {}", std::process::id())), "{error}");
+        drop(held);
+        assert_eq!(DataDir::holder(&path), None);
+        DataDir::lock(&path).unwrap();
+    }
+
+    #[test]
+    fn a_lock_that_is_let_go_soon_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = DataDir::lock(folder.path()).unwrap();
+        assert!(DataDir::try_lock(folder.path()).unwrap().is_none());
+        let path = folder.path().to_owned();
+        let (tell, trying) = std::sync::mpsc::channel();
+        let starting = thread::spawn(move || {
+            tell.send(()).unwrap();
+            DataDir::lock(&path)
+        });
+        trying.recv().unwrap();
+        drop(held);
+        starting.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn whether_it_is_held_can_be_asked_while_others_ask() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_owned();
+        drop(DataDir::lock(&path).unwrap());
+        // What a command that asks has for a moment.
+        let asking = File::open(path.join(LOCK_FILE)).unwrap();
+        flock(&asking, FlockOperation::NonBlockingLockShared).unwrap();
+        assert!(!DataDir::is_held(&path));
+        let starting = thread::spawn(move || DataDir::lock(&path));
+        drop(asking);
+        starting.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_a_configuration_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        let error = DataDir::lock(&file.join("below")).unwrap_err();
+        assert_eq!(error.exit_code(), 78);
+        assert!(error.to_string().contains("--data-dir"), "{error}");
+    }
+}

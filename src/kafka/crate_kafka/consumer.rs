@@ -1,0 +1,507 @@
+//! One tick's consumer over crate kafka: plain fetches of all partitions together while the
+//! answers have no jump in them, one stored batch at a time where they have. What may be believed
+//! is decided in `trust`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ::kafka::client::fetch::{Data, Response};
+use ::kafka::client::{FetchPartition, KafkaClient};
+use ::kafka::error::KafkaCode;
+
+use super::guard::{Fault, Guard, Pending};
+use super::trust::{Caution, believed, complete, stops_short};
+use super::{CODECS, explain, words};
+use crate::config::limits::{
+    BROKER_CALL_LIMIT, PROBE_LIMIT, PURE_FETCH_BYTES, PURE_PARTITION_FETCH_BYTES,
+};
+use crate::kafka::wire::{StoredBatch, Wire};
+use crate::kafka::{Consumer, FetchSettings, Flow, Sink, not_read};
+use crate::model::batch::Record;
+use crate::model::error::{Error, Result};
+use crate::model::headers::Headers;
+use crate::model::offset::{Offset, Partition};
+
+/// What a stored batch takes beyond its records' keys and values, at most (with room to spare).
+const BATCH_OVERHEAD_BYTES: usize = 64 * 1024;
+
+/// Stored batches of one partition that one poll reads one by one at most, so that the other
+/// partitions have their turn.
+const CAREFUL_BATCHES: usize = 64;
+
+pub(super) struct PureConsumer {
+    guard: Guard,
+    wire: Arc<Wire>,
+    topic: Arc<str>,
+    settings: FetchSettings,
+    /// Bytes that a plain fetch asks of one partition.
+    fetch_bytes: usize,
+    cursors: Vec<Cursor>,
+    /// Plain fetches in a row that could not be decoded, without a record in between.
+    undecoded: u32,
+    /// The next plain fetch, under way while the records of the one before are handed over.
+    ahead: Option<Ahead>,
+}
+
+/// What a fetch asks for: of each partition from where, and how many bytes.
+type Asked = Vec<(Partition, Offset, i32)>;
+
+struct Ahead {
+    asked: Asked,
+    pending: Pending<Vec<Response>>,
+}
+
+/// A partition and the next offset to hand over.
+struct Cursor {
+    partition: Partition,
+    next: Offset,
+    caution: Caution,
+    /// The last plain answer showed that the log goes on at `next`.
+    owed: bool,
+    paused: bool,
+}
+
+impl Cursor {
+    fn new(partition: Partition, next: Offset) -> Cursor {
+        Cursor { partition, next, caution: Caution::default(), owed: false, paused: false }
+    }
+}
+
+/// What one answer had for one partition.
+enum Part<'a> {
+    Data(&'a Data<'a>),
+    Error(KafkaCode),
+    /// The partition has no leader that the client knows.
+    Missing,
+}
+
+impl PureConsumer {
+    pub(super) fn new(
+        guard: Guard,
+        wire: Arc<Wire>,
+        topic: &str,
+        from: &[(Partition, Offset)],
+        settings: &FetchSettings,
+        fetch_bytes: usize,
+    ) -> PureConsumer {
+        let cursors = from.iter().map(|&(partition, next)| Cursor::new(partition, next));
+        PureConsumer {
+            guard,
+            wire,
+            topic: topic.into(),
+            settings: settings.clone(),
+            fetch_bytes,
+            cursors: cursors.collect(),
+            undecoded: 0,
+            ahead: None,
+        }
+    }
+
+    fn cursor(&mut self, partition: Partition) -> Result<&mut Cursor> {
+        let found = self.cursors.iter_mut().find(|cursor| cursor.partition == partition);
+        found.ok_or_else(|| not_read(&self.topic, partition))
+    }
+
+    /// Reads a partition's stored batches one by one while caution is raised. Returns how many
+    /// were passed.
+    fn read_carefully(&mut self, index: usize, sink: &mut dyn Sink) -> Result<(Flow, usize)> {
+        let mut passed = 0;
+        while self.cursors[index].caution.is_raised() && passed < CAREFUL_BATCHES {
+            let (partition, next) = (self.cursors[index].partition, self.cursors[index].next);
+            let Some(batch) = self.wire.stored_batch(&self.topic, partition, next)? else {
+                if self.cursors[index].owed {
+                    return Err(self.failure(format!(
+                        "the broker announces records of {}/{partition} from offset {next}, and \
+                         has none there",
+                        self.topic
+                    )));
+                }
+                self.cursors[index].caution.rest();
+                break;
+            };
+            if batch.last < next {
+                return Err(self.failure("the broker answers with a batch below the offset asked"));
+            }
+            if !batch.is_without_records()
+                && self.hand_over_batch(index, &batch, sink)? == Flow::Stop
+            {
+                return Ok((Flow::Stop, passed));
+            }
+            let cursor = &mut self.cursors[index];
+            if cursor.next < batch.last.next() {
+                cursor.next = batch.last.next();
+                sink.position(partition, cursor.next);
+            }
+            cursor.caution.spend();
+            cursor.owed = false;
+            passed += 1;
+        }
+        Ok((Flow::Continue, passed))
+    }
+
+    /// Fetches exactly one stored batch and hands its records over.
+    fn hand_over_batch(
+        &mut self,
+        index: usize,
+        batch: &StoredBatch,
+        sink: &mut dyn Sink,
+    ) -> Result<Flow> {
+        let (partition, next) = (self.cursors[index].partition, self.cursors[index].next);
+        let first = next.max(batch.base);
+        if !CODECS.contains(&batch.codec) {
+            return Err(self.unreadable(
+                partition,
+                first,
+                format!(
+                    "its batch is compressed with {}, which --client kafka does not read; use \
+                         --client rdkafka",
+                    batch.codec
+                ),
+            ));
+        }
+        let limit =
+            self.settings.max_record_bytes.max(PURE_PARTITION_FETCH_BYTES) + BATCH_OVERHEAD_BYTES;
+        let bytes = match i32::try_from(batch.bytes) {
+            Ok(bytes) if batch.bytes <= limit => bytes,
+            _ => {
+                let cause = format!(
+                    "its batch takes {} bytes, the limit is {limit} (a record may take {}); raise \
+                     --queue-bytes",
+                    batch.bytes, self.settings.max_record_bytes
+                );
+                return Err(self.unreadable(partition, first, cause));
+            }
+        };
+        let asked = vec![(partition, next, bytes)];
+        let answer = match self.fetch(asked, Duration::from_millis(100), 1) {
+            Ok(answer) => answer,
+            Err(Fault::Client(cause)) if is_decoding(&cause) => {
+                return Err(self.unreadable(partition, first, words(&cause)));
+            }
+            Err(fault) => return Err(explain(fault, |cause| self.failure(cause))),
+        };
+        let data = match part(&answer, partition) {
+            Part::Data(data) => data,
+            Part::Error(KafkaCode::Unknown | KafkaCode::CorruptMessage) => {
+                let cause = "the broker cannot convert or check its batch".to_owned();
+                return Err(self.unreadable(partition, first, cause));
+            }
+            Part::Error(code) => return Err(self.broker_error(partition, next, code)),
+            Part::Missing => return Err(self.leaderless(partition)),
+        };
+        let offsets: Vec<i64> = data.messages().iter().map(|message| message.offset).collect();
+        let proved = match complete(next, batch, &offsets) {
+            Some(complete) => complete,
+            // Nothing but this batch was in the answer if it still lies there as it did before.
+            None => self.wire.stored_batch(&self.topic, partition, next)? == Some(*batch),
+        };
+        if !proved {
+            return Err(self.failure(format!(
+                "what came for {}/{partition} from offset {next} is not what the log has there \
+                 (was it just compacted?)",
+                self.topic
+            )));
+        }
+        self.hand_over(index, data, offsets.len(), sink)
+    }
+
+    /// Hands the first `count` messages over and moves the cursor along.
+    fn hand_over(
+        &mut self,
+        index: usize,
+        data: &Data<'_>,
+        count: usize,
+        sink: &mut dyn Sink,
+    ) -> Result<Flow> {
+        for message in &data.messages()[..count] {
+            let cursor = &mut self.cursors[index];
+            let offset = Offset::new(message.offset);
+            // A null key or value reads as an empty one here; no key is by far the likelier, no
+            // value the rarer.
+            let record = Record {
+                offset,
+                timestamp: None,
+                key: (!message.key.is_empty()).then_some(message.key),
+                value: Some(message.value),
+                headers: Headers::NONE,
+            };
+            if record.payload_bytes() > self.settings.max_record_bytes {
+                let cause = format!(
+                    "the record has {} bytes, the limit is {}; raise --queue-bytes",
+                    record.payload_bytes(),
+                    self.settings.max_record_bytes
+                );
+                let partition = cursor.partition;
+                return Err(self.unreadable(partition, offset, cause));
+            }
+            cursor.next = offset.next();
+            self.undecoded = 0;
+            if sink.record(cursor.partition, record) == Flow::Stop {
+                return Ok(Flow::Stop);
+            }
+        }
+        Ok(Flow::Continue)
+    }
+
+    /// Fetches the partitions that need no caution, all at once.
+    fn read_plainly(&mut self, wait: Duration, sink: &mut dyn Sink) -> Result<Flow> {
+        let is_calm = |cursor: &Cursor| !cursor.paused && !cursor.caution.is_raised();
+        let calm: Vec<usize> =
+            (0..self.cursors.len()).filter(|&i| is_calm(&self.cursors[i])).collect();
+        if calm.is_empty() {
+            // No broker waits where there is nothing to ask it for.
+            if self.cursors.iter().all(|cursor| cursor.paused) {
+                std::thread::sleep(wait);
+            }
+            return Ok(Flow::Continue);
+        }
+        let share = (PURE_FETCH_BYTES / calm.len()).clamp(1, self.fetch_bytes);
+        let asked = self.asked(&calm, share);
+        let answer = match self.fetch(asked, wait, self.settings.min_bytes) {
+            Ok(answer) => answer,
+            Err(Fault::Client(cause)) if is_decoding(&cause) && self.undecoded == 0 => {
+                // One partition's batch makes the whole answer fail; read by itself, each shows.
+                self.undecoded += 1;
+                for index in calm {
+                    self.cursors[index].caution.raise();
+                }
+                return Ok(Flow::Continue);
+            }
+            Err(fault) => return Err(explain(fault, |cause| self.failure(cause))),
+        };
+        let mut failed = None;
+        let mut found = Vec::with_capacity(calm.len());
+        let mut goes_on = false;
+        for &index in &calm {
+            let (partition, next) = (self.cursors[index].partition, self.cursors[index].next);
+            let data = match part(&answer, partition) {
+                Part::Data(data) => data,
+                // Among others the code for zstd, which the crate does not know.
+                Part::Error(KafkaCode::Unknown | KafkaCode::CorruptMessage) => {
+                    self.cursors[index].caution.raise();
+                    continue;
+                }
+                Part::Error(code) => {
+                    failed.get_or_insert_with(|| self.broker_error(partition, next, code));
+                    continue;
+                }
+                Part::Missing => {
+                    failed.get_or_insert_with(|| self.leaderless(partition));
+                    continue;
+                }
+            };
+            let messages = data.messages();
+            let count = believed(next, messages.iter().map(|message| message.offset));
+            // Nothing although there is more: a message above the fetch's size, a marker, a batch
+            // whose records from here on were compacted away.
+            let hidden = messages.is_empty() && data.highwatermark_offset() > next.get();
+            let payloads = messages.iter().map(|message| message.key.len() + message.value.len());
+            // An answer ends with its first compressed batch, while the broker has converted all
+            // that was asked for, each time: batch by batch is cheaper then.
+            let more =
+                messages.last().is_some_and(|last| last.offset < data.highwatermark_offset() - 1);
+            let short = more && stops_short(payloads, share);
+            if hidden || count < messages.len() || short {
+                self.cursors[index].owed = true;
+                self.cursors[index].caution.raise();
+            } else if count > 0 {
+                self.cursors[index].caution.lower();
+            }
+            goes_on |= more;
+            found.push((index, data, count));
+        }
+        // One that is read carefully needs the client for itself.
+        let is_plain = found.len() == calm.len()
+            && self.cursors.iter().all(|cursor| cursor.paused || !cursor.caution.is_raised());
+        if is_plain && goes_on {
+            self.fetch_ahead(&calm, &found, share);
+        }
+        for (index, data, count) in found {
+            if self.hand_over(index, data, count, sink)? == Flow::Stop {
+                return Ok(Flow::Stop);
+            }
+        }
+        failed.map_or(Ok(Flow::Continue), Err)
+    }
+
+    /// What is asked of the partitions at `calm` next, `share` bytes of each.
+    fn asked(&self, calm: &[usize], share: usize) -> Asked {
+        let bytes = i32::try_from(share).unwrap_or(i32::MAX);
+        let cursors = calm.iter().map(|&index| &self.cursors[index]);
+        cursors.map(|cursor| (cursor.partition, cursor.next, bytes)).collect()
+    }
+
+    /// Begins with the fetch that follows once `found` is handed over. The log goes on, so that the
+    /// broker answers at once. One that fails is noticed when its answer is looked at.
+    fn fetch_ahead(&mut self, calm: &[usize], found: &[(usize, &Data<'_>, usize)], share: usize) {
+        let mut asked = self.asked(calm, share);
+        for ((_, next, _), (_, data, count)) in asked.iter_mut().zip(found) {
+            if let Some(last) = data.messages()[..*count].last() {
+                *next = Offset::new(last.offset).next();
+            }
+        }
+        if let Ok(pending) = self.guard.begin(self.job(asked.clone(), Duration::ZERO, 1)) {
+            self.ahead = Some(Ahead { asked, pending });
+        }
+    }
+
+    fn fetch(
+        &mut self,
+        asked: Asked,
+        wait: Duration,
+        min_bytes: usize,
+    ) -> Result<Vec<Response>, Fault> {
+        let limit = wait + BROKER_CALL_LIMIT;
+        if let Some(ahead) = self.ahead.take() {
+            match self.guard.finish_to_end(ahead.pending, limit) {
+                answer if ahead.asked == asked => return answer,
+                // Nothing more is waited for on connections that are silent.
+                Err(fault @ Fault::Own(_)) => return Err(fault),
+                // Partitions were paused or moved meanwhile.
+                _ => {}
+            }
+        }
+        self.guard.call_to_end(limit, self.job(asked, wait, min_bytes))
+    }
+
+    fn job(
+        &self,
+        asked: Asked,
+        wait: Duration,
+        min_bytes: usize,
+    ) -> impl FnOnce(&mut KafkaClient) -> ::kafka::Result<Vec<Response>> + Send + use<> {
+        let topic = Arc::clone(&self.topic);
+        move |client| {
+            // The crate asks one leader after the other; each gets its share of the wait.
+            let leaders = leaders(client, &topic);
+            client.set_fetch_max_wait_time(wait / leaders)?;
+            client.set_fetch_min_bytes(i32::try_from(min_bytes).unwrap_or(i32::MAX));
+            client.fetch_messages(asked.iter().map(|&(partition, offset, bytes)| {
+                FetchPartition::new(&topic, partition, offset.get()).with_max_bytes(bytes)
+            }))
+        }
+    }
+
+    fn unreadable(&self, partition: Partition, offset: Offset, cause: String) -> Error {
+        Error::Unreadable { topic: self.topic.to_string(), partition, offset, cause }
+    }
+
+    fn failure(&self, cause: impl Into<String>) -> Error {
+        Error::broker(format!("read topic {}", self.topic), cause.into())
+    }
+
+    fn leaderless(&self, partition: Partition) -> Error {
+        self.failure(format!("partition {partition} has no leader"))
+    }
+
+    fn broker_error(&self, partition: Partition, offset: Offset, code: KafkaCode) -> Error {
+        let topic = self.topic.to_string();
+        match code {
+            KafkaCode::OffsetOutOfRange => Error::OffsetOutOfRange { topic, partition, offset },
+            code => self.failure(format!("the broker says {code:?} of partition {partition}")),
+        }
+    }
+}
+
+impl Consumer for PureConsumer {
+    fn poll(&mut self, wait: Duration, sink: &mut dyn Sink) -> Result<()> {
+        let began = Instant::now();
+        let deadline = began + wait;
+        let mut failed = None;
+        let mut passed = 0;
+        for index in 0..self.cursors.len() {
+            if self.cursors[index].paused {
+                continue;
+            }
+            match self.read_carefully(index, sink) {
+                Ok((Flow::Stop, _)) => return Ok(()),
+                Ok((Flow::Continue, batches)) => passed += batches,
+                // Nothing answers on these connections, and each further partition would find that out
+                // for itself: the next consumer has new ones.
+                Err(cause) if began.elapsed() >= PROBE_LIMIT => return Err(cause),
+                // The other partitions go on, and the error comes at the end.
+                Err(cause) => {
+                    failed.get_or_insert(cause);
+                }
+            }
+        }
+        let wait = if passed > 0 || failed.is_some() {
+            Duration::ZERO
+        } else {
+            deadline.saturating_duration_since(Instant::now())
+        };
+        match self.read_plainly(wait, sink) {
+            Ok(_) => failed.map_or(Ok(()), Err),
+            Err(cause) => Err(failed.unwrap_or(cause)),
+        }
+    }
+
+    fn pause(&mut self, partition: Partition) -> Result<()> {
+        self.cursor(partition)?.paused = true;
+        Ok(())
+    }
+
+    fn resume(&mut self, partition: Partition, from: Offset) -> Result<()> {
+        let cursor = self.cursor(partition)?;
+        if cursor.paused {
+            *cursor = Cursor::new(partition, from);
+        }
+        Ok(())
+    }
+
+    fn has_more(&self) -> bool {
+        // One that is still to come may keep waiting what has been handed over.
+        self.ahead.as_ref().is_some_and(|ahead| ahead.pending.is_answered())
+    }
+
+    fn close(self: Box<Self>) {
+        // The client is idle here, or given up, with a fetch under way: nothing to wait for.
+        drop(self);
+    }
+}
+
+fn leaders(client: &KafkaClient, topic: &str) -> u32 {
+    let topics = client.topics();
+    let mut hosts: Vec<&str> = topics
+        .partitions(topic)
+        .into_iter()
+        .flatten()
+        .filter_map(|partition| partition.leader().map(|leader| leader.host()))
+        .collect();
+    hosts.sort_unstable();
+    hosts.dedup();
+    u32::try_from(hosts.len()).unwrap_or(1).max(1)
+}
+
+/// The answer's part for one partition.
+fn part(answer: &[Response], wanted: Partition) -> Part<'_> {
+    let partitions = answer.iter().flat_map(Response::topics).flat_map(|topic| topic.partitions());
+    for partition in partitions {
+        if partition.partition() == wanted {
+            return match partition.data() {
+                Ok(data) => Part::Data(data),
+                Err(cause) => match *cause {
+                    ::kafka::Error::Kafka(code) => Part::Error(code),
+                    _ => Part::Error(KafkaCode::Unknown),
+                },
+            };
+        }
+    }
+    Part::Missing
+}
+
+/// Whether the answer came, but could not be read.
+fn is_decoding(cause: &::kafka::Error) -> bool {
+    use std::io::ErrorKind::{InvalidData, InvalidInput, Other};
+    match cause {
+        ::kafka::Error::UnsupportedCompression
+        | ::kafka::Error::UnsupportedProtocol
+        | ::kafka::Error::UnexpectedEOF
+        | ::kafka::Error::CodecError
+        | ::kafka::Error::StringDecodeError
+        | ::kafka::Error::InvalidSnappy(_)
+        | ::kafka::Error::Kafka(KafkaCode::CorruptMessage) => true,
+        ::kafka::Error::Io(cause) => matches!(cause.kind(), InvalidData | InvalidInput | Other),
+        _ => false,
+    }
+}

@@ -1,0 +1,232 @@
+//! Reading the embedded topic: one chunk at a time, partitions in turn, and a wait that ends with
+//! the first new record.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, OptionalExtension};
+
+use super::chunk::Records;
+use super::faults::{Call, Faults, under};
+use super::store::failed;
+use super::{Embedded, Shared, find_topic, no_partition, watermarks};
+use crate::config::limits;
+use crate::kafka::{Consumer, FetchSettings, Flow, Sink, not_read};
+use crate::model::error::{Error, Result};
+use crate::model::offset::{Offset, Partition};
+
+/// `FetchSettings::min_bytes` is of no use here: there are no round trips to save, so what is
+/// there is handed over at once. `Sink::position` is never called: the log has no gaps.
+pub(super) struct EmbeddedConsumer {
+    shared: Arc<Shared>,
+    faults: Option<Faults>,
+    /// `None` only while it is being given back.
+    reader: Option<Connection>,
+    topic: String,
+    topic_id: i64,
+    cursors: Vec<Cursor>,
+    /// Whose turn it is next.
+    turn: usize,
+    max_record_bytes: usize,
+    /// The chunk being handed over, kept for its allocation.
+    chunk: Vec<u8>,
+}
+
+struct Cursor {
+    partition: Partition,
+    next: Offset,
+    /// The partition's row and its end, as last read.
+    row: i64,
+    end: Offset,
+    paused: bool,
+}
+
+impl EmbeddedConsumer {
+    pub(super) fn new(
+        embedded: &Embedded,
+        topic: &str,
+        from: &[(Partition, Offset)],
+        settings: &FetchSettings,
+        doing: &str,
+    ) -> Result<EmbeddedConsumer> {
+        let shared = Arc::clone(&embedded.shared);
+        let reader = shared.take_reader(doing)?;
+        let (topic_id, _) = find_topic(&reader, topic, doing)?;
+        let rows = watermarks(&reader, topic_id).map_err(failed(doing))?;
+        let cursors = from
+            .iter()
+            .map(|&(partition, next)| {
+                let row =
+                    rows.get(&partition).ok_or_else(|| no_partition(doing, topic, partition))?;
+                Ok(Cursor { partition, next, row: row.id, end: row.marks.end, paused: false })
+            })
+            .collect::<Result<_>>()?;
+        Ok(EmbeddedConsumer {
+            shared,
+            faults: embedded.faults.clone(),
+            reader: Some(reader),
+            topic: topic.to_owned(),
+            topic_id,
+            cursors,
+            turn: 0,
+            max_record_bytes: settings.max_record_bytes,
+            chunk: Vec::new(),
+        })
+    }
+
+    /// Hands over what is there, up to `limits::EMBEDDED_POLL_RECORDS`; false where nothing is.
+    fn read(&mut self, sink: &mut dyn Sink) -> Result<bool> {
+        self.look()?;
+        let mut handed = 0;
+        let mut at_end = 0;
+        while at_end < self.cursors.len()
+            && handed + limits::EMBEDDED_CHUNK_RECORDS <= limits::EMBEDDED_POLL_RECORDS
+        {
+            let at = self.turn % self.cursors.len();
+            self.turn = at + 1;
+            if self.cursors[at].paused || self.cursors[at].next >= self.cursors[at].end {
+                at_end += 1;
+                continue;
+            }
+            at_end = 0;
+            let (records, flow) = self.hand_over_chunk(at, sink)?;
+            handed += records;
+            if flow == Flow::Stop {
+                break;
+            }
+        }
+        Ok(handed > 0)
+    }
+
+    /// Reads where the partitions end, and checks that each cursor is in its log.
+    fn look(&mut self) -> Result<()> {
+        let reader = self.reader.as_ref().expect("a consumer has its reader until it is dropped");
+        let rows = watermarks(reader, self.topic_id)
+            .map_err(failed(&format!("read topic {}", self.topic)))?;
+        for cursor in self.cursors.iter_mut().filter(|cursor| !cursor.paused) {
+            let marks = rows[&cursor.partition].marks;
+            if cursor.next < marks.beginning || cursor.next > marks.end {
+                return Err(out_of_range(&self.topic, cursor));
+            }
+            cursor.end = marks.end;
+        }
+        Ok(())
+    }
+
+    fn cursor(&mut self, partition: Partition) -> Result<&mut Cursor> {
+        let found = self.cursors.iter_mut().find(|cursor| cursor.partition == partition);
+        found.ok_or_else(|| not_read(&self.topic, partition))
+    }
+
+    /// Hands over the rest of the chunk that the cursor points into.
+    fn hand_over_chunk(&mut self, at: usize, sink: &mut dyn Sink) -> Result<(usize, Flow)> {
+        let cursor = &mut self.cursors[at];
+        let reader = self.reader.as_ref().expect("a consumer has its reader until it is dropped");
+        let first = load_chunk(reader, cursor, &mut self.chunk)
+            .map_err(failed(&format!("read {}/{}", self.topic, cursor.partition)))?;
+        // A chunk that begins behind the cursor: retention took the ones before it meanwhile.
+        let Some(first) = first.filter(|first| *first <= cursor.next) else {
+            return Err(out_of_range(&self.topic, cursor));
+        };
+        let unreadable = |offset, cause| Error::Unreadable {
+            topic: self.topic.clone(),
+            partition: cursor.partition,
+            offset,
+            cause,
+        };
+        let mut handed = 0;
+        for read in Records::new(&self.chunk, first) {
+            let Some(record) = read else {
+                return Err(unreadable(cursor.next, "its chunk in the file is broken".to_owned()));
+            };
+            if record.offset < cursor.next {
+                continue;
+            }
+            if record.payload_bytes() > self.max_record_bytes {
+                let cause = format!(
+                    "it has {} bytes and {} can be held; a larger --queue-bytes takes it",
+                    record.payload_bytes(),
+                    self.max_record_bytes
+                );
+                return Err(unreadable(record.offset, cause));
+            }
+            cursor.next = record.offset.next();
+            handed += 1;
+            if sink.record(cursor.partition, record) == Flow::Stop {
+                return Ok((handed, Flow::Stop));
+            }
+        }
+        Ok((handed, Flow::Continue))
+    }
+}
+
+/// Loads the chunk that holds the cursor's record, or the first one behind it; returns its first
+/// offset. No transaction stays open while records are handed over: the sink may wait.
+fn load_chunk(
+    reader: &Connection,
+    cursor: &Cursor,
+    chunk: &mut Vec<u8>,
+) -> rusqlite::Result<Option<Offset>> {
+    reader
+        .prepare_cached(
+            "SELECT first_offset, records FROM chunks WHERE partition = ?1 AND last_offset >= ?2
+             ORDER BY last_offset LIMIT 1",
+        )?
+        .query_row([cursor.row, cursor.next.get()], |row| {
+            chunk.clear();
+            chunk.extend_from_slice(row.get_ref(1)?.as_blob()?);
+            Ok(Offset::new(row.get(0)?))
+        })
+        .optional()
+}
+
+fn out_of_range(topic: &str, cursor: &Cursor) -> Error {
+    Error::OffsetOutOfRange {
+        topic: topic.to_owned(),
+        partition: cursor.partition,
+        offset: cursor.next,
+    }
+}
+
+impl Consumer for EmbeddedConsumer {
+    fn poll(&mut self, wait: Duration, sink: &mut dyn Sink) -> Result<()> {
+        under(self.faults.as_ref(), Call::Poll, "read the embedded topic", || Ok(()))?;
+        let deadline = Instant::now() + wait;
+        loop {
+            let seen = self.shared.version();
+            let due = self.shared.settle();
+            if self.read(sink)? || Instant::now() >= deadline {
+                return Ok(());
+            }
+            self.shared.wait(seen, due.map_or(deadline, |due| due.min(deadline)));
+        }
+    }
+
+    fn has_more(&self) -> bool {
+        self.cursors.iter().any(|cursor| !cursor.paused && cursor.next < cursor.end)
+    }
+
+    fn pause(&mut self, partition: Partition) -> Result<()> {
+        self.cursor(partition)?.paused = true;
+        Ok(())
+    }
+
+    fn resume(&mut self, partition: Partition, from: Offset) -> Result<()> {
+        let cursor = self.cursor(partition)?;
+        if cursor.paused {
+            cursor.paused = false;
+            cursor.next = from;
+        }
+        Ok(())
+    }
+
+    fn close(self: Box<Self>) {}
+}
+
+impl Drop for EmbeddedConsumer {
+    fn drop(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            self.shared.give_reader(reader);
+        }
+    }
+}

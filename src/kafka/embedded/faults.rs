@@ -1,0 +1,214 @@
+//! Faults on demand: an embedded topic that fails as a real broker would, by a plan and a seed.
+//!
+//! For mb's own tests and for users' tests of their pipelines; nothing here runs without
+//! `Embedded::with_faults`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use crate::model::error::{Error, Result};
+
+/// Where a fault can strike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Call {
+    /// `topic`, `create_topic`.
+    Topic,
+    /// `watermarks`.
+    Watermarks,
+    /// `committed`.
+    Committed,
+    /// `commit`. A fault drawn by probability is, by a fair coin, one before the commit or one
+    /// after it (it was done, and its answer is lost).
+    Commit,
+    /// `consumer`, `producer`.
+    Open,
+    /// A consumer's `poll`, before it hands anything over.
+    Poll,
+    /// The write of what a producer has gathered; it is tried again, as a producer's retries are.
+    Write,
+}
+
+/// A plan of faults, shared by all its clones: steer it from a test while the pipeline runs.
+///
+/// ```
+/// # use mb::kafka::{Broker, embedded::{Call, Embedded, Faults}};
+/// # let dir = std::env::temp_dir().join(format!("mb-faults-{}", std::process::id()));
+/// let faults = Faults::new(7);
+/// let broker = Embedded::open(&dir, 1 << 20)?.with_faults(faults.clone());
+/// broker.create_topic("orders", 4)?;
+/// faults.fail_next(Call::Topic, 1);
+/// assert!(broker.topic("orders").is_err());
+/// assert!(broker.topic("orders").is_ok());
+/// # std::fs::remove_dir_all(&dir).unwrap();
+/// # Ok::<(), mb::model::error::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Faults(Arc<Mutex<Plan>>);
+
+struct Plan {
+    rng: fastrand::Rng,
+    probability: f64,
+    delay: Duration,
+    next: BTreeMap<Call, u32>,
+    struck: u64,
+}
+
+/// When a fault strikes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Strike {
+    Before,
+    After,
+}
+
+impl Faults {
+    /// No faults yet; the same seed draws the same ones for the same sequence of calls.
+    pub fn new(seed: u64) -> Faults {
+        Faults(Arc::new(Mutex::new(Plan {
+            rng: fastrand::Rng::with_seed(seed),
+            probability: 0.0,
+            delay: Duration::ZERO,
+            next: BTreeMap::new(),
+            struck: 0,
+        })))
+    }
+
+    /// The next `calls` calls of this kind fail, before they do anything.
+    pub fn fail_next(&self, call: Call, calls: u32) {
+        self.plan(|plan| plan.next.insert(call, calls));
+    }
+
+    /// From now on every call fails with this probability (0 to 1).
+    pub fn fail_randomly(&self, probability: f64) {
+        self.plan(|plan| plan.probability = probability);
+    }
+
+    /// From now on every call takes this much longer.
+    pub fn delay(&self, delay: Duration) {
+        self.plan(|plan| plan.delay = delay);
+    }
+
+    /// No more faults, no more delay.
+    pub fn heal(&self) {
+        self.plan(|plan| {
+            plan.probability = 0.0;
+            plan.delay = Duration::ZERO;
+            plan.next.clear();
+        });
+    }
+
+    /// How many calls have failed by this plan.
+    pub fn struck(&self) -> u64 {
+        self.plan(|plan| plan.struck)
+    }
+
+    fn plan<T>(&self, change: impl FnOnce(&mut Plan) -> T) -> T {
+        change(&mut super::lock(&self.0))
+    }
+
+    fn draw(&self, call: Call) -> Option<Strike> {
+        let (strike, delay) = self.plan(|plan| {
+            let planned = plan.next.get_mut(&call).filter(|left| **left > 0);
+            let strike = if let Some(left) = planned {
+                *left -= 1;
+                Some(Strike::Before)
+            } else if plan.probability > 0.0 && plan.rng.f64() < plan.probability {
+                let after = call == Call::Commit && plan.rng.bool();
+                Some(if after { Strike::After } else { Strike::Before })
+            } else {
+                None
+            };
+            plan.struck += u64::from(strike.is_some());
+            (strike, plan.delay)
+        });
+        if !delay.is_zero() {
+            thread::sleep(delay);
+        }
+        strike
+    }
+}
+
+impl fmt::Debug for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.plan(|plan| {
+            f.debug_struct("Faults")
+                .field("probability", &plan.probability)
+                .field("delay", &plan.delay)
+                .field("next", &plan.next)
+                .field("struck", &plan.struck)
+                .finish()
+        })
+    }
+}
+
+/// Runs `body` under the plan, if there is one; `doing` reads after "cannot".
+pub(super) fn under<T>(
+    faults: Option<&Faults>,
+    call: Call,
+    doing: &str,
+    body: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    match faults.and_then(|faults| faults.draw(call)) {
+        None => body(),
+        Some(Strike::Before) => Err(Error::broker(doing, "injected fault")),
+        Some(Strike::After) => {
+            body()?;
+            Err(Error::broker(doing, "injected fault: the answer was lost"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(faults: &Faults, call: Call) -> bool {
+        under(Some(faults), call, "do it", || Ok(())).is_ok()
+    }
+
+    #[test]
+    fn the_next_calls_of_one_kind_fail_and_no_others() {
+        let faults = Faults::new(1);
+        faults.fail_next(Call::Poll, 2);
+        assert!(call(&faults, Call::Topic));
+        let polls: Vec<bool> = (0..3).map(|_| call(&faults, Call::Poll)).collect();
+        assert_eq!(polls, [false, false, true]);
+        assert_eq!(faults.struck(), 2);
+    }
+
+    #[test]
+    fn one_seed_draws_one_sequence_and_healing_ends_it() {
+        let draws = |seed| -> Vec<Option<Strike>> {
+            let faults = Faults::new(seed);
+            faults.fail_randomly(0.5);
+            (0..64).map(|_| faults.draw(Call::Commit)).collect()
+        };
+        let first = draws(11);
+        assert_eq!(first, draws(11));
+        for outcome in [None, Some(Strike::Before), Some(Strike::After)] {
+            assert!(first.contains(&outcome), "{outcome:?} never came");
+        }
+        let faults = Faults::new(11);
+        faults.fail_randomly(1.0);
+        assert!(!call(&faults, Call::Topic));
+        faults.heal();
+        assert!(call(&faults, Call::Topic));
+    }
+
+    #[test]
+    fn a_fault_after_the_commit_lets_it_happen() {
+        let faults = Faults::new(3);
+        faults.fail_randomly(1.0);
+        let mut done = 0;
+        for _ in 0..64 {
+            under(Some(&faults), Call::Commit, "commit", || {
+                done += 1;
+                Ok(())
+            })
+            .unwrap_err();
+        }
+        assert!(done > 0 && done < 64, "{done} of 64");
+    }
+}

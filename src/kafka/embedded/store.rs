@@ -1,0 +1,252 @@
+//! The embedded topic's file: its schema, how it is opened and recognised, and its connections.
+//!
+//! What is asked of it is in `embedded` and its other parts; what may be removed, in `retention`.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
+use uuid::Uuid;
+
+use crate::config::data_dir::check_file;
+use crate::config::limits;
+use crate::model::error::{Error, Result};
+
+/// The schema's version (SQLite's `user_version`); raise it with every change of `SCHEMA`.
+const SCHEMA_VERSION: i64 = 1;
+
+/// SQLite's `application_id` of an embedded topic: "mbto" in ASCII.
+const APPLICATION_ID: i64 = 0x6d62_746f;
+
+/// Offsets of a partition are dense, so a chunk's records need no index: `last_offset` finds the
+/// chunk. `bytes` is what counts for retention, in a chunk and summed in its partition.
+const SCHEMA: &str = "
+CREATE TABLE cluster (id TEXT NOT NULL);
+CREATE TABLE topics (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, uuid TEXT NOT NULL);
+CREATE TABLE partitions (
+    id INTEGER PRIMARY KEY,
+    topic INTEGER NOT NULL REFERENCES topics,
+    partition INTEGER NOT NULL,
+    beginning INTEGER NOT NULL DEFAULT 0,
+    next_offset INTEGER NOT NULL DEFAULT 0,
+    bytes INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (topic, partition)
+);
+CREATE TABLE chunks (
+    id INTEGER PRIMARY KEY,
+    partition INTEGER NOT NULL REFERENCES partitions,
+    first_offset INTEGER NOT NULL,
+    last_offset INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    records BLOB NOT NULL,
+    UNIQUE (partition, last_offset)
+);
+CREATE TABLE commits (
+    partition INTEGER NOT NULL REFERENCES partitions,
+    group_name TEXT NOT NULL,
+    next_offset INTEGER NOT NULL,
+    PRIMARY KEY (partition, group_name)
+) WITHOUT ROWID;
+";
+
+/// Where the embedded topic is in a data directory.
+pub(super) fn file(data_dir: &Path) -> PathBuf {
+    data_dir.join(super::FILE)
+}
+
+/// Opens the file for writing, and makes it where it is missing or empty.
+///
+/// # Errors
+/// `Config` where the file is another program's, a newer mb's, broken, or cannot be written.
+pub(super) fn open_writer(path: &Path) -> Result<Connection> {
+    check_file(path, "the embedded topic")?;
+    let mut connection = open(path, OpenFlags::default()).map_err(|cause| refuse(path, cause))?;
+    if !recognise(path, &connection)? {
+        create(&mut connection).map_err(|cause| refuse(path, cause))?;
+    }
+    tune(&connection).map_err(|cause| refuse(path, cause))?;
+    Ok(connection)
+}
+
+/// Opens another connection, that reads only, to a file that `open_writer` has opened.
+pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
+    open(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+}
+
+fn open(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(limits::EMBEDDED_BUSY_LIMIT)?;
+    connection.set_prepared_statement_cache_capacity(32);
+    Ok(connection)
+}
+
+/// Whether the file is an embedded topic already (true) or blank (false). Reads only: a file that
+/// is not ours stays as it is.
+fn recognise(path: &Path, connection: &Connection) -> Result<bool> {
+    let number = |sql| {
+        connection
+            .query_row(sql, [], |row| row.get::<_, i64>(0))
+            .map_err(|cause| refuse(path, cause))
+    };
+    let version = number("PRAGMA user_version")?;
+    let application = number("PRAGMA application_id")?;
+    let tables = number("SELECT count(*) FROM sqlite_schema")?;
+    if application == 0 && version == 0 && tables == 0 {
+        return Ok(false);
+    }
+    let shown = path.display();
+    if application != APPLICATION_ID {
+        return Err(Error::Config(format!(
+            "{shown} is another program's database, not an embedded topic; name another \
+             --data-dir or move the file away"
+        )));
+    }
+    if version != SCHEMA_VERSION {
+        return Err(Error::Config(format!(
+            "{shown} has data version {version} and this mb reads version {SCHEMA_VERSION}; use \
+             the mb that wrote it, or name another --data-dir"
+        )));
+    }
+    Ok(true)
+}
+
+fn create(connection: &mut Connection) -> rusqlite::Result<()> {
+    let tx = immediate(connection)?;
+    tx.execute_batch(SCHEMA)?;
+    tx.execute("INSERT INTO cluster (id) VALUES (?1)", [Uuid::new_v4().to_string()])?;
+    tx.pragma_update(None, "application_id", APPLICATION_ID)?;
+    tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    tx.commit()
+}
+
+/// With NORMAL a write outlives a kill of the process at once, and a loss of power from the next
+/// checkpoint on. Free pages are used again before the file grows, which bounds it.
+fn tune(connection: &Connection) -> rusqlite::Result<()> {
+    connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    connection.query_row("PRAGMA journal_size_limit = 16777216", [], |_| Ok(()))
+}
+
+/// BEGIN IMMEDIATE: a transaction that begins as a reader cannot wait for the lock later on.
+pub(super) fn immediate(connection: &mut Connection) -> rusqlite::Result<Transaction<'_>> {
+    connection.transaction_with_behavior(TransactionBehavior::Immediate)
+}
+
+/// For `map_err`: SQLite's error under what was being done.
+pub(super) fn failed(doing: &str) -> impl Fn(rusqlite::Error) -> Error + '_ {
+    move |cause| match cause.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => {
+            Error::storage(doing, "the disk is full; free some space, mb goes on by itself then")
+        }
+        _ => Error::storage(doing, cause),
+    }
+}
+
+/// An error at opening: mostly one that no retry mends.
+fn refuse(path: &Path, cause: rusqlite::Error) -> Error {
+    let shown = path.display();
+    match cause.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase) => Error::Config(format!(
+            "{shown} is not a database; it was left untouched: move it away, or name another \
+             --data-dir"
+        )),
+        Some(ErrorCode::DatabaseCorrupt) => Error::Config(format!(
+            "{shown} is damaged ({cause}); it was left untouched: restore it from a copy, move it \
+             away to start with an empty topic, or name another --data-dir"
+        )),
+        Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
+            Error::Config(format!(
+                "cannot open {shown} for writing ({cause}); name a --data-dir that can be written"
+            ))
+        }
+        _ => failed(&format!("open {shown}"))(cause),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn refused(path: &Path) -> String {
+        let before = fs::read(path).unwrap();
+        let error = open_writer(path).unwrap_err();
+        assert!(matches!(error, Error::Config(_)), "{error:?}");
+        assert_eq!(fs::read(path).unwrap(), before, "the file was touched");
+        let text = error.to_string();
+        assert!(text.contains(&path.display().to_string()), "{text}");
+        text
+    }
+
+    #[test]
+    fn a_file_of_a_newer_mb_is_refused_with_both_versions() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = file(dir.path());
+        open_writer(&path).unwrap().pragma_update(None, "user_version", 7).unwrap();
+        let text = refused(&path);
+        assert!(text.contains("version 7") && text.contains("version 1"), "{text}");
+    }
+
+    #[test]
+    fn a_fifo_or_a_folder_is_named_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = file(dir.path());
+        let fifo = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(fifo.success());
+        let text = open_writer(&path).unwrap_err().to_string();
+        let expected = format!("--data-dir: got a FIFO at {}, expected", path.display());
+        assert!(text.starts_with(&expected), "{text}");
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        let error = open_writer(&path).unwrap_err();
+        assert!(matches!(error, Error::Config(_)) && error.to_string().contains("a folder at"));
+    }
+
+    #[test]
+    fn garbage_is_refused_and_left_untouched() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = file(dir.path());
+        fs::write(&path, "this is no database, by any measure. ".repeat(200)).unwrap();
+        refused(&path);
+    }
+
+    #[test]
+    fn another_programs_database_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = file(dir.path());
+        Connection::open(&path).unwrap().execute_batch("CREATE TABLE theirs (a)").unwrap();
+        assert!(refused(&path).contains("another program's"));
+    }
+
+    #[test]
+    fn a_damaged_file_is_an_error_and_no_panic() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = file(dir.path());
+        drop(open_writer(&path).unwrap());
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[60..].fill(0xa5);
+        fs::write(&path, bytes).unwrap();
+        refused(&path);
+    }
+
+    #[test]
+    fn a_blank_file_becomes_a_topic_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = file(dir.path());
+        fs::write(&path, "").unwrap();
+        let first = open_writer(&path).unwrap();
+        let id = |connection: &Connection| -> String {
+            connection.query_row("SELECT id FROM cluster", [], |row| row.get(0)).unwrap()
+        };
+        let cluster = id(&first);
+        drop(first);
+        assert_eq!(id(&open_writer(&path).unwrap()), cluster);
+    }
+
+    #[test]
+    fn a_folder_that_is_missing_is_a_configuration_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = open_writer(&file(&dir.path().join("none"))).unwrap_err();
+        assert!(matches!(error, Error::Config(_)), "{error:?}");
+    }
+}

@@ -1,0 +1,290 @@
+//! One tick's consumer: hands records to the sink, and decides which of librdkafka's errors are
+//! mb's. How records come out of librdkafka is in `native`.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::Consumer as _;
+use rdkafka::error::RDKafkaErrorCode as Code;
+use rdkafka::types::RDKafkaErrorCode;
+
+use super::native::{Client, Event, Failure, Records};
+use super::{context, known_partitions, let_go};
+use crate::config::limits;
+use crate::kafka::{Consumer, FetchSettings, Flow, Sink, not_read};
+use crate::model::error::{Error, Result};
+use crate::model::offset::{Offset, Partition};
+
+/// A long wait looks after the connection this often.
+const WATCH_INTERVAL: Duration = Duration::from_millis(100);
+/// How long one look at a doubtful connection takes at most.
+const LOOK_LIMIT: Duration = Duration::from_millis(50);
+/// Where one poll brings so many records, more will follow.
+const BULK_RECORDS: usize = 256;
+/// One question about the topic, after an error, takes at most so long.
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+
+pub(super) struct LibrdkafkaConsumer {
+    topic: String,
+    max_record_bytes: usize,
+    /// `None` once it is closed.
+    records: Option<Records>,
+    /// Each partition, and whether it is paused.
+    paused: BTreeMap<Partition, bool>,
+    doubt: Option<Doubt>,
+    has_more: bool,
+}
+
+/// librdkafka has lost a connection, or all of them, or says so: it does also while it still tries
+/// a second address of the same name, and it reconnects by itself. Only time tells.
+struct Doubt {
+    since: Instant,
+    cause: String,
+}
+
+impl Doubt {
+    fn new(cause: String) -> Doubt {
+        Doubt { since: Instant::now(), cause }
+    }
+}
+
+impl LibrdkafkaConsumer {
+    pub(super) fn start(
+        client: Client,
+        topic: &str,
+        from: &[(Partition, Offset)],
+        settings: &FetchSettings,
+    ) -> Result<LibrdkafkaConsumer> {
+        let records = Records::start(client, topic, from)
+            .map_err(|failure| Error::broker(format!("read topic {topic}"), failure.reason))?;
+        Ok(LibrdkafkaConsumer {
+            topic: topic.to_owned(),
+            max_record_bytes: settings.max_record_bytes,
+            records: Some(records),
+            paused: from.iter().map(|(partition, _)| (*partition, false)).collect(),
+            doubt: None,
+            has_more: false,
+        })
+    }
+
+    /// Hands over what is there, waiting at most `wait` for it; whether anything came.
+    fn hand_over(&mut self, wait: Duration, sink: &mut dyn Sink) -> Result<bool> {
+        let records = self.records.as_mut().expect("a consumer is polled before its close only");
+        let mut came = false;
+        let mut scratch = Vec::new();
+        let mut read = None;
+        let taken = records.take(wait);
+        self.has_more = taken.len() >= BULK_RECORDS;
+        for message in taken {
+            // librdkafka drops what is outdated; this is sure even where it would not.
+            if read != Some(message.partition()) {
+                if self.paused.get(&message.partition()) != Some(&false) {
+                    continue;
+                }
+                read = Some(message.partition());
+            }
+            came = true;
+            match message.event(&mut scratch) {
+                Event::Record { partition, record } => {
+                    let bytes = record.payload_bytes();
+                    if bytes > self.max_record_bytes {
+                        return Err(Error::Unreadable {
+                            topic: self.topic.clone(),
+                            partition,
+                            offset: record.offset,
+                            cause: format!(
+                                "its {bytes} bytes are more than the {} that a record may have \
+                                 here; a larger --queue-bytes makes room",
+                                self.max_record_bytes
+                            ),
+                        });
+                    }
+                    if sink.record(partition, record) == Flow::Stop {
+                        break;
+                    }
+                }
+                Event::End { partition, next } => {
+                    if let Some(next) = Offset::checked(next) {
+                        sink.position(partition, next);
+                    }
+                }
+                Event::Failure { partition, offset, failure } => {
+                    return Err(meaning(&self.topic, partition, offset, &failure));
+                }
+            }
+        }
+        if came {
+            self.doubt = None;
+        }
+        Ok(came)
+    }
+
+    /// Serves librdkafka's own queue (log lines, errors of the client as a whole).
+    fn watch(&mut self) -> Result<()> {
+        let records = self.records.as_ref().expect("a consumer is polled before its close only");
+        for failure in context::serve(records.client()) {
+            match failure.code {
+                Code::Authentication | Code::SSL | Code::Fatal => {
+                    return Err(Error::broker(self.doing(), failure.reason));
+                }
+                // Topics and partitions that are not there, or are not ours to read.
+                Code::Fail => {
+                    known_partitions(records.client(), &self.topic, ANSWER_LIMIT)?;
+                    return Err(Error::broker(self.doing(), failure.reason));
+                }
+                Code::AllBrokersDown => {
+                    self.doubt.get_or_insert_with(|| Doubt::new(failure.reason));
+                }
+                // One connection's trouble, which librdkafka mends by itself where it can; its
+                // words are better than those above.
+                Code::BrokerTransportFailure | Code::OperationTimedOut | Code::Resolve => {
+                    match &mut self.doubt {
+                        Some(doubt) => doubt.cause = failure.reason,
+                        None => self.doubt = Some(Doubt::new(failure.reason)),
+                    }
+                }
+                // Shown at debug level already, and no reason to stop reading.
+                _ => {}
+            }
+        }
+        let Some(doubt) = &self.doubt else { return Ok(()) };
+        let lasts = doubt.since.elapsed();
+        if lasts < LOOK_LIMIT {
+            return Ok(());
+        }
+        // An empty partition shows nothing of a broker that is back, so ask.
+        if records.client().fetch_metadata(Some(&self.topic), LOOK_LIMIT).is_ok() {
+            self.doubt = None;
+        } else if lasts >= limits::BROKER_DOWN_LIMIT {
+            return Err(Error::broker(self.doing(), &doubt.cause));
+        }
+        Ok(())
+    }
+
+    /// Pauses or resumes the partition by `call`, where it is not so already.
+    fn switch(
+        &mut self,
+        partition: Partition,
+        pause: bool,
+        call: impl FnOnce(&Records) -> Result<(), Failure>,
+    ) -> Result<()> {
+        let records = self.records.as_ref().expect("a consumer is used before its close only");
+        let paused =
+            self.paused.get_mut(&partition).ok_or_else(|| not_read(&self.topic, partition))?;
+        if *paused != pause {
+            call(records).map_err(|failure| {
+                let verb = if pause { "pause" } else { "resume" };
+                Error::broker(format!("{verb} {}/{partition}", self.topic), failure.reason)
+            })?;
+            *paused = pause;
+        }
+        Ok(())
+    }
+
+    fn doing(&self) -> String {
+        format!("read topic {}", self.topic)
+    }
+}
+
+impl Consumer for LibrdkafkaConsumer {
+    fn poll(&mut self, wait: Duration, sink: &mut dyn Sink) -> Result<()> {
+        let deadline = Instant::now() + wait;
+        loop {
+            self.watch()?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            if self.hand_over(left.min(WATCH_INTERVAL), sink)? || left.is_zero() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn has_more(&self) -> bool {
+        self.has_more
+    }
+
+    fn pause(&mut self, partition: Partition) -> Result<()> {
+        self.switch(partition, true, |records| records.stop_partition(partition))
+    }
+
+    fn resume(&mut self, partition: Partition, from: Offset) -> Result<()> {
+        self.switch(partition, false, |records| records.start_partition(partition, from))
+    }
+
+    fn close(self: Box<Self>) {
+        drop(self);
+    }
+}
+
+impl Drop for LibrdkafkaConsumer {
+    fn drop(&mut self) {
+        if let Some(records) = self.records.take() {
+            let_go("consumer", records);
+        }
+    }
+}
+
+/// What an error that came instead of a partition's records means to mb. `offset` is where the
+/// partition was to be read.
+fn meaning(topic: &str, partition: Partition, offset: i64, failure: &Failure) -> Error {
+    let offset = Offset::checked(offset);
+    match (failure.code, offset) {
+        (Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::LogTruncation, Some(offset)) => {
+            Error::OffsetOutOfRange { topic: topic.to_owned(), partition, offset }
+        }
+        (Code::UnknownTopic | Code::UnknownTopicOrPartition, _) => {
+            Error::UnknownTopic { topic: topic.to_owned() }
+        }
+        (
+            Code::BadMessage
+            | Code::BadCompression
+            | Code::NotImplemented
+            | Code::InvalidMessage
+            | Code::MessageSizeTooLarge
+            | RDKafkaErrorCode::UnsupportedCompressionType,
+            Some(offset),
+        ) => Error::Unreadable {
+            topic: topic.to_owned(),
+            partition,
+            offset,
+            cause: failure.reason.clone(),
+        },
+        (_, Some(offset)) => {
+            Error::broker(format!("read {topic}/{partition} at offset {offset}"), &failure.reason)
+        }
+        (_, None) => Error::broker(format!("read {topic}/{partition}"), &failure.reason),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(code: Code) -> Failure {
+        Failure { code, reason: "its own words".to_owned() }
+    }
+
+    #[test]
+    fn an_offset_that_is_gone_is_named() {
+        let error = meaning("t", 3, 17, &failure(Code::AutoOffsetReset));
+        let expected =
+            Error::OffsetOutOfRange { topic: "t".into(), partition: 3, offset: Offset::new(17) };
+        assert_eq!(error, expected);
+    }
+
+    #[test]
+    fn a_record_that_does_not_check_is_unreadable_at_its_offset() {
+        for code in [Code::BadMessage, Code::BadCompression, Code::InvalidMessage] {
+            let error = meaning("t", 0, 5, &failure(code));
+            assert_eq!(error.to_string(), "cannot read t/0 at offset 5: its own words");
+            assert!(matches!(error, Error::Unreadable { .. }), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn the_rest_is_the_brokers_trouble() {
+        let error = meaning("t", 0, -1001, &failure(Code::TopicAuthorizationFailed));
+        assert_eq!(error, Error::broker("read t/0", "its own words"));
+        let unknown = meaning("t", -1, -1001, &failure(Code::UnknownTopicOrPartition));
+        assert_eq!(unknown, Error::UnknownTopic { topic: "t".into() });
+    }
+}

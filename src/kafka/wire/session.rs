@@ -1,0 +1,470 @@
+//! One connection to one broker: connecting, frames and versions, every wait under a deadline.
+//! What is asked over it lives in the other files of `wire`.
+
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+use kafka_protocol::messages::{ApiKey, ApiVersionsRequest, RequestHeader};
+use kafka_protocol::protocol::{Encodable, StrBytes, encode_request_header_into_buffer};
+
+use super::reader::{Broken, Read, Reader};
+use crate::model::error::Error;
+use crate::model::thread::call_with_limit;
+
+/// Bytes of an answer to ApiVersions at most; real ones are below 1 KiB.
+const VERSIONS_ANSWER_BYTES: usize = 64 * 1024;
+
+/// What went wrong on a connection, as one line that names no server: its caller does.
+pub(super) type Cause = String;
+
+/// The lowest and highest version that a broker serves, by API key.
+pub(super) type Versions = BTreeMap<i16, (i16, i16)>;
+
+#[derive(Debug)]
+pub(super) struct Session {
+    stream: TcpStream,
+    next_correlation_id: i32,
+    pub(super) versions: Versions,
+}
+
+impl Session {
+    /// Connects to `address` (`HOST:PORT`; each address of the name in turn) and asks for the API
+    /// versions, all before `deadline`.
+    pub(super) fn open(address: &str, deadline: Instant) -> Result<Session, Cause> {
+        let stream = connect(address, deadline)?;
+        let mut session = Session {
+            stream,
+            // Not the same on every connection, so that an answer to somebody else shows.
+            next_correlation_id: fastrand::i32(1..i32::MAX / 2),
+            versions: Versions::new(),
+        };
+        // Version 0 is understood by every broker since 0.10.
+        let request =
+            Ask { api: ApiKey::ApiVersions, version: 0, body: &ApiVersionsRequest::default() };
+        let answer = session.exchange(&request, VERSIONS_ANSWER_BYTES, deadline)?;
+        let (error, versions) = read_versions(&answer).map_err(|Broken| not_kafka())?;
+        if error != 0 {
+            return Err(format!("the answer to ApiVersions is error {error}"));
+        }
+        session.versions = versions;
+        Ok(session)
+    }
+
+    /// The highest version of `api` from `ours` (both ends included) that the broker serves.
+    pub(super) fn version(&self, api: ApiKey, ours: (i16, i16)) -> Result<i16, Cause> {
+        let theirs = self.versions.get(&(api as i16));
+        theirs
+            .map(|&(low, high)| (low.max(ours.0), high.min(ours.1)))
+            .filter(|(low, high)| low <= high)
+            .map(|(_, high)| high)
+            .ok_or_else(|| match theirs {
+                None => format!("the broker does not serve {api:?}"),
+                Some((low, high)) => format!(
+                    "the broker serves {api:?} in versions {low} to {high}, mb speaks {} to {}",
+                    ours.0, ours.1
+                ),
+            })
+    }
+
+    /// Sends a request and returns its answer behind the correlation id, at most `limit` bytes.
+    pub(super) fn exchange<R: Encodable>(
+        &mut self,
+        request: &Ask<'_, R>,
+        limit: usize,
+        deadline: Instant,
+    ) -> Result<Vec<u8>, Cause> {
+        let length = self.ask(request, limit, deadline)?;
+        // The limit was checked, so the length may be believed.
+        let mut answer = vec![0; length];
+        self.fill(&mut answer, deadline)?;
+        Ok(answer)
+    }
+
+    /// Like `exchange`, but keeps the first `head` bytes of the answer only, whatever its size.
+    pub(super) fn exchange_head<R: Encodable>(
+        &mut self,
+        request: &Ask<'_, R>,
+        head: usize,
+        deadline: Instant,
+    ) -> Result<Vec<u8>, Cause> {
+        let length = self.ask(request, i32::MAX as usize, deadline)?;
+        let mut answer = vec![0; length.min(head)];
+        self.fill(&mut answer, deadline)?;
+        let mut unwanted = length - answer.len();
+        let mut scratch = vec![0; unwanted.min(64 * 1024)];
+        while unwanted > 0 {
+            let part = unwanted.min(scratch.len());
+            self.fill(&mut scratch[..part], deadline)?;
+            unwanted -= part;
+        }
+        Ok(answer)
+    }
+
+    /// Sends a request, reads its answer's head and returns how many bytes follow.
+    fn ask<R: Encodable>(
+        &mut self,
+        request: &Ask<'_, R>,
+        limit: usize,
+        deadline: Instant,
+    ) -> Result<usize, Cause> {
+        let correlation_id = self.next_correlation_id;
+        self.next_correlation_id = self.next_correlation_id.wrapping_add(1);
+        let frame = request
+            .encode(correlation_id)
+            .map_err(|cause| format!("the request cannot be encoded: {cause}"))?;
+        self.send(&frame, deadline)?;
+        let mut length = [0; 4];
+        self.fill(&mut length, deadline)?;
+        let length = answer_length(length, limit)?;
+        let mut id = [0; 4];
+        self.fill(&mut id, deadline)?;
+        if id != correlation_id.to_be_bytes() {
+            return Err("the answer belongs to another request: no Kafka, or a faulty proxy".into());
+        }
+        Ok(length - 4)
+    }
+
+    fn send(&mut self, mut bytes: &[u8], deadline: Instant) -> Result<(), Cause> {
+        while !bytes.is_empty() {
+            let left = remaining(deadline)?;
+            let _ = self.stream.set_write_timeout(Some(left));
+            match self.stream.write(bytes) {
+                Ok(0) => return Err(closed()),
+                Ok(count) => bytes = &bytes[count..],
+                Err(cause) if cause.kind() == ErrorKind::Interrupted => {}
+                Err(cause) => return Err(explain(&cause)),
+            }
+        }
+        Ok(())
+    }
+
+    fn fill(&mut self, mut bytes: &mut [u8], deadline: Instant) -> Result<(), Cause> {
+        while !bytes.is_empty() {
+            let left = remaining(deadline)?;
+            let _ = self.stream.set_read_timeout(Some(left));
+            match self.stream.read(bytes) {
+                Ok(0) => return Err(closed()),
+                Ok(count) => bytes = &mut bytes[count..],
+                Err(cause) if cause.kind() == ErrorKind::Interrupted => {}
+                Err(cause) => return Err(explain(&cause)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A request in one of its versions.
+pub(super) struct Ask<'a, R> {
+    pub(super) api: ApiKey,
+    pub(super) version: i16,
+    pub(super) body: &'a R,
+}
+
+impl<R: Encodable> Ask<'_, R> {
+    /// The whole frame: its length, its header, its body.
+    fn encode(&self, correlation_id: i32) -> Result<Vec<u8>, String> {
+        let header = RequestHeader::default()
+            .with_request_api_key(self.api as i16)
+            .with_request_api_version(self.version)
+            .with_correlation_id(correlation_id)
+            .with_client_id(Some(StrBytes::from_static_str("mb")));
+        let mut frame = vec![0; 4];
+        encode_request_header_into_buffer(&mut frame, &header)
+            .map_err(|cause| cause.to_string())?;
+        self.body.encode(&mut frame, self.version).map_err(|cause| cause.to_string())?;
+        let length = u32::try_from(frame.len() - 4).map_err(|_| "too large".to_owned())?;
+        frame[..4].copy_from_slice(&length.to_be_bytes());
+        Ok(frame)
+    }
+}
+
+/// The length of an answer (correlation id and body) from its first four bytes, which also show
+/// what else may be listening there.
+fn answer_length(head: [u8; 4], limit: usize) -> Result<usize, Cause> {
+    if head == *b"HTTP" {
+        return Err("an HTTP server answers there, not Kafka: check the port".into());
+    }
+    // A TLS record: alert (21) or handshake (22), version 3.x.
+    if matches!(head, [21 | 22, 3, 0..=4, _]) {
+        return Err("it answers in TLS, mb spoke plaintext: check the port (TLS is not there \
+                    yet)"
+            .into());
+    }
+    let length = u32::from_be_bytes(head) as usize;
+    if length < 4 {
+        return Err(not_kafka());
+    }
+    if length > limit.saturating_add(4) {
+        return Err(format!("{} (it announces {length} bytes, the limit is {limit})", not_kafka()));
+    }
+    Ok(length)
+}
+
+fn read_versions(answer: &[u8]) -> Read<(i16, Versions)> {
+    let mut reader = Reader::new(answer, false);
+    let error = reader.i16()?;
+    let versions = reader.array(|api| Ok((api.i16()?, (api.i16()?, api.i16()?))))?;
+    Ok((error, versions.into_iter().collect()))
+}
+
+fn connect(address: &str, deadline: Instant) -> Result<TcpStream, Cause> {
+    let addresses = resolve(address, deadline)?;
+    let mut causes = Vec::new();
+    for (index, one) in addresses.iter().enumerate() {
+        // A black-holed address leaves time for the others.
+        let share = remaining(deadline)? / u32::try_from(addresses.len() - index).unwrap_or(1);
+        match TcpStream::connect_timeout(one, share) {
+            Ok(stream) => {
+                let _ = stream.set_nodelay(true);
+                return Ok(stream);
+            }
+            Err(cause) if cause.kind() == ErrorKind::TimedOut => {
+                causes.push("no connection in time: nothing answers at this address".to_owned());
+            }
+            Err(cause) => causes.push(explain(&cause)),
+        }
+    }
+    causes.dedup();
+    Err(causes.join("; "))
+}
+
+/// All addresses of a name; the system's resolver has no time limit, so it runs on its own thread.
+fn resolve(address: &str, deadline: Instant) -> Result<Vec<SocketAddr>, Cause> {
+    if let Ok(address) = address.parse() {
+        return Ok(vec![address]);
+    }
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host).to_owned();
+    let asked = address.to_owned();
+    let found = call_with_limit("resolve", remaining(deadline)?, move || {
+        asked.to_socket_addrs().map(|found| found.collect::<Vec<_>>())
+    });
+    match found.map_err(|cause: Error| cause.to_string())? {
+        Some(Ok(found)) if !found.is_empty() => Ok(found),
+        Some(Ok(_)) => Err(format!("the name {host} has no address")),
+        Some(Err(cause)) => {
+            let cause = cause.to_string();
+            let cause = cause.strip_prefix("failed to lookup address information: ");
+            Err(format!(
+                "the name {host} does not resolve{}",
+                match cause {
+                    Some(cause) => format!(" ({cause})"),
+                    None => String::new(),
+                }
+            ))
+        }
+        None => Err(format!("no answer in time about the name {host}")),
+    }
+}
+
+/// What is left until the deadline; an error where it has passed.
+fn remaining(deadline: Instant) -> Result<Duration, Cause> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(silent()) } else { Ok(left) }
+}
+
+fn explain(cause: &io::Error) -> Cause {
+    match cause.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => silent(),
+        ErrorKind::ConnectionRefused => "connection refused: nothing listens there".into(),
+        ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe => {
+            closed()
+        }
+        _ => cause.to_string(),
+    }
+}
+
+fn silent() -> Cause {
+    "no answer in time".into()
+}
+
+fn closed() -> Cause {
+    "it closed the connection instead of answering: no Kafka, or a listener with TLS or SASL".into()
+}
+
+fn not_kafka() -> Cause {
+    "what answers there is no Kafka".into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use crossbeam_channel::{Sender, bounded};
+
+    use super::*;
+    use crate::kafka::wire::Wire;
+    use crate::model::thread::{Thread, spawn};
+
+    const LIMIT: Duration = Duration::from_millis(300);
+
+    /// A server for one connection: it reads a request, hands it to `answer` and sends what comes
+    /// back; then it holds the connection open, or closes it.
+    struct Fake {
+        address: String,
+        release: Option<Sender<()>>,
+        thread: Thread<()>,
+    }
+
+    impl Fake {
+        fn new(hold: bool, answer: impl FnOnce(&[u8]) -> Vec<u8> + Send + 'static) -> Fake {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap().to_string();
+            let (release, held) = bounded::<()>(0);
+            let thread = spawn("fake-broker", move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut length = [0; 4];
+                stream.read_exact(&mut length).unwrap();
+                let mut request = vec![0; u32::from_be_bytes(length) as usize];
+                stream.read_exact(&mut request).unwrap();
+                stream.write_all(&answer(&request)).unwrap();
+                if hold {
+                    let _ = held.recv();
+                }
+            })
+            .unwrap();
+            Fake { address, release: Some(release), thread }
+        }
+
+        /// What a probe of it says, and that it says so in time.
+        fn probe(mut self) -> String {
+            let started = Instant::now();
+            let outcome = Wire::new(&self.address).probe(LIMIT);
+            assert!(started.elapsed() < LIMIT * 10, "a probe keeps its limit");
+            self.release = None;
+            self.thread.join().unwrap();
+            match outcome {
+                Ok(probe) => format!("{:?}", probe.versions),
+                Err(cause) => {
+                    let text = cause.to_string();
+                    assert!(!text.contains('\n'), "one line: {text}");
+                    text
+                }
+            }
+        }
+    }
+
+    /// A whole frame that answers `request`.
+    fn frame(request: &[u8], body: &[u8]) -> Vec<u8> {
+        let mut frame = (body.len() as u32 + 4).to_be_bytes().to_vec();
+        frame.extend_from_slice(&request[4..8]);
+        frame.extend_from_slice(body);
+        frame
+    }
+
+    const VERSIONS: &[u8] = &[0, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 16];
+
+    #[test]
+    fn a_broker_says_what_it_serves() {
+        let fake = Fake::new(false, |request| frame(request, VERSIONS));
+        assert_eq!(fake.probe(), "{1: (0, 16)}");
+    }
+
+    #[test]
+    fn silence_ends_at_the_limit() {
+        let text = Fake::new(true, |_| Vec::new()).probe();
+        assert!(text.contains("no answer in time"), "{text}");
+    }
+
+    #[test]
+    fn half_a_frame_and_then_silence_ends_at_the_limit() {
+        let fake = Fake::new(true, |request| {
+            let mut frame = frame(request, VERSIONS);
+            frame.truncate(11);
+            frame
+        });
+        let text = fake.probe();
+        assert!(text.contains("no answer in time"), "{text}");
+    }
+
+    #[test]
+    fn a_server_that_hangs_up_is_no_kafka_or_wants_tls() {
+        let text = Fake::new(false, |_| Vec::new()).probe();
+        assert!(text.contains("closed the connection") && text.contains("TLS"), "{text}");
+    }
+
+    #[test]
+    fn an_http_server_is_named() {
+        let answer = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n";
+        let text = Fake::new(false, |_| answer.to_vec()).probe();
+        assert!(text.contains("HTTP"), "{text}");
+    }
+
+    #[test]
+    fn a_tls_listener_is_named() {
+        let text = Fake::new(false, |_| vec![21, 3, 3, 0, 2, 2, 80]).probe();
+        assert!(text.contains("TLS"), "{text}");
+    }
+
+    #[test]
+    fn a_huge_length_is_refused_unread() {
+        let text = Fake::new(true, |_| vec![0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 1]).probe();
+        assert!(text.contains("no Kafka") && text.contains("2147483647"), "{text}");
+        let text = Fake::new(true, |_| vec![0xff; 64]).probe();
+        assert!(text.contains("no Kafka"), "{text}");
+    }
+
+    #[test]
+    fn an_answer_to_another_request_is_refused() {
+        let fake = Fake::new(true, |request| {
+            let mut frame = frame(request, VERSIONS);
+            frame[7] ^= 1;
+            frame
+        });
+        let text = fake.probe();
+        assert!(text.contains("another request"), "{text}");
+    }
+
+    #[test]
+    fn an_array_longer_than_its_answer_is_refused() {
+        let fake = Fake::new(true, |request| frame(request, &[0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0]));
+        let text = fake.probe();
+        assert!(text.contains("no Kafka"), "{text}");
+    }
+
+    #[test]
+    fn no_garbage_makes_it_panic() {
+        for seed in 0..50 {
+            let fake = Fake::new(false, move |request| {
+                let mut random = fastrand::Rng::with_seed(seed);
+                let mut body: Vec<u8> =
+                    (0..random.usize(0..200)).map(|_| random.u8(0..4)).collect();
+                if seed % 2 == 0 { frame(request, &body) } else { std::mem::take(&mut body) }
+            });
+            assert!(!fake.probe().contains("panicked"), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn a_closed_port_and_a_name_that_is_none_are_told_apart() {
+        let port = {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            listener.local_addr().unwrap()
+        };
+        let text = Wire::new(&port.to_string()).probe(LIMIT).unwrap_err().to_string();
+        assert!(text.contains("connection refused"), "{text}");
+        let text =
+            Wire::new("no-such-host.invalid:9092").probe(LIMIT * 10).unwrap_err().to_string();
+        assert!(text.contains("no-such-host.invalid"), "{text}");
+    }
+
+    #[test]
+    fn the_second_server_is_asked_where_the_first_is_silent() {
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let good = Fake::new(false, |request| frame(request, VERSIONS));
+        let servers = format!("{},{}", silent.local_addr().unwrap(), good.address);
+        let probe = Wire::new(&servers).probe(LIMIT * 2).unwrap();
+        assert_eq!(probe.address, good.address);
+        good.thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_black_hole_ends_at_the_limit() {
+        // 192.0.2.0/24 is kept for documentation (RFC 5737): nobody answers there.
+        let started = Instant::now();
+        let outcome = Wire::new("192.0.2.1:9092").probe(LIMIT);
+        assert!(outcome.is_err());
+        assert!(started.elapsed() < LIMIT * 10);
+    }
+}

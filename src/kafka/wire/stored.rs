@@ -1,0 +1,239 @@
+//! What lies in a partition's log at an offset: the header of the stored batch, without its
+//! records. For the backend whose client cannot tell an empty stretch of log from dropped records.
+
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use kafka_protocol::ResponseError;
+use kafka_protocol::messages::ApiKey;
+use kafka_protocol::messages::fetch_request::{FetchPartition, FetchRequest, FetchTopic};
+
+use super::metadata::name;
+use super::reader::{Read, Reader};
+use super::session::{Ask, Cause, Session};
+use super::{Wire, broken, error_name, retriable};
+use crate::config::limits::BROKER_CALL_LIMIT;
+use crate::model::error::{Error, Result};
+use crate::model::offset::{Offset, Partition};
+
+/// Bytes of an answer that are kept: all before the records, and the first batch's header.
+const HEAD_BYTES: usize = 4096;
+
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The header of a stored batch (Kafka's record batch format 2; Kafka 0.11 and later).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoredBatch {
+    /// Offset of the first record that was ever in it.
+    pub base: Offset,
+    /// Offset of the last one: every record of the log up to here is in this batch or before it.
+    pub last: Offset,
+    /// Bytes that it takes in the log.
+    pub bytes: usize,
+    /// Records in it by now; compaction takes some away.
+    pub records: i32,
+    /// Kafka's name of its compression codec, "none" for none.
+    pub codec: &'static str,
+    /// A transaction's marker: its record is the broker's own.
+    pub control: bool,
+    checksum: i32,
+}
+
+impl StoredBatch {
+    /// An uncompressed batch, for the tests of those who judge by headers.
+    #[cfg(test)]
+    pub(crate) fn for_tests(base: Offset, last: Offset, records: i32) -> StoredBatch {
+        StoredBatch { base, last, bytes: 100, records, codec: "none", control: false, checksum: 0 }
+    }
+
+    /// Whether a consumer gets nothing from it.
+    pub fn is_without_records(&self) -> bool {
+        self.control || self.records <= 0
+    }
+}
+
+/// The outcome of one request.
+enum Found {
+    Batch(StoredBatch),
+    /// Nothing at or above the offset.
+    Nothing,
+    /// Stored before Kafka 0.11.
+    OldFormat,
+    Error(i16),
+}
+
+impl Wire {
+    /// The stored batch that holds `offset`, or the next one above it; `None` at the log's end.
+    ///
+    /// # Errors
+    /// `OffsetOutOfRange`; `Unreadable` for a log of before Kafka 0.11; `Broker`.
+    pub fn stored_batch(
+        &self,
+        topic: &str,
+        partition: Partition,
+        offset: Offset,
+    ) -> Result<Option<StoredBatch>> {
+        let deadline = Instant::now() + BROKER_CALL_LIMIT;
+        let fail = |cause: String| {
+            Error::broker(format!("look at {topic}/{partition} from offset {offset}"), cause)
+        };
+        loop {
+            let found = match self.leader(topic, partition, deadline).map_err(fail)? {
+                None => Found::Error(ResponseError::LeaderNotAvailable.code()),
+                Some(address) => self
+                    .on(&address, deadline, |session| {
+                        ask(session, topic, partition, offset, deadline)
+                    })
+                    .map_err(|cause| {
+                        self.forget_leaders();
+                        fail(format!("{address}: {cause}"))
+                    })?,
+            };
+            match found {
+                Found::Batch(batch) => return Ok(Some(batch)),
+                Found::Nothing => return Ok(None),
+                Found::OldFormat => {
+                    return Err(Error::Unreadable {
+                        topic: topic.to_owned(),
+                        partition,
+                        offset,
+                        cause:
+                            "it is stored in a format of before Kafka 0.11; use --client rdkafka"
+                                .to_owned(),
+                    });
+                }
+                Found::Error(code) if code == ResponseError::OffsetOutOfRange.code() => {
+                    let topic = topic.to_owned();
+                    return Err(Error::OffsetOutOfRange { topic, partition, offset });
+                }
+                Found::Error(code) => {
+                    self.forget_leaders();
+                    if !retriable(code) || Instant::now() + RETRY_INTERVAL >= deadline {
+                        return Err(fail(error_name(code)));
+                    }
+                    std::thread::sleep(RETRY_INTERVAL);
+                }
+            }
+        }
+    }
+
+    /// The address of the partition's leader, `None` where there is none now.
+    fn leader(
+        &self,
+        topic: &str,
+        partition: Partition,
+        deadline: Instant,
+    ) -> Result<Option<String>, Cause> {
+        let key = (topic.to_owned(), partition);
+        if let Some(known) = self.leaders().get(&key) {
+            return Ok(Some(known.clone()));
+        }
+        let metadata = self.metadata(topic, deadline)?;
+        let leader = metadata.partitions.iter().find(|one| one.index == partition);
+        let address = leader.and_then(|one| metadata.brokers.get(&one.leader)).cloned();
+        if let Some(address) = &address {
+            self.leaders().insert(key, address.clone());
+        }
+        Ok(address)
+    }
+
+    fn forget_leaders(&self) {
+        self.leaders().clear();
+    }
+
+    fn leaders(&self) -> std::sync::MutexGuard<'_, super::Leaders> {
+        self.leaders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn ask(
+    session: &mut Session,
+    topic: &str,
+    partition: Partition,
+    offset: Offset,
+    deadline: Instant,
+) -> Result<Found, Cause> {
+    // Since version 3 the first batch comes whole, however small the limit; 11 and later may send
+    // the client to another replica, whose log may end earlier.
+    let version = session.version(ApiKey::Fetch, (4, 10))?;
+    let wanted = FetchPartition::default()
+        .with_partition(partition)
+        .with_fetch_offset(offset.get())
+        .with_partition_max_bytes(1);
+    let topics = vec![FetchTopic::default().with_topic(name(topic)).with_partitions(vec![wanted])];
+    let body = FetchRequest::default().with_min_bytes(0).with_max_bytes(1).with_topics(topics);
+    let ask = Ask { api: ApiKey::Fetch, version, body: &body };
+    let answer = session.exchange_head(&ask, HEAD_BYTES, deadline)?;
+    read_fetch(&answer, version).map_err(broken)
+}
+
+fn read_fetch(answer: &[u8], version: i16) -> Read<Found> {
+    let mut reader = Reader::new(answer, false);
+    let _throttle_ms = reader.i32()?;
+    if version >= 7 {
+        let code = reader.i16()?;
+        let _session_id = reader.i32()?;
+        if code != 0 {
+            return Ok(Found::Error(code));
+        }
+    }
+    // One topic with one partition was asked for.
+    if reader.i32()? != 1 {
+        return Err(super::reader::Broken);
+    }
+    let _name = reader.string()?;
+    if reader.i32()? != 1 {
+        return Err(super::reader::Broken);
+    }
+    let _partition = reader.i32()?;
+    let code = reader.i16()?;
+    let _high_watermark = reader.i64()?;
+    let _last_stable_offset = reader.i64()?;
+    if version >= 5 {
+        let _log_start_offset = reader.i64()?;
+    }
+    let _aborted = reader.array(|aborted| Ok((aborted.i64()?, aborted.i64()?)))?;
+    if code != 0 {
+        return Ok(Found::Error(code));
+    }
+    let records = reader.cut_bytes()?;
+    if records.is_empty() { Ok(Found::Nothing) } else { read_batch(records) }
+}
+
+/// The header of a stored batch; see "Record Batch" in Kafka's documentation of its protocol.
+fn read_batch(bytes: &[u8]) -> Read<Found> {
+    let mut reader = Reader::new(bytes, false);
+    let base = reader.i64()?;
+    let length = reader.i32()?;
+    let _leader_epoch = reader.i32()?;
+    if reader.i8()? < 2 {
+        return Ok(Found::OldFormat);
+    }
+    let checksum = reader.i32()?;
+    let attributes = reader.i16()?;
+    let last_delta = reader.i32()?;
+    let _timestamps = (reader.i64()?, reader.i64()?);
+    let _producer = (reader.i64()?, reader.i16()?, reader.i32()?);
+    let records = reader.i32()?;
+    let codec = match attributes & 7 {
+        0 => "none",
+        1 => "gzip",
+        2 => "snappy",
+        3 => "lz4",
+        4 => "zstd",
+        _ => "unknown",
+    };
+    let batch = || {
+        Some(StoredBatch {
+            base: Offset::checked(base)?,
+            last: Offset::checked(base.checked_add(i64::from(last_delta))?)?,
+            // Offset and length come before what the length counts.
+            bytes: usize::try_from(length).ok()?.checked_add(12)?,
+            records,
+            codec,
+            control: attributes & 0x20 != 0,
+            checksum,
+        })
+    };
+    batch().filter(|batch| batch.base <= batch.last).map(Found::Batch).ok_or(super::reader::Broken)
+}

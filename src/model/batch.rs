@@ -1,0 +1,356 @@
+//! A batch's records in one buffer: no allocation per record, and its size in bytes is exact.
+//!
+//! Which records make a batch is decided in `batcher`; how many bytes may be held, in `budget`.
+
+use std::sync::Arc;
+
+use crate::model::headers::Headers;
+use crate::model::offset::{Offset, OffsetRange};
+
+/// One record, borrowed from wherever it lies: a client's buffer or a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Record<'a> {
+    pub offset: Offset,
+    /// Milliseconds since 1970, UTC; `None` where the log or the client has none.
+    pub timestamp: Option<i64>,
+    pub key: Option<&'a [u8]>,
+    /// `None` is Kafka's null value (a tombstone), which is not an empty value.
+    pub value: Option<&'a [u8]>,
+    /// None at all where the log or the client has none.
+    pub headers: Headers<'a>,
+}
+
+impl Record<'_> {
+    /// Bytes of key, value and headers (in their encoded form) together.
+    pub fn payload_bytes(&self) -> usize {
+        self.key.map_or(0, <[u8]>::len)
+            + self.value.map_or(0, <[u8]>::len)
+            + self.headers.encoded().len()
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    offset: Offset,
+    /// `i64::MIN` stands for none: an index entry stays at 32 bytes.
+    timestamp: i64,
+    start: u32,
+    /// `NONE` stands for no key, no value.
+    key_len: u32,
+    value_len: u32,
+    headers_len: u32,
+}
+
+const NONE: u32 = u32::MAX;
+const NO_TIMESTAMP: i64 = i64::MIN;
+
+/// Records of one partition in offset order. A clone, and what `select` makes, shares the bytes.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// Key, value and headers of one record after another; nobody else's while it is being filled.
+    bytes: Arc<Vec<u8>>,
+    index: Vec<Entry>,
+    /// Of `bytes`, what belongs to the records of this index.
+    payload_bytes: usize,
+    /// Payload bytes and records that the first growth makes room for.
+    expected: (usize, usize),
+    tight: bool,
+}
+
+impl Batch {
+    /// Bytes that one record's index entry takes.
+    pub const ENTRY_BYTES: usize = size_of::<Entry>();
+
+    /// The largest payload, in bytes, that a batch holds (its buffer is addressed by 32 bits).
+    pub const MAX_PAYLOAD_BYTES: usize = (u32::MAX / 2) as usize;
+
+    /// What the batch will likely hold: the first growth makes room for it at once.
+    pub fn expect(&mut self, payload_bytes: usize, records: usize) {
+        self.expected = (payload_bytes, records);
+    }
+
+    /// Growth takes little more than is needed, at the price of more copying.
+    pub fn grow_tightly(&mut self) {
+        self.tight = true;
+    }
+
+    /// Bytes by which `heap_bytes` grows when room is made for this record.
+    pub fn growth_for(&self, record: &Record<'_>) -> usize {
+        let (bytes, index) = self.grown(record);
+        bytes - self.bytes.capacity() + (index - self.index.capacity()) * Batch::ENTRY_BYTES
+    }
+
+    /// Makes room for this record, at least doubling, so that pushing costs little on average.
+    pub fn grow_for(&mut self, record: &Record<'_>) {
+        if self.has_room_for(record) {
+            return;
+        }
+        let (bytes, index) = self.grown(record);
+        let buffer = self.buffer();
+        buffer.reserve_exact(bytes - buffer.len());
+        self.index.reserve_exact(index - self.index.len());
+    }
+
+    /// Whether the record can be pushed without any growth.
+    pub fn has_room_for(&self, record: &Record<'_>) -> bool {
+        self.bytes.len() + record.payload_bytes() <= self.bytes.capacity()
+            && self.index.len() < self.index.capacity()
+    }
+
+    /// Capacities of buffer and index that hold this record too.
+    fn grown(&self, record: &Record<'_>) -> (usize, usize) {
+        let (expected_bytes, expected_records) = self.expected;
+        let needed_bytes = self.bytes.len() + record.payload_bytes();
+        (
+            grown(self.bytes.capacity(), needed_bytes, expected_bytes, self.tight),
+            grown(self.index.capacity(), self.index.len() + 1, expected_records, self.tight),
+        )
+    }
+
+    /// `growth_for` of a batch without records that expects so much.
+    pub fn first_growth_for(record: &Record<'_>, expected: (usize, usize), tight: bool) -> usize {
+        grown(0, record.payload_bytes(), expected.0, tight)
+            + grown(0, 1, expected.1, tight) * Batch::ENTRY_BYTES
+    }
+
+    /// Adds a record behind the others.
+    ///
+    /// # Panics
+    /// Where its offset is not above the last one's, or the payload outgrows
+    /// `MAX_PAYLOAD_BYTES`: both are the caller's to prevent.
+    pub fn push(&mut self, record: Record<'_>) {
+        assert!(
+            self.index.last().is_none_or(|last| last.offset < record.offset),
+            "records of a batch come in offset order"
+        );
+        let payload_bytes = record.payload_bytes();
+        assert!(self.bytes.len() + payload_bytes <= Batch::MAX_PAYLOAD_BYTES);
+        let buffer = self.buffer();
+        let start = buffer.len() as u32;
+        buffer.extend_from_slice(record.key.unwrap_or_default());
+        buffer.extend_from_slice(record.value.unwrap_or_default());
+        buffer.extend_from_slice(record.headers.encoded());
+        self.payload_bytes += payload_bytes;
+        self.index.push(Entry {
+            offset: record.offset,
+            timestamp: record.timestamp.unwrap_or(NO_TIMESTAMP),
+            start,
+            key_len: record.key.map_or(NONE, |key| key.len() as u32),
+            value_len: record.value.map_or(NONE, |value| value.len() as u32),
+            headers_len: record.headers.encoded().len() as u32,
+        });
+    }
+
+    fn buffer(&mut self) -> &mut Vec<u8> {
+        Arc::get_mut(&mut self.bytes).expect("not shared while it is being filled")
+    }
+
+    /// A batch of the records that `keep` says, which shares this one's bytes: only its index takes
+    /// memory of its own, exactly as much as it needs.
+    pub fn select(&self, keep: impl Fn(&Record<'_>) -> bool) -> Batch {
+        let mut payload_bytes = 0;
+        let mut index = Vec::new();
+        for (entry, record) in self.index.iter().zip(self.records()) {
+            if keep(&record) {
+                payload_bytes += record.payload_bytes();
+                index.push(*entry);
+            }
+        }
+        index.shrink_to_fit();
+        Batch { bytes: Arc::clone(&self.bytes), index, payload_bytes, ..Batch::default() }
+    }
+
+    /// `count` batches that share this one's bytes, each with the records that `place` gives it; those
+    /// with no place are in none. In one pass, however many there are.
+    pub fn divide(
+        &self,
+        count: usize,
+        mut place: impl FnMut(&Record<'_>) -> Option<usize>,
+    ) -> Vec<Batch> {
+        let part = || Batch { bytes: Arc::clone(&self.bytes), ..Batch::default() };
+        let mut parts: Vec<Batch> = std::iter::repeat_with(part).take(count).collect();
+        for (entry, record) in self.index.iter().zip(self.records()) {
+            if let Some(part) = place(&record).map(|place| &mut parts[place]) {
+                part.index.push(*entry);
+                part.payload_bytes += record.payload_bytes();
+            }
+        }
+        for part in &mut parts {
+            part.index.shrink_to_fit();
+        }
+        parts
+    }
+
+    /// How many records it holds.
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.index.is_empty()
+    }
+
+    /// Bytes of its records' keys, values and headers.
+    pub fn payload_bytes(&self) -> usize {
+        self.payload_bytes
+    }
+
+    /// Bytes of memory that the batch takes on the heap, room to grow included. Batches that share
+    /// their bytes count them each.
+    pub fn heap_bytes(&self) -> usize {
+        self.bytes.capacity() + self.index.capacity() * Batch::ENTRY_BYTES
+    }
+
+    /// Offsets of the first and the last record; `None` for an empty batch.
+    pub fn range(&self) -> Option<OffsetRange> {
+        Some(OffsetRange::new(self.index.first()?.offset, self.index.last()?.offset))
+    }
+
+    /// Offset of the last record.
+    pub fn last_offset(&self) -> Option<Offset> {
+        self.index.last().map(|entry| entry.offset)
+    }
+
+    /// Whether one of its records has this offset.
+    pub fn contains(&self, offset: Offset) -> bool {
+        self.index.binary_search_by_key(&offset, |entry| entry.offset).is_ok()
+    }
+
+    pub fn records(&self) -> impl ExactSizeIterator<Item = Record<'_>> {
+        self.index.iter().map(|entry| {
+            let key_end = entry.start as usize + length(entry.key_len);
+            let value_end = key_end + length(entry.value_len);
+            let headers_end = value_end + entry.headers_len as usize;
+            Record {
+                offset: entry.offset,
+                timestamp: (entry.timestamp != NO_TIMESTAMP).then_some(entry.timestamp),
+                key: (entry.key_len != NONE).then(|| &self.bytes[entry.start as usize..key_end]),
+                value: (entry.value_len != NONE).then(|| &self.bytes[key_end..value_end]),
+                headers: Headers::trusted(&self.bytes[value_end..headers_end]),
+            }
+        })
+    }
+}
+
+/// A capacity that is enough for `needed`.
+fn grown(capacity: usize, needed: usize, expected: usize, tight: bool) -> usize {
+    let generous = if tight { 0 } else { (2 * capacity).max(expected) };
+    if needed <= capacity { capacity } else { needed.max(generous) }
+}
+
+fn length(len: u32) -> usize {
+    if len == NONE { 0 } else { len as usize }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record<'a>(offset: i64, key: Option<&'a [u8]>, value: Option<&'a [u8]>) -> Record<'a> {
+        let headers = Headers::NONE;
+        Record { offset: Offset::new(offset), timestamp: Some(offset * 10), key, value, headers }
+    }
+
+    #[test]
+    fn records_come_back_as_they_went_in() {
+        let headers = Headers::encode([("name", Some("value")), ("null", None)]);
+        let records = [
+            record(3, None, Some(b"plain")),
+            record(4, Some(b"key"), None),
+            Record { timestamp: None, ..record(9, Some(b""), Some(b"")) },
+            record(10, Some(b"\xff\x00"), Some(b"\n")),
+            Record { headers: Headers::trusted(&headers), ..record(11, None, None) },
+            record(12, Some(b"k"), Some(b"v")),
+        ];
+        let mut batch = Batch::default();
+        for record in records {
+            batch.push(record);
+        }
+        assert_eq!(batch.records().collect::<Vec<_>>(), records);
+        assert_eq!(batch.range(), Some(OffsetRange::new(Offset::new(3), Offset::new(12))));
+        assert_eq!(batch.payload_bytes(), 5 + 3 + 2 + 1 + headers.len() + 2);
+        assert_eq!(batch.len(), 6);
+    }
+
+    #[test]
+    fn it_knows_its_offsets_gaps_too() {
+        let mut batch = Batch::default();
+        assert!(!batch.contains(Offset::ZERO));
+        for offset in [3, 4, 9] {
+            batch.push(record(offset, None, None));
+        }
+        let known: Vec<_> = (0..12).filter(|n| batch.contains(Offset::new(*n))).collect();
+        assert_eq!(known, [3, 4, 9]);
+    }
+
+    #[test]
+    fn growth_is_foretold_exactly() {
+        let mut batch = Batch::default();
+        batch.expect(100, 4);
+        let mut held = 0;
+        let first = Batch::first_growth_for(&record(0, Some(b"key"), Some(b"")), (100, 4), false);
+        assert_eq!(first, batch.growth_for(&record(0, Some(b"key"), Some(b""))));
+        for offset in 0..50 {
+            let value = vec![b'x'; (offset as usize * 7) % 90];
+            let headers =
+                Headers::encode((0..offset % 3).map(|at| (vec![b'n'; 5], Some([at as u8]))));
+            let headers = Headers::trusted(&headers);
+            let record = Record { headers, ..record(offset, Some(b"key"), Some(&value)) };
+            held += batch.growth_for(&record);
+            batch.grow_for(&record);
+            batch.push(record);
+            assert_eq!(batch.heap_bytes(), held);
+        }
+        assert!(batch.heap_bytes() <= 2 * (batch.payload_bytes() + 50 * Batch::ENTRY_BYTES));
+    }
+
+    #[test]
+    fn an_index_entry_stays_at_32_bytes() {
+        assert_eq!(Batch::ENTRY_BYTES, 32);
+    }
+
+    #[test]
+    fn a_selection_shares_the_bytes_and_counts_its_own_records() {
+        let mut batch = Batch::default();
+        batch.expect(1000, 100);
+        for offset in 0..10 {
+            let record = record(offset, None, Some(&[b'x'; 10][..offset as usize]));
+            batch.grow_for(&record);
+            batch.push(record);
+        }
+        let odd = batch.select(|record| record.offset.get() % 2 == 1);
+        let even = batch.select(|record| record.offset.get() % 2 == 0);
+        assert!(odd.records().eq(batch.records().skip(1).step_by(2)));
+        assert!(even.records().eq(batch.records().step_by(2)));
+        assert_eq!(odd.range(), Some(OffsetRange::new(Offset::new(1), Offset::new(9))));
+        assert_eq!((odd.payload_bytes(), even.payload_bytes()), (1 + 3 + 5 + 7 + 9, 2 + 4 + 6 + 8));
+        assert!(Arc::ptr_eq(&odd.bytes, &batch.bytes) && Arc::ptr_eq(&even.bytes, &batch.bytes));
+        assert_eq!(odd.index.capacity(), 5);
+
+        // Of a selection again, and of nothing; each outlives what it was made of.
+        drop(batch);
+        let last = odd.select(|record| record.offset.get() > 6);
+        drop(odd);
+        let lengths: Vec<_> = last.records().map(|record| record.payload_bytes()).collect();
+        assert_eq!(lengths, [7, 9]);
+        let none = last.select(|_| false);
+        assert!(none.is_empty() && none.payload_bytes() == 0 && none.range().is_none());
+    }
+
+    #[test]
+    fn a_null_value_is_not_an_empty_one() {
+        let mut batch = Batch::default();
+        batch.push(record(0, None, None));
+        batch.push(record(1, None, Some(b"")));
+        let values: Vec<_> = batch.records().map(|record| record.value).collect();
+        assert_eq!(values, [None, Some(&b""[..])]);
+    }
+
+    #[test]
+    #[should_panic(expected = "offset order")]
+    fn a_record_out_of_order_is_refused() {
+        let mut batch = Batch::default();
+        batch.push(record(5, None, None));
+        batch.push(record(5, None, None));
+    }
+}

@@ -1,0 +1,219 @@
+//! The byte budget: how much memory batches may hold, being filled, queued and running together.
+//!
+//! Bytes are had before they are used (`Permit`) and come back when the permit is dropped.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Instant;
+
+use crate::model::clock;
+
+/// A shared bound in bytes (`--queue-bytes`).
+#[derive(Debug)]
+pub struct Budget {
+    limit: usize,
+    used: AtomicUsize,
+    closed: AtomicBool,
+    /// Waiters sleep here; the lock guards nothing but their falling asleep.
+    released: (Mutex<()>, Condvar),
+    /// How many sleep, or are about to. Whoever gives bytes back makes a system call for them only:
+    /// each side writes its own number before it reads the other's, in one order for all (`SeqCst`).
+    waiting: AtomicUsize,
+}
+
+impl Budget {
+    pub fn new(limit: usize) -> Arc<Budget> {
+        Arc::new(Budget {
+            limit,
+            used: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
+            released: (Mutex::new(()), Condvar::new()),
+            waiting: AtomicUsize::new(0),
+        })
+    }
+
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    pub fn used(&self) -> usize {
+        self.used.load(Ordering::Acquire)
+    }
+
+    /// `bytes` of the budget, or `None` where they are not free now.
+    pub fn try_acquire(self: &Arc<Budget>, bytes: usize) -> Option<Permit> {
+        let taken = self.used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |used| {
+            used.checked_add(bytes).filter(|sum| *sum <= self.limit)
+        });
+        taken.ok().map(|_| Permit { budget: Some(Arc::clone(self)), bytes, base: None })
+    }
+
+    /// Waits for `bytes` until `deadline`.
+    pub fn acquire_until(self: &Arc<Budget>, bytes: usize, deadline: Instant) -> Option<Permit> {
+        loop {
+            if let Some(permit) = self.try_acquire(bytes) {
+                return Some(permit);
+            }
+            let wait = deadline.checked_duration_since(clock::now())?;
+            if self.is_closed() {
+                return None;
+            }
+            if !clock::wait_simulated(wait) {
+                break;
+            }
+        }
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let permit = self.sleep_until_had(bytes, deadline);
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        permit
+    }
+
+    fn sleep_until_had(self: &Arc<Budget>, bytes: usize, deadline: Instant) -> Option<Permit> {
+        let (lock, released) = &self.released;
+        let mut guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(permit) = self.try_acquire(bytes) {
+                return Some(permit);
+            }
+            let wait = deadline.checked_duration_since(Instant::now())?;
+            if self.closed.load(Ordering::SeqCst) {
+                return None;
+            }
+            (guard, _) = released.wait_timeout(guard, wait).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// mb is stopping: nobody waits any more.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.wake_all();
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    fn release(&self, bytes: usize) {
+        let before = self.used.fetch_sub(bytes, Ordering::SeqCst);
+        assert!(before >= bytes, "no more is given back than was had");
+        self.wake_all();
+    }
+
+    fn wake_all(&self) {
+        if self.waiting.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        // Taking the lock keeps a waiter from missing this between its look and its sleep.
+        drop(self.released.0.lock().unwrap_or_else(PoisonError::into_inner));
+        self.released.1.notify_all();
+    }
+}
+
+/// Bytes had from a budget.
+#[derive(Debug)]
+pub struct Permit {
+    budget: Option<Arc<Budget>>,
+    bytes: usize,
+    /// What these are on top of.
+    base: Option<Arc<Permit>>,
+}
+
+impl Permit {
+    /// Zero bytes of no budget.
+    pub fn nothing() -> Permit {
+        Permit { budget: None, bytes: 0, base: None }
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes + self.base.as_ref().map_or(0, |base| base.bytes())
+    }
+
+    /// `bytes` more of the budget of `base`, which it keeps, whether they are free or not: what is
+    /// there already is counted, and nothing else is had until as much has come back.
+    pub fn overdrawn(base: &Arc<Permit>, bytes: usize) -> Permit {
+        let budget = base.budget().cloned();
+        if let Some(budget) = &budget {
+            budget.used.fetch_add(bytes, Ordering::AcqRel);
+        }
+        Permit { budget, bytes, base: Some(Arc::clone(base)) }
+    }
+
+    fn budget(&self) -> Option<&Arc<Budget>> {
+        self.budget.as_ref().or_else(|| self.base.as_ref()?.budget())
+    }
+
+    /// Joins another permit of the same budget to this one.
+    pub fn merge(&mut self, mut other: Permit) {
+        if self.budget.is_none() {
+            self.budget = other.budget.take();
+        }
+        self.bytes += std::mem::take(&mut other.bytes);
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some(budget) = &self.budget
+            && self.bytes > 0
+        {
+            budget.release(self.bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_full_budget_gives_nothing_until_something_comes_back() {
+        let budget = Budget::new(100);
+        let mut first = budget.try_acquire(60).expect("room for 60");
+        assert!(budget.try_acquire(41).is_none());
+        first.merge(budget.try_acquire(40).expect("room for 40 more"));
+        assert_eq!(first.bytes(), 100);
+        assert!(budget.acquire_until(1, Instant::now() + Duration::from_millis(5)).is_none());
+        drop(first);
+        assert_eq!(budget.used(), 0);
+        assert!(budget.try_acquire(usize::MAX).is_none());
+    }
+
+    #[test]
+    fn what_is_overdrawn_is_counted_and_comes_back_with_what_it_is_on_top_of() {
+        let budget = Budget::new(100);
+        let base = Arc::new(budget.try_acquire(90).expect("room for 90"));
+        let more = Permit::overdrawn(&base, 40);
+        drop(base);
+        assert_eq!((more.bytes(), budget.used()), (130, 130));
+        assert!(budget.try_acquire(1).is_none());
+        drop(more);
+        assert_eq!(budget.used(), 0);
+        let more = Permit::overdrawn(&Arc::new(Permit::nothing()), 40);
+        assert_eq!((more.bytes(), budget.used()), (40, 0));
+    }
+
+    #[test]
+    fn a_closed_budget_lets_no_one_wait() {
+        let budget = Budget::new(10);
+        let _held = budget.try_acquire(10);
+        budget.close();
+        assert!(budget.acquire_until(1, Instant::now() + Duration::from_secs(60)).is_none());
+    }
+
+    #[test]
+    fn a_waiter_wakes_when_bytes_come_back() {
+        let budget = Budget::new(10);
+        let held = budget.try_acquire(10);
+        let waiter = {
+            let budget = Arc::clone(&budget);
+            crate::model::thread::spawn("waiter", move || {
+                budget.acquire_until(10, Instant::now() + Duration::from_secs(60)).is_some()
+            })
+            .unwrap()
+        };
+        drop(held);
+        assert!(waiter.join().unwrap());
+    }
+}

@@ -1,0 +1,173 @@
+//! What can go wrong, said once: the meaning, the context, and the decision that follows.
+//!
+//! An error's `class()` decides what the pipeline does; its `exit_code()` decides how the process
+//! ends. Errors of a user's step are `step::StepError`, not these.
+
+use std::fmt;
+
+use crate::model::offset::{Offset, OffsetRange, Partition};
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What to do about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// It may pass by itself: throw the client away, wait, try again.
+    Retry,
+    /// A deliberate halt: going on would skip records or break a promise.
+    Halt,
+    /// Trying again cannot help.
+    Fatal,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Error {
+    /// The command line is wrong.
+    Usage(String),
+    /// The settings, or what they name (a folder, a file, a command), cannot be used.
+    Config(String),
+    /// The broker did not do what it was asked: unreachable, too slow, an error code, a broken
+    /// answer. `doing` reads after "cannot", as in "read the offsets of topic t".
+    Broker { doing: String, cause: String },
+    /// The topic does not exist.
+    UnknownTopic { topic: String },
+    /// The offset asked for is not in the log (any more, or yet).
+    OffsetOutOfRange { topic: String, partition: Partition, offset: Offset },
+    /// Another log stands under the name of the one that was read: the topic was made again, or its
+    /// end was cut off. Offsets mean other records now.
+    LogReplaced(String),
+    /// A record that cannot be read or held: too large for the limit named, a codec the client
+    /// lacks, bytes that do not check.
+    Unreadable { topic: String, partition: Partition, offset: Offset, cause: String },
+    /// The backend cannot do this by nature, and says so rather than do it half.
+    Unsupported { what: String, hint: String },
+    /// The history, the dead letters or the embedded topic could not be read or written.
+    Storage { doing: String, cause: String },
+    /// mb halts on purpose: a failed run with `--on-failure halt`, missing offsets, a step that
+    /// asks for it.
+    Halt(String),
+    /// A thread of mb's own panicked.
+    Panic { thread: String, message: String },
+    /// mb was made to end before its running runs were done; they are made again at the next start.
+    Forced(String),
+    /// Anything else that ends the command.
+    Other(String),
+}
+
+impl Error {
+    pub fn broker(doing: impl Into<String>, cause: impl fmt::Display) -> Error {
+        Error::Broker { doing: doing.into(), cause: cause.to_string() }
+    }
+
+    pub fn storage(doing: impl Into<String>, cause: impl fmt::Display) -> Error {
+        Error::Storage { doing: doing.into(), cause: cause.to_string() }
+    }
+
+    /// The partition and offset that could not be read, where that is the error.
+    pub fn unreadable(&self) -> Option<(Partition, Offset)> {
+        match self {
+            Error::Unreadable { partition, offset, .. } => Some((*partition, *offset)),
+            _ => None,
+        }
+    }
+
+    pub fn class(&self) -> Class {
+        match self {
+            Error::Broker { .. } | Error::UnknownTopic { .. } | Error::Storage { .. } => {
+                Class::Retry
+            }
+            Error::Halt(_) | Error::OffsetOutOfRange { .. } | Error::LogReplaced(_) => Class::Halt,
+            // An unreadable record blocks its partition; it is shown and tried again, since a
+            // larger limit, another client or a mended broker makes it readable.
+            Error::Unreadable { .. } => Class::Retry,
+            Error::Usage(_)
+            | Error::Config(_)
+            | Error::Unsupported { .. }
+            | Error::Panic { .. }
+            | Error::Forced(_)
+            | Error::Other(_) => Class::Fatal,
+        }
+    }
+
+    /// The process' exit code: 2 forced, 64 usage, 65 a deliberate halt, 78 configuration, 1 the rest (the
+    /// numbers of sysexits.h where it has them).
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Usage(_) => 64,
+            Error::Halt(_) | Error::OffsetOutOfRange { .. } | Error::LogReplaced(_) => 65,
+            Error::Config(_) | Error::Unsupported { .. } => 78,
+            Error::Forced(_) => 2,
+            Error::Broker { .. }
+            | Error::UnknownTopic { .. }
+            | Error::Unreadable { .. }
+            | Error::Storage { .. }
+            | Error::Panic { .. }
+            | Error::Other(_) => 1,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Usage(text)
+            | Error::Config(text)
+            | Error::Halt(text)
+            | Error::Forced(text)
+            | Error::Other(text) => f.write_str(text),
+            Error::LogReplaced(text) => write!(
+                f,
+                "{text}; to read from the beginning of what is there now, start mb with \
+                 --on-missing-offsets skip, or say where to begin with mb offsets --execute"
+            ),
+            Error::Broker { doing, cause } => write!(f, "cannot {doing}: {cause}"),
+            Error::UnknownTopic { topic } => write!(
+                f,
+                "topic {topic} does not exist; create it, name another with --topic, or let mb \
+                 create it by producing (--rate, or mb produce)"
+            ),
+            Error::OffsetOutOfRange { topic, partition, offset } => {
+                write!(f, "offset {offset} of {topic}/{partition} is not in the log")
+            }
+            Error::Unreadable { topic, partition, offset, cause } => {
+                write!(f, "cannot read {topic}/{partition} at offset {offset}: {cause}")
+            }
+            Error::Unsupported { what, hint } => write!(f, "{what}; {hint}"),
+            Error::Storage { doing, cause } => write!(f, "cannot {doing}: {cause}"),
+            Error::Panic { thread, message } => write!(f, "thread {thread} panicked: {message}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// The message for a position that lies beyond the end of its log.
+pub fn beyond_text(topic: &str, partition: Partition, position: Offset, end: Offset) -> String {
+    format!(
+        "records {topic}/{partition} {} are not in the log, which ends at {end}: the topic was made \
+         again, or its end was cut off",
+        OffsetRange::below(position, end)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_follow_the_meaning() {
+        assert_eq!(Error::Usage("x".into()).exit_code(), 64);
+        assert_eq!(Error::Config("x".into()).exit_code(), 78);
+        assert_eq!(Error::Halt("x".into()).exit_code(), 65);
+        assert_eq!(Error::broker("reach it", "refused").exit_code(), 1);
+    }
+
+    #[test]
+    fn a_broker_that_fails_is_tried_again_and_missing_offsets_halt() {
+        assert_eq!(Error::broker("reach it", "refused").class(), Class::Retry);
+        let missing =
+            Error::OffsetOutOfRange { topic: "t".into(), partition: 0, offset: Offset::new(5) };
+        assert_eq!(missing.class(), Class::Halt);
+        assert_eq!(missing.to_string(), "offset 5 of t/0 is not in the log");
+    }
+}

@@ -1,0 +1,258 @@
+//! What is going on now: counters, and what each worker runs. Written by the threads of a
+//! pipeline, read by whoever shows it.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::model::clock;
+use crate::model::histogram::Histogram;
+use crate::model::offset::RunKey;
+use crate::model::run::RunId;
+
+#[derive(Debug)]
+pub struct Live {
+    pub started: Instant,
+    pub records_in: Counter,
+    pub bytes_in: Counter,
+    pub records_done: Counter,
+    pub bytes_done: Counter,
+    pub runs_succeeded: Counter,
+    pub runs_failed: Counter,
+    pub runs_halted: Counter,
+    pub runs_split: Counter,
+    /// Offsets passed over without being processed (`--on-missing-offsets skip`).
+    pub offsets_skipped: Counter,
+    /// Messages of the producer that the broker has not acknowledged, at its end.
+    pub messages_failed: Counter,
+    /// Messages that the producer has handed over.
+    pub messages_posted: Counter,
+    pub attempts_failed: Counter,
+    pub dead_letters: Counter,
+    pub ticks: Counter,
+    /// Time in the step, of each attempt.
+    pub run_time: Histogram,
+    /// From the queue to the first attempt.
+    pub wait_time: Histogram,
+    pub failures: Failures,
+    pub troubles: Troubles,
+    /// When offsets were committed last, in ms since 1970; 0 before the first time.
+    last_commit_ms: AtomicI64,
+    /// By their number.
+    workers: Mutex<Vec<Option<Running>>>,
+}
+
+/// A run that a worker has now.
+#[derive(Clone, Debug)]
+pub struct Running {
+    pub worker: usize,
+    pub id: RunId,
+    pub key: RunKey,
+    /// From 1.
+    pub attempt: u32,
+    pub since: Instant,
+    /// Past `--step-timeout`, or cancelled, in a step that cannot be ended.
+    pub stalled: bool,
+}
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Live {
+    pub fn new(workers: usize) -> Live {
+        Live {
+            started: Instant::now(),
+            records_in: Counter::default(),
+            bytes_in: Counter::default(),
+            records_done: Counter::default(),
+            bytes_done: Counter::default(),
+            runs_succeeded: Counter::default(),
+            runs_failed: Counter::default(),
+            runs_halted: Counter::default(),
+            runs_split: Counter::default(),
+            offsets_skipped: Counter::default(),
+            messages_failed: Counter::default(),
+            messages_posted: Counter::default(),
+            attempts_failed: Counter::default(),
+            dead_letters: Counter::default(),
+            ticks: Counter::default(),
+            run_time: Histogram::default(),
+            wait_time: Histogram::default(),
+            failures: Failures::default(),
+            troubles: Troubles::default(),
+            last_commit_ms: AtomicI64::new(0),
+            workers: Mutex::new(vec![None; workers]),
+        }
+    }
+
+    /// Offsets were committed just now.
+    pub fn committed(&self) {
+        self.last_commit_ms.store(clock::now_ms(), Ordering::Relaxed);
+    }
+
+    /// When offsets were committed last, in ms since 1970.
+    pub fn last_commit_ms(&self) -> Option<i64> {
+        Some(self.last_commit_ms.load(Ordering::Relaxed)).filter(|ms| *ms > 0)
+    }
+
+    pub fn start(&self, running: Running) {
+        let mut workers = self.workers_lock();
+        let worker = running.worker;
+        if workers.len() <= worker {
+            workers.resize(worker + 1, None);
+        }
+        workers[worker] = Some(running);
+    }
+
+    pub fn end(&self, worker: usize) {
+        if let Some(running) = self.workers_lock().get_mut(worker) {
+            *running = None;
+        }
+    }
+
+    /// What the workers run now.
+    pub fn running(&self) -> Vec<Running> {
+        self.workers_lock().iter().flatten().cloned().collect()
+    }
+
+    /// Each worker that there is, by its number, with what it runs.
+    pub fn workers(&self) -> Vec<Option<Running>> {
+        self.workers_lock().clone()
+    }
+
+    /// There are so many workers, and those of higher numbers that have a run still.
+    pub fn set_workers(&self, count: usize) {
+        let mut workers = self.workers_lock();
+        let busy = workers.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        workers.resize(count.max(busy), None);
+    }
+
+    /// Marks a run as stalled, where it runs: what it runs in cannot be ended.
+    pub fn stall(&self, run: RunId) -> Option<Running> {
+        let mut workers = self.workers_lock();
+        let running = workers.iter_mut().flatten().find(|running| running.id == run)?;
+        running.stalled = true;
+        Some(running.clone())
+    }
+
+    /// Marks runs that have been in their step for longer than `limit` as stalled; returns those
+    /// that were not marked before.
+    pub fn mark_stalled(&self, limit: Duration) -> Vec<Running> {
+        let mut found = Vec::new();
+        for running in self.workers_lock().iter_mut().flatten() {
+            if !running.stalled && running.since.elapsed() > limit {
+                running.stalled = true;
+                found.push(running.clone());
+            }
+        }
+        found
+    }
+
+    fn workers_lock(&self) -> MutexGuard<'_, Vec<Option<Running>>> {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How many attempts on end have failed, and why the last one did.
+#[derive(Debug, Default)]
+pub struct Failures {
+    on_end: AtomicU64,
+    last: Mutex<Option<(String, Instant)>>,
+}
+
+impl Failures {
+    pub fn succeeded(&self) {
+        // Nearly always it is 0 already, and then nobody's cache is disturbed.
+        if self.on_end.load(Ordering::Relaxed) > 0 {
+            self.on_end.store(0, Ordering::Relaxed);
+        }
+    }
+
+    pub fn failed(&self, error: &str) {
+        self.on_end.fetch_add(1, Ordering::Relaxed);
+        let last = Some((error.to_owned(), clock::now()));
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = last;
+    }
+
+    /// How many on end; of the last one the error, and when it was.
+    pub fn read(&self) -> (u64, Option<(String, Instant)>) {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        (self.on_end.load(Ordering::Relaxed), last)
+    }
+}
+
+/// What threads fail at now, each by the thread's name.
+#[derive(Debug, Default)]
+pub struct Troubles(Mutex<BTreeMap<String, Failing>>);
+
+/// What one thread fails at.
+#[derive(Clone, Debug)]
+pub struct Failing {
+    /// "committing offsets", for one.
+    pub what: &'static str,
+    pub since: Instant,
+    /// The newest one.
+    pub cause: String,
+}
+
+impl Troubles {
+    /// It failed once more.
+    pub fn begin(&self, who: &str, what: &'static str, cause: &str) {
+        let mut troubles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = troubles.get(who).map_or_else(clock::now, |known| known.since);
+        troubles.insert(who.to_owned(), Failing { what, since, cause: cause.to_owned() });
+    }
+
+    /// It works, or works again.
+    pub fn end(&self, who: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(who);
+    }
+
+    pub fn read(&self) -> Vec<Failing> {
+        let troubles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        troubles.values().cloned().collect()
+    }
+}
+
+/// Says a passing trouble once: when it comes, when its cause changes, and when it is over.
+#[derive(Debug, Default)]
+pub struct Trouble {
+    cause: Mutex<Option<(String, Instant)>>,
+    present: AtomicBool,
+}
+
+impl Trouble {
+    /// `what` failed because of `cause`; logged unless it was the same before.
+    pub fn begin(&self, what: &str, cause: &str) {
+        let mut known = self.cause.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = known.as_ref().map_or_else(Instant::now, |(_, since)| *since);
+        if known.as_ref().is_none_or(|(known, _)| known != cause) {
+            log::warn!("{what}: {cause}; trying again until it works");
+        }
+        *known = Some((cause.to_owned(), since));
+        self.present.store(true, Ordering::Release);
+    }
+
+    /// `what` works again.
+    pub fn end(&self, what: &str) {
+        if !self.present.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        let known = self.cause.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((_, since)) = known {
+            log::info!("{what}: works again, after {:.1} s", since.elapsed().as_secs_f64());
+        }
+    }
+}

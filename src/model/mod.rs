@@ -1,0 +1,21 @@
+//! The values that everything else is made of: offsets, records, batches, runs, errors, and the counters
+//! of a running pipeline.
+//!
+//! Nothing in this folder talks to a broker, a file or a user. Two of its modules are the only doors to the
+//! operating system that every layer needs: `clock` reads the time, `thread` starts named threads.
+
+pub mod backoff;
+pub mod batch;
+pub mod budget;
+pub mod clock;
+pub mod error;
+pub mod events;
+pub mod headers;
+pub mod histogram;
+pub mod lane;
+pub mod live;
+pub mod murmur;
+pub mod offset;
+pub mod run;
+pub mod stored;
+pub mod thread;

@@ -1,0 +1,195 @@
+//! What the overview shows, as values: the JSON of `GET /api/v1/status`, of the events, and of
+//! `mb status --json`. Times are milliseconds since 1970 (UTC), durations seconds unless they say so.
+//!
+//! Only shapes are here; `watch` fills them.
+
+use crate::config::steering::SettingsView;
+use serde::{Deserialize, Serialize};
+
+use crate::history::query::{RunRow, TickRow};
+
+/// Everything that one look shows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Overview {
+    pub version: String,
+    pub pid: u32,
+    pub now_ms: i64,
+    pub started_ms: i64,
+    pub topic: String,
+    pub group: String,
+    /// `rdkafka`, `kafka` or `embedded`; `none` while mb waits for its broker.
+    pub client: String,
+    /// What the log is, for people: "Kafka at localhost:9092, client rdkafka (librdkafka 2.12.1)".
+    pub broker: String,
+    pub step: String,
+    /// What mb waits for before it can read the topic; null once it does.
+    pub waiting_for: Option<String>,
+    pub sensor: SensorView,
+    pub settings: SettingsView,
+    pub totals: Totals,
+    pub rates: Rates,
+    pub lag: LagView,
+    pub queue: QueueView,
+    pub workers: Vec<WorkerView>,
+    /// Dead letters that are neither redriven nor discarded.
+    pub dead_letters_open: u64,
+    /// When offsets were last committed.
+    pub last_commit_ms: Option<i64>,
+    /// Bytes of memory that mb has (resident set size).
+    pub memory_bytes: u64,
+    pub freshness: Option<FreshnessView>,
+    pub health: HealthView,
+    /// Newest first, 10 at most.
+    pub newest_runs: Vec<RunRow>,
+    /// Newest first, 60 at most.
+    pub ticks: Vec<TickRow>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SensorView {
+    pub paused: bool,
+    pub sensors: usize,
+    pub tick_runtime_s: f64,
+}
+
+/// Since mb started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    pub records_in: u64,
+    pub bytes_in: u64,
+    pub records_done: u64,
+    pub bytes_done: u64,
+    pub runs_succeeded: u64,
+    pub runs_failed: u64,
+    pub runs_halted: u64,
+    pub runs_split: u64,
+    pub attempts_failed: u64,
+    pub dead_letters: u64,
+    pub ticks: u64,
+    pub offsets_skipped: u64,
+    pub messages_posted: u64,
+}
+
+/// Per second, over the last 5 seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Rates {
+    pub records_in: f64,
+    pub bytes_in: f64,
+    /// With those that were given up on.
+    pub records_done: f64,
+    pub bytes_done: f64,
+    /// Of mb's own producer.
+    pub messages_posted: f64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LagView {
+    /// Messages of all partitions; null while it is not known.
+    pub total: Option<u64>,
+    /// The largest of the partitions' lags in seconds.
+    pub seconds: Option<f64>,
+    /// Until the lag is 0 if rates stay: null where it does not fall.
+    pub catch_up_s: Option<f64>,
+    /// When the log was asked last with success.
+    pub at_ms: Option<i64>,
+    /// Why it is not known, or no longer.
+    pub error: Option<String>,
+    pub partitions: u64,
+    /// The 50 with most lag first on the overview; all of them, by number, from `/api/v1/lag`.
+    pub top: Vec<PartitionLag>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PartitionLag {
+    pub partition: i32,
+    pub beginning: i64,
+    /// The next offset that the log will give.
+    pub end: i64,
+    /// All below it is done and committed; null where nothing is yet.
+    pub committed: Option<i64>,
+    /// All below it was read: what the sensor reads next.
+    pub cursor: i64,
+    /// Messages from the committed offset (or where it began) to the end.
+    pub lag: u64,
+    /// How long ago the log had an end that is not passed by the committed offset yet, in seconds;
+    /// null where that is not known.
+    pub lag_s: Option<f64>,
+    /// Runs under way.
+    pub in_flight: u64,
+    /// For how long it has had lag and made no progress, in seconds; null where it has not.
+    pub stuck_s: Option<f64>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueView {
+    pub runs: u64,
+    pub limit: u64,
+    /// Runs that wait for another attempt.
+    pub waiting_retries: u64,
+    /// Runs that wait behind others of their lane (`--order`).
+    pub parked: u64,
+    /// Of batches being filled, queued and running, against `--queue-bytes`.
+    pub bytes: u64,
+    pub bytes_limit: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WorkerView {
+    pub worker: u64,
+    pub run: Option<RunningView>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunningView {
+    pub id: i64,
+    pub key: String,
+    pub attempt: u32,
+    /// For how long it has been in its step.
+    pub running_s: f64,
+    /// Past `--step-timeout`, or cancelled, in a step that cannot be ended.
+    pub stalled: bool,
+}
+
+/// The age of the oldest unprocessed record against `--freshness`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FreshnessView {
+    pub policy_s: f64,
+    pub age_s: Option<f64>,
+    pub fresh: bool,
+}
+
+/// What `/readyz` answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthView {
+    pub ready: bool,
+    pub reasons: Vec<Reason>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reason {
+    /// `starting`, `broker`, `stalled`, `step`, `disk` or `freshness`.
+    pub reason: String,
+    /// For people: what is stuck where, since when.
+    pub detail: String,
+}
+
+/// The last 15 minutes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Series {
+    pub samples: Vec<Sample>,
+}
+
+/// One second's figures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    pub at_ms: i64,
+    /// Per second.
+    pub records_in: f64,
+    /// With those that were given up on.
+    pub records_done: f64,
+    pub bytes_in: f64,
+    /// Messages; null where it was not known.
+    pub lag: Option<u64>,
+    pub queued: u64,
+    pub running: u64,
+}

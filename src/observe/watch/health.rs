@@ -1,0 +1,289 @@
+//! Whether mb is ready, and if not, why: reasons for people, from facts. And which partitions are
+//! stalled, said in the log when that begins and when it ends.
+//!
+//! Pure, but for the log.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::config::limits;
+use crate::model::live::Running;
+use crate::model::offset::{Offset, Partition};
+use crate::observe::overview::{FreshnessView, HealthView, Reason};
+
+/// What health depends on.
+#[derive(Debug, Default)]
+pub struct Facts {
+    /// What fails at the broker: what, for how long, why.
+    pub broker: Vec<(String, Duration, String)>,
+    /// The partitions that are stalled, longest first.
+    pub stalls: Vec<Stall>,
+    /// Runs past their time in a step that cannot be ended.
+    pub stalled_runs: Vec<String>,
+    /// How many attempts on end have failed, the last one's error, and how long ago that was.
+    pub failures: (u64, Option<(String, Duration)>),
+    /// The history cannot be written.
+    pub disk: bool,
+    pub freshness: Option<FreshnessView>,
+}
+
+/// A partition that has lag and makes no progress.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stall {
+    pub partition: Partition,
+    pub offset: Offset,
+    pub lag: u64,
+    pub stuck: Duration,
+    /// What of it is under way.
+    pub what: String,
+}
+
+impl Stall {
+    /// "partition orders/3 has made no progress for 75 s: offset 12, …".
+    pub fn say(&self, topic: &str) -> String {
+        format!(
+            "partition {topic}/{} has made no progress for {} s: it stands at offset {} with a lag \
+             of {}; {}",
+            self.partition,
+            self.stuck.as_secs(),
+            self.offset,
+            self.lag,
+            self.what
+        )
+    }
+}
+
+/// What of a partition is under way, for people: `runs` are those that workers have, `in_flight`
+/// how many there are in all.
+pub fn under_way(runs: &[&Running], in_flight: usize) -> String {
+    let in_step = runs.iter().max_by_key(|run| run.since.elapsed());
+    match in_step {
+        Some(run) => format!(
+            "run {} ({}) has been in its step with worker-{} for {} s, attempt {}",
+            run.id,
+            run.key,
+            run.worker,
+            run.since.elapsed().as_secs(),
+            run.attempt
+        ),
+        None if in_flight > 0 => {
+            format!("{in_flight} run(s) of it wait in the queue or for another attempt, none runs")
+        }
+        None => "no run of it is under way: its records are not read, or not committed".to_owned(),
+    }
+}
+
+/// Why mb is not ready.
+pub fn reasons(facts: &Facts, topic: &str) -> HealthView {
+    let mut reasons = Vec::new();
+    let mut add = |reason: &str, detail: String| {
+        reasons.push(Reason { reason: reason.to_owned(), detail });
+    };
+    for (what, since, cause) in &facts.broker {
+        if *since > limits::BROKER_TROUBLE_LIMIT {
+            add("broker", format!("{what} has failed for {} s: {cause}", since.as_secs()));
+        }
+    }
+    for stall in facts.stalls.iter().take(limits::STALLS_NAMED) {
+        add("stalled", stall.say(topic));
+    }
+    if facts.stalls.len() > limits::STALLS_NAMED {
+        let more = facts.stalls.len() - limits::STALLS_NAMED;
+        add("stalled", format!("{more} more partition(s) have lag and make no progress"));
+    }
+    for run in &facts.stalled_runs {
+        add("stalled", run.clone());
+    }
+    if let (on_end, Some((error, ago))) = &facts.failures
+        && *on_end >= limits::FAILED_ATTEMPTS_ON_END
+        && *ago < limits::FAILED_ATTEMPTS_FOR
+    {
+        add(
+            "step",
+            format!("the last {on_end} attempts have all failed, the newest with: {error}"),
+        );
+    }
+    if facts.disk {
+        add(
+            "disk",
+            "the history cannot be written, so nothing is started or committed: is the disk full?"
+                .to_owned(),
+        );
+    }
+    if let Some(FreshnessView { policy_s, age_s: Some(age), fresh: false }) = facts.freshness {
+        add(
+            "freshness",
+            format!(
+                "the oldest record that is not processed is {age:.0} s old, more than the {policy_s} \
+                 s of --freshness"
+            ),
+        );
+    }
+    HealthView { ready: reasons.is_empty(), reasons }
+}
+
+/// Remembers what was said, so that each stall is one line when it begins and one when it ends.
+#[derive(Debug, Default)]
+pub struct Told {
+    stalled: BTreeMap<Partition, Duration>,
+    stale: bool,
+}
+
+impl Told {
+    /// Logs what is new in `facts`.
+    pub fn tell(&mut self, facts: &Facts, topic: &str) {
+        for (warns, line) in self.news(facts, topic) {
+            if warns { log::warn!("{line}") } else { log::info!("{line}") }
+        }
+    }
+
+    /// Lines for the log; true for a warning.
+    fn news(&mut self, facts: &Facts, topic: &str) -> Vec<(bool, String)> {
+        let mut lines = Vec::new();
+        let fresh: Vec<_> = facts
+            .stalls
+            .iter()
+            .filter(|stall| !self.stalled.contains_key(&stall.partition))
+            .collect();
+        for stall in fresh.iter().take(limits::STALLS_NAMED) {
+            lines.push((true, stall.say(topic)));
+        }
+        if fresh.len() > limits::STALLS_NAMED {
+            let more = fresh.len() - limits::STALLS_NAMED;
+            lines.push((true, format!("{more} more partition(s) of {topic} make no progress")));
+        }
+        let now: BTreeMap<_, _> =
+            facts.stalls.iter().map(|stall| (stall.partition, stall.stuck)).collect();
+        let over: Vec<_> =
+            self.stalled.iter().filter(|(partition, _)| !now.contains_key(partition)).collect();
+        for (partition, stuck) in over.iter().take(limits::STALLS_NAMED) {
+            let after = stuck.as_secs();
+            lines.push((
+                false,
+                format!("partition {topic}/{partition} goes on, after more than {after} s"),
+            ));
+        }
+        if over.len() > limits::STALLS_NAMED {
+            let more = over.len() - limits::STALLS_NAMED;
+            lines.push((false, format!("{more} more partition(s) of {topic} go on")));
+        }
+        self.stalled = now;
+        if let Some(FreshnessView { policy_s, age_s: Some(age), fresh }) = facts.freshness
+            && fresh == self.stale
+        {
+            self.stale = !fresh;
+            let line = match fresh {
+                true => {
+                    format!("the data is fresh again: no record waits longer than {policy_s} s")
+                }
+                false => format!(
+                    "the oldest record that is not processed is {age:.0} s old, more than \
+                     --freshness ({policy_s} s)"
+                ),
+            };
+            lines.push((!fresh, line));
+        }
+        lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stall(partition: Partition) -> Stall {
+        Stall {
+            partition,
+            offset: Offset::new(12),
+            lag: 40,
+            stuck: Duration::from_secs(75),
+            what: under_way(&[], 2),
+        }
+    }
+
+    fn said(health: &HealthView) -> Vec<&str> {
+        health.reasons.iter().map(|reason| reason.reason.as_str()).collect()
+    }
+
+    #[test]
+    fn nothing_wrong_is_ready() {
+        assert_eq!(reasons(&Facts::default(), "t"), HealthView { ready: true, reasons: vec![] });
+    }
+
+    #[test]
+    fn each_reason_says_what_is_wrong_where() {
+        let trouble = |seconds| {
+            ("reading the topic".to_owned(), Duration::from_secs(seconds), "refused".to_owned())
+        };
+        let facts = Facts {
+            broker: vec![trouble(9), trouble(11)],
+            stalls: (0..5).map(stall).collect(),
+            stalled_runs: vec!["run 7 is past its time".into()],
+            failures: (10, Some(("exit code 1".into(), Duration::from_secs(1)))),
+            disk: true,
+            freshness: Some(FreshnessView { policy_s: 30.0, age_s: Some(31.2), fresh: false }),
+        };
+        let health = reasons(&facts, "orders");
+        assert!(!health.ready);
+        let expected = [
+            "broker",
+            "stalled",
+            "stalled",
+            "stalled",
+            "stalled",
+            "stalled",
+            "step",
+            "disk",
+            "freshness",
+        ];
+        assert_eq!(said(&health), expected);
+        assert_eq!(health.reasons[0].detail, "reading the topic has failed for 11 s: refused");
+        assert_eq!(
+            health.reasons[1].detail,
+            "partition orders/0 has made no progress for 75 s: it stands at offset 12 with a lag of \
+             40; 2 run(s) of it wait in the queue or for another attempt, none runs"
+        );
+        assert_eq!(health.reasons[4].detail, "2 more partition(s) have lag and make no progress");
+    }
+
+    #[test]
+    fn failures_long_ago_and_a_few_of_them_are_no_reason() {
+        let failures = |on_end, ago| Facts {
+            failures: (on_end, Some(("no".into(), Duration::from_secs(ago)))),
+            ..Facts::default()
+        };
+        assert!(reasons(&failures(9, 1), "t").ready);
+        assert!(!reasons(&failures(10, 1), "t").ready);
+        assert!(reasons(&failures(10, 301), "t").ready);
+    }
+
+    #[test]
+    fn a_stall_is_one_warning_when_it_begins_and_one_line_when_it_ends() {
+        let mut told = Told::default();
+        let stalled = Facts { stalls: vec![stall(3)], ..Facts::default() };
+        let lines = told.news(&stalled, "orders");
+        assert_eq!(lines.len(), 1);
+        assert!(lines[0].0 && lines[0].1.starts_with("partition orders/3 has made no progress"));
+        assert_eq!(told.news(&stalled, "orders"), []);
+        let over = (false, "partition orders/3 goes on, after more than 75 s".to_owned());
+        assert_eq!(told.news(&Facts::default(), "orders"), [over]);
+        assert_eq!(told.news(&Facts::default(), "orders"), []);
+        let many = Facts { stalls: (0..1000).map(stall).collect(), ..Facts::default() };
+        assert_eq!(told.news(&many, "orders").len(), limits::STALLS_NAMED + 1);
+        assert_eq!(told.news(&Facts::default(), "orders").len(), limits::STALLS_NAMED + 1);
+    }
+
+    #[test]
+    fn stale_data_is_one_warning_until_it_is_fresh_again() {
+        let mut told = Told::default();
+        let facts = |age: f64| Facts {
+            freshness: Some(FreshnessView { policy_s: 30.0, age_s: Some(age), fresh: age <= 30.0 }),
+            ..Facts::default()
+        };
+        let kinds = [1.0, 31.0, 40.0, 2.0, 3.0].map(|age| {
+            let lines = told.news(&facts(age), "t");
+            lines.into_iter().map(|(warns, _)| warns).collect::<Vec<_>>()
+        });
+        assert_eq!(kinds, [vec![], vec![true], vec![], vec![false], vec![]]);
+    }
+}

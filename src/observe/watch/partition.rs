@@ -1,0 +1,153 @@
+//! What is remembered of one partition: when its log had which end, and since when nothing moves.
+//!
+//! Pure: the time is an argument.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::config::limits;
+use crate::model::offset::Offset;
+
+/// One partition's memory.
+#[derive(Debug, Default)]
+pub struct Track {
+    /// When the log was first seen with which end; both ascend. Ends that are committed are
+    /// forgotten, so only a partition that is behind has many.
+    ends: VecDeque<(Instant, Offset)>,
+    newest: Option<Offset>,
+    /// How far it was when it moved last, and when that was.
+    moved: Option<(Progress, Instant)>,
+}
+
+/// How far a partition is: committed, and done.
+pub type Progress = (Option<Offset>, Offset);
+
+impl Track {
+    /// The log ends here now.
+    pub fn saw_end(&mut self, now: Instant, end: Offset) {
+        if self.newest.is_some_and(|newest| end < newest) {
+            // Another log under the same name.
+            self.ends.clear();
+        }
+        if self.newest != Some(end) {
+            self.ends.push_back((now, end));
+            self.newest = Some(end);
+        }
+        if self.ends.len() > limits::LAG_MEMORY_ENDS {
+            self.thin(now);
+        }
+    }
+
+    /// Forgets the end that is missed least: the further back, the coarser what is known. The first
+    /// stays, which says since when anything is known at all.
+    fn thin(&mut self, now: Instant) {
+        let missed = |index: &usize| {
+            let at = |index: usize| self.ends[index].0;
+            let gap = at(index + 1).saturating_duration_since(at(index - 1));
+            let age = now.saturating_duration_since(at(*index)).max(limits::LAG_INTERVAL);
+            gap.as_secs_f64() / age.as_secs_f64()
+        };
+        let inner = 1..self.ends.len().saturating_sub(1);
+        let least = inner.min_by(|left, right| missed(left).total_cmp(&missed(right)));
+        if let Some(index) = least {
+            self.ends.remove(index);
+        }
+    }
+
+    /// How long ago the log was first seen with an end beyond `committed`: the age of what is
+    /// committed next, within the interval between two looks. Of what was there before the first
+    /// look it is known only that it is at least so old.
+    pub fn behind_for(&mut self, now: Instant, committed: Offset) -> Duration {
+        while self.ends.front().is_some_and(|(_, end)| *end <= committed) {
+            self.ends.pop_front();
+        }
+        self.ends.front().map_or(Duration::ZERO, |(at, _)| now.saturating_duration_since(*at))
+    }
+
+    /// For how long the partition has had lag and made no progress. `excused`: it is meant to stand
+    /// still.
+    pub fn stuck_for(
+        &mut self,
+        now: Instant,
+        lag: u64,
+        progress: Progress,
+        excused: bool,
+    ) -> Option<Duration> {
+        let moves = self.moved.is_none_or(|(before, _)| before != progress);
+        if moves || excused || lag == 0 {
+            self.moved = Some((progress, now));
+            return None;
+        }
+        let (_, since) = self.moved?;
+        Some(now.saturating_duration_since(since)).filter(|stuck| !stuck.is_zero())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    #[test]
+    fn the_lag_in_seconds_is_the_age_of_the_first_end_that_is_not_committed() {
+        let begin = Instant::now();
+        let mut track = Track::default();
+        for second in 0..10 {
+            track.saw_end(begin + seconds(second), Offset::new(100 * (second as i64 + 1)));
+        }
+        let now = begin + seconds(9);
+        assert_eq!(track.behind_for(now, Offset::new(50)), seconds(9), "at least: it was there");
+        assert_eq!(track.behind_for(now, Offset::new(100)), seconds(8));
+        assert_eq!(track.behind_for(now, Offset::new(750)), seconds(2));
+        assert_eq!(track.behind_for(now, Offset::new(1000)), seconds(0));
+        track.saw_end(now + seconds(60), Offset::new(1001));
+        assert_eq!(track.behind_for(now + seconds(61), Offset::new(1000)), seconds(1));
+    }
+
+    #[test]
+    fn a_long_memory_is_bounded_and_gets_coarser_with_age() {
+        let begin = Instant::now();
+        let mut track = Track::default();
+        for second in 0..3600 {
+            track.saw_end(begin + seconds(second), Offset::new(second as i64 + 1));
+            assert!(track.ends.len() <= limits::LAG_MEMORY_ENDS);
+        }
+        let now = begin + seconds(3600);
+        assert_eq!(track.behind_for(now, Offset::ZERO), seconds(3600), "the first is kept");
+        for age in [10u64, 60, 600, 2400] {
+            let committed = Offset::new(3600 - age as i64);
+            let mut track = Track { ends: track.ends.clone(), ..Track::default() };
+            let said = track.behind_for(now, committed).as_secs();
+            assert!(said <= age && said >= age - age / 5 - 1, "{age} s old: said {said}");
+        }
+    }
+
+    #[test]
+    fn a_log_that_was_replaced_is_remembered_from_its_beginning() {
+        let begin = Instant::now();
+        let mut track = Track::default();
+        track.saw_end(begin, Offset::new(1000));
+        track.saw_end(begin + seconds(5), Offset::new(10));
+        assert_eq!(track.behind_for(begin + seconds(7), Offset::ZERO), seconds(2));
+    }
+
+    #[test]
+    fn a_partition_is_stuck_while_it_has_lag_and_nothing_moves() {
+        let begin = Instant::now();
+        let mut track = Track::default();
+        let at = |committed, done| (Some(Offset::new(committed)), Offset::new(done));
+        assert_eq!(track.stuck_for(begin, 5, at(0, 0), false), None);
+        assert_eq!(track.stuck_for(begin + seconds(9), 5, at(0, 0), false), Some(seconds(9)));
+        // Done but not committed is progress too, once.
+        assert_eq!(track.stuck_for(begin + seconds(10), 5, at(0, 3), false), None);
+        assert_eq!(track.stuck_for(begin + seconds(12), 5, at(0, 3), false), Some(seconds(2)));
+        assert_eq!(track.stuck_for(begin + seconds(20), 0, at(5, 5), false), None);
+        assert_eq!(track.stuck_for(begin + seconds(90), 0, at(5, 5), false), None);
+        // What has no lag has none of it behind it when lag comes.
+        assert_eq!(track.stuck_for(begin + seconds(91), 1, at(5, 5), false), Some(seconds(1)));
+        assert_eq!(track.stuck_for(begin + seconds(99), 1, at(5, 5), true), None);
+    }
+}

@@ -1,0 +1,66 @@
+//! SIGINT, SIGTERM and SIGHUP as messages of a channel, and what a second one means; SIGXFSZ, which
+//! must not be the end.
+
+use std::ffi::c_int;
+
+use crossbeam_channel::{Receiver, bounded};
+use rustix::process::Signal;
+
+use crate::config::limits;
+use crate::model::error::{Error, Result};
+use crate::model::thread;
+use crate::pipeline::Stopper;
+
+/// A message per signal: the first asks for an orderly stop, the second for one at once. To be
+/// called once per process.
+///
+/// # Errors
+/// Where the handler cannot be set.
+pub fn listen() -> Result<Receiver<()>> {
+    let (sender, receiver) = bounded(2);
+    ctrlc::set_handler(move || {
+        // A third signal says nothing new.
+        let _ = sender.try_send(());
+    })
+    .map_err(|cause| Error::Other(format!("cannot handle signals: {cause}")))?;
+    Ok(receiver)
+}
+
+/// The stop that a pipeline listens to, pulled by signals. A second signal ends the process with
+/// exit code 2 even where the pipeline waits for a broker.
+///
+/// # Errors
+/// As `listen`.
+pub fn stop() -> Result<Receiver<()>> {
+    outlive_file_limits();
+    let signals = listen()?;
+    let (stopper, stop) = Stopper::new();
+    thread::spawn("signals", move || {
+        let mut first = true;
+        while signals.recv().is_ok() {
+            stopper.stop();
+            if !first {
+                // The pipeline ends by itself in this time, but where it waits for a broker.
+                std::thread::sleep(limits::SECOND_SIGNAL_GRACE);
+                log::error!("ended at once, as asked");
+                std::process::exit(2);
+            }
+            first = false;
+        }
+    })?;
+    Ok(stop)
+}
+
+unsafe extern "C" {
+    /// POSIX; the C library that std itself is linked with has it.
+    fn signal(number: c_int, handler: extern "C" fn(c_int)) -> usize;
+}
+
+extern "C" fn nothing(_: c_int) {}
+
+/// A file that outgrows `ulimit -f` would kill mb by SIGXFSZ; with a handler the write fails instead,
+/// and is tried again as on a full disk. Not "ignore", which commands would inherit.
+fn outlive_file_limits() {
+    // SAFETY: a handler that does nothing may be called at any moment, and replaces none.
+    unsafe { signal(Signal::XFSZ.as_raw(), nothing) };
+}

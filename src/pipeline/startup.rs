@@ -1,0 +1,296 @@
+//! From a chosen broker and an open history to the place where each partition goes on.
+//!
+//! Rules only: whose offsets they are is decided in `history::recovery`, threads are started in
+//! `pipeline`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use rusqlite::Connection as Database;
+
+use crate::config::{Config, OnMissingOffsets, StartFrom};
+use crate::history::left::InUse;
+use crate::history::recovery::{self, Recorded, Resume, ScopeKey, Standing};
+use crate::history::{self, ScopeId, schema};
+use crate::kafka::{Backend, Broker, TopicInfo, Watermarks};
+use crate::model::error::{self, Error, Result};
+use crate::model::offset::{Offset, OffsetRange, Partition};
+use crate::model::run::RunState;
+
+/// What the pipeline starts with.
+pub struct Start {
+    pub db: Database,
+    pub scope: ScopeId,
+    pub topic: TopicInfo,
+    pub resumes: BTreeMap<Partition, Resume>,
+    /// Where the log is.
+    pub marks: BTreeMap<Partition, Watermarks>,
+    /// A commit of an earlier process may still be on its way.
+    pub in_doubt: bool,
+}
+
+/// Looks the topic up; makes it where this mb produces to it.
+///
+/// # Errors
+/// `UnknownTopic` where mb only consumes; `Broker`.
+pub fn topic(broker: &dyn Broker, config: &Config) -> Result<TopicInfo> {
+    let connection = &config.connection;
+    match broker.topic(&connection.topic) {
+        Err(Error::UnknownTopic { topic }) if config.produce.is_some() => {
+            broker.create_topic(&topic, connection.partitions)?;
+            log::info!("created topic {topic} with {} partitions", connection.partitions);
+            broker.topic(&topic)
+        }
+        answer => answer,
+    }
+}
+
+/// Opens the history and finds where each partition goes on.
+///
+/// # Errors
+/// As `recover_from`.
+pub fn recover(
+    broker: &dyn Broker,
+    config: &Config,
+    data_dir: &Path,
+    topic: TopicInfo,
+) -> Result<(Start, InUse)> {
+    let (db, in_use) = schema::open_or_set_aside(&data_dir.join(history::FILE))?;
+    history::asked::end_left_over(&db)?;
+    let Recovered { scope, resumes, marks } = recover_from(&db, broker, config, &topic)?;
+    let in_doubt = recovery::has_intents(&db, scope)?;
+    Ok((Start { db, scope, topic, resumes, marks, in_doubt }, in_use))
+}
+
+/// Where each partition goes on.
+pub struct Recovered {
+    pub scope: ScopeId,
+    pub resumes: BTreeMap<Partition, Resume>,
+    /// Where the log is, asked for behind the committed offsets.
+    pub marks: BTreeMap<Partition, Watermarks>,
+}
+
+/// Finds in an open history where each partition goes on.
+///
+/// # Errors
+/// `Config` for a history that cannot be used, unfinished runs that this client cannot read, or
+/// `--from committed` without offsets; `Broker`, `Storage`.
+pub fn recover_from(
+    db: &Database,
+    broker: &dyn Broker,
+    config: &Config,
+    topic: &TopicInfo,
+) -> Result<Recovered> {
+    let connection = &config.connection;
+    let key = ScopeKey::of(broker.backend(), &connection.group, topic);
+    let scope = recovery::scope(db, &key)?;
+    let (recorded, settled) = recovery::recorded_and_settled(db, scope)?;
+    check_clients(broker.backend(), &recorded)?;
+    let mut committed = broker.committed(&connection.group, &topic.name, &topic.partitions)?;
+    let marks = broker.watermarks(&topic.name, &topic.partitions)?;
+    // A topic that was made again may have the offsets of the one before, committed late.
+    let gone = recovery::of_predecessors(db, &key)?;
+    committed.retain(|partition, offset| {
+        let began = recorded.get(partition).is_some_and(|recorded| recorded.confirmed.is_some());
+        let late = !began && gone.get(partition).is_some_and(|gone| gone.contains(offset));
+        if late {
+            log::warn!(
+                "topic {} was made again, and offset {offset} in partition {partition} was committed \
+                 to the one before: it is passed over",
+                topic.name
+            );
+        }
+        !late
+    });
+    // Partitions that came while mb was away start at their beginning, whatever --from says.
+    let known_group = !committed.is_empty() || !recorded.is_empty();
+    let mut resumes = BTreeMap::new();
+    let mut fresh = Vec::new();
+    for partition in topic.partitions.iter().copied() {
+        let committed = committed.get(&partition).copied();
+        match recovery::resume(recorded.get(&partition), committed) {
+            Standing::Ours(resume) => {
+                resumes.insert(partition, resume);
+            }
+            Standing::Forgotten(resume) => {
+                log::warn!(
+                    "the log has no offset of group {} in {}/{partition} any more: going on from {}, \
+                     where the history has it; to start over, use another --group, or set offsets \
+                     with mb offsets",
+                    connection.group,
+                    topic.name,
+                    resume.position
+                );
+                resumes.insert(partition, resume);
+            }
+            Standing::New => fresh.push((partition, false)),
+            Standing::Moved { expected } => {
+                log::warn!(
+                    "somebody moved the offsets of group {} in {}/{partition} (from {} to {}): going on \
+                     from there; ranges planned before are void",
+                    connection.group,
+                    topic.name,
+                    shown(expected),
+                    shown(committed)
+                );
+                match committed {
+                    Some(position) => {
+                        recovery::void(db, scope, partition, position)?;
+                        let resume = Resume { position, committed: Some(position), stored: vec![] };
+                        resumes.insert(partition, resume);
+                    }
+                    None => fresh.push((partition, true)),
+                }
+            }
+        }
+    }
+    // The whole topic is another one than this mb has read so far, and nobody has said since where
+    // to begin in it.
+    let replaced = recorded.is_empty() && !gone.is_empty() && !fresh.is_empty();
+    if replaced {
+        check_replaced(config, topic)?;
+    }
+    let start = if replaced || known_group { Begin::AtItsBeginning } else { Begin::AsConfigured };
+    for (partition, position) in starts(config, topic, &marks, &fresh, start)? {
+        if recorded.contains_key(&partition) {
+            recovery::void(db, scope, partition, position)?;
+        }
+        resumes.insert(partition, Resume { position, committed: None, stored: vec![] });
+    }
+    for (partition, (marks, lost)) in beyond_the_end(config, topic, &marks, &resumes)? {
+        recovery::void(db, scope, partition, marks.beginning)?;
+        recovery::gap(db, scope, partition, lost, "beyond the end of the log")?;
+        let resume = Resume { position: marks.beginning, committed: None, stored: vec![] };
+        resumes.insert(partition, resume);
+    }
+    recovery::begin_all(db, scope, &resumes, settled)?;
+    tell(&resumes);
+    Ok(Recovered { scope, resumes, marks })
+}
+
+/// The topic was made again since this mb read it last.
+///
+/// # Errors
+/// `LogReplaced` unless that is to be passed over.
+fn check_replaced(config: &Config, topic: &TopicInfo) -> Result<()> {
+    let group = &config.connection.group;
+    match config.on_missing_offsets {
+        OnMissingOffsets::Halt => Err(Error::LogReplaced(format!(
+            "topic {0} was deleted and made again since group {group} read it last (its id is {1} \
+             now): offsets mean other records now",
+            topic.name,
+            topic.id.as_deref().unwrap_or_default()
+        ))),
+        OnMissingOffsets::Skip => {
+            log::warn!(
+                "topic {} was deleted and made again since group {group} read it last: beginning \
+                 with the new one (--on-missing-offsets skip)",
+                topic.name
+            );
+            Ok(())
+        }
+    }
+}
+
+/// Partitions whose position lies beyond the end of their log, with where the log is and the
+/// offsets that it has not: it was cut off, or made again by a broker that gives topics no ids.
+///
+/// # Errors
+/// `LogReplaced` unless that is to be passed over.
+fn beyond_the_end(
+    config: &Config,
+    topic: &TopicInfo,
+    marks: &BTreeMap<Partition, Watermarks>,
+    resumes: &BTreeMap<Partition, Resume>,
+) -> Result<Vec<(Partition, (Watermarks, OffsetRange))>> {
+    let mut beyond = Vec::new();
+    for (&partition, resume) in resumes {
+        let marks = marks[&partition];
+        // What is planned or done above the position was in the log too.
+        let planned = resume.stored.last().map(|stored| stored.range.end());
+        let position = resume.position.max(planned.unwrap_or(Offset::ZERO));
+        if position <= marks.end {
+            continue;
+        }
+        let lost = OffsetRange::below(position, marks.end);
+        let text = error::beyond_text(&topic.name, partition, position, marks.end);
+        if config.on_missing_offsets == OnMissingOffsets::Halt {
+            return Err(Error::LogReplaced(text));
+        }
+        log::warn!("{text}: reading it from its beginning (--on-missing-offsets skip)");
+        beyond.push((partition, (marks, lost)));
+    }
+    Ok(beyond)
+}
+
+/// How partitions without offsets begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begin {
+    /// The group is known: partitions came since, or the whole topic is new.
+    AtItsBeginning,
+    AsConfigured,
+}
+
+/// Where partitions without offsets start. `moved`: their offsets were deleted by somebody, so
+/// `--from` holds for them as for a new group.
+fn starts(
+    config: &Config,
+    topic: &TopicInfo,
+    marks: &BTreeMap<Partition, Watermarks>,
+    fresh: &[(Partition, bool)],
+    begin: Begin,
+) -> Result<Vec<(Partition, Offset)>> {
+    let mut starts = Vec::new();
+    for (partition, moved) in fresh {
+        let marks = marks[partition];
+        let position = match config.from {
+            _ if begin == Begin::AtItsBeginning && !moved => marks.beginning,
+            StartFrom::Earliest => marks.beginning,
+            StartFrom::Latest => marks.end,
+            StartFrom::Committed => {
+                return Err(Error::Config(format!(
+                    "--from committed: group {} has no committed offset for {}/{partition}; use \
+                     --from earliest or --from latest, or set one with mb offsets",
+                    config.connection.group, topic.name
+                )));
+            }
+        };
+        starts.push((*partition, position));
+    }
+    Ok(starts)
+}
+
+/// An unfinished run is read again by the same client or a richer one: its content must not
+/// differ between its tries.
+fn check_clients(backend: Backend, recorded: &BTreeMap<Partition, Recorded>) -> Result<()> {
+    let runs = recorded.values().flat_map(|recorded| &recorded.runs);
+    for run in runs.filter(|run| !run.state.is_done() && run.state != RunState::Voided) {
+        if let Some(client) = run.client
+            && !backend.reads_all_of(client)
+        {
+            return Err(Error::Config(format!(
+                "--client {backend}: unfinished runs in the history were read by client {client}, \
+                 which {backend} cannot stand in for; start mb with --client {client} until they \
+                 are done"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn tell(resumes: &BTreeMap<Partition, Resume>) {
+    let stored = || resumes.values().flat_map(|resume| &resume.stored);
+    let finished = stored().filter(|stored| stored.is_finished()).count();
+    let unfinished: usize = stored().map(|stored| stored.parts.len()).sum();
+    if unfinished + finished > 0 {
+        log::info!(
+            "going on where an earlier mb ended: {unfinished} unfinished run(s) are made again with \
+             the same ranges, {finished} batch(es) finished above the committed offsets are passed \
+             over"
+        );
+    }
+}
+
+fn shown(offset: Option<Offset>) -> String {
+    offset.map_or_else(|| "none".to_owned(), |offset| offset.to_string())
+}

@@ -1,0 +1,335 @@
+//! The run queue's tests: who waits for what, and what wakes whom.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::model::batch::Batch;
+use crate::model::budget::{Budget, Permit};
+use crate::model::offset::{Offset, OffsetRange};
+use crate::model::thread;
+
+fn run(id: i64) -> Run {
+    let range = OffsetRange::new(Offset::new(id), Offset::new(id));
+    Run {
+        id: RunId(id),
+        key: RunKey::new("t", 0, range),
+        whole: range,
+        batch: Batch::default(),
+        permit: Arc::new(Permit::nothing()),
+        failed_attempts: 0,
+        queued: Instant::now(),
+    }
+}
+
+fn queue(runs: usize) -> RunQueue {
+    RunQueue::new(runs, Order::None, usize::MAX)
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_millis(5)
+}
+
+fn late() -> Instant {
+    Instant::now() + Duration::from_secs(60)
+}
+
+#[test]
+fn a_full_queue_holds_the_sensor_back_until_its_deadline() {
+    let queue = queue(1);
+    let (_running, stop) = bounded(0);
+    queue.push(run(1), late(), &stop).unwrap();
+    assert_eq!(queue.push(run(2), soon(), &stop), Err(Refused::Full));
+    assert_eq!(queue.next(&never()).unwrap().id, RunId(1));
+    queue.push(run(3), late(), &stop).unwrap();
+}
+
+#[test]
+fn a_stop_ends_the_wait_for_room() {
+    let queue = queue(1);
+    let (running, stop) = bounded(0);
+    queue.push(run(1), late(), &stop).unwrap();
+    drop(running);
+    assert_eq!(queue.push(run(2), late(), &stop), Err(Refused::Stopping));
+}
+
+#[test]
+fn room_made_while_waiting_is_used() {
+    let queue = Arc::new(queue(1));
+    let (_running, stop) = bounded(0);
+    queue.push(run(1), late(), &stop).unwrap();
+    let taker = {
+        let queue = Arc::clone(&queue);
+        thread::spawn("taker", move || {
+            [queue.next(&never()), queue.next(&never())].map(|run| run.unwrap().id.0)
+        })
+        .unwrap()
+    };
+    queue.push(run(2), late(), &stop).unwrap();
+    assert_eq!(taker.join().unwrap(), [1, 2]);
+}
+
+#[test]
+fn due_retries_come_in_order_and_before_queued_runs() {
+    let queue = queue(5);
+    let (_running, stop) = bounded(0);
+    let now = Instant::now();
+    queue.push(run(9), late(), &stop).unwrap();
+    queue.retry(run(2), now + Duration::from_millis(2));
+    queue.retry(run(1), now + Duration::from_millis(1));
+    assert_eq!(queue.next(&never()).unwrap().id, RunId(9), "nothing else is due yet");
+    assert_eq!(queue.next(&never()).unwrap().id, RunId(1));
+    assert_eq!(queue.next(&never()).unwrap().id, RunId(2));
+}
+
+#[test]
+fn an_idle_worker_is_woken_for_a_retry_even_when_the_watching_one_left() {
+    let queue = Arc::new(queue(5));
+    let (taken, got) = bounded(10);
+    let (release, wait) = bounded::<()>(0);
+    let workers: Vec<_> = (0..2)
+        .map(|_| {
+            let (queue, taken, wait) = (Arc::clone(&queue), taken.clone(), wait.clone());
+            thread::spawn("idle", move || {
+                while let Some(run) = queue.next(&never()) {
+                    queue.begun();
+                    taken.send(run.id.0).unwrap();
+                    let _ = wait.recv();
+                }
+            })
+            .unwrap()
+        })
+        .collect();
+    let (_running, stop) = bounded(0);
+    queue.retry(run(7), Instant::now() + Duration::from_millis(30));
+    queue.push(run(1), late(), &stop).unwrap();
+    assert_eq!(got.recv_timeout(Duration::from_secs(60)), Ok(1));
+    // One worker is held by run 1: the other one must take the retry.
+    assert_eq!(got.recv_timeout(Duration::from_secs(60)), Ok(7));
+    queue.close();
+    drop(release);
+    workers.into_iter().for_each(|worker| worker.join().unwrap());
+}
+
+#[test]
+fn one_wake_up_for_many_runs_brings_as_many_workers_as_have_something_to_do() {
+    const WORKERS: usize = 4;
+    let queue = Arc::new(queue(2 * WORKERS));
+    let (taken, got) = bounded(10);
+    let (release, wait) = bounded::<()>(0);
+    let work = |_| {
+        let (queue, taken, wait) = (Arc::clone(&queue), taken.clone(), wait.clone());
+        let work = move || {
+            while let Some(run) = queue.next(&never()) {
+                queue.begun();
+                taken.send(run.id.0).unwrap();
+                let _ = wait.recv();
+            }
+        };
+        thread::spawn("worker", work).unwrap()
+    };
+    let workers: Vec<_> = (0..WORKERS).map(work).collect();
+    let (_running, stop) = bounded(0);
+    for id in 0..WORKERS as i64 {
+        queue.push_while(run(id), late(), &stop, (&never(), &|| true)).unwrap();
+    }
+    queue.wake();
+    let mut ids: Vec<i64> =
+        (0..WORKERS).map(|_| got.recv_timeout(Duration::from_secs(60)).unwrap()).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, [0, 1, 2, 3], "each holds one, none waits");
+    queue.close();
+    drop(release);
+    workers.into_iter().for_each(|worker| worker.join().unwrap());
+}
+
+#[test]
+fn a_retired_worker_ends_and_leaves_its_watch_for_retries_to_another() {
+    let queue = Arc::new(queue(5));
+    let (taken, got) = bounded(10);
+    let (employed, retired) = bounded::<()>(0);
+    let work = |retired: Receiver<()>| {
+        let (queue, taken) = (Arc::clone(&queue), taken.clone());
+        let work = move || {
+            while let Some(run) = queue.next(&retired) {
+                taken.send(run.id.0).unwrap();
+            }
+        };
+        thread::spawn("worker", work).unwrap()
+    };
+    let first = work(retired);
+    queue.retry(run(7), Instant::now() + Duration::from_millis(200));
+    let second = work(never());
+    drop(employed);
+    queue.look_again();
+    first.join().unwrap();
+    assert_eq!(got.recv_timeout(Duration::from_secs(60)), Ok(7), "at its time, not in an hour");
+    queue.close();
+    second.join().unwrap();
+}
+
+#[test]
+fn a_retry_that_is_hurried_is_due_at_once() {
+    let queue = queue(5);
+    queue.retry(run(1), late());
+    queue.retry(run(2), late());
+    queue.hurry(RunId(2));
+    assert_eq!(queue.next(&never()).unwrap().id, RunId(2));
+    assert_eq!(queue.waiting_retries(), 1);
+}
+
+#[test]
+fn who_waits_for_room_looks_whenever_it_is_woken() {
+    let queue = queue(1);
+    let (_running, stop) = bounded(0);
+    queue.push(run(1), late(), &stop).unwrap();
+    let (waker, wake) = bounded(1);
+    waker.send(()).unwrap();
+    let looks = std::cell::Cell::new(0);
+    let waits = || looks.replace(looks.get() + 1) == 0;
+    let refused = queue.push_while(run(2), late(), &stop, (&wake, &waits));
+    assert_eq!((refused, looks.get()), (Err(Refused::Full), 2));
+}
+
+#[test]
+fn in_order_a_run_waits_for_the_one_before_it_even_while_that_is_tried_again() {
+    let queue = RunQueue::new(5, Order::Partition, usize::MAX);
+    let (_running, stop) = bounded(0);
+    for id in [1, 2, 3] {
+        queue.push(run(id), late(), &stop).unwrap();
+    }
+    let mut other = run(4);
+    other.key.partition = 1;
+    queue.push(other, late(), &stop).unwrap();
+    let first = queue.next(&never()).unwrap();
+    assert_eq!(first.id, RunId(1));
+    assert_eq!(queue.next(&never()).unwrap().id, RunId(4), "another partition goes on");
+    assert_eq!(queue.parked(), 2);
+    queue.retry(first, Instant::now());
+    let first = queue.next(&never()).unwrap();
+    assert_eq!(first.id, RunId(1));
+    queue.ended(&first.key);
+    let second = queue.next(&never()).unwrap();
+    assert_eq!(second.id, RunId(2));
+    let halves = vec![run(20), run(21)];
+    queue.split(&second.key, halves, Instant::now());
+    for id in [20, 21, 3] {
+        let next = queue.next(&never()).unwrap();
+        assert_eq!(next.id, RunId(id));
+        queue.ended(&next.key);
+    }
+    assert_eq!(queue.parked(), 0);
+}
+
+#[test]
+fn a_partition_whose_lane_is_stuck_is_held_and_read_again_when_half_has_gone() {
+    let queue = RunQueue::new(200, Order::Partition, usize::MAX);
+    let (_running, stop) = bounded(0);
+    let runs = limits::PARKED_RUNS as i64;
+    for id in 0..=runs {
+        queue.push(run(id), late(), &stop).unwrap();
+    }
+    let mut other = run(runs + 1);
+    other.key.partition = 1;
+    queue.push(other, late(), &stop).unwrap();
+    let stuck = queue.next(&never()).unwrap();
+    assert!(!queue.is_held(0, false));
+    assert_eq!(queue.next(&never()).unwrap().id, RunId(runs + 1));
+    assert!(queue.is_held(0, false) && !queue.is_held(1, false));
+    let mut running = stuck;
+    while queue.is_held(0, true) {
+        queue.ended(&running.key);
+        running = queue.next(&never()).unwrap();
+    }
+    assert_eq!(queue.parked(), limits::PARKED_RUNS / 2 - 1);
+}
+
+#[test]
+fn few_large_waiting_runs_hold_their_partition_too() {
+    let budget = Budget::new(4000);
+    let queue = RunQueue::new(9, Order::Partition, budget.limit());
+    let (_running, stop) = bounded(0);
+    for id in 0..4 {
+        let permit = Arc::new(budget.try_acquire(1000).unwrap());
+        queue.push(Run { permit, ..run(id) }, late(), &stop).unwrap();
+    }
+    queue
+        .push(
+            {
+                let mut run = run(9);
+                run.key.partition = 1;
+                run
+            },
+            late(),
+            &stop,
+        )
+        .unwrap();
+    queue.next(&never()).unwrap();
+    queue.next(&never()).unwrap();
+    assert!(queue.is_held(0, false), "three of four hold more than half of all bytes");
+    assert!(!queue.is_held(1, false), "nothing of it waits");
+}
+
+#[test]
+fn runs_of_one_batch_keep_its_memory_once() {
+    let budget = Budget::new(4000);
+    let queue = RunQueue::new(9, Order::Partition, budget.limit());
+    let (_running, stop) = bounded(0);
+    let permit = Arc::new(budget.try_acquire(1500).unwrap());
+    for id in 0..4 {
+        let permit = Arc::clone(&permit);
+        queue.push(Run { permit, ..run(id) }, late(), &stop).unwrap();
+    }
+    let first = queue.next(&never()).unwrap();
+    assert!(queue.try_next().is_none());
+    assert_eq!(queue.parked(), 3);
+    assert!(!queue.is_held(0, false), "1500 of 4000 bytes");
+    queue.ended(&first.key);
+    for id in 1..4 {
+        let next = queue.next(&never()).unwrap();
+        assert_eq!(next.id, RunId(id));
+        queue.ended(&next.key);
+    }
+    assert!(lock(queue.lanes.as_ref().unwrap()).memory.is_empty());
+}
+
+#[test]
+fn workers_that_take_runs_at_once_keep_the_order_of_a_lane() {
+    const RUNS: i64 = 20_000;
+    let queue = Arc::new(RunQueue::new(100, Order::Partition, usize::MAX));
+    let started = Arc::new(Mutex::new(Vec::new()));
+    let workers: Vec<_> = (0..4)
+        .map(|_| {
+            let (queue, started) = (Arc::clone(&queue), Arc::clone(&started));
+            thread::spawn("taker", move || {
+                while let Some(run) = queue.next(&never()) {
+                    started.lock().unwrap().push(run.id.0);
+                    queue.ended(&run.key);
+                }
+            })
+            .unwrap()
+        })
+        .collect();
+    let (_running, stop) = bounded(0);
+    for id in 0..RUNS {
+        queue.push(run(id), late(), &stop).unwrap();
+    }
+    while started.lock().unwrap().len() < RUNS as usize {
+        std::thread::yield_now();
+    }
+    queue.close();
+    workers.into_iter().for_each(|worker| worker.join().unwrap());
+    assert!(started.lock().unwrap().is_sorted());
+}
+
+#[test]
+fn a_closed_queue_hands_out_nothing() {
+    let queue = queue(5);
+    let (_running, stop) = bounded(0);
+    queue.push(run(1), late(), &stop).unwrap();
+    queue.retry(run(2), Instant::now());
+    queue.close();
+    // A closed queue wins always.
+    for _ in 0..50 {
+        assert!(queue.next(&never()).is_none());
+    }
+}

@@ -1,0 +1,72 @@
+//! Which runs of redrives and replays have started, and which requests were cancelled: a run starts
+//! before the one or never after it. What a cancelled request leaves in the history: `history::asked`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::model::offset::{Again, RunKey};
+use crate::model::run::RunId;
+
+#[derive(Debug, Default)]
+pub struct Requested(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    cancelled: BTreeSet<i64>,
+    /// Runs whose attempt has begun and is not told to the history yet, by their requests.
+    started: BTreeMap<RunId, i64>,
+}
+
+impl Requested {
+    /// An attempt begins; false where its request was cancelled before: then it must not.
+    pub fn begin(&self, run: RunId, key: &RunKey) -> bool {
+        let Some(request) = key.again.map(Again::request) else { return true };
+        let mut state = self.lock();
+        if state.cancelled.contains(&request) {
+            return false;
+        }
+        state.started.insert(run, request);
+        true
+    }
+
+    /// The attempt's outcome is on its way into the history, in front of whatever is sent from now on.
+    pub fn told(&self, run: RunId, key: &RunKey) {
+        if key.again.is_some() {
+            self.lock().started.remove(&run);
+        }
+    }
+
+    /// No run of the request begins any more; those that have.
+    pub fn cancel(&self, request: i64) -> Vec<RunId> {
+        let mut state = self.lock();
+        state.cancelled.insert(request);
+        let started = state.started.iter().filter(|(_, of)| **of == request);
+        started.map(|(run, _)| *run).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::offset::{Offset, OffsetRange};
+
+    #[test]
+    fn a_run_begins_before_its_request_is_cancelled_or_not_at_all() {
+        let range = OffsetRange::new(Offset::new(3), Offset::new(4));
+        let topics_own = RunKey::new("t", 0, range);
+        let key = |again| RunKey { again: Some(again), ..topics_own.clone() };
+        let requested = Requested::default();
+        assert!(requested.begin(RunId(1), &key(Again::Redrive(7))));
+        assert!(requested.begin(RunId(2), &key(Again::Redrive(7))));
+        assert!(requested.begin(RunId(3), &key(Again::Replay(8))));
+        requested.told(RunId(2), &key(Again::Redrive(7)));
+        assert_eq!(requested.cancel(7), [RunId(1)]);
+        assert!(!requested.begin(RunId(4), &key(Again::Redrive(7))));
+        assert!(requested.begin(RunId(5), &key(Again::Replay(8))));
+        assert!(requested.begin(RunId(6), &topics_own));
+    }
+}
