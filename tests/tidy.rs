@@ -117,6 +117,7 @@ const ADAPTERS: &[(&str, &[&str])] = &[
     ("ctrlc::", &["src/pipeline/signals.rs"]),
     ("env_logger::", &["src/cli/mod.rs"]),
     ("jiff::", &["src/model/clock.rs"]),
+    ("parking_lot::", &["src/model/sync.rs"]),
     ("sd_notify::", &["src/pipeline/running.rs"]),
     ("mimalloc::", &["src/main.rs"]),
     ("unsafe ", &["src/main.rs", "src/kafka/librdkafka/native.rs", "src/pipeline/signals.rs"]),

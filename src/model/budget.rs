@@ -2,11 +2,12 @@
 //!
 //! Bytes are had before they are used (`Permit`) and come back when the permit is dropped.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::model::clock;
+use crate::model::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::model::sync::{Condvar, Mutex};
 
 /// A shared bound in bytes (`--queue-bytes`).
 #[derive(Debug)]
@@ -70,7 +71,7 @@ impl Budget {
 
     fn sleep_until_had(self: &Arc<Budget>, bytes: usize, deadline: Instant) -> Option<Permit> {
         let (lock, released) = &self.released;
-        let mut guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guard = lock.lock();
         loop {
             if let Some(permit) = self.try_acquire(bytes) {
                 return Some(permit);
@@ -79,7 +80,7 @@ impl Budget {
             if self.closed.load(Ordering::SeqCst) {
                 return None;
             }
-            (guard, _) = released.wait_timeout(guard, wait).unwrap_or_else(PoisonError::into_inner);
+            released.wait_for(&mut guard, wait);
         }
     }
 
@@ -104,7 +105,7 @@ impl Budget {
             return;
         }
         // Taking the lock keeps a waiter from missing this between its look and its sleep.
-        drop(self.released.0.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(self.released.0.lock());
         self.released.1.notify_all();
     }
 }

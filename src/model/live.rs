@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::model::clock;
 use crate::model::histogram::Histogram;
 use crate::model::offset::RunKey;
 use crate::model::run::RunId;
+use crate::model::sync::{Mutex, MutexGuard};
 
 #[derive(Debug)]
 pub struct Live {
@@ -161,7 +161,7 @@ impl Live {
     }
 
     fn workers_lock(&self) -> MutexGuard<'_, Vec<Option<Running>>> {
-        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.workers.lock()
     }
 }
 
@@ -183,12 +183,12 @@ impl Failures {
     pub fn failed(&self, error: &str) {
         self.on_end.fetch_add(1, Ordering::Relaxed);
         let last = Some((error.to_owned(), clock::now()));
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = last;
+        *self.last.lock() = last;
     }
 
     /// How many on end; of the last one the error, and when it was.
     pub fn read(&self) -> (u64, Option<(String, Instant)>) {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let last = self.last.lock().clone();
         (self.on_end.load(Ordering::Relaxed), last)
     }
 }
@@ -210,18 +210,18 @@ pub struct Failing {
 impl Troubles {
     /// It failed once more.
     pub fn begin(&self, who: &str, what: &'static str, cause: &str) {
-        let mut troubles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut troubles = self.0.lock();
         let since = troubles.get(who).map_or_else(clock::now, |known| known.since);
         troubles.insert(who.to_owned(), Failing { what, since, cause: cause.to_owned() });
     }
 
     /// It works, or works again.
     pub fn end(&self, who: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(who);
+        self.0.lock().remove(who);
     }
 
     pub fn read(&self) -> Vec<Failing> {
-        let troubles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let troubles = self.0.lock();
         troubles.values().cloned().collect()
     }
 }
@@ -236,7 +236,7 @@ pub struct Trouble {
 impl Trouble {
     /// `what` failed because of `cause`; logged unless it was the same before.
     pub fn begin(&self, what: &str, cause: &str) {
-        let mut known = self.cause.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.cause.lock();
         let since = known.as_ref().map_or_else(Instant::now, |(_, since)| *since);
         if known.as_ref().is_none_or(|(known, _)| known != cause) {
             log::warn!("{what}: {cause}; trying again until it works");
@@ -250,7 +250,7 @@ impl Trouble {
         if !self.present.swap(false, Ordering::AcqRel) {
             return;
         }
-        let known = self.cause.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let known = self.cause.lock().take();
         if let Some((_, since)) = known {
             log::info!("{what}: works again, after {:.1} s", since.elapsed().as_secs_f64());
         }

@@ -18,4 +18,5 @@ pub mod murmur;
 pub mod offset;
 pub mod run;
 pub mod stored;
+pub mod sync;
 pub mod thread;

@@ -3,10 +3,10 @@
 //! decided in `worker`; redrives and replays are cancelled as a whole in `requested`.
 
 use std::collections::BTreeMap;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::model::run::RunId;
+use crate::model::sync::{Condvar, Mutex, MutexGuard};
 
 #[derive(Debug, Default)]
 pub struct Cancels {
@@ -98,8 +98,7 @@ impl Cancels {
                         return Found::Ending;
                     }
                     state.sleeping += 1;
-                    let woken = self.told.wait_timeout(state, left);
-                    (state, _) = woken.unwrap_or_else(PoisonError::into_inner);
+                    self.told.wait_for(&mut state, left);
                     state.sleeping -= 1;
                 }
             }
@@ -112,7 +111,7 @@ impl Cancels {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

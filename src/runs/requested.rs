@@ -2,10 +2,10 @@
 //! before the one or never after it. What a cancelled request leaves in the history: `history::asked`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::model::offset::{Again, RunKey};
 use crate::model::run::RunId;
+use crate::model::sync::{Mutex, MutexGuard};
 
 #[derive(Debug, Default)]
 pub struct Requested(Mutex<State>);
@@ -45,7 +45,7 @@ impl Requested {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

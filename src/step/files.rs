@@ -5,12 +5,12 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use super::shortage::{Next, Shortage};
 use super::{Attempt, Step, StepError, record_json};
 use crate::model::error::{Error, Result};
 use crate::model::offset::{Again, Lane, RunKey};
+use crate::model::sync::Mutex;
 
 const BUFFER_BYTES: usize = 64 * 1024;
 
@@ -39,7 +39,7 @@ impl FilesStep {
     /// Sees to it that the folder exists and would outlive a power cut. The lock is held while it
     /// is made: no other worker may take a folder for durable that is not yet.
     fn make_durable(&self, folder: &Path) -> io::Result<()> {
-        let mut durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut durable = self.durable.lock();
         if !durable.contains(folder) {
             make_folder(folder)?;
             durable.insert(folder.to_owned());
@@ -52,7 +52,7 @@ impl FilesStep {
         match File::create(temp) {
             // Somebody removed the folder while mb runs: make it anew.
             Err(cause) if cause.kind() == ErrorKind::NotFound => {
-                self.durable.lock().unwrap_or_else(PoisonError::into_inner).remove(folder);
+                self.durable.lock().remove(folder);
                 self.make_durable(folder)?;
                 File::create(temp)
             }

@@ -3,12 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{Attempt, Step, StepError};
 use crate::config::limits::LOGGED_RUNS_PER_SECOND;
 use crate::model::offset::Partition;
+use crate::model::sync::Mutex;
 
 /// Logs each run (level info, target `mb::model::run`): its key, records, bytes, and which attempt where
 /// it is not the first.
@@ -27,7 +27,7 @@ impl LogStep {
 
     fn with_pace<T>(&self, body: impl FnOnce(&mut Pace) -> T) -> T {
         // Counts stay usable whatever panicked while they were held.
-        body(&mut self.pace.lock().unwrap_or_else(PoisonError::into_inner))
+        body(&mut self.pace.lock())
     }
 }
 

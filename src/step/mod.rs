@@ -13,12 +13,12 @@ pub use log::LogStep;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::model::batch::Batch;
 use crate::model::error::Result;
 use crate::model::offset::{Offset, RunKey};
+use crate::model::sync::{Mutex, MutexGuard};
 
 /// Why an attempt failed, and what should follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -191,7 +191,7 @@ impl<S: Step> Delayed<S> {
     }
 
     fn waiting(&self) -> MutexGuard<'_, HashMap<RunKey, bool>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock()
     }
 }
 

@@ -2,13 +2,13 @@
 //! records, so their attempt waits for it rather than fail. Said once when it begins, and when it ends.
 
 use std::io::{self, ErrorKind};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use rustix::io::Errno;
 
 use super::StepError;
 use crate::config::limits;
+use crate::model::sync::{Condvar, Mutex, MutexGuard};
 
 #[derive(Debug, Default)]
 pub struct Shortage {
@@ -62,11 +62,12 @@ impl Shortage {
                 limits::ROOM_RETRY_INTERVAL
             );
         }
-        let wait = self
-            .changed
-            .wait_timeout_while(state, limits::ROOM_RETRY_INTERVAL, |state| !state.stopping);
-        let stopping = wait.unwrap_or_else(PoisonError::into_inner).0.stopping;
-        if stopping { Next::NotDone } else { Next::Again }
+        self.changed.wait_while_for(
+            &mut state,
+            |state| !state.stopping,
+            limits::ROOM_RETRY_INTERVAL,
+        );
+        if state.stopping { Next::NotDone } else { Next::Again }
     }
 
     /// It worked: what was lacking is there again. `doing` as in `wait`.
@@ -83,7 +84,7 @@ impl Shortage {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -7,7 +7,7 @@
 mod letter;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::limits;
@@ -18,6 +18,7 @@ use crate::model::clock;
 use crate::model::error::{Error, Result};
 use crate::model::offset::{Partition, RunKey};
 use crate::model::run::RunId;
+use crate::model::sync::{Mutex, MutexGuard};
 
 use letter::Origin;
 
@@ -270,5 +271,5 @@ impl Patience<'_> {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }

@@ -4,8 +4,9 @@
 //! woken, if there is more. So a few quick runs wake one worker and not all of them, and where runs are
 //! slow all are at work after as many wake-ups.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use crate::model::sync::{Condvar, Mutex, MutexGuard};
 
 #[derive(Debug, Default)]
 pub(super) struct IdleWorkers {
@@ -58,8 +59,8 @@ impl IdleWorkers {
             *state = State { asleep: state.asleep, ..State::default() };
         } else if !is_over() {
             state.asleep += 1;
-            let waited = self.woken.wait_timeout(state, limit);
-            waited.unwrap_or_else(PoisonError::into_inner).0.asleep -= 1;
+            self.woken.wait_for(&mut state, limit);
+            state.asleep -= 1;
         }
     }
 
@@ -74,7 +75,7 @@ impl IdleWorkers {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -10,9 +10,9 @@ mod idle;
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Acquire, Release};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, never};
@@ -23,6 +23,7 @@ use crate::model::budget::Permit;
 use crate::model::clock;
 use crate::model::offset::{Partition, RunKey};
 use crate::model::run::{Run, RunId};
+use crate::model::sync::{Mutex, MutexGuard};
 use crate::model::thread::stopped_within;
 use crate::runs::cancels::Cancels;
 use crate::runs::lanes::Lanes;
@@ -356,7 +357,7 @@ impl RunQueue {
     }
 
     fn lock_retries(&self) -> MutexGuard<'_, BinaryHeap<Reverse<Retry>>> {
-        self.retries.lock().unwrap_or_else(PoisonError::into_inner)
+        self.retries.lock()
     }
 }
 
@@ -433,7 +434,7 @@ fn is_gone(retired: &Receiver<()>) -> bool {
 }
 
 fn lock(lanes: &Mutex<Parked>) -> MutexGuard<'_, Parked> {
-    lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    lanes.lock()
 }
 
 impl PartialEq for Retry {

@@ -302,7 +302,7 @@ fn workers_that_take_runs_at_once_keep_the_order_of_a_lane() {
             let (queue, started) = (Arc::clone(&queue), Arc::clone(&started));
             thread::spawn("taker", move || {
                 while let Some(run) = queue.next(&never()) {
-                    started.lock().unwrap().push(run.id.0);
+                    started.lock().push(run.id.0);
                     queue.ended(&run.key);
                 }
             })
@@ -313,12 +313,12 @@ fn workers_that_take_runs_at_once_keep_the_order_of_a_lane() {
     for id in 0..RUNS {
         queue.push(run(id), late(), &stop).unwrap();
     }
-    while started.lock().unwrap().len() < RUNS as usize {
+    while started.lock().len() < RUNS as usize {
         std::thread::yield_now();
     }
     queue.close();
     workers.into_iter().for_each(|worker| worker.join().unwrap());
-    assert!(started.lock().unwrap().is_sorted());
+    assert!(started.lock().is_sorted());
 }
 
 #[test]

@@ -3,12 +3,13 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::model::offset::RunKey;
+use crate::model::sync::{Mutex, MutexGuard};
 
 /// Attempts that are under way, by their run.
 #[derive(Debug, Default)]
@@ -81,7 +82,7 @@ impl Attempts {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -1,7 +1,8 @@
 //! The process groups of commands that are running, so that a forced stop can end them all.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::model::sync::{Mutex, MutexGuard};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
@@ -49,7 +50,7 @@ impl Groups {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -19,8 +19,8 @@ use std::io;
 use std::iter;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::{Access, access};
@@ -37,6 +37,7 @@ use super::{Attempt, Step, StepError};
 use crate::config::limits::SHELL_CHECK_LIMIT;
 use crate::model::error::{Error, Result};
 use crate::model::offset::RunKey;
+use crate::model::sync::Mutex;
 
 /// POSIX names no path for sh, but there is none elsewhere in practice, and an absolute path needs
 /// no search for each run.
@@ -109,7 +110,7 @@ impl ExecStep {
 
     /// The file of an attempt that is about to start.
     fn failed_file(&self) -> io::Result<FailedFile> {
-        let mut folder = self.folder.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut folder = self.folder.lock();
         let folder = match folder.as_ref().filter(|folder| folder.is_in_place()) {
             Some(folder) => folder,
             // The first attempt, or somebody removed the folder while mb runs.
