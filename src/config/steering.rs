@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, never, select};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
@@ -228,7 +229,8 @@ fn is_closed(stop: &Receiver<()>) -> bool {
 }
 
 /// Each setting as it is now, and as mb was started.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Settings")]
 pub struct SettingsView {
     /// Messages per second of mb's own producer, 0 as fast as it goes; null where it has none.
     pub rate: Option<Setting<f64>>,
@@ -237,9 +239,10 @@ pub struct SettingsView {
     pub tick_interval_s: Setting<f64>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Setting<T> {
     pub value: T,
+    /// The value when mb was started.
     pub start_value: T,
 }
 

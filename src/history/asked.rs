@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::letters::LetterState;
@@ -30,7 +31,8 @@ pub struct Selection {
 
 /// A redrive or replay as `mb requests` shows it; times in milliseconds since 1970 (UTC). Runs and
 /// records are counted of those runs that the history still has.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Request")]
 pub struct RequestRow {
     pub id: i64,
     /// `redrive` or `replay`.

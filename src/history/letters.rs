@@ -4,6 +4,7 @@
 //! The thread that makes runs of redriven ones is `again`; how they get here, in `writer`.
 
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::schema::KIND_REDRIVE;
@@ -61,7 +62,8 @@ impl LetterState {
 }
 
 /// A dead letter as `mb dead-letters` lists it; times in milliseconds since 1970 (UTC).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "DeadLetter")]
 pub struct LetterRow {
     pub id: i64,
     pub state: String,
@@ -88,18 +90,21 @@ pub struct LetterRow {
 }
 
 /// One dead letter whole.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "DeadLetterDetail")]
 pub struct LetterDetail {
     #[serde(flatten)]
     pub letter: LetterRow,
     /// As in every JSON of mb: `key`, `value`, or `key_base64`, `value_base64`.
+    #[schemars(with = "RecordJson<'static>")]
     pub record: serde_json::Value,
     /// In their order, each as `name`, `value`, or `name_base64`, `value_base64`.
+    #[schemars(with = "Vec<HeaderJson<'static>>")]
     pub headers: Vec<serde_json::Value>,
 }
 
 /// How many letters have one error.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ErrorCount {
     pub letters: i64,
     pub topic: String,
@@ -135,7 +140,8 @@ pub struct Pick {
 }
 
 /// A redrive that was asked for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "RedriveRequest")]
 pub struct Asked {
     pub request: i64,
     pub topic: String,

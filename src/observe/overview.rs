@@ -4,12 +4,13 @@
 //! Only shapes are here; `watch` fills them.
 
 use crate::config::steering::SettingsView;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::history::query::{RunRow, TickRow};
 
 /// Everything that one look shows.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Overview {
     pub version: String,
     pub pid: u32,
@@ -45,7 +46,8 @@ pub struct Overview {
     pub ticks: Vec<TickRow>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Sensor")]
 pub struct SensorView {
     pub paused: bool,
     pub sensors: usize,
@@ -53,7 +55,7 @@ pub struct SensorView {
 }
 
 /// Since mb started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Totals {
     pub records_in: u64,
     pub bytes_in: u64,
@@ -71,7 +73,7 @@ pub struct Totals {
 }
 
 /// Per second, over the last 5 seconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Rates {
     pub records_in: f64,
     pub bytes_in: f64,
@@ -82,7 +84,8 @@ pub struct Rates {
     pub messages_posted: f64,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Lag")]
 pub struct LagView {
     /// Messages of all partitions; null while it is not known.
     pub total: Option<u64>,
@@ -99,7 +102,7 @@ pub struct LagView {
     pub top: Vec<PartitionLag>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PartitionLag {
     pub partition: i32,
     pub beginning: i64,
@@ -120,7 +123,8 @@ pub struct PartitionLag {
     pub stuck_s: Option<f64>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Queue")]
 pub struct QueueView {
     pub runs: u64,
     pub limit: u64,
@@ -133,13 +137,15 @@ pub struct QueueView {
     pub bytes_limit: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Worker")]
 pub struct WorkerView {
     pub worker: u64,
     pub run: Option<RunningView>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "RunningRun")]
 pub struct RunningView {
     pub id: i64,
     pub key: String,
@@ -151,7 +157,8 @@ pub struct RunningView {
 }
 
 /// The age of the oldest unprocessed record against `--freshness`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Freshness")]
 pub struct FreshnessView {
     pub policy_s: f64,
     pub age_s: Option<f64>,
@@ -159,13 +166,14 @@ pub struct FreshnessView {
 }
 
 /// What `/readyz` answers.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Health")]
 pub struct HealthView {
     pub ready: bool,
     pub reasons: Vec<Reason>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Reason {
     /// `starting`, `broker`, `stalled`, `step`, `disk` or `freshness`.
     pub reason: String,
@@ -174,13 +182,13 @@ pub struct Reason {
 }
 
 /// The last 15 minutes.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Series {
     pub samples: Vec<Sample>,
 }
 
 /// One second's figures.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Sample {
     pub at_ms: i64,
     /// Per second.

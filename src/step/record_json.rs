@@ -1,10 +1,12 @@
 //! A record as JSON, the one form in which mb writes one anywhere:
 //! `{"partition":…,"offset":…,"timestamp":ms or null,"key":…,"value":…}`.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::model::batch::Record;
@@ -16,6 +18,33 @@ use crate::model::offset::Partition;
 pub struct RecordJson<'a> {
     pub partition: Partition,
     pub record: Record<'a>,
+}
+
+impl JsonSchema for RecordJson<'_> {
+    fn schema_name() -> Cow<'static, str> {
+        "Record".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A record as steps get it. Bytes that are not UTF-8 come in base64, \
+                under key_base64 and value_base64.",
+            "type": "object",
+            "properties": {
+                "partition": { "type": "integer" },
+                "offset": { "type": "integer" },
+                "timestamp": {
+                    "type": ["integer", "null"],
+                    "description": "Milliseconds since 1970 (UTC)."
+                },
+                "key": { "type": ["string", "null"] },
+                "key_base64": { "type": "string" },
+                "value": { "type": ["string", "null"] },
+                "value_base64": { "type": "string" }
+            },
+            "required": ["partition", "offset", "timestamp"]
+        })
+    }
 }
 
 impl Serialize for RecordJson<'_> {
@@ -35,6 +64,26 @@ impl Serialize for RecordJson<'_> {
 pub struct HeaderJson<'a> {
     pub name: &'a [u8],
     pub value: Option<&'a [u8]>,
+}
+
+impl JsonSchema for HeaderJson<'_> {
+    fn schema_name() -> Cow<'static, str> {
+        "Header".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A record's header. Bytes that are not UTF-8 come in base64, under \
+                name_base64 and value_base64.",
+            "type": "object",
+            "properties": {
+                "name": { "type": "string" },
+                "name_base64": { "type": "string" },
+                "value": { "type": ["string", "null"] },
+                "value_base64": { "type": "string" }
+            }
+        })
+    }
 }
 
 impl Serialize for HeaderJson<'_> {

@@ -1,9 +1,8 @@
 //! Reads the history for people: lists of runs, one run with its attempts. Never writes.
 
-use std::collections::BTreeMap;
-
 use rusqlite::types::Value as SqlValue;
 use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::asked;
@@ -17,7 +16,8 @@ use crate::model::offset::{Again, Lane, Offset, OffsetRange, RunKey};
 use crate::model::run::RunState;
 
 /// A run as `mb runs` shows it; times in milliseconds since 1970 (UTC), durations in milliseconds.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Run")]
 pub struct RunRow {
     pub id: i64,
     pub key: String,
@@ -47,7 +47,7 @@ pub struct RunRow {
 }
 
 /// One run whole: its row, what it printed, and its failed attempts.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RunDetail {
     #[serde(flatten)]
     pub run: RunRow,
@@ -57,7 +57,8 @@ pub struct RunDetail {
     pub dead_letters: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "FailedAttempt")]
 pub struct AttemptRow {
     pub number: u32,
     pub started_ms: i64,
@@ -68,7 +69,8 @@ pub struct AttemptRow {
 }
 
 /// A tick as people see it; times in milliseconds since 1970 (UTC), durations in milliseconds.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Tick")]
 pub struct TickRow {
     pub id: i64,
     pub topic: String,
@@ -295,12 +297,23 @@ fn whole_rows(db: &Connection, ids: &[i64]) -> rusqlite::Result<Vec<RunRow>> {
     Ok(rows)
 }
 
+/// How many runs the history has in each state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RunCounts {
+    pub queued: u64,
+    pub running: u64,
+    pub succeeded: u64,
+    /// Failed and halted runs together.
+    pub failed: u64,
+    pub split: u64,
+}
+
 /// How many runs are in which state, `running` among them as in `runs_now`; "failed" counts halted
 /// ones too.
 ///
 /// # Errors
 /// `Storage` where the file cannot be read.
-pub fn counts(db: &Connection, running: &[Running]) -> Result<BTreeMap<&'static str, u64>> {
+pub fn counts(db: &Connection, running: &[Running]) -> Result<RunCounts> {
     let ids: Vec<String> = running.iter().map(|run| run.id.to_string()).collect();
     let queued = RunState::Queued.code();
     let states = [
@@ -328,13 +341,13 @@ pub fn counts(db: &Connection, running: &[Running]) -> Result<BTreeMap<&'static 
         Ok(found)
     };
     let [queued, succeeded, failed, halted, split, running] = read().map_err(storage)?;
-    Ok(BTreeMap::from([
-        ("queued", queued.saturating_sub(running)),
-        ("running", running),
-        ("succeeded", succeeded),
-        ("failed", failed + halted),
-        ("split", split),
-    ]))
+    Ok(RunCounts {
+        queued: queued.saturating_sub(running),
+        running,
+        succeeded,
+        failed: failed + halted,
+        split,
+    })
 }
 
 /// Dead letters that are neither redriven nor discarded.

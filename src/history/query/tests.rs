@@ -68,9 +68,8 @@ fn what_runs_is_not_among_the_queued_ones() {
     let newest = runs_now(&db, &all(), &now).unwrap();
     assert_eq!(newest.iter().filter(|row| row.state == "running").count(), 2);
     let counts = counts(&db, &now).unwrap();
-    let expected =
-        [("failed", 9), ("queued", 18), ("running", 2), ("split", 0), ("succeeded", 971)];
-    assert_eq!(counts, BTreeMap::from(expected));
+    let expected = RunCounts { queued: 18, running: 2, succeeded: 971, failed: 9, split: 0 };
+    assert_eq!(counts, expected);
     assert_eq!(runs_now(&db, &of_state("running"), &[]).unwrap(), []);
 }
 
@@ -198,5 +197,5 @@ fn pages_of_a_long_history() {
         let far = Selection { sort: Some(sort.into()), skip: 90_000, ..all() };
         measure(&format!("{sort}, far"), &|| page(&far));
     }
-    measure("counts", &|| counts(&db, &[running(5)]).unwrap().len());
+    measure("counts", &|| usize::from(counts(&db, &[running(5)]).unwrap().running > 0));
 }
