@@ -1,16 +1,15 @@
-//! A step of your own: counts the records of each key, a file per run.
+//! A step of your own: counts the records of each key and writes one file per run.
 //!
-//! Try it: `cargo run --release --example custom_step`, then look into the folder counts.
+//! Try it: `cargo run --release --example custom_step`, then look into the folder `counts`.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
-use mb::step::{Attempt, Step, StepError};
-use mb::{Builder, Client};
+use mb::{Attempt, Builder, Client, Step, StepError};
 
-/// Counts the records of each key. The file is named after the run, so that doing a run again
-/// replaces it: every batch counts exactly once, whatever happens.
+/// Counts the records of each key. The file is named after the run, so a run that is repeated replaces
+/// its file: every batch counts exactly once, whatever happens.
 struct CountByKey {
     folder: PathBuf,
 }
@@ -35,7 +34,7 @@ impl Step for CountByKey {
         let lines: String = counts.iter().map(|(key, n)| format!("{key}\t{n}\n")).collect();
         let name = attempt.key.to_string().replace('/', "-");
         let unfinished = self.folder.join(format!(".{name}.tmp"));
-        // An I/O error is tried again, up to the settings' max_attempts.
+        // An I/O error fails the attempt, which is retried up to `max_attempts` times.
         fs::write(&unfinished, lines)?;
         fs::rename(unfinished, self.folder.join(format!("{name}.tsv")))?;
         attempt.output = Some(format!("{} keys", counts.len()));
@@ -49,8 +48,8 @@ fn main() -> mb::Result<()> {
         .data_dir("custom-step-data")
         .max_batch(1000)
         .configure(|config| {
-            // To try it out: a topic in the data directory, and a slow producer to it. With Kafka,
-            // bootstrap_server() in their place.
+            // To try it without Kafka: a topic in the data directory, and a slow producer. With Kafka, call
+            // bootstrap_server() instead.
             config.connection.client = Client::Embedded;
             config.produce =
                 Some(mb::Produce { rate: 100.0, count: None, message_bytes: 100, keys: 5 });

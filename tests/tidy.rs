@@ -205,8 +205,11 @@ fn no_file_knows_one_machine() {
                 found.push(format!("{place}: {folder}"));
             }
             for url in line.split("://").skip(1) {
-                let end = url.find(|c: char| !(c.is_alphanumeric() || ".-_".contains(c)));
-                let host = &url[..end.unwrap_or(url.len())];
+                // USER:PASSWORD@ may stand before the host.
+                let authority = url.split(|c: char| "/'\"`<> ".contains(c)).next().unwrap_or(url);
+                let host = authority.rsplit_once('@').map_or(url, |(_, host)| host);
+                let end = host.find(|c: char| !(c.is_alphanumeric() || ".-_".contains(c)));
+                let host = &host[..end.unwrap_or(host.len())];
                 if !host.is_empty() && !HOSTS.contains(&host) && !host.starts_with('_') {
                     found.push(format!("{place}: host {host}"));
                 }
@@ -256,19 +259,38 @@ fn listed_flags(help: &str) -> BTreeSet<&str> {
     lines.flat_map(|line| flags_in(&line[..line.len().min(40)])).collect()
 }
 
-/// Flags of other programs in README.md's examples, and the one that it names as missing.
+/// The README and the manual, by their paths.
+fn manual() -> Vec<(String, String)> {
+    let is_manual = |name: &str| name == "README.md" || name.starts_with("docs/");
+    files().into_iter().filter(|(name, _)| is_manual(name) && name.ends_with(".md")).collect()
+}
+
+#[test]
+fn the_readme_is_short() {
+    let lines = read("README.md").lines().count();
+    assert!(lines <= 150, "README.md has {lines} lines: move what only users need into docs/");
+}
+
+/// The document that lists every flag of the main job with its default.
+const SETTINGS: &str = "docs/configure.md";
+
+/// Flags of other programs in the manual's examples.
 const FOREIGN_FLAGS: &[&str] = &[
-    "--create",
-    "--describe",
     "--example",
     "--no-default-features",
+    "--nocapture",
     "--now",
     "--quiet",
     "--release",
+    "--test",
 ];
 
+fn help(command: &[&str]) -> String {
+    stdout(Command::new(env!("CARGO_BIN_EXE_mb")).args(command).arg("--help"))
+}
+
 #[test]
-fn the_readme_has_every_flag_and_no_other() {
+fn the_manual_has_every_flag_and_no_other() {
     let helps: Vec<_> = [
         &[][..],
         &["produce"],
@@ -286,52 +308,162 @@ fn the_readme_has_every_flag_and_no_other() {
         &["top"],
     ]
     .iter()
-    .map(|command| stdout(Command::new(env!("CARGO_BIN_EXE_mb")).args(*command).arg("--help")))
+    .map(|command| help(command))
     .collect();
     let known: BTreeSet<_> = helps.iter().flat_map(|help| listed_flags(help)).collect();
     assert!(known.contains("--rate") && known.contains("--key-separator"), "{known:?}");
-    let readme = read("README.md");
-    let named = flags_in(&readme);
+    let settings = read(SETTINGS);
+    let manual: String = manual().into_iter().map(|(_, text)| text).collect();
+    let named = flags_in(&manual);
     let to_lines = |flags: Vec<&&str>| flags.iter().map(ToString::to_string).collect::<Vec<_>>();
 
-    // Everybody looks these two up elsewhere.
-    let missing = known.difference(&named).filter(|flag| !["--help", "--version"].contains(flag));
-    none(&to_lines(missing.collect()), "say in README.md what these flags of mb do");
+    let documented = flags_in(&settings);
+    let missing = known.difference(&documented);
+    none(&to_lines(missing.collect()), "say in docs/configure.md what these flags of mb do");
     let unknown = named.difference(&known).filter(|flag| !FOREIGN_FLAGS.contains(flag));
     none(
         &to_lines(unknown.collect()),
-        "no command of mb has these flags of README.md: mend it, or list another program's flag in \
-         FOREIGN_FLAGS",
+        "no command of mb has these flags of README.md and docs/: correct them, or list another \
+         program's flag in FOREIGN_FLAGS",
     );
     let stale = FOREIGN_FLAGS.iter().filter(|flag| known.contains(*flag) || !named.contains(*flag));
-    none(&to_lines(stale.collect()), "take these out of FOREIGN_FLAGS");
+    none(&to_lines(stale.collect()), "remove these from FOREIGN_FLAGS");
+}
+
+/// The flags of a help text that name their default, as in `(default 50)`.
+fn defaults(help: &str) -> BTreeMap<String, String> {
+    let mut defaults = BTreeMap::new();
+    let mut flag = String::new();
+    let mut text = String::new();
+    for line in help.lines().chain(["  --end"]) {
+        if line.starts_with("  --") {
+            if let Some((_, rest)) = text.split_once("(default ") {
+                let default = rest.split(')').next().expect("a default ends");
+                defaults.insert(flag.clone(), default.to_owned());
+            }
+            flag = listed_flags(line).into_iter().next().unwrap_or_default().to_owned();
+            text.clear();
+        }
+        text.push_str(line.trim());
+        text.push(' ');
+    }
+    defaults
+}
+
+#[test]
+fn the_settings_list_each_flag_with_its_default() {
+    let defaults = defaults(&help(&[]));
+    assert!(defaults.len() >= 20, "only {} flags have a default: {defaults:?}", defaults.len());
+    let settings = read(SETTINGS);
+    // Only the main job's tables: other commands have the same flags with other defaults.
+    let (_, main_job) = settings.split_once("\n## Flags of the main job\n").expect("the main job");
+    let main_job = main_job.split("\n## ").next().unwrap_or_default();
+    let wrong: Vec<_> = defaults
+        .iter()
+        .filter(|(flag, default)| {
+            let row = main_job.lines().find(|line| {
+                line.starts_with(&format!("| `{flag} ")) || line.starts_with(&format!("| `{flag}`"))
+            });
+            !row.is_some_and(|row| row.contains(&format!("| `{default}` |")))
+        })
+        .map(|(flag, default)| format!("{flag}: {default}"))
+        .collect();
+    none(&wrong, "give each of these a row in docs/configure.md with the default of `mb --help`");
+}
+
+/// All documents: path and text.
+fn documents() -> Vec<(String, String)> {
+    let documents: Vec<_> = files().into_iter().filter(|(name, _)| name.ends_with(".md")).collect();
+    for name in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", SETTINGS, GUARANTEES] {
+        assert!(documents.iter().any(|(document, _)| document == name), "{name} is missing");
+    }
+    documents
+}
+
+/// The lines of a document outside fenced code, with their numbers from 1.
+fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut fenced = false;
+    text.lines().enumerate().filter_map(move |(index, line)| {
+        let fence = line.trim_start().starts_with("```");
+        fenced ^= fence;
+        (!fenced && !fence).then_some((index + 1, line))
+    })
+}
+
+/// The name by which GitHub links to a heading.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = kept.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
 }
 
 #[test]
 fn what_the_documents_point_at_is_there() {
     let mut dangling = Vec::new();
-    for document in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", GUARANTEES] {
-        let text = read(document);
+    for (document, text) in documents() {
         let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
         let links = links.filter(|link| !link.contains("://"));
         let code = text.split('`').skip(1).step_by(2);
         let paths = code.filter(|word| {
             let folder = ["src/", "tests/", "scripts/", "examples/"];
             // Patterns, and names that stand for any.
-            let stands_for_one = !word.contains(['*', ' ', '|']) && !word.contains("NAME");
+            let stands_for_one =
+                !word.contains(['*', ' ', '|', '#', '\n']) && !word.contains("NAME");
             // Tests by name have a check of their own.
             let stands_for_one = stands_for_one && !word.contains("::");
             folder.iter().any(|folder| word.starts_with(folder)) && stands_for_one
         });
         for path in links.chain(paths) {
-            // A link is seen from its document, a path in code from the project.
-            let beside = root().join(document).with_file_name(path);
-            if !root().join(path).exists() && !beside.exists() {
-                dangling.push(format!("{document}: {path}"));
+            let (path, heading) = path.split_once('#').unwrap_or((path, ""));
+            // A link is relative to its document, a path in code to the project.
+            let beside = root().join(&document).with_file_name(path);
+            let target = if path.is_empty() {
+                root().join(&document)
+            } else if root().join(path).exists() {
+                root().join(path)
+            } else {
+                beside
+            };
+            let has_heading = || {
+                let text = fs::read_to_string(&target).unwrap_or_default();
+                let mut headings = prose(&text).filter(|(_, line)| line.starts_with('#'));
+                headings.any(|(_, line)| anchor(line) == heading)
+            };
+            if !target.exists() || !heading.is_empty() && !has_heading() {
+                dangling.push(format!("{document}: {path}#{heading}"));
             }
         }
     }
-    none(&dangling, "these files are not there: mend the document");
+    none(&dangling, "these files or headings do not exist: correct the document");
+}
+
+/// GitHub splits a row at every `|` that is not escaped, within code too, and drops what is beyond the
+/// header's cells: `--order none|partition` loses half of its row.
+#[test]
+fn every_row_of_a_table_has_as_many_cells_as_its_header() {
+    let cells = |row: &str| row.replace("\\|", "").matches('|').count();
+    let mut broken = Vec::new();
+    let mut tables = 0;
+    for (document, text) in documents() {
+        let mut header = None;
+        for (number, line) in prose(&text) {
+            if !line.starts_with('|') {
+                header = None;
+            } else if let Some(expected) = header {
+                if cells(line) != expected || !line.ends_with('|') {
+                    broken.push(format!("{document}:{number}: {line}"));
+                }
+            } else {
+                tables += 1;
+                header = Some(cells(line));
+            }
+        }
+    }
+    assert!(tables > 30, "only {tables} tables were found");
+    none(
+        &broken,
+        "these rows have more or fewer cells than their header: write | as \\| in a cell",
+    );
 }
 
 /// The document whose claims each name a test.
