@@ -14,7 +14,7 @@ use crate::cli::{connect, output};
 use crate::config::Connection;
 use crate::config::data_dir::DataDir;
 use crate::history;
-use crate::history::recovery::Reset;
+use crate::history::reset::Reset;
 use crate::kafka::{Broker, TopicInfo, Watermarks};
 use crate::model::error::{Error, Result};
 use crate::model::offset::{Offset, Partition};
@@ -348,7 +348,7 @@ mod tests {
             let (db, scope) = world.history_as_mb_left_it();
             let moves = world.plan(Target::Offset(Offset::new(new)), None).unwrap();
             let resets: Vec<_> = moves.iter().map(reset).collect();
-            assert_eq!(recovery::intend_resets(&db, scope, &resets), Ok(1));
+            assert_eq!(history::reset::intend(&db, scope, &resets), Ok(1));
             if !killed_before_the_commit {
                 world.topics.commit("mb", "t", &[(0, Offset::new(new))]).unwrap();
             }

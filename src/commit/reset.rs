@@ -7,7 +7,8 @@
 use std::path::Path;
 
 use crate::history::left::{self, InUse};
-use crate::history::recovery::{self, Reset, ScopeKey};
+use crate::history::recovery::{self, ScopeKey};
+use crate::history::reset::{self, Reset};
 use crate::history::schema;
 use crate::kafka::{Broker, TopicInfo, Watermarks};
 use crate::model::error::{Error, Result};
@@ -82,14 +83,14 @@ pub fn execute(
                 .map_err(|cause| Error::storage("use the history", cause))?;
             let key = ScopeKey::of(broker.backend(), group, topic);
             let scope = recovery::scope(&db, &key)?;
-            let open_runs = recovery::intend_resets(&db, scope, resets)?;
+            let open_runs = reset::intend(&db, scope, resets)?;
             Some((db, scope, open_runs))
         }
         None => None,
     };
     broker.commit(group, &topic.name, &offsets)?;
     let Some((db, scope, open_runs)) = prepared else { return Ok(()) };
-    recovery::confirm_resets(&db, scope, resets).map_err(|cause| {
+    reset::confirm(&db, scope, resets).map_err(|cause| {
         let doing = "record that the new offsets are confirmed (they are committed, and the next mb \
                      begins there all the same)";
         Error::storage(doing, cause)

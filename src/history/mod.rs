@@ -14,6 +14,7 @@ mod place;
 pub mod query;
 pub mod recovery;
 pub mod requests;
+pub mod reset;
 pub mod schema;
 mod writer;
 
@@ -22,7 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
 use rusqlite::Connection;
 
 use crate::config::limits;
@@ -36,6 +37,7 @@ use crate::model::thread::{self, Thread};
 
 use self::inbox::Inbox;
 use self::journal::Journal;
+use self::reset::{Claim, Reset};
 use self::writer::Writer;
 pub use writer::{Settled, Stepped};
 
@@ -166,7 +168,23 @@ enum Write {
     Withdraw(RunId),
     /// Confirmed commits; whether older intents are settled by them.
     Confirm(Vec<(Partition, Offset)>, bool),
+    /// Commits that the log has refused.
+    DropIntents(Vec<(Partition, Offset)>),
+    /// A person moves offsets: before they are committed.
+    Reset(ResetWrite),
+    /// The same, after they are committed.
+    ConfirmReset(Vec<Reset>),
     Flush(Sender<()>),
+}
+
+/// A reset on its way to the history thread.
+#[derive(Debug)]
+struct ResetWrite {
+    resets: Vec<Reset>,
+    /// The caller may call it off as long as it is not being written.
+    claim: Arc<Claim>,
+    /// Gets the number of runs that became void.
+    done: Sender<usize>,
 }
 
 /// The way to the history thread; shared by all who write.
@@ -345,9 +363,14 @@ impl History {
     /// `Other` where it may not be on the disk; then nothing may be committed, ever.
     pub fn intend(&self, offsets: &[(Partition, Offset)]) -> Result<bool> {
         let (done, wait) = bounded(1);
-        if !self.send(Write::Intend(offsets.to_vec(), done)) || !answered(&wait, None) {
+        if !self.send(Write::Intend(offsets.to_vec(), done)) || answer(&wait, None).is_err() {
             return Ok(false);
         }
+        self.bring_to_disk()
+    }
+
+    /// Returns when all that was announced is on the disk; false if the history was closed meanwhile.
+    fn bring_to_disk(&self) -> Result<bool> {
         let synced = self.journal.as_ref().map_or(Ok(()), Journal::sync);
         if self.inbox.is_closed() { Ok(false) } else { synced.map(|()| true) }
     }
@@ -355,6 +378,65 @@ impl History {
     /// The log has confirmed these. `settles`: no commit before it is still in doubt.
     pub fn confirm(&self, offsets: &[(Partition, Offset)], settles: bool) -> bool {
         self.send(Write::Confirm(offsets.to_vec(), settles))
+    }
+
+    /// The log has refused these commits for certain: no later start will find them there. Without this,
+    /// a group that may not commit would add an intent with each try, for as long as mb runs.
+    ///
+    /// Not for an offset of which an earlier commit is still in doubt: its intent is the same row.
+    pub fn drop_intents(&self, offsets: &[(Partition, Offset)]) -> bool {
+        self.send(Write::DropIntents(offsets.to_vec()))
+    }
+
+    /// The first half of moving partitions to other offsets, to be called before those are committed; see
+    /// `reset`. Everything sent before is written first. Returns, once the move is on the disk, how many
+    /// unfinished runs of the partitions it made void.
+    ///
+    /// From then on the history ignores whatever is sent about the void runs: an outcome neither changes
+    /// their rows, nor keeps dead letters, nor settles anything; what a void run is split into is void
+    /// too; and a commit of before is not recorded as confirmed. Runs that are planned afterwards belong to
+    /// the new position, so no run of the old one may be planned any more, and none of the new one before
+    /// `confirm_reset`.
+    ///
+    /// If the new offsets are then not committed, nothing needs to be undone: the partition goes on at
+    /// `Reset::from`, without its ranges.
+    ///
+    /// # Errors
+    /// `Storage` if the move could not be written within `limit`, or the history has ended: nothing is
+    /// moved, and nothing will be. `Other` if the move may not be on the disk; then nothing may be
+    /// committed, ever.
+    pub fn reset(&self, resets: Vec<Reset>, limit: Duration) -> Result<usize> {
+        let failed = |cause: &str| Err(Error::storage("record the new offsets", cause));
+        let closed = "mb is stopping";
+        let deadline = clock::now() + limit;
+        let (done, wait) = bounded(1);
+        let claim = Arc::new(Claim::default());
+        let write = ResetWrite { resets, claim: Arc::clone(&claim), done };
+        if !self.inbox.send(Write::Reset(write), true, Some(deadline)) {
+            let cause = "too much waits to be written to the history";
+            return failed(if self.inbox.is_closed() { closed } else { cause });
+        }
+        let mut until = deadline;
+        let voided = loop {
+            match answer(&wait, Some(until)) {
+                Ok(voided) => break voided,
+                Err(RecvTimeoutError::Disconnected) => return failed(closed),
+                Err(RecvTimeoutError::Timeout) if claim.call_off() => {
+                    return failed(&format!("the history could not be written within {limit:?}"));
+                }
+                // The transaction is under way. It ends within a moment, one way or the other.
+                Err(RecvTimeoutError::Timeout) => {
+                    until = clock::now() + limits::HISTORY_RETRY_INTERVAL;
+                }
+            }
+        };
+        if self.bring_to_disk()? { Ok(voided) } else { failed(closed) }
+    }
+
+    /// The second half of `reset`: the log has confirmed the new offsets. Like a confirmed commit, nobody
+    /// has to wait for it: if mb is killed before it is written, the next start finds the intent.
+    pub fn confirm_reset(&self, resets: Vec<Reset>) -> bool {
+        self.send(Write::ConfirmReset(resets))
     }
 
     /// A redrive or replay is over; `state` as in `requests`.
@@ -367,7 +449,8 @@ impl History {
     pub fn cancel(&self, started: Vec<(i64, Vec<RunId>)>, note: &str, limit: Duration) -> bool {
         let deadline = clock::now() + limit;
         let (done, wait) = bounded(1);
-        self.send(Write::Cancel(started, note.to_owned(), done)) && answered(&wait, Some(deadline))
+        self.send(Write::Cancel(started, note.to_owned(), done))
+            && answer(&wait, Some(deadline)).is_ok()
     }
 
     /// A run whose request was cancelled does not start.
@@ -380,7 +463,8 @@ impl History {
     pub fn flush(&self, limit: Duration) -> bool {
         let deadline = clock::now() + limit;
         let (done, wait) = bounded(1);
-        self.inbox.send(Write::Flush(done), true, Some(deadline)) && answered(&wait, Some(deadline))
+        self.inbox.send(Write::Flush(done), true, Some(deadline))
+            && answer(&wait, Some(deadline)).is_ok()
     }
 
     /// Whether the file cannot be written for now.
@@ -462,21 +546,22 @@ impl Drop for Ending {
     }
 }
 
-/// Whether the thread says that it has written what was asked, before `deadline`.
-fn answered(wait: &Receiver<()>, deadline: Option<Instant>) -> bool {
+/// What the history thread answers once the write is in the file. `Disconnected` if the thread has ended,
+/// `Timeout` if `deadline` passed before it answered.
+fn answer<T>(wait: &Receiver<T>, deadline: Option<Instant>) -> Result<T, RecvTimeoutError> {
     loop {
         match wait.try_recv() {
-            Ok(()) => return true,
-            Err(TryRecvError::Disconnected) => return false,
+            Ok(answer) => return Ok(answer),
+            Err(TryRecvError::Disconnected) => return Err(RecvTimeoutError::Disconnected),
             Err(TryRecvError::Empty) => {}
         }
         if deadline.is_some_and(|deadline| clock::now() >= deadline) {
-            return false;
+            return Err(RecvTimeoutError::Timeout);
         }
         if !clock::wait_simulated(limits::HISTORY_RETRY_INTERVAL) {
             return match deadline {
-                Some(deadline) => wait.recv_deadline(deadline).is_ok(),
-                None => wait.recv().is_ok(),
+                Some(deadline) => wait.recv_deadline(deadline),
+                None => wait.recv().map_err(RecvTimeoutError::from),
             };
         }
     }
@@ -494,7 +579,7 @@ impl Write {
     fn is_awaited(&self) -> bool {
         match self {
             Write::Outcome(outcome, _) => outcome.state != RunState::Succeeded,
-            Write::Tick(_) | Write::Confirm(..) => false,
+            Write::Tick(_) | Write::Confirm(..) | Write::DropIntents(_) => false,
             _ => true,
         }
     }

@@ -321,22 +321,25 @@ pub fn void(db: &Connection, scope: ScopeId, partition: Partition, start: Offset
     change().map_err(storage)
 }
 
-fn void_in(
+/// `void`, as statements of the caller's transaction. Returns how many unfinished runs became void.
+pub(super) fn void_in(
     change: &Connection,
     scope: ScopeId,
     partition: Partition,
     start: Offset,
-) -> rusqlite::Result<()> {
-    change.execute(
+) -> rusqlite::Result<usize> {
+    // Runs that no start needs to know any more are all finished or void: the table need not be searched
+    // for them.
+    let voided = change.execute(
         "UPDATE runs SET state = ?3 WHERE scope = ?1 AND partition = ?2 AND state IN (?4, ?5) \
-         AND kind = ?6",
+         AND kind = ?6 AND id > (SELECT ifnull(max(up_to), 0) FROM settled WHERE scope = ?1)",
         params![
             scope.0,
             partition,
             RunState::Voided.code(),
             RunState::Queued.code(),
             RunState::Halted.code(),
-            // What a request asked for does not depend on the group's offsets.
+            // Redrives and replays do not depend on the group's offsets.
             KIND_TOPIC
         ],
     )?;
@@ -349,7 +352,7 @@ fn void_in(
         "DELETE FROM intents WHERE scope = ?1 AND partition = ?2",
         params![scope.0, partition],
     )?;
-    Ok(())
+    Ok(voided)
 }
 
 /// Records offsets that are passed over without being processed, and why.
@@ -392,75 +395,27 @@ pub fn begin_all(
     change.commit().map_err(storage)
 }
 
-/// A person's reset of one partition: where the log has the group now, and where it is to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reset {
-    pub partition: Partition,
-    pub from: Option<Offset>,
-    pub to: Offset,
-}
-
-/// The half of resets that comes before their commit: the ranges of before are void, and both what
-/// the log has and what is about to be committed count as ours. So whichever of the two the next
-/// start finds, it goes on from there, and passes over nothing. How many unfinished runs are void.
-///
-/// # Errors
-/// `Storage` where the file cannot be read or written; then nothing is changed.
-pub fn intend_resets(db: &Connection, scope: ScopeId, resets: &[Reset]) -> Result<usize> {
-    let recorded = recorded(db, scope)?;
-    let mut open_runs = 0;
-    let change = db.unchecked_transaction().map_err(storage)?;
-    // A partition that is not recorded has no ranges, and begins at whatever is committed.
-    for reset in resets {
-        let Some(recorded) = recorded.get(&reset.partition) else { continue };
-        open_runs += recorded.runs.iter().filter(|run| !run.state.is_done()).count();
-        let start = reset.from.or(recorded.confirmed).unwrap_or(recorded.start);
-        let intend = || -> rusqlite::Result<()> {
-            void_in(&change, scope, reset.partition, start)?;
-            change.execute(
-                "UPDATE partitions SET confirmed = ?3 WHERE scope = ?1 AND partition = ?2",
-                params![scope.0, reset.partition, reset.from.map(Offset::get)],
-            )?;
-            change.execute(
-                "INSERT INTO intents(scope, partition, committing) VALUES (?1, ?2, ?3)",
-                params![scope.0, reset.partition, reset.to.get()],
-            )?;
-            Ok(())
-        };
-        intend().map_err(storage)?;
-    }
-    change.commit().map_err(storage)?;
-    Ok(open_runs)
-}
-
-/// The half that comes after it: the new offsets are confirmed.
-///
-/// # Errors
-/// `Storage` where the file cannot be written; the intents say the same.
-pub fn confirm_resets(db: &Connection, scope: ScopeId, resets: &[Reset]) -> Result<()> {
-    let change = db.unchecked_transaction().map_err(storage)?;
-    for Reset { partition, to, .. } in resets {
-        void_in(&change, scope, *partition, *to).map_err(storage)?;
-        let resume = Resume { position: *to, committed: Some(*to), stored: Vec::new() };
-        begin(&change, scope, *partition, &resume)?;
-    }
-    change.commit().map_err(storage)
-}
-
 /// Records where a partition begins in this scope, and what is committed there already.
 ///
 /// # Errors
 /// `Storage` where the file cannot be written.
 pub fn begin(db: &Connection, scope: ScopeId, partition: Partition, resume: &Resume) -> Result<()> {
-    let confirmed = resume.committed.map(Offset::get);
+    insert_start(db, scope, partition, resume.position, resume.committed).map_err(storage)
+}
+
+/// `begin`, as a statement of the caller's transaction.
+pub(super) fn insert_start(
+    db: &Connection,
+    scope: ScopeId,
+    partition: Partition,
+    start: Offset,
+    confirmed: Option<Offset>,
+) -> rusqlite::Result<()> {
     db.prepare_cached(
         "INSERT INTO partitions(scope, partition, start_offset, confirmed) VALUES (?1, ?2, ?3, ?4) \
          ON CONFLICT DO UPDATE SET confirmed = ifnull(?4, confirmed)",
-    )
-    .and_then(|mut begin| {
-        begin.execute(params![scope.0, partition, resume.position.get(), confirmed])
-    })
-    .map_err(storage)?;
+    )?
+    .execute(params![scope.0, partition, start.get(), confirmed.map(Offset::get)])?;
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 //! Order is the promise here: effects (a run may start, a run is done, a commit may be sent) are
 //! announced only after the transaction that holds them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,6 +16,7 @@ use super::inbox::Inbox;
 use super::left;
 use super::letters::{self, LetterState};
 use super::place::Place;
+use super::reset;
 use super::schema::{KIND_REDRIVE, KIND_REPLAY, KIND_TOPIC, is_damage};
 use super::{AttemptRecord, DeadLetters, Ending, Outcome, Planned, Progress, ScopeId, Write};
 use crate::config::limits;
@@ -116,7 +118,17 @@ pub(super) struct Writer {
     prune_owed: bool,
     /// Whether `PRAGMA synchronous` is FULL now; `None` where that is not known.
     is_full: Option<bool>,
+    effects: Effects,
     progress: Arc<Progress>,
+}
+
+/// What the group that was written last has done, by the place of each write in the group.
+#[derive(Debug, Default)]
+struct Effects {
+    /// Outcomes of void runs, which changed nothing.
+    ignored: BTreeSet<usize>,
+    /// How many runs each reset made void.
+    voided: BTreeMap<usize, usize>,
 }
 
 /// Ticks that are kept.
@@ -144,6 +156,7 @@ impl Writer {
             since_pruned: 0,
             prune_owed: true,
             is_full: None,
+            effects: Effects::default(),
             progress,
         }
     }
@@ -209,7 +222,20 @@ impl Writer {
     }
 
     fn write(&mut self, group: &[Write]) -> rusqlite::Result<()> {
+        let written = self.write_all(group);
+        if written.is_err() {
+            for write in group {
+                if let Write::Reset(reset) = write {
+                    reset.claim.give_back();
+                }
+            }
+        }
+        written
+    }
+
+    fn write_all(&mut self, group: &[Write]) -> rusqlite::Result<()> {
         let (scope, client) = (self.scope, self.client);
+        self.effects = Effects::default();
         // Cannot be changed within a transaction.
         let full = is_to_outlive_power(group, self.syncs_intents);
         if self.is_full != Some(full) {
@@ -223,18 +249,30 @@ impl Writer {
         }
         let change = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut statements = Statements::prepare(&change)?;
-        for write in group {
-            apply(&change, &mut statements, scope, client, write)?;
+        for (at, write) in group.iter().enumerate() {
+            apply(&change, &mut statements, scope, client, (at, write), &mut self.effects)?;
         }
         drop(statements);
         change.commit()
     }
 
     fn announce(&mut self, group: &mut Vec<Write>, settled: &impl Fn(&[Settled])) {
+        let Effects { ignored, mut voided } = std::mem::take(&mut self.effects);
         let mut ended = Vec::new();
         let mut planned = None;
-        for write in group.drain(..) {
+        let mut answers = Vec::new();
+        let mut resets = Vec::new();
+        for (at, write) in group.drain(..).enumerate() {
             match write {
+                Write::Outcome(outcome, _) if ignored.contains(&at) => {
+                    log::warn!(
+                        "run {} of {} ended as {} after its partition's offsets were moved: what became \
+                         of it is not recorded",
+                        outcome.id,
+                        outcome.key,
+                        outcome.state
+                    );
+                }
                 Write::Planned(runs) | Write::Split(_, runs) => {
                     planned = runs.last().map(|run| run.id).or(planned);
                     self.since_pruned += runs.len() as u64;
@@ -251,15 +289,19 @@ impl Writer {
                     }
                 }
                 Write::Intend(_, done) | Write::Flush(done) | Write::Cancel(_, _, done) => {
-                    // Who asked may have given up waiting.
-                    let _ = done.send(());
+                    answers.push(done);
+                }
+                Write::Reset(reset) => {
+                    resets.extend(voided.remove(&at).map(|voided| (reset.done, voided)));
                 }
                 Write::Tick(_)
                 | Write::Start(..)
                 | Write::Gap(..)
                 | Write::EndRequest(..)
                 | Write::Withdraw(_)
-                | Write::Confirm(..) => {}
+                | Write::Confirm(..)
+                | Write::DropIntents(_)
+                | Write::ConfirmReset(_) => {}
             }
         }
         if let Some(id) = planned {
@@ -268,6 +310,14 @@ impl Writer {
         }
         if !ended.is_empty() {
             settled(&ended);
+        }
+        // After the ledgers know what was sent before: whoever moves a partition replaces its ledger. Who
+        // asked may have given up waiting.
+        for done in answers {
+            let _ = done.send(());
+        }
+        for (done, voided) in resets {
+            let _ = done.send(voided);
         }
     }
 
@@ -295,7 +345,7 @@ impl Writer {
 fn is_to_outlive_power(group: &[Write], intents: bool) -> bool {
     group.iter().any(|write| match write {
         Write::Outcome(outcome, _) => outcome.dead_letters.is_some(),
-        Write::Intend(..) => intents,
+        Write::Intend(..) | Write::Reset(_) => intents,
         _ => false,
     })
 }
@@ -368,7 +418,7 @@ impl Statements<'_> {
             )?,
             end_attempt: change.prepare_cached(
                 "UPDATE runs SET state = ?2, attempts = ?3, started_ms = ?4, ended_ms = ?5, run_us = ?6, \
-                 worker = ?7, error = ?8, output = ?9, records = ?10 WHERE id = ?1",
+                 worker = ?7, error = ?8, output = ?9, records = ?10 WHERE id = ?1 AND state <> ?11",
             )?,
         })
     }
@@ -379,18 +429,29 @@ fn apply(
     statements: &mut Statements<'_>,
     scope: ScopeId,
     client: &str,
-    write: &Write,
+    (at, write): (usize, &Write),
+    effects: &mut Effects,
 ) -> rusqlite::Result<()> {
     match write {
-        Write::Planned(runs) => insert_runs(change, statements, scope, client, runs)?,
+        Write::Planned(runs) => {
+            insert_runs(change, statements, scope, client, RunState::Queued, runs)?;
+        }
         Write::Split(parent, runs) => {
-            apply_outcome(change, statements, scope, parent)?;
-            insert_runs(change, statements, scope, client, runs)?;
+            if !apply_outcome(change, statements, scope, parent)? {
+                // Pieces of a void run are void too, whatever a worker makes of them.
+                insert_runs(change, statements, scope, client, RunState::Voided, runs)?;
+                return Ok(());
+            }
+            insert_runs(change, statements, scope, client, RunState::Queued, runs)?;
             if let Some(Again::Redrive(request)) = parent.key.again {
                 letters::settle(change, parent, request)?;
             }
         }
-        Write::Outcome(outcome, _) => apply_outcome(change, statements, scope, outcome)?,
+        Write::Outcome(outcome, _) => {
+            if !apply_outcome(change, statements, scope, outcome)? {
+                effects.ignored.insert(at);
+            }
+        }
         Write::EndRequest(request, state, note) => {
             change.execute(
                 "UPDATE requests SET state = ?2, ended_ms = ?3, note = ifnull(?4, note) \
@@ -441,8 +502,12 @@ fn apply(
             }
         }
         Write::Confirm(offsets, settles) => {
+            // Each was intended before. If its intent is gone, the partition was moved meanwhile, and the
+            // commit belongs to the position of before.
             let mut update = change.prepare_cached(
-                "UPDATE partitions SET confirmed = ?3 WHERE scope = ?1 AND partition = ?2",
+                "UPDATE partitions SET confirmed = ?3 WHERE scope = ?1 AND partition = ?2 \
+                 AND EXISTS (SELECT 1 FROM intents \
+                 WHERE scope = ?1 AND partition = ?2 AND committing = ?3)",
             )?;
             let mut settle = change.prepare_cached(
                 "DELETE FROM intents WHERE scope = ?1 AND partition = ?2 AND committing <= ?3",
@@ -454,6 +519,19 @@ fn apply(
                 }
             }
         }
+        Write::DropIntents(offsets) => {
+            let mut delete = change.prepare_cached(
+                "DELETE FROM intents WHERE scope = ?1 AND partition = ?2 AND committing = ?3",
+            )?;
+            for (partition, offset) in offsets {
+                delete.execute(params![scope.0, partition, offset.get()])?;
+            }
+        }
+        Write::Reset(write) if write.claim.take() => {
+            effects.voided.insert(at, reset::intend_in(change, scope, &write.resets)?);
+        }
+        Write::Reset(_) => {}
+        Write::ConfirmReset(resets) => reset::confirm_in(change, scope, resets)?,
         Write::Flush(_) => {}
     }
     Ok(())
@@ -487,6 +565,7 @@ fn insert_runs(
     statements: &mut Statements<'_>,
     scope: ScopeId,
     client: &str,
+    state: RunState,
     runs: &[Planned],
 ) -> rusqlite::Result<()> {
     for run in runs {
@@ -515,24 +594,29 @@ fn insert_runs(
             request,
             run.records,
             run.bytes,
-            RunState::Queued.code(),
+            state.code(),
             run.queued_ms
         ])?;
-        if let Some(Again::Redrive(request)) = run.key.again {
+        if let Some(Again::Redrive(request)) = run.key.again
+            && state == RunState::Queued
+        {
             letters::take(change, run, request)?;
         }
     }
     Ok(())
 }
 
+/// False for a run that is void, whose row may be gone too: then nothing is changed. Its partition's offsets
+/// were moved while it ran, and the file has said so; were its outcome written over that, its range would
+/// count as done in the new position.
 fn apply_outcome(
     change: &Transaction<'_>,
     statements: &mut Statements<'_>,
     scope: ScopeId,
     outcome: &Outcome,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<bool> {
     let AttemptRecord { number, started_ms, run_us, worker, error, output } = &outcome.attempt;
-    statements.end_attempt.execute(params![
+    let rows = statements.end_attempt.execute(params![
         outcome.id.0,
         outcome.state.code(),
         number,
@@ -542,8 +626,12 @@ fn apply_outcome(
         worker,
         error,
         output,
-        outcome.records
+        outcome.records,
+        RunState::Voided.code()
     ])?;
+    if rows == 0 {
+        return Ok(false);
+    }
     if let Some(error) = error.as_ref().filter(|_| outcome.is_of_an_attempt()) {
         change
             .prepare_cached(
@@ -562,14 +650,14 @@ fn apply_outcome(
         letters::settle(change, outcome, request)?;
     }
     let Some(DeadLetters { batch, reasons, stored, .. }) = &outcome.dead_letters else {
-        return Ok(());
+        return Ok(true);
     };
     change
         .prepare_cached("UPDATE runs SET dead_letters = ?2 WHERE id = ?1")?
         .execute(params![outcome.id.0, batch.len()])?;
     // Those of a redrive have their rows.
     if !stored || redrive.is_some() {
-        return Ok(());
+        return Ok(true);
     }
     let key = outcome.key.to_string();
     let mut insert = change.prepare_cached(
@@ -594,5 +682,5 @@ fn apply_outcome(
             started_ms + run_us / 1000
         ])?;
     }
-    Ok(())
+    Ok(true)
 }
