@@ -1,9 +1,8 @@
 # The project's commands, each a line or two over cargo and scripts/. `make` alone lists them.
 # No build logic lives here: cargo knows what to build, scripts/setup what to install.
 
-# The broker versions that the tests start, and the tests that run once more without librdkafka.
+# The broker versions that the tests start.
 KAFKA_VERSIONS := 3.9.1 4.1.0 3.4.1
-PURE_RUST_TESTS := --lib --test cli --test pipeline --test pipeline_restarts --test running_mb
 
 .PHONY: help build demo test faults soak lint simulate mutants bench bench-quick bench-all start_kafka stop_kafka start_producer check_lag clean
 
@@ -18,31 +17,28 @@ demo: ## set up, build, and run the main job (more flags in DEMO_ARGS='…')
 	cargo build --release --locked
 	./target/release/mb --rate 1000 --max-batch 100 $(DEMO_ARGS)
 
-# The default build's tests come last, so that target/release/mb is the default build's.
 test: ## set up, check, and run every test, those against real Kafka too
 	scripts/setup test
 	for version in $(KAFKA_VERSIONS); do KAFKA_VERSION=$$version scripts/kafka fetch || exit 1; done
 	$(MAKE) --no-print-directory lint
-	cargo test --release --locked -p mb-bench
-	cargo test --release --locked --no-default-features $(PURE_RUST_TESTS)
+	cargo test --profile ci --locked --no-default-features --lib
 	scripts/test
 
-# One of them again: MB_FAULT_SEED=… MB_FAULT_LONG=1 cargo test --release --test NAME ROW
+# One of them again: MB_FAULT_SEED=… MB_FAULT_LONG=1 cargo test --profile ci --test brokers ROW
 # In batches as large as the bench's: MB_FAULT_BATCH=500 make faults
 faults: ## test every kind of fault with 3 seeds each, and with long outages (make test has a short form)
 	scripts/setup test
-	MB_FAULT_SEEDS=3 MB_FAULT_LONG=1 cargo test --release --locked --test 'faults*' --test kafka_cluster \
-		--test dead_letter_topic row_ -- --nocapture
+	MB_FAULT_SEEDS=3 MB_FAULT_LONG=1 cargo test --profile ci --locked --test brokers row_ -- --nocapture
 
 # Again in the same order: MB_SOAK_SEED=… make soak
 soak: ## write to real brokers for MB_SOAK_MINUTES (30) under every kind of fault (make test has 3 minutes)
 	scripts/setup test
-	MB_SOAK_MINUTES=$(or $(MB_SOAK_MINUTES),30) cargo test --release --locked --test soak -- --nocapture
+	MB_SOAK_MINUTES=$(or $(MB_SOAK_MINUTES),30) cargo test --profile ci --locked --test brokers soak:: -- --nocapture
 
 lint: ## check format, code, docs, scripts and the systemd unit
 	cargo fmt --all --check
-	cargo clippy --release --workspace --all-targets --locked -- -D warnings
-	RUSTDOCFLAGS='-D warnings' cargo doc --release --no-deps --locked
+	cargo clippy --profile ci --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --profile ci --no-deps --locked
 	@if command -v shellcheck >/dev/null; then set -x; shellcheck $$(grep -l '^#!.*bash' scripts/* bench/setup .ci/*); \
 	else echo 'lint: shellcheck not found, scripts not checked: run scripts/setup test' >&2; test -z "$$CI"; fi
 	scripts/check-unit

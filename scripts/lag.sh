@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Runs `mb lag`, with its flags and defaults, from the folder that it is called in; builds mb where it is not built.
+# Runs `mb lag`, with its flags and defaults, from the folder that it is called in. The binary is $MB, or else this
+# project's own, which is built first if it is missing.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-[[ -x $root/target/release/mb ]] || cargo build --manifest-path "$root/Cargo.toml" --release --locked --quiet
-exec "$root/target/release/mb" lag "$@"
+mb=${MB:-$root/target/release/mb}
+[[ -x $mb ]] || cargo build --manifest-path "$root/Cargo.toml" --release --locked --quiet
+exec "$mb" lag "$@"

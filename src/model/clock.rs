@@ -1,6 +1,6 @@
 //! The wall clock, for what people read, and the monotonic one, for durations and deadlines.
 //!
-//! The simulation (`tests/simulation.rs`) puts its own time here, for its own thread alone.
+//! The simulation (`tests/simulation/`) puts its own time here, for its own thread alone.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicI64, Ordering};

@@ -9,7 +9,7 @@ use mb::model::headers::Headers;
 use mb::model::offset::Offset;
 use mb::source::batcher::{BatchLimits, Batcher, Cut};
 
-use crate::counts::allocations::allocations;
+use crate::allocations::allocations;
 
 /// With a key, a timestamp and headers: none of them may cost an allocation.
 pub fn record<'a>(offset: i64, headers: &'a [u8]) -> Record<'a> {

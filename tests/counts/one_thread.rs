@@ -33,8 +33,8 @@ use mb::runs::worker::Worker;
 use mb::source::sensor::Sensor;
 use mb::step::{Attempt, Step, StepError};
 
-use crate::counts::allocations::allocations;
-use crate::counts::building::record;
+use crate::allocations::allocations;
+use crate::building::record;
 
 thread_local! {
     static NOW: Cell<Option<Instant>> = const { Cell::new(None) };

@@ -30,9 +30,9 @@ use mb::source::sensor::Sensor;
 use mb::step::Step;
 use rusqlite::Connection;
 
-use crate::simulation::log::SimulatedBroker;
-use crate::simulation::oracle::{self, SimulatedStep};
-use crate::simulation::world::{Fate, World};
+use crate::log::SimulatedBroker;
+use crate::oracle::{self, SimulatedStep};
+use crate::world::{Fate, World};
 
 pub struct Life {
     queue: Arc<RunQueue>,

@@ -16,8 +16,8 @@ use mb::model::error::{Error, Result};
 use mb::model::headers::Headers;
 use mb::model::offset::{Offset, Partition};
 
-use crate::simulation::plan::{Plan, Rate};
-use crate::simulation::world::{Fate, World, world};
+use crate::plan::{Plan, Rate};
+use crate::world::{Fate, World, world};
 
 pub struct Entry {
     pub offset: i64,
@@ -226,7 +226,7 @@ impl Broker for SimulatedBroker {
         }
         world.note(|| format!("commit {offsets:?}"));
         world.count(|figures| figures.commits += 1);
-        crate::simulation::oracle::check_commit(&world, offsets);
+        crate::oracle::check_commit(&world, offsets);
         world.interleave();
         if world.hits(world.plan.commit_faults) {
             // It is lost, or on its way.
@@ -249,7 +249,7 @@ impl Broker for SimulatedBroker {
             return Err(failed());
         }
         world.interleave();
-        crate::simulation::oracle::confirmed(&world, offsets);
+        crate::oracle::confirmed(&world, offsets);
         if world.is_dead() { Err(failed()) } else { Ok(()) }
     }
 

@@ -13,9 +13,9 @@ use mb::model::run::RunState;
 use mb::step::{Attempt, Step, StepError};
 use rusqlite::{Connection, params};
 
-use crate::simulation::order::Orders;
-use crate::simulation::plan::Rate;
-use crate::simulation::world::{Fate, World, world};
+use crate::order::Orders;
+use crate::plan::Rate;
+use crate::world::{Fate, World, world};
 
 #[derive(Default)]
 pub struct Oracle {

@@ -10,10 +10,10 @@ use fastrand::Rng;
 use mb::model::clock::Simulated;
 use mb::model::thread::panic_message;
 
-use crate::simulation::life::Life;
-use crate::simulation::log::Log;
-use crate::simulation::oracle::Oracle;
-use crate::simulation::plan::{ACTORS, Actor, Plan, Rate};
+use crate::life::Life;
+use crate::log::Log;
+use crate::oracle::Oracle;
+use crate::plan::{ACTORS, Actor, Plan, Rate};
 
 thread_local! {
     static WORLD: RefCell<Option<Rc<World>>> = const { RefCell::new(None) };

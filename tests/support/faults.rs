@@ -99,7 +99,7 @@ pub fn each_seed(name: &str, row: impl Fn(&mut Row)) {
     let seeds = match number("MB_FAULT_SEED") {
         Some(seed) => seed..seed + 1,
         None => {
-            // Of one binary all rows begin with one seed, so that they share the broker.
+            // All rows begin with one seed, so that they share the broker.
             let first = *FIRST.get_or_init(|| fastrand::u64(..1_000_000));
             first..first + number("MB_FAULT_SEEDS").unwrap_or(1)
         }

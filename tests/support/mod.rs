@@ -1,26 +1,25 @@
 //! What the integration tests share: real Kafka brokers, the built binary, readers of its output,
-//! and waiting for what another process does. Each test file has `mod support;`.
+//! and waiting for what another process does. The `main.rs` of each test binary declares this module.
 
-// Each test file uses its own part of this.
+// Each test binary uses a part of this.
 #![allow(dead_code)]
 
 pub mod browser;
-#[cfg(feature = "rdkafka")]
 pub mod cluster;
 pub mod disk;
-#[cfg(feature = "rdkafka")]
 pub mod faults;
 pub mod files;
 pub mod http;
 pub mod kafka;
 pub mod mb;
 pub mod proxy;
-#[cfg(feature = "rdkafka")]
 pub mod raw;
 pub mod world;
 
+use std::env;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
+use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -60,7 +59,7 @@ pub fn free_port() -> u16 {
     const FIRST: u16 = 20_000;
     const PORTS: u16 = 11_000;
     static TAKEN: Mutex<Vec<File>> = Mutex::new(Vec::new());
-    let folder = std::env::temp_dir().join("mb-test-ports");
+    let folder = env::temp_dir().join("mb-test-ports");
     fs::create_dir_all(&folder).expect("a folder for temporary files");
     let first = fastrand::u16(..PORTS);
     for number in 0..PORTS {
@@ -80,4 +79,23 @@ pub fn free_port() -> u16 {
 pub fn unique(name: &str) -> String {
     let id = uuid::Uuid::new_v4().simple().to_string();
     format!("{name}-{}", &id[..8])
+}
+
+/// Runs `body` in a process that runs this one test only, for a test that counts or changes what all
+/// threads of a process share (descriptors, child processes, the clock of the library). `test` is the
+/// full name of the calling test, such as `exec_leaks::two_runs_leave_nothing`.
+///
+/// # Panics
+/// If `body` panics, with the output of its process.
+pub fn in_own_process(test: &str, body: impl FnOnce()) {
+    const OWN_PROCESS: &str = "MB_TEST_OWN_PROCESS";
+    if env::var_os(OWN_PROCESS).is_some() {
+        return body();
+    }
+    let mut alone = Command::new(env::current_exe().expect("the path of this test binary"));
+    alone.args(["--exact", test, "--nocapture"]).env(OWN_PROCESS, "1");
+    let output = alone.output().expect("this test binary starts");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let passed = output.status.success() && stdout.contains("1 passed");
+    assert!(passed, "{test}:\n{stdout}\n{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -1,0 +1,500 @@
+//! The pure-Rust backend and the wire client against real brokers: what the crate would lose or
+//! hang on, above all. What every backend must do is the conformance suite's.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mb::config::{Client, Connection};
+use mb::kafka::crate_kafka::Pure;
+use mb::kafka::select::{Chosen, choose};
+use mb::kafka::wire::Wire;
+use mb::kafka::{Backend, Broker, FetchSettings, Flow, Message, Sent, Sink};
+use mb::model::batch::Record;
+use mb::model::error::{Error, Result};
+use mb::model::offset::{Offset, Partition};
+use rdkafka::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A broker of scripts/kafka, stopped at the end.
+struct Kafka {
+    version: &'static str,
+    port: &'static str,
+    dir: PathBuf,
+}
+
+impl Kafka {
+    fn start(version: &'static str, port: &'static str) -> Kafka {
+        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("pure-{version}"));
+        let kafka = Kafka { version, port, dir };
+        kafka.script(&["start"]);
+        kafka
+    }
+
+    fn script(&self, arguments: &[&str]) {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/kafka");
+        let status = Command::new(script)
+            .args(arguments)
+            .env("KAFKA_VERSION", self.version)
+            .env("KAFKA_PORT", self.port)
+            .env("KAFKA_DIR", &self.dir)
+            .env("KAFKA_PROPERTIES", "log.cleaner.backoff.ms=200;message.max.bytes=3000000")
+            .status()
+            .unwrap();
+        assert!(status.success(), "scripts/kafka {arguments:?}");
+    }
+
+    fn server(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    fn wire(&self) -> Arc<Wire> {
+        Arc::new(Wire::new(&self.server()))
+    }
+
+    fn pure(&self) -> Pure {
+        Pure::connect(&self.server(), self.wire()).unwrap()
+    }
+
+    /// A librdkafka producer, which can write what crate kafka cannot.
+    fn producer(&self, settings: &[(&str, &str)]) -> BaseProducer {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", self.server()).set("linger.ms", "200");
+        for (name, value) in settings {
+            config.set(*name, *value);
+        }
+        config.create().unwrap()
+    }
+
+    /// Writes the numbers as values, padded to `bytes`, in one batch of partition 0.
+    fn write(&self, topic: &str, codec: &str, numbers: std::ops::Range<i64>, bytes: usize) {
+        let producer = self.producer(&[("compression.type", codec)]);
+        send_numbers(&producer, topic, numbers, bytes);
+        producer.flush(LIMIT).unwrap();
+    }
+}
+
+impl Drop for Kafka {
+    fn drop(&mut self) {
+        self.script(&["stop", "--delete"]);
+    }
+}
+
+fn send_numbers(producer: &BaseProducer, topic: &str, numbers: std::ops::Range<i64>, bytes: usize) {
+    for number in numbers {
+        let value = format!("{number:0bytes$}");
+        let record = BaseRecord::<str, str>::to(topic).partition(0).payload(&value);
+        producer.send(record).map_err(|(cause, _)| cause).unwrap();
+    }
+}
+
+/// Takes records until the end, and checks what a sink may rely on.
+#[derive(Default)]
+struct Taken {
+    /// Offset and value by partition.
+    records: BTreeMap<Partition, Vec<(i64, Vec<u8>)>>,
+    next: BTreeMap<Partition, i64>,
+}
+
+impl Taken {
+    fn numbers(&self) -> Vec<i64> {
+        let values = self.records.values().flatten();
+        values.map(|(_, value)| String::from_utf8_lossy(value).parse().unwrap()).collect()
+    }
+}
+
+impl Sink for Taken {
+    fn record(&mut self, partition: Partition, record: Record<'_>) -> Flow {
+        let next = self.next.entry(partition).or_default();
+        assert!(record.offset.get() >= *next, "offset order, none twice");
+        *next = record.offset.get() + 1;
+        let value = record.value.unwrap_or_default().to_vec();
+        self.records.entry(partition).or_default().push((record.offset.get(), value));
+        Flow::Continue
+    }
+
+    fn position(&mut self, partition: Partition, next: Offset) {
+        let known = self.next.entry(partition).or_default();
+        assert!(next.get() >= *known, "a position never goes back");
+        *known = next.get();
+    }
+}
+
+fn settings() -> FetchSettings {
+    FetchSettings { min_bytes: 1, max_record_bytes: 4 << 20, isolation: None }
+}
+
+/// Reads partition 0 from `from` to the log's end.
+fn read(broker: &dyn Broker, topic: &str, from: i64, settings: &FetchSettings) -> Result<Taken> {
+    let mut taken = Taken::default();
+    read_into(&mut taken, broker, topic, from, settings).map(|()| taken)
+}
+
+fn read_into(
+    taken: &mut Taken,
+    broker: &dyn Broker,
+    topic: &str,
+    from: i64,
+    settings: &FetchSettings,
+) -> Result<()> {
+    let end = broker.watermarks(topic, &[0])?[&0].end.get();
+    let mut consumer = broker.consumer(topic, &[(0, Offset::new(from))], settings)?;
+    let started = Instant::now();
+    while taken.next.get(&0).copied().unwrap_or(from) < end {
+        assert!(started.elapsed() < LIMIT, "{topic} from {from}: stuck at {:?}", taken.next);
+        consumer.poll(Duration::from_millis(500), taken)?;
+    }
+    consumer.close();
+    Ok(())
+}
+
+#[test]
+fn on_kafka_3_9_1() {
+    let kafka = Kafka::start("3.9.1", "29392");
+    mixed_codecs_all_arrive(&kafka);
+    codecs_it_lacks_are_named(&kafka);
+    gaps_are_passed(&kafka);
+    large_records_never_block(&kafka);
+    offsets_and_errors(&kafka);
+    the_wire_client(&kafka);
+    a_broker_that_goes_and_comes(&kafka);
+}
+
+#[test]
+fn on_kafka_3_4_1() {
+    let kafka = Kafka::start("3.4.1", "29342");
+    let chosen = choose_kafka(&kafka).unwrap();
+    assert_eq!(chosen.reason, "--client kafka");
+    assert_eq!(chosen.broker.backend(), Backend::Kafka);
+    mixed_codecs_all_arrive(&kafka);
+    codecs_it_lacks_are_named(&kafka);
+    gaps_are_passed(&kafka);
+    offsets_and_errors(&kafka);
+    the_wire_client(&kafka);
+}
+
+#[test]
+fn on_kafka_4_1_0() {
+    let kafka = Kafka::start("4.1.0", "29412");
+    the_wire_client(&kafka);
+    let refused = Pure::connect(&kafka.server(), kafka.wire()).unwrap_err();
+    assert_eq!(refused.exit_code(), 78);
+    assert!(refused.to_string().contains("use --client rdkafka"), "{refused}");
+    let started = Instant::now();
+    let refused = choose_kafka(&kafka).err().unwrap();
+    assert_eq!(refused.exit_code(), 78, "{refused}");
+    assert!(started.elapsed() < Duration::from_secs(8), "no retry helps: {:?}", started.elapsed());
+}
+
+fn choose_kafka(kafka: &Kafka) -> Result<Chosen> {
+    let connection = Connection {
+        bootstrap_server: Some(kafka.server()),
+        client: Client::Kafka,
+        ..Connection::default()
+    };
+    choose(&connection, false, false, &|_| true, &|| panic!("no embedded topic was asked for"))
+}
+
+/// 100 plain, 100 gzip, 100 plain, 100 snappy records of 2 kB: 400, whatever the fetch size and
+/// wherever the reading begins.
+fn mixed_codecs_all_arrive(kafka: &Kafka) {
+    let topic = "mixed";
+    kafka.wire().create_topic(topic, 1).unwrap();
+    for (index, codec) in ["none", "gzip", "none", "snappy"].into_iter().enumerate() {
+        let first = index as i64 * 100;
+        kafka.write(topic, codec, first..first + 100, 2000);
+    }
+    for fetch_bytes in [1, 300, 2100, 5000, 20_000, 100_000, 210_000, 1 << 20, 8 << 20] {
+        let broker = kafka.pure().with_fetch_bytes(fetch_bytes);
+        for from in [0, 1, 99, 100, 101, 199, 200, 250, 299, 300, 399] {
+            let taken = read(&broker, topic, from, &settings()).unwrap();
+            let expected: Vec<i64> = (from..400).collect();
+            assert_eq!(taken.numbers(), expected, "{fetch_bytes} bytes a fetch, from {from}");
+        }
+    }
+}
+
+/// What comes before is read, then the batch is named; another partition is not held up by it.
+fn codecs_it_lacks_are_named(kafka: &Kafka) {
+    for codec in ["lz4", "zstd"] {
+        let topic = format!("with-{codec}");
+        kafka.wire().create_topic(&topic, 2).unwrap();
+        kafka.write(&topic, "none", 0..100, 100);
+        kafka.write(&topic, codec, 100..200, 100);
+        let neighbour = kafka.producer(&[]);
+        for _ in 0..10 {
+            let record = BaseRecord::<str, str>::to(&topic).partition(1).payload("1");
+            neighbour.send(record).map_err(|(cause, _)| cause).unwrap();
+        }
+        neighbour.flush(LIMIT).unwrap();
+
+        let broker = kafka.pure();
+        let from = [(0, Offset::ZERO), (1, Offset::ZERO)];
+        let mut consumer = broker.consumer(&topic, &from, &settings()).unwrap();
+        let mut taken = Taken::default();
+        let failed = (0..20)
+            .find_map(|_| consumer.poll(Duration::from_millis(100), &mut taken).err())
+            .expect("an error");
+        let Error::Unreadable { partition: 0, offset, cause, .. } = &failed else {
+            panic!("{failed}")
+        };
+        assert_eq!(*offset, Offset::new(100));
+        assert!(cause.contains(codec), "{cause}");
+        assert_eq!(taken.records[&0].len(), 100);
+        assert_eq!(taken.records[&1].len(), 10, "the neighbour goes on");
+    }
+}
+
+/// Transaction markers, also at the log's very end, and what compaction leaves.
+fn gaps_are_passed(kafka: &Kafka) {
+    let topic = "transactions";
+    kafka.wire().create_topic(topic, 1).unwrap();
+    let producer = kafka.producer(&[("transactional.id", "t"), ("compression.type", "gzip")]);
+    producer.init_transactions(LIMIT).unwrap();
+    for round in 0..30 {
+        producer.begin_transaction().unwrap();
+        send_numbers(&producer, topic, round * 10..round * 10 + 10, 10);
+        producer.flush(LIMIT).unwrap();
+        producer.commit_transaction(LIMIT).unwrap();
+    }
+    let taken = read(&kafka.pure(), topic, 0, &settings()).unwrap();
+    assert_eq!(taken.numbers(), (0..300).collect::<Vec<_>>());
+    assert_eq!(taken.next[&0], 330, "thirty markers were passed, the last one too");
+
+    let topic = "compacted";
+    kafka.script(&[
+        "run",
+        "topics",
+        "--create",
+        "--topic",
+        topic,
+        "--partitions",
+        "1",
+        "--config",
+        "cleanup.policy=compact",
+        "--config",
+        "min.cleanable.dirty.ratio=0.01",
+        "--config",
+        "segment.ms=100",
+        "--config",
+        "segment.bytes=200000",
+    ]);
+    let mut newest = BTreeMap::new();
+    for (round, codec) in ["none", "gzip", "snappy", "none", "gzip"].into_iter().enumerate() {
+        let producer = kafka.producer(&[("compression.type", codec)]);
+        for number in 0..200 {
+            if number % (round + 1) == 0 {
+                let key = number.to_string();
+                let value = format!("{round}-{number}-{}", "x".repeat(100));
+                let record = BaseRecord::to(topic).partition(0).key(&key).payload(&value);
+                producer.send(record).map_err(|(cause, _)| cause).unwrap();
+                newest.insert(key, value.into_bytes());
+            }
+        }
+        producer.flush(LIMIT).unwrap();
+    }
+    let started = Instant::now();
+    loop {
+        // A segment that is being written to is not compacted: one more record closes it.
+        kafka.write_keyed(topic, "tick");
+        let by_librdkafka = read_by_librdkafka(kafka, topic);
+        let taken = read(&kafka.pure(), topic, 0, &settings()).unwrap();
+        let offsets: Vec<i64> = taken.records[&0].iter().map(|(offset, _)| *offset).collect();
+        let gaps = offsets.windows(2).filter(|pair| pair[0] + 1 < pair[1]).count();
+        if gaps > 20 {
+            // Compaction goes on while both read: compare where both saw the same log.
+            if by_librdkafka == read_by_librdkafka(kafka, topic) {
+                assert_eq!(offsets, by_librdkafka);
+                let values: Vec<&Vec<u8>> =
+                    taken.records[&0].iter().map(|(_, value)| value).collect();
+                for value in newest.values() {
+                    assert!(values.contains(&value), "{}", String::from_utf8_lossy(value));
+                }
+                return;
+            }
+        }
+        assert!(started.elapsed() < LIMIT, "no compaction: {gaps} gaps");
+    }
+}
+
+impl Kafka {
+    fn write_keyed(&self, topic: &str, key: &str) {
+        let producer = self.producer(&[("linger.ms", "0")]);
+        let record = BaseRecord::to(topic).partition(0).key(key).payload(key);
+        producer.send(record).map_err(|(cause, _)| cause).unwrap();
+        producer.flush(LIMIT).unwrap();
+    }
+}
+
+/// The offsets that librdkafka reads.
+fn read_by_librdkafka(kafka: &Kafka, topic: &str) -> Vec<i64> {
+    use rdkafka::consumer::{BaseConsumer, Consumer};
+    use rdkafka::message::Message as _;
+    let end = kafka.pure().watermarks(topic, &[0]).unwrap()[&0].end.get();
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", kafka.server())
+        .set("group.id", "other")
+        .set("auto.offset.reset", "error")
+        .create()
+        .unwrap();
+    let mut list = rdkafka::TopicPartitionList::new();
+    list.add_partition_offset(topic, 0, rdkafka::Offset::Offset(0)).unwrap();
+    consumer.assign(&list).unwrap();
+    let mut offsets = Vec::new();
+    let started = Instant::now();
+    while offsets.last().is_none_or(|last| last + 1 < end) {
+        assert!(started.elapsed() < LIMIT);
+        if let Some(message) = consumer.poll(Duration::from_millis(100)) {
+            offsets.push(message.unwrap().offset());
+        }
+    }
+    offsets
+}
+
+/// A record far above the fetch size is read; one above what may be held is named.
+fn large_records_never_block(kafka: &Kafka) {
+    let topic = "large";
+    let broker = kafka.pure().with_fetch_bytes(10_000);
+    broker.create_topic(topic, 1).unwrap();
+    let mut producer = broker.producer(topic).unwrap();
+    let sizes = [10, 900_000, 10, 2_500_000, 10];
+    for size in sizes {
+        let value = vec![b'0'; size];
+        let message = Message { partition: 0, key: None, value: Some(&value), headers: &[] };
+        assert_eq!(producer.send(message, LIMIT).unwrap(), Sent::Accepted);
+    }
+    assert_eq!(producer.flush(LIMIT).unwrap(), 0);
+    assert_eq!(producer.delivery().acknowledged, 5);
+    let taken = read(&broker, topic, 0, &settings()).unwrap();
+    let read_sizes: Vec<usize> = taken.records[&0].iter().map(|(_, value)| value.len()).collect();
+    assert_eq!(read_sizes, sizes);
+
+    let small = FetchSettings { max_record_bytes: 1_200_000, ..settings() };
+    let mut taken = Taken::default();
+    let failed = read_into(&mut taken, &broker, topic, 0, &small).unwrap_err();
+    let Error::Unreadable { offset, cause, .. } = &failed else { panic!("{failed}") };
+    assert_eq!(*offset, Offset::new(3));
+    assert!(cause.contains("1200000"), "{cause}");
+    assert_eq!(taken.records[&0].len(), 3);
+
+    let value = vec![b'0'; 3_100_000];
+    let message = Message { partition: 0, key: None, value: Some(&value), headers: &[] };
+    producer.send(message, LIMIT).unwrap();
+    assert_eq!(producer.flush(LIMIT).unwrap(), 0);
+    let delivery = producer.delivery();
+    assert_eq!((delivery.acknowledged, delivery.failed), (5, 1), "{delivery:?}");
+}
+
+fn offsets_and_errors(kafka: &Kafka) {
+    let topic = "offsets";
+    let broker = kafka.pure();
+    let unknown = broker.consumer("nowhere", &[(0, Offset::ZERO)], &settings());
+    let failed = unknown
+        .and_then(|mut consumer| consumer.poll(Duration::from_millis(10), &mut Taken::default()));
+    assert_eq!(failed, Err(Error::UnknownTopic { topic: "nowhere".into() }));
+    assert!(broker.topic("nowhere").is_err(), "asking did not create it");
+
+    broker.create_topic(topic, 3).unwrap();
+    broker.create_topic(topic, 3).unwrap();
+    let mut producer = broker.producer(topic).unwrap();
+    let headers: &[(&str, Option<&[u8]>)] = &[("name", Some(b"value"))];
+    for (value, headers) in [(None, &[][..]), (Some(&b"x"[..]), headers)] {
+        let message = Message { partition: 0, key: None, value, headers };
+        assert!(matches!(producer.send(message, LIMIT), Err(Error::Unsupported { .. })));
+    }
+    let message = Message { partition: 7, key: None, value: Some(b"x"), headers: &[] };
+    assert!(matches!(producer.send(message, LIMIT), Err(Error::Broker { .. })));
+    let message = Message { partition: 2, key: Some(b"k"), value: Some(b""), headers: &[] };
+    assert_eq!(producer.send(message, LIMIT).unwrap(), Sent::Accepted);
+    assert_eq!(producer.flush(LIMIT).unwrap(), 0);
+
+    let ends = broker.watermarks(topic, &[0, 1, 2]).unwrap();
+    let ends: Vec<_> = ends.values().map(|one| (one.beginning.get(), one.end.get())).collect();
+    assert_eq!(ends, [(0, 0), (0, 0), (0, 1)]);
+
+    let mut consumer = broker.consumer(topic, &[(2, Offset::new(9))], &settings()).unwrap();
+    let failed = consumer.poll(Duration::from_millis(100), &mut Taken::default());
+    let expected =
+        Error::OffsetOutOfRange { topic: topic.into(), partition: 2, offset: Offset::new(9) };
+    assert_eq!(failed, Err(expected));
+    consumer.close();
+
+    // At the log's end a poll waits, and no longer than it was told.
+    let mut consumer = broker.consumer(topic, &[(2, Offset::new(1))], &settings()).unwrap();
+    consumer.poll(Duration::ZERO, &mut Taken::default()).unwrap();
+    let started = Instant::now();
+    consumer.poll(Duration::from_millis(300), &mut Taken::default()).unwrap();
+    assert!(started.elapsed() >= Duration::from_millis(250), "{:?}", started.elapsed());
+}
+
+/// Topics with their ids, and a group's offsets, on every version of the broker.
+fn the_wire_client(kafka: &Kafka) {
+    let wire = kafka.wire();
+    let probe = wire.probe(LIMIT).unwrap();
+    assert_eq!(probe.serves_version_0(), !kafka.version.starts_with('4'));
+    assert_eq!(wire.topic("absent"), Err(Error::UnknownTopic { topic: "absent".into() }));
+    wire.create_topic("wired", 6).unwrap();
+    wire.create_topic("wired", 2).unwrap();
+    let topic = wire.topic("wired").unwrap();
+    assert_eq!(topic.partitions, [0, 1, 2, 3, 4, 5]);
+    assert_eq!(topic.id.map(|id| id.len()), Some(22));
+    assert_eq!(topic.cluster_id.map(|id| id.len()), Some(22));
+    let refused = wire.create_topic("not a name", 1).unwrap_err().to_string();
+    assert!(refused.contains("InvalidTopic"), "{refused}");
+
+    assert!(wire.committed("g", "wired", &[0, 1, 2]).unwrap().is_empty());
+    assert!(!wire.is_loading("g"));
+    wire.commit("g", "wired", &[(0, Offset::new(5)), (2, Offset::ZERO)]).unwrap();
+    wire.commit("g", "wired", &[(0, Offset::new(7))]).unwrap();
+    let committed = wire.committed("g", "wired", &[0, 1, 2]).unwrap();
+    assert_eq!(committed, BTreeMap::from([(0, Offset::new(7)), (2, Offset::ZERO)]));
+    let failed = wire.commit("g", "absent", &[(0, Offset::new(7))]).unwrap_err().to_string();
+    assert!(failed.contains("UnknownTopicOrPartition"), "{failed}");
+
+    kafka.write("wired", "zstd", 0..10, 10);
+    let batch = wire.stored_batch("wired", 0, Offset::new(4)).unwrap().unwrap();
+    assert_eq!((batch.base.get(), batch.last.get(), batch.records), (0, 9, 10));
+    assert_eq!((batch.codec, batch.control), ("zstd", false));
+    assert_eq!(wire.stored_batch("wired", 0, Offset::new(10)), Ok(None));
+    let beyond = wire.stored_batch("wired", 0, Offset::new(11));
+    assert!(matches!(beyond, Err(Error::OffsetOutOfRange { .. })), "{beyond:?}");
+}
+
+/// The broker is stopped and started under a producer and a commit: nothing accepted is lost, and
+/// what was accepted keeps its order.
+fn a_broker_that_goes_and_comes(kafka: &Kafka) {
+    let topic = "outage";
+    let broker = kafka.pure();
+    broker.create_topic(topic, 1).unwrap();
+    let mut producer = broker.producer(topic).unwrap();
+    let mut send = |numbers: std::ops::Range<i64>| {
+        for number in numbers {
+            let value = number.to_string();
+            let message =
+                Message { partition: 0, key: None, value: Some(value.as_bytes()), headers: &[] };
+            assert_eq!(producer.send(message, LIMIT).unwrap(), Sent::Accepted);
+        }
+    };
+    send(0..1000);
+    kafka.script(&["stop"]);
+    send(1000..2000);
+    let started = Instant::now();
+    let failed = broker.commit("g", topic, &[(0, Offset::new(1))]);
+    assert!(matches!(failed, Err(Error::Broker { .. })), "{failed:?}");
+    assert!(started.elapsed() < Duration::from_secs(15));
+    kafka.script(&["start"]);
+    send(2000..3000);
+    assert_eq!(producer.flush(LIMIT).unwrap(), 0);
+    assert_eq!(producer.delivery().acknowledged, 3000);
+    broker.commit("g", topic, &[(0, Offset::new(1))]).unwrap();
+
+    let mut numbers = read(&broker, topic, 0, &settings()).unwrap().numbers();
+    // A chunk may have been written before the connection broke, and again after.
+    let mut seen = std::collections::BTreeSet::new();
+    numbers.retain(|number| seen.insert(*number));
+    assert_eq!(numbers, (0..3000).collect::<Vec<_>>());
+}

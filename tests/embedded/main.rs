@@ -1,0 +1,28 @@
+//! What needs no Kafka: the pipeline over the embedded topic, the built binary, its commands, the HTTP
+//! API, and the project's own rules. Several tests run side by side; none takes long.
+
+mod bad_input;
+mod bad_input_brokers;
+mod bad_input_files;
+mod cli;
+mod dead_letter_topic;
+mod dead_letters;
+mod exec_leaks;
+mod exec_step;
+mod metrics;
+mod pipeline;
+mod pipeline_bisect;
+mod pipeline_missing;
+mod pipeline_order;
+mod pipeline_restarts;
+mod replay;
+mod running_mb;
+mod sensor;
+mod steer_commands;
+mod steering;
+#[path = "../support/mod.rs"]
+mod support;
+mod tidy;
+mod watch;
+mod web;
+mod web_api;
