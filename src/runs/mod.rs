@@ -6,6 +6,7 @@
 
 pub mod cancels;
 pub mod dead_letters;
+pub mod engine;
 pub mod lanes;
 pub mod queue;
 pub mod requested;

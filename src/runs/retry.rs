@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::OnFailure;
+use crate::config::{Config, OnFailure};
 use crate::model::backoff::Backoff;
 use crate::step::StepError;
 
@@ -33,6 +33,16 @@ pub struct RetryPolicy {
 const MAX_BACKOFF: Duration = Duration::from_secs(300);
 
 impl RetryPolicy {
+    /// The policy that the settings ask for.
+    pub fn of(config: &Config) -> RetryPolicy {
+        RetryPolicy {
+            max_attempts: config.max_attempts,
+            backoff: config.retry_backoff,
+            on_failure: config.on_failure,
+            bisect: config.bisect,
+        }
+    }
+
     /// `attempt` (from 1) has failed with `error`, because of any of `suspects` records. `jitter` is a
     /// random number in 0..1: the pause lies between half and the whole of the exponential one.
     pub fn after(&self, attempt: u32, error: &StepError, suspects: usize, jitter: f64) -> Verdict {

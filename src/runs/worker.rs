@@ -4,50 +4,40 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Receiver;
 
-use crate::commit::ledgers::Ledgers;
 use crate::config::limits;
-use crate::history::{AttemptRecord, CANCELLED, DeadLetters, History, Outcome, Planned};
+use crate::history::{AttemptRecord, CANCELLED, DeadLetters, Outcome, Planned};
 use crate::model::batch::Batch;
 use crate::model::budget::Permit;
 use crate::model::clock;
 use crate::model::error::Error;
 use crate::model::events::Event;
-use crate::model::live::{Live, Running};
+use crate::model::live::Running;
 use crate::model::offset::{Offset, RunKey};
 use crate::model::run::{Run, RunId, RunState};
 use crate::model::thread::panic_message;
-use crate::runs::dead_letters::{DeadLetterTopic, Undelivered, Undone};
-use crate::runs::queue::RunQueue;
-use crate::runs::retry::{RetryPolicy, Verdict};
+use crate::runs::dead_letters::{Undelivered, Undone};
+use crate::runs::engine::Engine;
+use crate::runs::retry::Verdict;
 use crate::runs::split::{self, Piece};
-use crate::step::{Attempt, FailedRecord, Step, StepError};
+use crate::step::{Attempt, FailedRecord, StepError};
 
+/// One worker. Its thread is started and joined by `pipeline`.
 #[derive(Clone)]
 pub struct Worker {
+    /// From 0.
     pub index: usize,
-    pub queue: Arc<RunQueue>,
-    pub history: Arc<History>,
-    pub ledgers: Arc<Ledgers>,
-    pub step: Arc<dyn Step>,
-    pub policy: RetryPolicy,
-    /// The topic that dead letters go to, where they go to one.
-    pub letters: Option<Arc<DeadLetterTopic>>,
-    pub live: Arc<Live>,
-    pub events: Sender<Event>,
-    /// Set before running steps are ended by force: what fails from then on says nothing about
-    /// its run.
-    pub forced: Arc<AtomicBool>,
+    pub engine: Arc<Engine>,
 }
 
 impl Worker {
     /// Works until the queue is closed, or the sender of `retired` is gone.
     pub fn run(self, retired: &Receiver<()>) {
-        while let Some(run) = self.queue.next(retired) {
+        while let Some(run) = self.engine.queue.next(retired) {
             if !self.work(run) {
                 return;
             }
@@ -58,26 +48,28 @@ impl Worker {
     pub fn work(&self, run: Run) -> bool {
         // The range must be in the history before its run starts. Whatever was taken is begun, also
         // at a stop: the runs that were begun have no hole, and all of them can be committed.
-        if !self.history.wait_planned(run.id) {
+        if !self.engine.history.wait_planned(run.id) {
             return false;
         }
-        self.queue.begun();
+        self.engine.queue.begun();
         self.attempt(run);
         true
     }
 
     fn attempt(&self, mut run: Run) {
-        if let Some(undelivered) = self.letters.as_ref().and_then(|letters| letters.take(run.id)) {
+        if let Some(undelivered) =
+            self.engine.dead_letters.as_ref().and_then(|letters| letters.take(run.id))
+        {
             // The step is through with it: it is not run again.
             return self.bury(run, undelivered);
         }
-        if !self.queue.requested.begin(run.id, &run.key) {
-            self.history.withdraw(run.id);
-            self.queue.cancels.forget(run.id);
+        if !self.engine.queue.requested.begin(run.id, &run.key) {
+            self.engine.history.withdraw(run.id);
+            self.engine.queue.cancels.forget(run.id);
             return;
         }
         let number = run.failed_attempts + 1;
-        self.live.start(Running {
+        self.engine.live.start(Running {
             worker: self.index,
             id: run.id,
             key: run.key.clone(),
@@ -86,18 +78,18 @@ impl Worker {
             stalled: false,
         });
         // Behind its start: who cancels a run that has begun finds it there.
-        if let Some(error) = self.queue.cancels.begin(run.id) {
-            self.live.end(self.index);
+        if let Some(error) = self.engine.queue.cancels.begin(run.id) {
+            self.engine.live.end(self.index);
             return self.give_up(run, error);
         }
         let started_ms = clock::now_ms();
         let started = clock::now();
         if run.failed_attempts == 0 {
-            self.live.wait_time.observe(started.saturating_duration_since(run.queued));
+            self.engine.live.wait_time.observe(started.saturating_duration_since(run.queued));
         }
         let (result, output, failed) = self.step(&run, number);
         let run_time = clock::now() - started;
-        self.live.run_time.observe(run_time);
+        self.engine.live.run_time.observe(run_time);
         let attempt = AttemptRecord {
             number,
             started_ms,
@@ -106,25 +98,25 @@ impl Worker {
             error: None,
             output,
         };
-        let cancelled = self.queue.cancels.step_over(run.id);
-        self.live.end(self.index);
+        let cancelled = self.engine.queue.cancels.step_over(run.id);
+        self.engine.live.end(self.index);
         match result {
             Ok(()) if failed.is_empty() => {
-                self.live.runs_succeeded.add(1);
-                self.live.failures.succeeded();
+                self.engine.live.runs_succeeded.add(1);
+                self.engine.live.failures.succeeded();
                 self.done(run.batch.len(), run.batch.payload_bytes());
                 self.end(run, RunState::Succeeded, attempt, None);
             }
-            Err(_) if self.forced.load(Ordering::Acquire) => {
+            Err(_) if self.engine.forced.load(Ordering::Acquire) => {
                 log::info!(
                     "run {} was ended by force: it is made again at the next start",
                     run.key
                 );
-                self.queue.cancels.told(run.id, false);
+                self.engine.queue.cancels.told(run.id, false);
             }
             Err(StepError::NotDone(why)) if cancelled.is_none() => self.give_back(run, &why),
             outcome => {
-                self.live.attempts_failed.add(1);
+                self.engine.live.attempts_failed.add(1);
                 run.failed_attempts = number;
                 self.failed(run, outcome.err(), failed, attempt, cancelled);
             }
@@ -148,13 +140,13 @@ impl Worker {
     /// The attempt says nothing of its run, and does not count.
     fn give_back(&self, run: Run, why: &str) {
         let why = one_line(why);
-        if self.queue.is_closed() {
+        if self.engine.queue.is_closed() {
             log::info!("run {} is not done: {why}; it is made again at the next start", run.key);
-            self.queue.cancels.told(run.id, false);
+            self.engine.queue.cancels.told(run.id, false);
         } else {
             log::warn!("run {} is not done: {why}; it comes again", run.key);
-            self.queue.cancels.told(run.id, false);
-            self.queue.retry(run, clock::now() + limits::ROOM_RETRY_INTERVAL);
+            self.engine.queue.cancels.told(run.id, false);
+            self.engine.queue.retry(run, clock::now() + limits::ROOM_RETRY_INTERVAL);
         }
     }
 
@@ -180,26 +172,26 @@ impl Worker {
         let is_cancelled = cancelled.is_some();
         let text = cancelled.unwrap_or(text);
         if !is_cancelled {
-            self.live.failures.failed(&text);
+            self.engine.live.failures.failed(&text);
         }
         attempt.error = Some(text.clone());
         let number = attempt.number;
         let verdict = if is_cancelled {
             Verdict::DeadLetter
         } else {
-            self.policy.after(number, &error, suspects, fastrand::f64())
+            self.engine.retry.after(number, &error, suspects, fastrand::f64())
         };
         match verdict {
             Verdict::Again(pause) => {
                 log::warn!(
                     "run {}: attempt {number} of {} failed: {text}; again in {pause:.1?}",
                     run.key,
-                    self.policy.max_attempts
+                    self.engine.retry.max_attempts
                 );
                 let due = clock::now() + pause;
                 if reasons.is_empty() || reasons.len() == run.batch.len() {
                     self.note(&run, RunState::Queued, attempt);
-                    self.queue.retry(run, due);
+                    self.engine.queue.retry(run, due);
                 } else {
                     let pieces = split::pieces(&run.batch, &reasons.into_keys().collect());
                     self.split(run, pieces, number, attempt, due);
@@ -236,10 +228,10 @@ impl Worker {
                      committed past it",
                     run.key
                 );
-                self.live.runs_halted.add(1);
+                self.engine.live.runs_halted.add(1);
                 self.note(&run, RunState::Halted, attempt);
                 // Full: another end is on its way already.
-                let _ = self.events.try_send(Event::Halt(Error::Halt(text)));
+                let _ = self.engine.events.try_send(Event::Halt(Error::Halt(text)));
             }
         }
     }
@@ -251,7 +243,7 @@ impl Worker {
         reasons: BTreeMap<Offset, String>,
         why: &'static str,
     ) -> DeadLetters {
-        let stored = self.letters.as_ref().is_none_or(|letters| letters.stores);
+        let stored = self.engine.dead_letters.as_ref().is_none_or(|letters| letters.stores);
         DeadLetters { batch, permit: Arc::clone(&run.permit), reasons, why, stored }
     }
 
@@ -260,16 +252,16 @@ impl Worker {
     fn bury(&self, run: Run, undelivered: Undelivered) {
         let Undelivered { attempt, letters, tries } = &undelivered;
         let error = attempt.error.as_deref().unwrap_or_default();
-        if let Some(topic) = &self.letters {
-            let stopping = || self.queue.is_closed();
+        if let Some(topic) = &self.engine.dead_letters {
+            let stopping = || self.engine.queue.is_closed();
             match topic.deliver(&run.key, attempt.number, error, letters, &stopping) {
                 Ok(()) if *tries > 0 => topic.delivered_late(),
                 Ok(()) => {}
-                Err(Undone::Stopping) => return self.queue.cancels.told(run.id, false),
+                Err(Undone::Stopping) => return self.engine.queue.cancels.told(run.id, false),
                 Err(Undone::Failed(cause)) => {
                     let due = topic.keep(run.id, &run.key, undelivered, &cause);
-                    self.queue.cancels.told(run.id, false);
-                    self.queue.retry(run, due);
+                    self.engine.queue.cancels.told(run.id, false);
+                    self.engine.queue.retry(run, due);
                     return;
                 }
             }
@@ -284,12 +276,12 @@ impl Worker {
              letters{follows}",
             run.key
         );
-        self.live.runs_failed.add(1);
+        self.engine.live.runs_failed.add(1);
         self.done(
             run.batch.len() - letters.batch.len(),
             run.batch.payload_bytes().saturating_sub(letters.batch.payload_bytes()),
         );
-        self.live.dead_letters.add(letters.batch.len() as u64);
+        self.engine.live.dead_letters.add(letters.batch.len() as u64);
         self.end(run, RunState::Failed, attempt, Some(letters));
     }
 
@@ -312,18 +304,18 @@ impl Worker {
         let left: usize = pieces.iter().map(|(_, batch)| batch.len()).sum();
         let left_bytes: usize = pieces.iter().map(|(_, batch)| batch.payload_bytes()).sum();
         let outcome = self.outcome(&run, RunState::Split, attempt, None);
-        let Some(first) = self.history.split(outcome, planned.collect()) else { return };
-        self.queue.requested.told(run.id, &run.key);
-        self.queue.cancels.told(run.id, true);
-        self.live.runs_split.add(1);
+        let Some(first) = self.engine.history.split(outcome, planned.collect()) else { return };
+        self.engine.queue.requested.told(run.id, &run.key);
+        self.engine.queue.cancels.told(run.id, true);
+        self.engine.live.runs_split.add(1);
         self.done(run.batch.len() - left, run.batch.payload_bytes().saturating_sub(left_bytes));
         if run.key.again.is_none() {
-            self.ledgers.split(run.key.partition, run.whole, pieces.len());
+            self.engine.ledgers.split(run.key.partition, run.whole, pieces.len());
         }
         // With --bisect they were had with each record. Without, nothing says before a step names
         // records how many pieces there will be, and waiting here could be for ever: they are counted
         // on top, and the sensors wait.
-        let permit = if self.policy.bisect {
+        let permit = if self.engine.retry.bisect {
             Arc::clone(&run.permit)
         } else {
             Arc::new(Permit::overdrawn(&run.permit, pieces.len() * limits::SPLIT_RECORD_BYTES))
@@ -337,7 +329,7 @@ impl Worker {
             failed_attempts,
             queued: clock::now(),
         });
-        self.queue.split(&run.key, runs.collect(), due);
+        self.engine.queue.split(&run.key, runs.collect(), due);
     }
 
     /// A panic in the step fails this attempt, nothing more.
@@ -352,7 +344,7 @@ impl Worker {
         }
         let mut attempt =
             Attempt { key: &run.key, number, batch: &run.batch, output: None, failed: Vec::new() };
-        let result = catch_unwind(AssertUnwindSafe(|| self.step.run(&mut attempt)));
+        let result = catch_unwind(AssertUnwindSafe(|| self.engine.step.run(&mut attempt)));
         let Attempt { output, mut failed, .. } = attempt;
         let result = result.unwrap_or_else(|payload| {
             Err(StepError::Retry(format!("the step panicked: {}", panic_message(payload.as_ref()))))
@@ -371,8 +363,8 @@ impl Worker {
 
     /// Records were processed.
     fn done(&self, records: usize, bytes: usize) {
-        self.live.records_done.add(records as u64);
-        self.live.bytes_done.add(bytes as u64);
+        self.engine.live.records_done.add(records as u64);
+        self.engine.live.bytes_done.add(bytes as u64);
     }
 
     fn end(
@@ -382,17 +374,17 @@ impl Worker {
         attempt: AttemptRecord,
         dead_letters: Option<DeadLetters>,
     ) {
-        self.history.outcome(self.outcome(&run, state, attempt, dead_letters));
-        self.queue.requested.told(run.id, &run.key);
-        self.queue.cancels.told(run.id, true);
-        self.queue.ended(&run.key);
+        self.engine.history.outcome(self.outcome(&run, state, attempt, dead_letters));
+        self.engine.queue.requested.told(run.id, &run.key);
+        self.engine.queue.cancels.told(run.id, true);
+        self.engine.queue.ended(&run.key);
     }
 
     /// Writes an attempt of a run that is not at its end.
     fn note(&self, run: &Run, state: RunState, attempt: AttemptRecord) {
-        self.history.outcome(self.outcome(run, state, attempt, None));
-        self.queue.requested.told(run.id, &run.key);
-        self.queue.cancels.told(run.id, false);
+        self.engine.history.outcome(self.outcome(run, state, attempt, None));
+        self.engine.queue.requested.told(run.id, &run.key);
+        self.engine.queue.cancels.told(run.id, false);
     }
 
     fn outcome(
@@ -429,11 +421,15 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::{OnFailure, Order};
-    use crate::history::{ScopeId, schema};
+    use crate::config::Config;
+    use crate::history::{History, ScopeId, schema};
+    use crate::kafka::TopicInfo;
+    use crate::kafka::embedded::Embedded;
     use crate::model::batch::Record;
     use crate::model::budget::Budget;
     use crate::model::offset::Again;
+    use crate::runs::engine::{Lasting, Parts};
+    use crate::step::Step;
 
     #[test]
     fn errors_become_one_harmless_bounded_line() {
@@ -464,24 +460,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let db = schema::open(&folder.path().join("history.db")).unwrap();
         let (history, _stepped) = History::stepped(db, ScopeId(1), "kafka", 9, |_| {}).unwrap();
-        let (events, _heard) = crossbeam_channel::bounded(9);
-        let worker = Worker {
-            index: 0,
-            queue: Arc::new(RunQueue::new(9, Order::None, 10_000)),
+        let (events, _received) = crossbeam_channel::bounded(9);
+        let config = Config { retry_backoff: Duration::ZERO, ..Config::default() };
+        let engine = Engine::new(Parts {
+            topic: TopicInfo { name: "t".into(), id: None, cluster_id: None, partitions: vec![0] },
+            scope: ScopeId(1),
+            broker: Arc::new(Embedded::open(folder.path(), 1 << 20).unwrap()),
+            step: Arc::new(Names),
             history,
             ledgers: Arc::default(),
-            step: Arc::new(Names),
-            policy: RetryPolicy {
-                max_attempts: 3,
-                backoff: Duration::ZERO,
-                on_failure: OnFailure::DeadLetter,
-                bisect: false,
-            },
-            letters: None,
-            live: Arc::new(Live::new(1)),
+            lasting: Lasting::new(&config),
             events,
-            forced: Arc::default(),
-        };
+            config,
+        });
+        let worker = Worker { index: 0, engine: Arc::new(engine) };
         let budget = Budget::new(2000);
         let mut batch = Batch::default();
         for offset in 0..10 {
@@ -500,7 +492,7 @@ mod tests {
             queued: Instant::now(),
         });
         assert_eq!(budget.used(), 1000 + 5 * limits::SPLIT_RECORD_BYTES);
-        let pieces: Vec<Run> = std::iter::from_fn(|| worker.queue.try_next()).collect();
+        let pieces: Vec<Run> = std::iter::from_fn(|| worker.engine.queue.try_next()).collect();
         assert_eq!(pieces.len(), 5);
         drop(pieces);
         assert_eq!(budget.used(), 0);

@@ -7,30 +7,24 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::bounded;
-use mb::commit::committer::{Committer, Doubt};
-use mb::commit::ledgers::Ledgers;
-use mb::config::steering::Steering;
+use mb::commit::committer::Doubt;
 use mb::config::{Config, Connection};
 use mb::history::{self, History, Stepped, schema};
 use mb::kafka::{
     Backend, Broker, Capabilities, Consumer, FetchSettings, Flow, Producer, Sink, TopicInfo,
     Watermarks,
 };
-use mb::model::budget::Budget;
 use mb::model::clock::Simulated;
 use mb::model::error::{Error, Result};
-use mb::model::live::Live;
 use mb::model::offset::{Offset, Partition};
-use mb::pipeline::sensor_settings;
 use mb::pipeline::startup;
+use mb::pipeline::wiring::{Inputs, wire};
+use mb::runs::engine::Lasting;
 use mb::runs::queue::RunQueue;
-use mb::runs::retry::RetryPolicy;
 use mb::runs::worker::Worker;
-use mb::source::sensor::Sensor;
 use mb::step::{Attempt, Step, StepError};
 
 use crate::allocations::allocations;
@@ -63,62 +57,25 @@ pub fn drain(batches: usize, records: usize) -> u64 {
     let info = startup::topic(broker.as_ref(), &config).expect("the log has it");
     let startup::Recovered { scope, resumes, .. } =
         startup::recover_from(&db, broker.as_ref(), &config, &info).expect("a fresh start");
-    let topic: Arc<str> = Arc::from(info.name.as_str());
-    let live = Arc::new(Live::new(config.max_concurrent_runs));
-    let ledgers = Arc::new(Ledgers::default());
-    let queue = Arc::new(RunQueue::new(config.queue, config.order, config.queue_bytes));
-    let (events, heard) = bounded(100);
-    let (_intake, intake_stop) = bounded(0);
-    let (history, stepped) = {
-        let ledgers = Arc::clone(&ledgers);
-        let settled = move |settled: &[_]| ledgers.settle(settled);
-        History::stepped(db, scope, "rdkafka", config.history_keep, settled)
-            .expect("it is readable")
-    };
     let step = Arc::new(Seen(AtomicU64::new(0)));
-    let worker = Worker {
-        index: 0,
-        queue: Arc::clone(&queue),
-        history: Arc::clone(&history),
-        ledgers: Arc::clone(&ledgers),
+    let inputs = Inputs {
         step: Arc::<Seen>::clone(&step),
-        policy: RetryPolicy {
-            max_attempts: config.max_attempts,
-            backoff: config.retry_backoff,
-            on_failure: config.on_failure,
-            bisect: config.bisect,
-        },
-        letters: None,
-        live: Arc::clone(&live),
-        events: events.clone(),
-        forced: Arc::new(AtomicBool::new(false)),
-    };
-    let mut sensor = Sensor::new(
-        sensor_settings(&config, 0, &topic, info.id.clone()),
-        Arc::clone(&broker),
-        Arc::clone(&queue),
-        Budget::new(config.queue_bytes),
-        Arc::clone(&history),
-        Arc::clone(&ledgers),
-        Arc::clone(&live),
-        events.clone(),
-        intake_stop,
-        &Arc::new(Steering::new(&config)),
-    );
-    for (partition, resume) in resumes {
-        sensor.adopt(partition, resume);
-    }
-    let committer = Committer {
         broker,
-        group: config.connection.group.clone(),
-        topic: topic.to_string(),
-        topic_id: info.id,
-        history,
-        ledgers,
-        live,
-        events,
+        topic: info,
+        scope,
+        resumes,
         in_doubt: false,
+        lasting: Lasting::new(&config),
+        config,
     };
+    let (mut assembly, stepped) = wire(inputs, |config, settle, _| {
+        History::stepped(db, scope, "rdkafka", config.history_keep, settle)
+    })
+    .expect("the log can do all that is asked for");
+    let mut sensor = assembly.sensors.remove(0);
+    let worker = assembly.worker(0);
+    let queue = Arc::clone(&assembly.engine.queue);
+    let (committer, heard) = (&assembly.committer, &assembly.events);
     let others = Rc::new(Others { queue, worker, stepped: RefCell::new(stepped) });
     OTHERS.set(Some(Rc::clone(&others)));
 

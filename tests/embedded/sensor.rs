@@ -6,9 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
-use mb::commit::ledgers::Ledgers;
-use mb::config::steering::Steering;
+use crossbeam_channel::bounded;
 use mb::config::{Config, Connection, OnMissingOffsets};
 use mb::history::{self, History, schema};
 use mb::kafka::{
@@ -16,14 +14,14 @@ use mb::kafka::{
     Watermarks,
 };
 use mb::model::batch::{Batch, Record};
-use mb::model::budget::{Budget, Permit};
+use mb::model::budget::Permit;
 use mb::model::error::{Error, Result};
 use mb::model::headers::Headers;
-use mb::model::live::Live;
 use mb::model::offset::{Offset, OffsetRange, Partition, RunKey};
 use mb::model::run::{Run, RunId};
-use mb::pipeline::sensor_settings;
 use mb::pipeline::startup::{self, Recovered};
+use mb::pipeline::wiring::{Assembly, Inputs, wire};
+use mb::runs::engine::Lasting;
 use mb::runs::queue::RunQueue;
 use mb::source::sensor::Sensor;
 
@@ -242,8 +240,8 @@ struct World {
     history: Arc<History>,
     path: PathBuf,
     _dir: tempfile::TempDir,
-    _intake: Sender<()>,
-    _heard: Receiver<mb::model::events::Event>,
+    /// Its intake would stop the sensor when it is dropped.
+    _assembly: Assembly,
     writer: Option<mb::model::thread::Thread<()>>,
 }
 
@@ -271,32 +269,24 @@ impl World {
         let info = startup::topic(broker.as_ref(), &config).unwrap();
         let Recovered { scope, resumes, .. } =
             startup::recover_from(&db, broker.as_ref(), &config, &info).unwrap();
-        let topic: Arc<str> = Arc::from(TOPIC);
-        let ledgers = Arc::new(Ledgers::default());
-        let queue = Arc::new(RunQueue::new(config.queue, config.order, config.queue_bytes));
-        *log.queue.lock().unwrap() = Some(Arc::clone(&queue));
-        let (events, heard) = bounded(100);
-        let (intake, intake_stop) = bounded(0);
-        let (history, writer) = {
-            let ledgers = Arc::clone(&ledgers);
-            let settled = move |settled: &[_]| ledgers.settle(settled);
-            History::start(db, scope, "rdkafka", config.history_keep, settled).unwrap()
-        };
-        let mut sensor = Sensor::new(
-            sensor_settings(&config, 0, &topic, info.id),
+        let inputs = Inputs {
+            step: Arc::new(mb::step::Discard),
             broker,
-            Arc::clone(&queue),
-            Budget::new(config.queue_bytes),
-            Arc::clone(&history),
-            ledgers,
-            Arc::new(Live::new(config.max_concurrent_runs)),
-            events,
-            intake_stop,
-            &Arc::new(Steering::new(&config)),
-        );
-        for (partition, resume) in resumes {
-            sensor.adopt(partition, resume);
-        }
+            topic: info,
+            scope,
+            resumes,
+            in_doubt: false,
+            lasting: Lasting::new(&config),
+            config,
+        };
+        let (mut assembly, writer) = wire(inputs, |config, settle, _| {
+            History::start(db, scope, "rdkafka", config.history_keep, settle)
+        })
+        .unwrap();
+        let sensor = assembly.sensors.remove(0);
+        let queue = Arc::clone(&assembly.engine.queue);
+        *log.queue.lock().unwrap() = Some(Arc::clone(&queue));
+        let history = Arc::clone(&assembly.engine.history);
         World {
             log,
             sensor,
@@ -304,8 +294,7 @@ impl World {
             history,
             path,
             _dir: dir,
-            _intake: intake,
-            _heard: heard,
+            _assembly: assembly,
             writer: Some(writer),
         }
     }

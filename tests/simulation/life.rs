@@ -5,26 +5,20 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender};
 use mb::commit::committer::{Committer, Doubt};
-use mb::commit::ledgers::Ledgers;
 use mb::config::Config;
-use mb::config::steering::Steering;
 use mb::history::{History, Stepped, recovery};
 use mb::kafka::Broker;
-use mb::model::budget::Budget;
 use mb::model::error::{Class, Error};
 use mb::model::events::Event;
-use mb::model::live::Live;
 use mb::model::offset::{Offset, Partition};
 use mb::model::run::Run;
-use mb::pipeline::sensor_settings;
 use mb::pipeline::startup;
-use mb::runs::queue::RunQueue;
-use mb::runs::retry::RetryPolicy;
+use mb::pipeline::wiring::{Assembly, Inputs, wire};
+use mb::runs::engine::{Engine, Lasting};
 use mb::runs::worker::Worker;
 use mb::source::sensor::Sensor;
 use mb::step::Step;
@@ -35,10 +29,7 @@ use crate::oracle::{self, SimulatedStep};
 use crate::world::{Fate, World};
 
 pub struct Life {
-    queue: Arc<RunQueue>,
-    budget: Arc<Budget>,
-    history: Arc<History>,
-    ledgers: Arc<Ledgers>,
+    engine: Arc<Engine>,
     events: Receiver<Event>,
     /// Each is `None` while it ticks.
     sensors: Vec<RefCell<Option<Sensor>>>,
@@ -117,84 +108,43 @@ impl Life {
         };
         world.note(|| format!("resumes {resumes:?}"));
         oracle::resumed(world, config.order, &resumes);
-        let topic: Arc<str> = Arc::from(info.name.as_str());
-        let live = Arc::new(Live::new(config.max_concurrent_runs));
-        let ledgers = Arc::new(Ledgers::default());
-        let queue = Arc::new(RunQueue::new(config.queue, config.order, config.queue_bytes));
-        let budget = Budget::new(config.queue_bytes);
-        let (events_in, events) = bounded(1000);
-        let (intake, intake_stop) = bounded(0);
-        let (history, stepped) = {
-            let ledgers = Arc::clone(&ledgers);
-            let name = broker.backend().name();
-            let settled = move |settled: &[_]| ledgers.settle(settled);
-            History::stepped(db, scope, name, config.history_keep, settled).expect("it is readable")
+        let inputs = Inputs {
+            config: config.clone(),
+            step,
+            broker,
+            topic: info,
+            scope,
+            resumes,
+            in_doubt,
+            lasting: Lasting::new(config),
         };
-        let policy = RetryPolicy {
-            max_attempts: config.max_attempts,
-            backoff: config.retry_backoff,
-            on_failure: config.on_failure,
-            bisect: config.bisect,
-        };
-        let workers = (0..config.max_concurrent_runs).map(|index| {
-            let worker = Worker {
-                index,
-                queue: Arc::clone(&queue),
-                history: Arc::clone(&history),
-                ledgers: Arc::clone(&ledgers),
-                step: Arc::clone(&step),
-                policy,
-                letters: None,
-                live: Arc::clone(&live),
-                events: events_in.clone(),
-                forced: Arc::new(AtomicBool::new(false)),
-            };
-            Desk { worker, run: RefCell::default(), busy: Cell::new(false) }
+        let (mut assembly, stepped) = wire(inputs, |config, settle, _| {
+            History::stepped(
+                db,
+                scope,
+                SimulatedBroker.backend().name(),
+                config.history_keep,
+                settle,
+            )
+        })
+        .expect("the log can do all that is asked for, and the history is readable");
+        let workers = (0..config.max_concurrent_runs).map(|index| Desk {
+            worker: assembly.worker(index),
+            run: RefCell::default(),
+            busy: Cell::new(false),
         });
         let workers = workers.collect();
-        let steering = Arc::new(Steering::new(config));
-        let mut sensors: Vec<Sensor> = (0..config.sensors)
-            .map(|index| {
-                Sensor::new(
-                    sensor_settings(config, index, &topic, info.id.clone()),
-                    Arc::clone(&broker),
-                    Arc::clone(&queue),
-                    Arc::clone(&budget),
-                    Arc::clone(&history),
-                    Arc::clone(&ledgers),
-                    Arc::clone(&live),
-                    events_in.clone(),
-                    intake_stop.clone(),
-                    &steering,
-                )
-            })
-            .collect();
-        for (partition, resume) in resumes {
-            sensors[partition as usize % config.sensors].adopt(partition, resume);
-        }
-        let committer = Committer {
-            broker,
-            group: config.connection.group.clone(),
-            topic: topic.to_string(),
-            topic_id: info.id,
-            history: Arc::clone(&history),
-            ledgers: Arc::clone(&ledgers),
-            live: Arc::clone(&live),
-            events: events_in,
-            in_doubt,
-        };
+        let sensors = std::mem::take(&mut assembly.sensors);
+        let Assembly { engine, committer, events, intake, .. } = assembly;
         let target = world.hits(world.plan.until_caught_up).then(|| {
             let log = world.log.borrow();
             let ends = (0..).zip(&log.partitions).map(|(index, of)| (index, Offset::new(of.end)));
             let target: BTreeMap<_, _> = ends.collect();
-            ledgers.set_target(target.clone());
+            engine.ledgers.set_target(target.clone());
             target
         });
         Ok(Life {
-            queue,
-            budget,
-            history,
-            ledgers,
+            engine,
             events,
             sensors: sensors.into_iter().map(|sensor| RefCell::new(Some(sensor))).collect(),
             workers,
@@ -215,8 +165,8 @@ impl Life {
 
     /// The process is killed: who waits in it for its history waits no more.
     pub fn lose_history(&self) {
-        self.history.close();
-        self.history.stop_waiting();
+        self.engine.history.close();
+        self.engine.history.stop_waiting();
         if let Ok(mut stepped) = self.stepped.try_borrow_mut() {
             stepped.lose();
         }
@@ -229,7 +179,7 @@ impl Life {
         world.note(|| format!("sensor-{at_first} ticks"));
         let error = sensor.tick();
         slot.replace(Some(sensor));
-        let used = self.budget.used();
+        let used = self.engine.budget.used();
         world.note(|| format!("sensor-{at_first} is done, {used} bytes in use: {error:?}"));
         if let Some(error) = error
             && error.class() != Class::Retry
@@ -241,7 +191,7 @@ impl Life {
 
     pub fn take(&self, world: &World) {
         let Some(desk) = self.workers.iter().find(|desk| desk.is_free()) else { return };
-        let Some(run) = self.queue.try_next() else { return };
+        let Some(run) = self.engine.queue.try_next() else { return };
         world.note(|| format!("worker-{} takes {}", desk.worker.index, run.key));
         let (had, held) = (run.permit.bytes(), run.batch.heap_bytes());
         if had < held {
@@ -296,7 +246,7 @@ impl Life {
         if let Some(target) = &self.target
             && committed.is_ok()
             && !world.is_dead()
-            && self.ledgers.is_caught_up()
+            && self.engine.ledgers.is_caught_up()
         {
             oracle::check_caught_up(world, target);
             self.caught_up.set(true);
@@ -314,18 +264,18 @@ impl Life {
     /// As `pipeline` stops: intake, workers, history, the last commit.
     fn stop(&self, world: &World) {
         self.intake.take();
-        self.budget.close();
-        self.queue.close();
-        self.history.stop_waiting();
+        self.engine.budget.close();
+        self.engine.queue.close();
+        self.engine.history.stop_waiting();
         while self.workers.iter().any(|desk| !desk.is_free()) {
             self.attempt(world);
         }
-        if self.history.flush(Duration::from_secs(5)) {
+        if self.engine.history.flush(Duration::from_secs(5)) {
             for _ in 0..3 {
                 self.commit(world);
             }
         }
-        self.history.close();
+        self.engine.history.close();
         while !world.is_dead() && (self.written.get() || self.stepped.borrow().waiting() > 0) {
             self.conclude(world);
             self.write(world);
@@ -350,21 +300,21 @@ impl Life {
             world.log.borrow().partitions.iter().map(|of| (of.committed, of.end)).collect();
         world.violate(format!(
             "stuck: committed and end {committed:?}, in flight {}, queued {}, retries {}, parked {}, {} bytes",
-            self.ledgers.in_flight(),
-            self.queue.len(),
-            self.queue.waiting_retries(),
-            self.queue.parked(),
-            self.budget.used()
+            self.engine.ledgers.in_flight(),
+            self.engine.queue.len(),
+            self.engine.queue.waiting_retries(),
+            self.engine.queue.parked(),
+            self.engine.budget.used()
         ));
         false
     }
 
     fn is_idle(&self) -> bool {
-        self.ledgers.in_flight() == 0
-            && self.queue.is_empty()
-            && self.queue.waiting_retries() == 0
-            && self.queue.parked() == 0
-            && self.budget.used() == 0
+        self.engine.ledgers.in_flight() == 0
+            && self.engine.queue.is_empty()
+            && self.engine.queue.waiting_retries() == 0
+            && self.engine.queue.parked() == 0
+            && self.engine.budget.used() == 0
     }
 }
 

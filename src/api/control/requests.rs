@@ -4,32 +4,27 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use base64::Engine;
+use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use crossbeam_channel::Sender;
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Client, steer, watch};
 use crate::api::metrics;
-use crate::commit::ledgers::Ledgers;
 use crate::config::Config;
 use crate::config::limits;
 use crate::config::steering::Steering;
-use crate::history::{self, History, ScopeId, asked, letters, query, schema};
-use crate::kafka::{Backend, Broker, Message, Producer, Sent, TopicInfo};
-use crate::model::budget::Budget;
+use crate::history::{self, asked, letters, query, schema};
+use crate::kafka::{Backend, Broker, Message, Producer, Sent};
 use crate::model::clock;
 use crate::model::error::{Error, Result};
-use crate::model::events::Event;
-use crate::model::live::{self, Live};
+use crate::model::live::{self};
 use crate::model::offset::Partition;
 use crate::observe::overview::SensorView;
 use crate::observe::watch::Watch;
-use crate::runs::queue::RunQueue;
+use crate::runs::engine::Engine;
 use crate::source::reprocess::Bell;
-use crate::step::Step;
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case")]
@@ -225,22 +220,17 @@ pub(crate) struct Stage {
 
 /// What a pipeline that runs adds to the answers.
 pub struct Attached {
-    pub config: Config,
-    /// The topic's and group's place in the history.
-    pub scope: ScopeId,
-    pub topic: TopicInfo,
-    pub live: Arc<Live>,
-    pub broker: Arc<dyn Broker>,
+    pub engine: Arc<Engine>,
     pub bell: Arc<Bell>,
-    pub queue: Arc<RunQueue>,
-    pub budget: Arc<Budget>,
-    pub ledgers: Arc<Ledgers>,
-    pub history: Arc<History>,
-    pub step: Arc<dyn Step>,
-    pub steering: Arc<Steering>,
     pub watch: Arc<Watch>,
-    /// To the thread that watches the others.
-    pub events: Sender<Event>,
+}
+
+impl std::ops::Deref for Attached {
+    type Target = Engine;
+
+    fn deref(&self) -> &Engine {
+        &self.engine
+    }
 }
 
 /// What a connection keeps between its requests.

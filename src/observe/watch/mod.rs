@@ -16,20 +16,16 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 
 use crate::commit::ledger::LedgerView;
-use crate::commit::ledgers::Ledgers;
-use crate::config::Config;
 use crate::config::limits;
-use crate::config::steering::Steering;
-use crate::history::History;
-use crate::kafka::{Broker, Watermarks};
+use crate::kafka::Watermarks;
 use crate::model::clock;
-use crate::model::live::{Live, Running};
+use crate::model::live::Running;
 use crate::model::offset::Partition;
 use crate::model::thread::stopped_within;
 use crate::observe::overview::{
     FreshnessView, HealthView, LagView, PartitionLag, Rates, Reason, Sample,
 };
-use crate::runs::queue::RunQueue;
+use crate::runs::engine::Engine;
 
 use self::health::{Facts, Stall, Told};
 use self::partition::Track;
@@ -112,51 +108,18 @@ pub fn starting(waiting_for: Option<&str>) -> HealthView {
     HealthView { ready: false, reasons: vec![Reason { reason: "starting".to_owned(), detail }] }
 }
 
-/// The threads' work: all that they look at.
+/// The work of the two threads.
 #[derive(Clone)]
 pub struct Watcher {
     pub watch: Arc<Watch>,
+    pub engine: Arc<Engine>,
     /// Both threads keep time from here.
     begin: Instant,
-    pub topic: Arc<str>,
-    pub stall_after: Duration,
-    pub freshness: Option<Duration>,
-    pub broker: Arc<dyn Broker>,
-    pub live: Arc<Live>,
-    pub queue: Arc<RunQueue>,
-    pub ledgers: Arc<Ledgers>,
-    pub history: Arc<History>,
-    pub steering: Arc<Steering>,
 }
 
 impl Watcher {
-    /// The settings that it needs, of `config`.
-    #[allow(clippy::too_many_arguments)] // the pipeline wires it, once
-    pub fn new(
-        config: &Config,
-        watch: Arc<Watch>,
-        topic: Arc<str>,
-        broker: Arc<dyn Broker>,
-        live: Arc<Live>,
-        queue: Arc<RunQueue>,
-        ledgers: Arc<Ledgers>,
-        history: Arc<History>,
-        steering: Arc<Steering>,
-    ) -> Watcher {
-        let Config { stall_after, freshness, .. } = *config;
-        Watcher {
-            watch,
-            begin: Instant::now(),
-            topic,
-            stall_after,
-            freshness,
-            broker,
-            live,
-            queue,
-            ledgers,
-            history,
-            steering,
-        }
+    pub fn new(watch: Arc<Watch>, engine: Arc<Engine>) -> Watcher {
+        Watcher { watch, engine, begin: Instant::now() }
     }
 
     /// Thread `watch`: a look each second until `stop` is closed.
@@ -171,7 +134,7 @@ impl Watcher {
     /// beginning is known.
     pub fn run_lag(&self, stop: &Receiver<()>) {
         let partitions = || -> Vec<Partition> {
-            self.ledgers.views().into_iter().map(|(partition, _)| partition).collect()
+            self.engine.ledgers.views().into_iter().map(|(partition, _)| partition).collect()
         };
         let mut interval = lag_interval(partitions().len());
         while !stopped_within(stop, until_next(self.begin, Instant::now(), interval)) {
@@ -185,7 +148,7 @@ impl Watcher {
         let began = Instant::now();
         let answer = match partitions.is_empty() {
             true => Ok(BTreeMap::new()),
-            false => self.broker.watermarks(&self.topic, partitions),
+            false => self.engine.broker.watermarks(&self.engine.topic_name, partitions),
         };
         let mut state = self.watch.lock();
         match answer {
@@ -201,8 +164,8 @@ impl Watcher {
 
     /// One look: a sample, and what follows from it.
     fn look(&self, now: Instant, now_ms: i64) {
-        let views = self.ledgers.views();
-        let running = self.live.running();
+        let views = self.engine.ledgers.views();
+        let running = self.engine.live.running();
         let mut state = self.watch.lock();
         let (partitions, stalls) = self.partitions(&mut state, now, &views, &running);
         let known = state.log.asked.is_some_and(|asked| {
@@ -212,14 +175,14 @@ impl Watcher {
         state.samples.push(Counts {
             at: now,
             at_ms: now_ms,
-            records_in: self.live.records_in.get(),
-            bytes_in: self.live.bytes_in.get(),
+            records_in: self.engine.live.records_in.get(),
+            bytes_in: self.engine.live.bytes_in.get(),
             // Given up on is through with, too.
-            records_done: self.live.records_done.get() + self.live.dead_letters.get(),
-            bytes_done: self.live.bytes_done.get(),
-            messages_posted: self.live.messages_posted.get(),
+            records_done: self.engine.live.records_done.get() + self.engine.live.dead_letters.get(),
+            bytes_done: self.engine.live.bytes_done.get(),
+            messages_posted: self.engine.live.messages_posted.get(),
             lag: total,
-            queued: self.queue.len() as u64,
+            queued: self.engine.queue.len() as u64,
             running: running.len() as u64,
         });
         let seconds = partitions.iter().filter_map(|partition| partition.lag_s).reduce(f64::max);
@@ -232,7 +195,7 @@ impl Watcher {
             partitions: views.len() as u64,
             top: partitions,
         };
-        let freshness = self.freshness.map(|policy| FreshnessView {
+        let freshness = self.engine.config.freshness.map(|policy| FreshnessView {
             policy_s: policy.as_secs_f64(),
             age_s: seconds,
             // What is not known is the broker's reason, not this one's.
@@ -240,13 +203,13 @@ impl Watcher {
         });
         let stalled = stalls.len() as u64;
         let facts = self.facts(&state.log, now, stalls, &running, freshness);
-        let health = health::reasons(&facts, &self.topic);
+        let health = health::reasons(&facts, &self.engine.topic_name);
         let mut told = std::mem::take(&mut state.told);
         let rates = state.samples.rates();
         state.found = Some(Arc::new(Found { rates, lag, stalled, freshness, health }));
         drop(state);
         // Whoever reads what was found does not wait for the log.
-        told.tell(&facts, &self.topic);
+        told.tell(&facts, &self.engine.topic_name);
         self.watch.lock().told = told;
     }
 
@@ -258,9 +221,10 @@ impl Watcher {
         views: &[(Partition, LedgerView)],
         running: &[Running],
     ) -> (Vec<PartitionLag>, Vec<Stall>) {
-        let paused = self.steering.is_paused();
+        let paused = self.engine.steering.is_paused();
         // Between two ticks nothing can move.
-        let limit = self.stall_after.max(2 * self.steering.settings().tick_interval);
+        let limit =
+            self.engine.config.stall_after.max(2 * self.engine.steering.settings().tick_interval);
         let (mut rows, mut stalls) = (Vec::with_capacity(views.len()), Vec::new());
         for (partition, view) in views {
             // It is asked for from the next time on.
@@ -312,10 +276,10 @@ impl Watcher {
         let asking = log.failing.iter().map(|(since, cause)| {
             ("asking the log for its ends".to_owned(), ago(*since), cause.clone())
         });
-        let threads = self.live.troubles.read().into_iter();
+        let threads = self.engine.live.troubles.read().into_iter();
         let threads =
             threads.map(|failing| (failing.what.to_owned(), ago(failing.since), failing.cause));
-        let (on_end, last) = self.live.failures.read();
+        let (on_end, last) = self.engine.live.failures.read();
         let stalled_runs = running.iter().filter(|run| run.stalled).map(|run| {
             format!(
                 "run {} ({}) has been in its step with worker-{} for {} s, and cannot be ended",
@@ -330,7 +294,7 @@ impl Watcher {
             stalls,
             stalled_runs: stalled_runs.collect(),
             failures: (on_end, last.map(|(error, at)| (error, ago(at)))),
-            disk: self.history.is_failing(),
+            disk: self.engine.history.is_failing(),
             freshness,
         }
     }

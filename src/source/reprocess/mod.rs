@@ -16,14 +16,13 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 
 use crate::config::limits;
-use crate::config::steering::Steering;
 use crate::history::History;
 use crate::history::requests::{CANCELLED, Kind, Reader};
-use crate::kafka::{Broker, FetchSettings};
-use crate::model::budget::Budget;
+use crate::kafka::FetchSettings;
 use crate::model::clock;
 use crate::model::error::{Error, Result};
-use crate::model::live::{Live, Trouble};
+use crate::model::live::Trouble;
+use crate::runs::engine::Engine;
 use crate::runs::queue::RunQueue;
 use crate::source::batcher::BatchLimits;
 
@@ -120,16 +119,10 @@ impl Bell {
 
 /// What the thread works with.
 pub struct Requests {
-    pub topic: Arc<str>,
+    pub engine: Arc<Engine>,
     pub limits: BatchLimits,
-    pub steering: Arc<Steering>,
     pub fetch: FetchSettings,
     pub reader: Reader,
-    pub broker: Arc<dyn Broker>,
-    pub queue: Arc<RunQueue>,
-    pub budget: Arc<Budget>,
-    pub history: Arc<History>,
-    pub live: Arc<Live>,
     pub bell: Arc<Bell>,
     pub woken: Receiver<()>,
     pub stop: Receiver<()>,
@@ -191,7 +184,7 @@ impl Requests {
             let why =
                 "the topic was deleted and made again since: its offsets mean other records now";
             log::warn!("replay {request} is given up on: {why}");
-            self.history.end_request(request, CANCELLED, Some(why.to_owned()));
+            self.engine.history.end_request(request, CANCELLED, Some(why.to_owned()));
         }
         Ok(())
     }
@@ -248,10 +241,10 @@ impl Requests {
 
     /// How large a batch may be that is begun now.
     fn limits(&self) -> BatchLimits {
-        BatchLimits { max_records: self.steering.settings().max_batch, ..self.limits }
+        BatchLimits { max_records: self.engine.steering.settings().max_batch, ..self.limits }
     }
 
     fn is_stopping(&self) -> bool {
-        self.budget.is_closed() || self.queue.is_closed()
+        self.engine.budget.is_closed() || self.engine.queue.is_closed()
     }
 }

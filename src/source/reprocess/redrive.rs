@@ -71,12 +71,12 @@ impl Redrive {
             let memory = with.limits.batch_overhead
                 + records * (Batch::ENTRY_BYTES + with.limits.record_overhead)
                 + bytes;
-            if memory > with.budget.limit() {
+            if memory > with.engine.budget.limit() {
                 let why = format!(
                     "run {} needs {memory} bytes, more than --queue-bytes ({}) has: it waits for an mb \
                      with a larger --queue-bytes",
                     self.key(with, &run),
-                    with.budget.limit()
+                    with.engine.budget.limit()
                 );
                 log::error!("redrive {}: {why}", self.request);
                 let (runs, first) = &mut self.blocked;
@@ -87,7 +87,7 @@ impl Redrive {
                 self.due.pop_front();
                 continue;
             }
-            let Some(permit) = with.budget.acquire_until(memory, until) else {
+            let Some(permit) = with.engine.budget.acquire_until(memory, until) else {
                 return Ok(Turn::More);
             };
             let batch = with.reader.letters(run.run, size)?;
@@ -101,9 +101,9 @@ impl Redrive {
                 failed_attempts: run.failed_attempts,
                 queued: clock::now(),
             };
-            match with.queue.push(made, until, &with.stop) {
+            match with.engine.queue.push(made, until, &with.stop) {
                 Ok(()) => {
-                    with.live.records_in.add(records as u64);
+                    with.engine.live.records_in.add(records as u64);
                     self.due.pop_front();
                 }
                 Err(Refused::Full) => return Ok(Turn::More),
@@ -123,11 +123,12 @@ impl Redrive {
     fn plan(&mut self, with: &Requests, chunk: Chunk) -> Option<Unfinished> {
         let Chunk { partition, range, records, bytes } = chunk;
         let again = Some(Again::Redrive(self.request));
-        let key = RunKey { again, ..RunKey::new(Arc::clone(&with.topic), partition, range) };
-        let run = with.history.plan(vec![Planned::whole(key, records, bytes)])?;
+        let key =
+            RunKey { again, ..RunKey::new(Arc::clone(&with.engine.topic_name), partition, range) };
+        let run = with.engine.history.plan(vec![Planned::whole(key, records, bytes)])?;
         self.after = (partition, range.last.get());
         // Its letters are its own only when that is in the file.
-        with.history.wait_planned(run).then_some(Unfinished {
+        with.engine.history.wait_planned(run).then_some(Unfinished {
             run,
             partition,
             range,
@@ -138,6 +139,9 @@ impl Redrive {
 
     fn key(&self, with: &Requests, run: &Unfinished) -> RunKey {
         let again = Some(Again::Redrive(self.request));
-        RunKey { again, ..RunKey::new(Arc::clone(&with.topic), run.partition, run.range) }
+        RunKey {
+            again,
+            ..RunKey::new(Arc::clone(&with.engine.topic_name), run.partition, run.range)
+        }
     }
 }

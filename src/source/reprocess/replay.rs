@@ -64,15 +64,15 @@ impl Replay {
         partition: Partition,
         range: OffsetRange,
     ) -> Result<Replay> {
-        log::info!("replay {request}: {}/{partition} {range} taken on", with.topic);
+        log::info!("replay {request}: {}/{partition} {range} taken on", with.engine.topic_name);
         let mut blocked = String::new();
-        let (stored, state) = match with.reader.replayed(request, with.broker.backend())? {
+        let (stored, state) = match with.reader.replayed(request, with.engine.broker.backend())? {
             Ok(stored) => (stored, State::Reading),
             Err(client) => {
                 blocked = format!(
                     "its unfinished runs were read by client {client}, which {} cannot stand in for: it \
                      waits for an mb with --client {client}",
-                    with.broker.backend()
+                    with.engine.broker.backend()
                 );
                 log::error!("replay {request}: {blocked}");
                 (Vec::new(), State::Foreign)
@@ -143,7 +143,7 @@ impl Replay {
 
     fn end_if_done(&mut self, with: &Requests) -> Result<Turn> {
         if let Some(run) = self.planned
-            && !with.history.wait_planned(run)
+            && !with.engine.history.wait_planned(run)
         {
             return Ok(Turn::Stopping);
         }
@@ -151,11 +151,11 @@ impl Replay {
             log::info!(
                 "replay {}: {}/{} {} is done",
                 self.request,
-                with.topic,
+                with.engine.topic_name,
                 self.partition,
                 self.range
             );
-            with.history.end_request(self.request, DONE, self.note.take());
+            with.engine.history.end_request(self.request, DONE, self.note.take());
             self.state = State::Ended;
         }
         Ok(Turn::Made)
@@ -171,7 +171,7 @@ impl Replay {
     /// Where the runs that are left are those that cannot be made here, nobody waits for them.
     fn blocked(&self, with: &Requests, why: String) -> Result<Turn> {
         if let Some(run) = self.planned
-            && !with.history.wait_planned(run)
+            && !with.engine.history.wait_planned(run)
         {
             return Ok(Turn::Stopping);
         }
@@ -201,7 +201,8 @@ impl Replay {
 
     fn out_of_range(&mut self, with: &Requests, error: &Error) -> Result<()> {
         let at = self.position();
-        let marks = match with.broker.watermarks(&with.topic, &[self.partition]) {
+        let marks = match with.engine.broker.watermarks(&with.engine.topic_name, &[self.partition])
+        {
             Ok(marks) => marks.get(&self.partition).copied(),
             Err(error) => return self.failed(with, error),
         };
@@ -211,7 +212,7 @@ impl Replay {
                 let text = format!(
                     "{}/{} {at}-{last} were removed from the log (retention) before they could be \
                      read",
-                    with.topic, self.partition
+                    with.engine.topic_name, self.partition
                 );
                 log::warn!("replay {}: {text}: they are passed over", self.request);
                 let note = self.note.take().map_or(String::new(), |note| format!("{note}; "));
@@ -230,7 +231,7 @@ impl Replay {
 
     fn cancel(&mut self, with: &Requests, why: &str) {
         log::error!("replay {}: {why}; it is given up on", self.request);
-        with.history.end_request(self.request, CANCELLED, Some(why.to_owned()));
+        with.engine.history.end_request(self.request, CANCELLED, Some(why.to_owned()));
         self.state = State::Ended;
     }
 
@@ -241,7 +242,7 @@ impl Replay {
 
     fn key(&self, with: &Requests, range: OffsetRange) -> RunKey {
         let again = Some(Again::Replay(self.request));
-        RunKey { again, ..RunKey::new(Arc::clone(&with.topic), self.partition, range) }
+        RunKey { again, ..RunKey::new(Arc::clone(&with.engine.topic_name), self.partition, range) }
     }
 }
 
@@ -270,7 +271,8 @@ impl Tick<'_> {
         }
         let from = [(self.replay.partition, self.replay.position())];
         let with = self.with;
-        let mut consumer = with.broker.consumer(&with.topic, &from, &with.fetch)?;
+        let mut consumer =
+            with.engine.broker.consumer(&with.engine.topic_name, &from, &with.fetch)?;
         let result = self.poll_until_over(consumer.as_mut());
         consumer.close();
         result
@@ -308,7 +310,7 @@ impl Tick<'_> {
             Identity::Fresh(range) => {
                 let key = self.replay.key(self.with, range);
                 let planned = Planned::whole(key, records, cut.batch.payload_bytes());
-                let Some(run) = self.with.history.plan(vec![planned]) else {
+                let Some(run) = self.with.engine.history.plan(vec![planned]) else {
                     return self.end(Ended::Stopping);
                 };
                 self.replay.planned = Some(run);
@@ -328,7 +330,7 @@ impl Tick<'_> {
                 failed_attempts: part.failed_attempts,
                 queued: clock::now(),
             };
-            if let Err(refused) = self.with.queue.push(run, self.until, &self.with.stop) {
+            if let Err(refused) = self.with.engine.queue.push(run, self.until, &self.with.stop) {
                 self.replay.batcher.refused(stored);
                 return self.end(match refused {
                     Refused::Full => Ended::Turn,
@@ -338,14 +340,14 @@ impl Tick<'_> {
             stored.parts.remove(0);
         }
         self.replay.batcher.accepted(range);
-        self.with.live.records_in.add(records as u64);
+        self.with.engine.live.records_in.add(records as u64);
         Flow::Continue
     }
 
     /// Memory for the next record; what is being filled is a batch as it is where there is none.
     fn memory(&mut self, record: &Record<'_>) -> Option<Permit> {
         let needs = self.replay.batcher.needs(record);
-        if let Some(permit) = self.with.budget.try_acquire(needs) {
+        if let Some(permit) = self.with.engine.budget.try_acquire(needs) {
             return Some(permit);
         }
         if let Some(cut) = self.replay.batcher.cut_now()
@@ -356,12 +358,12 @@ impl Tick<'_> {
         self.replay.batcher.grow_tightly();
         let needs = self.replay.batcher.needs(record);
         let whole = self.replay.batcher.held() + needs;
-        if whole > self.with.budget.limit() {
+        if whole > self.with.engine.budget.limit() {
             let cause = format!(
                 "the record at {} needs {whole} bytes, more than --queue-bytes ({}) has: it waits \
                  for an mb with a larger --queue-bytes",
                 record.offset,
-                self.with.budget.limit()
+                self.with.engine.budget.limit()
             );
             log::error!("replay {}: {cause}", self.replay.request);
             self.replay.blocked = cause;
@@ -369,7 +371,7 @@ impl Tick<'_> {
             self.end(Ended::NoMemory);
             return None;
         }
-        let permit = self.with.budget.acquire_until(needs, self.until);
+        let permit = self.with.engine.budget.acquire_until(needs, self.until);
         if permit.is_none() {
             self.end(Ended::NoMemory);
         }

@@ -26,7 +26,7 @@ impl Tick<'_> {
         self.cuts.push((partition, cut));
         let runs = self.cuts.len() * self.sensor.settings.lanes as usize;
         // What the queue has no room for would be planned in vain.
-        if can_wait && runs < limits::PLAN_RUNS.min(self.sensor.queue.room()) {
+        if can_wait && runs < limits::PLAN_RUNS.min(self.sensor.engine.queue.room()) {
             return Flow::Continue;
         }
         self.flush()
@@ -43,11 +43,15 @@ impl Tick<'_> {
             return self.end(Ended::Stopping);
         };
         for cut in planning.iter_mut().filter(|cut| !cut.stored.registered) {
-            self.sensor.ledgers.register(cut.partition, cut.stored.range, cut.stored.parts.len());
+            self.sensor.engine.ledgers.register(
+                cut.partition,
+                cut.stored.range,
+                cut.stored.parts.len(),
+            );
             cut.stored.registered = true;
         }
         let flow = self.push_planned(planning);
-        self.sensor.queue.wake();
+        self.sensor.engine.queue.wake();
         flow
     }
 
@@ -105,7 +109,7 @@ impl Tick<'_> {
         if planned.is_empty() {
             return Some(planning);
         }
-        let first = self.sensor.history.plan(planned)?;
+        let first = self.sensor.engine.history.plan(planned)?;
         let fresh = planning.iter_mut().flat_map(|cut| &mut cut.stored.parts);
         for (part, run) in fresh.filter(|part| part.run == RunId(0)).zip(first.0..) {
             part.run = RunId(run);
@@ -141,16 +145,16 @@ impl Tick<'_> {
         self.batches += 1;
         self.records += records as u64;
         self.bytes += bytes as u64;
-        self.sensor.live.records_in.add(records as u64);
-        self.sensor.live.bytes_in.add(bytes as u64);
+        self.sensor.engine.live.records_in.add(records as u64);
+        self.sensor.engine.live.bytes_in.add(bytes as u64);
         Ok(())
     }
 
     /// Waits for room until the tick is over, by a pause too.
     fn push(&self, run: Run) -> Result<(), Refused> {
-        let Sensor { queue, orders, stop, .. } = &*self.sensor;
+        let Sensor { engine, orders, stop, .. } = &*self.sensor;
         let waits = || !orders.ends_tick();
-        queue.push_while(run, self.deadline, stop, (orders.wake(), &waits))
+        engine.queue.push_while(run, self.deadline, stop, (orders.wake(), &waits))
     }
 }
 

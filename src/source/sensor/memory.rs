@@ -12,7 +12,7 @@ impl Tick<'_> {
         if needs == 0 {
             return Some(Permit::nothing());
         }
-        if let Some(permit) = self.sensor.budget.try_acquire(needs) {
+        if let Some(permit) = self.sensor.engine.budget.try_acquire(needs) {
             return Some(permit);
         }
         // What was cut holds memory, and gives it back as runs.
@@ -34,7 +34,7 @@ impl Tick<'_> {
         if self.flush() == Flow::Stop {
             return None;
         }
-        let limit = self.sensor.budget.limit();
+        let limit = self.sensor.engine.budget.limit();
         let slot = self.sensor.slot(partition)?;
         slot.batcher.grow_tightly();
         let needs = slot.batcher.needs(record);
@@ -60,7 +60,7 @@ impl Tick<'_> {
         }
         loop {
             let look = (clock::now() + limits::STOP_LOOK_INTERVAL).min(self.deadline);
-            let permit = self.sensor.budget.acquire_until(needs, look);
+            let permit = self.sensor.engine.budget.acquire_until(needs, look);
             if permit.is_some() {
                 return permit;
             }
@@ -68,7 +68,7 @@ impl Tick<'_> {
                 self.end(Ended::Paused);
                 return None;
             }
-            if look >= self.deadline || self.sensor.budget.is_closed() {
+            if look >= self.deadline || self.sensor.engine.budget.is_closed() {
                 break;
             }
         }
@@ -79,9 +79,12 @@ impl Tick<'_> {
     /// Runs that end give memory back, which is waited for while there are any. To cut what is
     /// being filled instead would make small runs, which give back little each, for smaller ones.
     fn memory_of_ended_runs(&mut self, needs: usize) -> Option<Permit> {
-        let budget = &self.sensor.budget;
+        let budget = &self.sensor.engine.budget;
         let orders = &self.sensor.orders;
-        while !budget.is_closed() && self.sensor.ledgers.in_flight() > 0 && !orders.ends_tick() {
+        while !budget.is_closed()
+            && self.sensor.engine.ledgers.in_flight() > 0
+            && !orders.ends_tick()
+        {
             let look = clock::now() + limits::STOP_LOOK_INTERVAL;
             if let Some(permit) = budget.acquire_until(needs, look.min(self.deadline)) {
                 return Some(permit);

@@ -12,7 +12,7 @@ impl Tick<'_> {
             return Ok(());
         }
         let topic = Arc::clone(&self.sensor.settings.topic);
-        let marks = self.sensor.broker.watermarks(&topic, &[partition])?[&partition];
+        let marks = self.sensor.engine.broker.watermarks(&topic, &[partition])?[&partition];
         if offset > marks.end {
             let text = crate::model::error::beyond_text(&topic, partition, offset, marks.end);
             return Err(Error::LogReplaced(text));
@@ -57,9 +57,9 @@ impl Tick<'_> {
             listed(lost)
         );
         for range in lost {
-            self.sensor.history.gap(partition, *range, "retention");
+            self.sensor.engine.history.gap(partition, *range, "retention");
         }
-        self.sensor.live.offsets_skipped.add(offsets);
+        self.sensor.engine.live.offsets_skipped.add(offsets);
         let Some(slot) = self.sensor.slot(partition) else { return };
         slot.batcher.skip_to(beginning);
         self.position(partition, beginning);

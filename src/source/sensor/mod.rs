@@ -12,27 +12,27 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Receiver;
 
 use crate::commit::ledger::Ledger;
-use crate::commit::ledgers::Ledgers;
 use crate::config::OnMissingOffsets;
 use crate::config::limits;
-use crate::config::steering::{Next, Orders, Steering};
+use crate::config::steering::{Next, Orders};
 use crate::history::recovery::Resume;
-use crate::history::{History, Planned, TickRecord};
-use crate::kafka::{Broker, Consumer, FetchSettings, Flow, Sink};
+use crate::history::{Planned, TickRecord};
+use crate::kafka::{Consumer, FetchSettings, Flow, Sink};
 use crate::model::batch::{Batch, Record};
-use crate::model::budget::{Budget, Permit};
+use crate::model::budget::Permit;
 use crate::model::clock;
 use crate::model::error::{Class, Error, Result};
 use crate::model::events::Event;
 use crate::model::lane::lane_of_record;
-use crate::model::live::{Live, Trouble};
+use crate::model::live::Trouble;
 use crate::model::offset::{Lane, Offset, OffsetRange, Partition, RunKey};
 use crate::model::run::{Run, RunId};
 use crate::model::stored::{Part, Stored};
 use crate::model::thread::stopped_within;
+use crate::runs::engine::Engine;
 use crate::runs::queue::{Refused, RunQueue};
 use crate::source::batcher::{BatchLimits, Batcher, Cut, Identity};
 
@@ -56,17 +56,40 @@ pub struct SensorSettings {
     pub topic_id: Option<String>,
 }
 
+impl SensorSettings {
+    /// The settings of the sensor with this number.
+    pub fn of(engine: &Engine, index: usize) -> SensorSettings {
+        let config = &engine.config;
+        SensorSettings {
+            index,
+            count: config.sensors,
+            limits: BatchLimits {
+                max_records: config.max_batch,
+                max_bytes: config.max_batch_bytes,
+                max_wait: config.max_wait,
+                batch_overhead: config.batch_overhead_bytes(),
+                record_overhead: config.record_overhead_bytes(),
+            },
+            fetch: FetchSettings {
+                min_bytes: config.fetch_min_bytes,
+                max_record_bytes: config.queue_bytes,
+                isolation: config.isolation,
+            },
+            tick_runtime: config.tick_runtime,
+            lanes: config.lane_count(),
+            on_missing_offsets: config.on_missing_offsets,
+            until_caught_up: config.until_caught_up,
+            topic: Arc::clone(&engine.topic_name),
+            topic_id: engine.topic.id.clone(),
+        }
+    }
+}
+
 pub struct Sensor {
     pub settings: SensorSettings,
-    pub broker: Arc<dyn Broker>,
-    pub queue: Arc<RunQueue>,
-    pub budget: Arc<Budget>,
-    pub history: Arc<History>,
-    pub ledgers: Arc<Ledgers>,
-    pub live: Arc<Live>,
-    pub events: Sender<Event>,
+    pub engine: Arc<Engine>,
     pub stop: Receiver<()>,
-    /// Pauses, ticks that are asked for, settings that change.
+    /// Pauses, requested ticks, settings that change.
     orders: Orders,
     /// By partition number; `None` where it is another sensor's.
     slots: Vec<Option<Slot>>,
@@ -149,30 +172,13 @@ struct Tick<'a> {
 const WHAT: &str = "reading the topic";
 
 impl Sensor {
-    #[allow(clippy::too_many_arguments)] // the pipeline wires it, once
-    pub fn new(
-        settings: SensorSettings,
-        broker: Arc<dyn Broker>,
-        queue: Arc<RunQueue>,
-        budget: Arc<Budget>,
-        history: Arc<History>,
-        ledgers: Arc<Ledgers>,
-        live: Arc<Live>,
-        events: Sender<Event>,
-        stop: Receiver<()>,
-        steering: &Arc<Steering>,
-    ) -> Sensor {
+    /// The sensor of this number; it stops when `stop` is closed.
+    pub fn new(index: usize, engine: &Arc<Engine>, stop: Receiver<()>) -> Sensor {
         Sensor {
-            settings,
-            broker,
-            queue,
-            budget,
-            history,
-            ledgers,
-            live,
-            events,
+            settings: SensorSettings::of(engine, index),
             stop,
-            orders: steering.listen(),
+            orders: engine.steering.listen(),
+            engine: Arc::clone(engine),
             slots: Vec::new(),
             turn: 0,
             alone: None,
@@ -182,7 +188,7 @@ impl Sensor {
     /// Takes a partition on, where it goes on from.
     pub fn adopt(&mut self, partition: Partition, resume: Resume) {
         let index = usize::try_from(partition).expect("partition numbers are not negative");
-        self.ledgers.add(partition, Ledger::new(resume.position, resume.committed));
+        self.engine.ledgers.add(partition, Ledger::new(resume.position, resume.committed));
         let batcher = Batcher::new(self.settings.limits, resume.position, resume.stored);
         if self.slots.len() <= index {
             self.slots.resize_with(index + 1, || None);
@@ -209,11 +215,11 @@ impl Sensor {
                 *tries += 1;
                 *tries
             });
-            self.live.ticks.add(1);
+            self.engine.live.ticks.add(1);
             pause = match error {
                 None => {
                     trouble.end(WHAT);
-                    self.live.troubles.end(&who);
+                    self.engine.live.troubles.end(&who);
                     failures = 0;
                     None
                 }
@@ -223,18 +229,18 @@ impl Sensor {
                         && tries >= limits::UNREADABLE_TRIES
                         && self.is_idle() =>
                 {
-                    let _ = self.events.try_send(Event::Halt(error));
+                    let _ = self.engine.events.try_send(Event::Halt(error));
                     return;
                 }
                 Some(error) if error.class() == Class::Retry => {
                     trouble.begin(WHAT, &error.to_string());
-                    self.live.troubles.begin(&who, WHAT, &error.to_string());
+                    self.engine.live.troubles.begin(&who, WHAT, &error.to_string());
                     failures += 1;
                     Some(limits::SENSOR_BACKOFF.pause(failures, fastrand::f64()))
                 }
                 Some(error) => {
                     // Full: another end is on its way already.
-                    let _ = self.events.try_send(Event::Halt(error));
+                    let _ = self.engine.events.try_send(Event::Halt(error));
                     return;
                 }
             };
@@ -282,14 +288,14 @@ impl Sensor {
             record.batches,
             record.ended_by
         );
-        self.history.tick(record);
+        self.engine.history.tick(record);
         error
     }
 
     /// Nothing is being filled, and no run is under way.
     fn is_idle(&self) -> bool {
         let mut slots = self.slots.iter().flatten();
-        self.ledgers.in_flight() == 0 && slots.all(|slot| slot.batcher.held() == 0)
+        self.engine.ledgers.in_flight() == 0 && slots.all(|slot| slot.batcher.held() == 0)
     }
 
     fn is_mine(&self, partition: Partition) -> bool {
@@ -309,7 +315,7 @@ impl Sensor {
     /// a topic that was made again.
     fn look_for_changes(&mut self) -> Result<()> {
         let topic = Arc::clone(&self.settings.topic);
-        let info = self.broker.topic(&topic)?;
+        let info = self.engine.broker.topic(&topic)?;
         info.check_id(self.settings.topic_id.as_deref())?;
         let added: Vec<Partition> = info
             .partitions
@@ -319,9 +325,9 @@ impl Sensor {
         if added.is_empty() {
             return Ok(());
         }
-        for (partition, watermarks) in self.broker.watermarks(&topic, &added)? {
+        for (partition, watermarks) in self.engine.broker.watermarks(&topic, &added)? {
             log::info!("partition {topic}/{partition} is new: reading it from its beginning");
-            self.history.start_partition(partition, watermarks.beginning);
+            self.engine.history.start_partition(partition, watermarks.beginning);
             let position = watermarks.beginning;
             self.adopt(partition, Resume { position, committed: None, stored: Vec::new() });
         }
@@ -375,7 +381,7 @@ impl Tick<'_> {
         }
         let topic = Arc::clone(&self.sensor.settings.topic);
         let mut consumer =
-            self.sensor.broker.consumer(&topic, &from, &self.sensor.settings.fetch)?;
+            self.sensor.engine.broker.consumer(&topic, &from, &self.sensor.settings.fetch)?;
         let result = self.poll_until_over(consumer.as_mut());
         // What was cut does not wait for the client's end, which may take its time.
         self.flush();
@@ -419,7 +425,7 @@ impl Tick<'_> {
     /// Stops reading partitions of which too much waits for its turn, and goes on with those of which
     /// little does by now. True where one is held.
     fn hold_back(&mut self, consumer: &mut dyn Consumer) -> Result<bool> {
-        let queue = Arc::clone(&self.sensor.queue);
+        let queue = Arc::clone(&self.sensor.engine.queue);
         if !queue.is_ordered() {
             return Ok(false);
         }
@@ -453,7 +459,7 @@ impl Tick<'_> {
             return self.now.saturating_duration_since(since) < limits::LAST_LOOKS;
         }
         // In a tick nothing is read twice: what is refused ends it.
-        let (slots, ledgers) = (&self.sensor.slots, &self.sensor.ledgers);
+        let (slots, ledgers) = (&self.sensor.slots, &self.sensor.engine.ledgers);
         while let Some(slot) = slots.get(self.unread) {
             if let Some(slot) = slot
                 && !ledgers.covers_target(self.unread as Partition, slot.batcher.read_position())
@@ -482,7 +488,7 @@ impl Tick<'_> {
             let Some((range, due)) = slot.batcher.waiting() else { continue };
             // Where mb ends at what was there, nothing follows that is worth waiting for.
             let is_last = self.sensor.settings.until_caught_up
-                && self.sensor.ledgers.ends_target(index as Partition, range);
+                && self.sensor.engine.ledgers.ends_target(index as Partition, range);
             if (is_last || due <= now)
                 && let Some(cut) = slot.batcher.cut_now()
             {
@@ -517,7 +523,7 @@ impl Tick<'_> {
 
     /// Cursors that moved past gaps and finished ranges are told to the ledgers.
     fn tell_ledgers(&mut self) {
-        let ledgers = Arc::clone(&self.sensor.ledgers);
+        let ledgers = Arc::clone(&self.sensor.engine.ledgers);
         for (partition, slot) in self.sensor.slots() {
             if let Some(passed) = slot.passed {
                 slot.batcher.advance(passed);
@@ -540,8 +546,8 @@ impl Sink for Tick<'_> {
         if self.ended.is_some() {
             return Flow::Stop;
         }
-        if self.sensor.queue.is_ordered() {
-            let queue = Arc::clone(&self.sensor.queue);
+        if self.sensor.engine.queue.is_ordered() {
+            let queue = Arc::clone(&self.sensor.engine.queue);
             if self.sensor.slot(partition).is_none_or(|slot| slot.is_held(partition, &queue)) {
                 return Flow::Continue;
             }

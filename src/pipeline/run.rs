@@ -1,0 +1,255 @@
+//! The public face of a pipeline: from its settings to the first contact with the broker, then one turn
+//! after another of running threads until nothing is left to do.
+//!
+//! Nothing here decides about records; see `source::sensor`, `runs::worker`, `commit::committer` and `history`
+//! for what the threads do.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::api::{control, http};
+use crate::commit::reset;
+use crate::config::data_dir::DataDir;
+use crate::config::{Client, Config, Connection, limits};
+use crate::history::{self, left::InUse};
+use crate::kafka::Broker;
+use crate::kafka::embedded::Embedded;
+use crate::kafka::select::{Chosen, choose};
+use crate::model::error::{Class, Error, Result};
+use crate::model::events::CursorOrder;
+use crate::model::live::Trouble;
+use crate::model::thread::stopped_within;
+use crate::runs::dead_letters;
+use crate::runs::engine::Lasting;
+use crate::step::Step;
+
+use super::running::{Running, Surroundings};
+use super::shutdown::{Ended, Summary, shut_down};
+use super::startup::{self, Start};
+use super::status::status;
+use super::supervise::{Progress, supervise};
+
+/// A pipeline that is ready to run.
+pub struct Pipeline {
+    config: Config,
+    step: Arc<dyn Step>,
+    broker: Option<Arc<dyn Broker>>,
+    progress: Option<Progress>,
+    /// Once it was opened.
+    history: Option<InUse>,
+}
+
+/// What makes a pipeline stop; cloning gives another handle on the same one.
+#[derive(Clone, Debug)]
+pub struct Stopper(Sender<()>);
+
+impl Stopper {
+    /// A stopper and the receiver for `Pipeline::run`.
+    pub fn new() -> (Stopper, Receiver<()>) {
+        let (sender, receiver) = bounded(2);
+        (Stopper(sender), receiver)
+    }
+
+    /// The first call asks for an orderly stop, the second one for an end at once.
+    pub fn stop(&self) {
+        // Full: both were asked for already.
+        let _ = self.0.try_send(());
+    }
+}
+
+impl Pipeline {
+    pub fn new(config: Config, step: Arc<dyn Step>) -> Pipeline {
+        Pipeline { config, step, broker: None, progress: None, history: None }
+    }
+
+    /// Uses this broker rather than choose one by the configuration: for tests, an embedded topic
+    /// with faults for one.
+    pub fn with_broker(mut self, broker: Arc<dyn Broker>) -> Pipeline {
+        self.broker = Some(broker);
+        self
+    }
+
+    /// Tells `progress` how far it is, once the end to be reached is known (`until_caught_up`).
+    pub fn with_progress(mut self, progress: Progress) -> Pipeline {
+        self.progress = Some(progress);
+        self
+    }
+
+    /// Runs until a message on `stop` (a second one ends it at once), until caught up where that
+    /// was asked for, or until an error that cannot be retried.
+    ///
+    /// # Errors
+    /// Whatever ended it, but for a stop; `Forced` where runs were still going on at the end of
+    /// their time: their threads are left behind then, and the process is best ended.
+    pub fn run(mut self, stop: &Receiver<()>) -> Result<Summary> {
+        self.config.check()?;
+        let data_dir = Arc::new(DataDir::lock(&self.config.connection.data_dir)?);
+        // From now on commands come here; those that only need the history are answered at once.
+        let control = control::Server::start(
+            data_dir.path(),
+            status(&self.config, None),
+            &self.config,
+            self.step.name(),
+        )?;
+        let outcome = self.run_with_page(&data_dir, &control, stop);
+        // With threads left behind the process is ended, and the socket with it.
+        if !matches!(outcome, Err(Error::Forced(_))) {
+            control.stop();
+        }
+        if outcome.is_ok()
+            && let Some(history) = self.history.take()
+        {
+            history.end();
+        }
+        outcome
+    }
+
+    /// The page is there from before the broker answers, and shows what is waited for.
+    fn run_with_page(
+        &mut self,
+        data_dir: &Arc<DataDir>,
+        control: &control::Server,
+        stop: &Receiver<()>,
+    ) -> Result<Summary> {
+        let web = match &self.config.web {
+            Some(web) => Some(http::Server::start(web, control.context())?),
+            None => None,
+        };
+        let outcome = self.run_with(data_dir, control, stop);
+        if let Some(web) = web
+            && !matches!(outcome, Err(Error::Forced(_)))
+        {
+            web.stop();
+        }
+        outcome
+    }
+
+    fn run_with(
+        &mut self,
+        data_dir: &Arc<DataDir>,
+        control: &control::Server,
+        stop: &Receiver<()>,
+    ) -> Result<Summary> {
+        self.step.prepare(&self.config.connection.topic)?;
+        let Some(Chosen { broker, reason }) = self.choose(data_dir, stop)? else {
+            log::info!("stopped before a broker answered");
+            return Ok(Summary::default());
+        };
+        log::info!("{}: {reason}", broker.describe());
+        let lasting = Lasting::new(&self.config);
+        let watch = Arc::default();
+        let step = Arc::clone(&self.step);
+        let mut is_first = true;
+        loop {
+            let patient = self.config.wait_for_broker || !is_first;
+            let started = self.start(broker.as_ref(), data_dir, stop, patient)?;
+            let Some((start, history)) = started else {
+                log::info!("stopped before the topic could be read");
+                return Ok(Summary::default());
+            };
+            self.history = Some(history);
+            let surroundings = Surroundings {
+                config: &self.config,
+                step: &step,
+                broker: &broker,
+                data_dir,
+                lasting: &lasting,
+                watch: &watch,
+                control,
+            };
+            let mut running = Running::start(&surroundings, start)?;
+            is_first = false;
+            let reason = supervise(&mut running, stop, &mut self.progress);
+            if !reason.restarts(&self.config) {
+                // The progress bar goes before the last lines of the log.
+                self.progress.take();
+            }
+            match shut_down(running, reason, stop)? {
+                Ended::Done(summary) => return Ok(summary),
+                Ended::Restart(None) => log::warn!(
+                    "starting again with the log as it is now (--on-missing-offsets skip)"
+                ),
+                Ended::Restart(Some(order)) => self.move_cursor(broker.as_ref(), data_dir, &order),
+            }
+        }
+    }
+
+    /// Where it cannot be moved, the pipeline goes on where it was.
+    fn move_cursor(&self, broker: &dyn Broker, data_dir: &DataDir, order: &CursorOrder) {
+        let Connection { group, topic, .. } = &self.config.connection;
+        let history = data_dir.path().join(history::FILE);
+        match reset::obey(broker, group, topic, &history, order) {
+            Ok(()) => log::info!("beginning anew at the offsets that were asked for"),
+            Err(error) => log::error!(
+                "moving the cursor: {error}; beginning anew with the offsets that are committed"
+            ),
+        }
+    }
+
+    fn choose(&self, data_dir: &DataDir, stop: &Receiver<()>) -> Result<Option<Chosen>> {
+        if let Some(broker) = &self.broker {
+            let reason = "given by the program".to_owned();
+            return Ok(Some(Chosen { broker: Arc::clone(broker), reason }));
+        }
+        let connection = &self.config.connection;
+        let wants_embedded = self.config.produce.is_some() || connection.client == Client::Embedded;
+        let stopped = std::cell::Cell::new(false);
+        let keep_waiting = |wait: Duration| {
+            let came = stopped_within(stop, wait);
+            stopped.set(stopped.get() || came);
+            !came
+        };
+        let open_embedded = || -> Result<Arc<dyn Broker>> {
+            let topics = Embedded::open(data_dir.path(), connection.embedded_retention_bytes)?;
+            Ok(Arc::new(topics))
+        };
+        let chosen = choose(
+            connection,
+            wants_embedded,
+            self.config.wait_for_broker,
+            &keep_waiting,
+            &open_embedded,
+        );
+        match chosen {
+            Err(_) if stopped.get() => Ok(None),
+            chosen => chosen.map(Some),
+        }
+    }
+
+    /// The first questions to the broker: one that answers but is still loading is asked again, and
+    /// where it is `patient`, any.
+    fn start(
+        &self,
+        broker: &dyn Broker,
+        data_dir: &DataDir,
+        stop: &Receiver<()>,
+        patient: bool,
+    ) -> Result<Option<(Start, InUse)>> {
+        let deadline = Instant::now() + limits::FIRST_CONTACT_LIMIT;
+        let trouble = Trouble::default();
+        let what = "finding where to go on";
+        loop {
+            let started = startup::topic(broker, &self.config).and_then(|topic| {
+                dead_letters::prepare(broker, &self.config)?;
+                startup::recover(broker, &self.config, data_dir.path(), topic)
+            });
+            match started {
+                Ok(start) => {
+                    trouble.end(what);
+                    return Ok(Some(start));
+                }
+                Err(Error::UnknownTopic { topic }) => return Err(Error::UnknownTopic { topic }),
+                Err(error) if error.class() != Class::Retry => return Err(error),
+                Err(error) if Instant::now() >= deadline && !patient => {
+                    return Err(error);
+                }
+                Err(error) => trouble.begin(what, &error.to_string()),
+            }
+            if stopped_within(stop, limits::FIRST_CONTACT_PAUSE) {
+                return Ok(None);
+            }
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Wiring: makes everything a pipeline consists of and connects it, without starting a thread.
+//!
+//! The threads are started in `supervise`. The deterministic simulation uses the same wiring and lets each
+//! part act when a seed says so; what is tested there is what runs.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::commit::committer::Committer;
+use crate::commit::ledgers::Ledgers;
+use crate::config::{Config, limits};
+use crate::history::recovery::Resume;
+use crate::history::requests::Reader;
+use crate::history::{History, ScopeId, Settled};
+use crate::kafka::{Broker, TopicInfo};
+use crate::model::error::Result;
+use crate::model::events::Event;
+use crate::model::offset::Partition;
+use crate::runs::engine::{Engine, Lasting, Parts};
+use crate::runs::worker::Worker;
+use crate::source::reprocess::{Bell, Requests};
+use crate::source::sensor::{Sensor, SensorSettings};
+use crate::step::Step;
+
+/// What a pipeline is made from: the parts that were opened and asked before.
+pub struct Inputs {
+    pub config: Config,
+    pub step: Arc<dyn Step>,
+    pub broker: Arc<dyn Broker>,
+    pub topic: TopicInfo,
+    pub scope: ScopeId,
+    /// Where each partition goes on.
+    pub resumes: BTreeMap<Partition, Resume>,
+    /// A commit of an earlier process may still be on its way.
+    pub in_doubt: bool,
+    pub lasting: Lasting,
+}
+
+/// A pipeline that is wired and not started.
+pub struct Assembly {
+    pub engine: Arc<Engine>,
+    pub sensors: Vec<Sensor>,
+    pub committer: Committer,
+    /// How the thread of reprocess requests learns that there is work.
+    pub bell: Arc<Bell>,
+    bell_woken: Receiver<()>,
+    /// Gets a message when no reprocess request is left.
+    pub requests_rest: Receiver<()>,
+    /// What the threads report.
+    pub events: Receiver<Event>,
+    /// Dropping it stops sensors, producer and reprocess requests.
+    pub intake: Sender<()>,
+    pub intake_stop: Receiver<()>,
+}
+
+/// Wires a pipeline. `open_history` gets what is to be called with the runs that a transaction has ended; it
+/// returns the history and what writes it: a thread, or in the simulation a writer that is stepped.
+///
+/// # Errors
+/// `Config` if the broker cannot do what the settings ask for; those of `open_history`.
+pub fn wire<W>(
+    inputs: Inputs,
+    open_history: impl FnOnce(&Config, Settle, Sender<Event>) -> Result<(Arc<History>, W)>,
+) -> Result<(Assembly, W)> {
+    let Inputs { config, step, broker, topic, scope, resumes, in_doubt, lasting } = inputs;
+    broker.capabilities().isolation(config.isolation)?;
+    let ledgers = Arc::new(Ledgers::default());
+    let (events_in, events) = bounded(limits::EVENTS);
+    let (intake, intake_stop) = bounded(0);
+    let settle = {
+        let ledgers = Arc::clone(&ledgers);
+        Box::new(move |settled: &[Settled]| ledgers.settle(settled))
+    };
+    let (history, writer) = open_history(&config, settle, events_in.clone())?;
+    let engine = Arc::new(Engine::new(Parts {
+        config,
+        topic,
+        scope,
+        broker,
+        step,
+        history,
+        ledgers,
+        lasting,
+        events: events_in,
+    }));
+    let (bell, bell_woken, requests_rest) = Bell::new(&engine.queue, &engine.history);
+    let sensors = sensors(&engine, resumes, &intake_stop);
+    let committer = committer(&engine, in_doubt);
+    let assembly = Assembly {
+        engine,
+        sensors,
+        committer,
+        bell,
+        bell_woken,
+        requests_rest,
+        events,
+        intake,
+        intake_stop,
+    };
+    Ok((assembly, writer))
+}
+
+/// What the history calls with the runs that a transaction has ended.
+pub type Settle = Box<dyn Fn(&[Settled]) + Send>;
+
+fn sensors(
+    engine: &Arc<Engine>,
+    resumes: BTreeMap<Partition, Resume>,
+    stop: &Receiver<()>,
+) -> Vec<Sensor> {
+    let make = |index| Sensor::new(index, engine, stop.clone());
+    let mut sensors: Vec<Sensor> = (0..engine.config.sensors).map(make).collect();
+    for (partition, resume) in resumes {
+        let index = usize::try_from(partition).expect("not negative") % sensors.len();
+        sensors[index].adopt(partition, resume);
+    }
+    sensors
+}
+
+fn committer(engine: &Engine, in_doubt: bool) -> Committer {
+    Committer {
+        broker: Arc::clone(&engine.broker),
+        group: engine.config.connection.group.clone(),
+        topic: engine.topic.name.clone(),
+        topic_id: engine.topic.id.clone(),
+        history: Arc::clone(&engine.history),
+        ledgers: Arc::clone(&engine.ledgers),
+        live: Arc::clone(&engine.live),
+        events: engine.events.clone(),
+        in_doubt,
+    }
+}
+
+impl Assembly {
+    /// The worker of this number.
+    pub fn worker(&self, index: usize) -> Worker {
+        Worker { index, engine: Arc::clone(&self.engine) }
+    }
+
+    /// What makes runs of reprocess requests; `reader` is a connection to the history of its own.
+    pub fn requests(&self, reader: Reader) -> Requests {
+        let settings = SensorSettings::of(&self.engine, 0);
+        Requests {
+            engine: Arc::clone(&self.engine),
+            limits: settings.limits,
+            fetch: settings.fetch,
+            reader,
+            bell: Arc::clone(&self.bell),
+            woken: self.bell_woken.clone(),
+            stop: self.intake_stop.clone(),
+        }
+    }
+}
