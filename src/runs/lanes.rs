@@ -80,12 +80,23 @@ impl<R> Lanes<R> {
         first.into_iter().collect()
     }
 
-    /// The runs of a partition that wait.
-    pub fn waiting(&self, partition: Partition) -> impl Iterator<Item = &R> {
-        let held = self.partitions.get(&partition).into_iter();
-        held.flat_map(|held| {
-            held.out.values().flatten().chain(held.later.iter().map(|(_, run)| run))
-        })
+    /// Takes all runs of a partition out that wait. Those that are out stay out, but for the runs of the
+    /// `freed` lanes, which the caller has taken out of the queue as well.
+    pub fn withdraw(&mut self, partition: Partition, freed: impl Iterator<Item = Lane>) -> Vec<R> {
+        let freed: Vec<Lane> = freed.filter_map(|lane| self.lane(lane)).collect();
+        let Some(held) = self.partitions.get_mut(&partition) else { return Vec::new() };
+        let mut withdrawn = Vec::new();
+        for waiting in held.out.values_mut() {
+            withdrawn.extend(waiting.drain(..));
+        }
+        withdrawn.extend(held.later.drain(..).map(|(_, run)| run));
+        for lane in freed {
+            held.out.remove(&lane.index);
+        }
+        if held.out.is_empty() {
+            self.partitions.remove(&partition);
+        }
+        withdrawn
     }
 
     /// The lane that the order gives a run; `None` where there is no order.
@@ -159,7 +170,6 @@ mod tests {
         assert_eq!(lanes.admit(0, Lane::WHOLE, 1), Some(1));
         assert_eq!(lanes.admit(0, lane(1, 4), 2), None);
         assert_eq!(lanes.admit(7, Lane::WHOLE, 3), Some(3));
-        assert_eq!(lanes.waiting(0).count(), 1);
         assert_eq!(lanes.ended(0, Lane::WHOLE), [2]);
         assert!(lanes.ended(0, lane(1, 4)).is_empty());
         assert_eq!(lanes.admit(0, Lane::WHOLE, 4), Some(4));
@@ -190,6 +200,25 @@ mod tests {
         assert_eq!(lanes.ended(0, lane(1, 2)), [3, 4]);
         assert!(lanes.ended(0, lane(0, 3)).is_empty());
         assert_eq!(lanes.ended(0, lane(2, 3)), [5]);
+    }
+
+    #[test]
+    fn a_withdrawn_partition_keeps_the_lanes_of_runs_that_are_still_out() {
+        let mut lanes = Lanes::new(Order::Key);
+        for (index, run) in [(0, 1), (1, 2)] {
+            assert_eq!(lanes.admit(0, lane(index, 2), run), Some(run));
+        }
+        assert_eq!(lanes.admit(7, lane(0, 2), 70), Some(70));
+        for (index, count, run) in [(0, 2, 3), (1, 2, 4), (2, 3, 5)] {
+            assert_eq!(lanes.admit(0, lane(index, count), run), None);
+        }
+        // Run 1 waited for a retry and was taken out too; run 2 is still with a worker.
+        assert_eq!(lanes.withdraw(0, [lane(0, 2)].into_iter()), [3, 4, 5]);
+        assert_eq!(lanes.admit(0, lane(0, 2), 6), Some(6), "its lane is free");
+        assert_eq!(lanes.admit(0, lane(1, 2), 7), None, "its lane has run 2");
+        assert_eq!(lanes.ended(0, lane(1, 2)), [7]);
+        assert_eq!(lanes.admit(7, lane(0, 2), 71), None, "other partitions go on");
+        assert!(lanes.withdraw(9, std::iter::empty()).is_empty());
     }
 
     proptest! {

@@ -1,11 +1,17 @@
 //! The run queue's tests: who waits for what, and what wakes whom.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, bounded, never};
 
 use super::*;
+use crate::config::{Order, limits};
 use crate::model::batch::Batch;
 use crate::model::budget::{Budget, Permit};
-use crate::model::offset::{Offset, OffsetRange};
+use crate::model::offset::{Offset, OffsetRange, RunKey};
+use crate::model::run::{Run, RunId};
+use crate::model::sync::Mutex;
 use crate::model::thread;
 
 fn run(id: i64) -> Run {
@@ -289,7 +295,7 @@ fn runs_of_one_batch_keep_its_memory_once() {
         assert_eq!(next.id, RunId(id));
         queue.ended(&next.key);
     }
-    assert!(lock(queue.lanes.as_ref().unwrap()).memory.is_empty());
+    assert!(queue.keeps_no_memory());
 }
 
 #[test]

@@ -1,0 +1,394 @@
+//! The run queue: a bounded channel of fresh runs between sensors and workers, and beside it the runs
+//! that wait for something else. Which of those may start is decided in `state`.
+//!
+//! The channel bounds the number of queued runs. The byte budget, whose permits the runs hold, bounds
+//! all together, so retries need no bound of their own. If too many runs of a partition wait behind
+//! others of their lane, `is_held` tells the sensor to stop reading that partition.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, never};
+
+use crate::config::Order;
+use crate::model::clock;
+use crate::model::offset::{Partition, RunKey};
+use crate::model::run::{Run, RunId};
+use crate::model::sync::atomic::AtomicBool;
+use crate::model::sync::atomic::Ordering::{Acquire, Release};
+use crate::model::sync::{Condvar, Mutex};
+use crate::model::thread::stopped_within;
+use crate::runs::cancels::Cancels;
+use crate::runs::requested::Requested;
+
+use super::idle::IdleWorkers;
+use super::state::State;
+
+/// Why a run was not taken. It is dropped, with its memory: its records are read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// There was no room until the deadline.
+    Full,
+    /// mb is stopping.
+    Stopping,
+}
+
+#[derive(Debug)]
+pub struct RunQueue {
+    sender: Sender<Run>,
+    receiver: Receiver<Run>,
+    state: Mutex<State>,
+    /// A partition has no run with a worker any more, or whoever waits for that should look at its
+    /// condition.
+    idle_partitions: Condvar,
+    /// Workers that look at the queue again when they are woken.
+    idle: IdleWorkers,
+    closed: AtomicBool,
+    /// The requests (redrives and replays) whose runs have started or must not.
+    pub requested: Requested,
+    /// Runs that somebody cancelled.
+    pub cancels: Arc<Cancels>,
+}
+
+/// A run is with a worker until this is dropped.
+#[must_use]
+#[derive(Debug)]
+pub struct WithWorker<'a> {
+    queue: &'a RunQueue,
+    /// `None` for a run of a redrive or replay.
+    partition: Option<Partition>,
+}
+
+/// A worker for which nothing is due sleeps this long at most; whatever comes wakes it before.
+const IDLE: Duration = Duration::from_secs(3600);
+
+impl RunQueue {
+    /// A queue for at most `runs` runs, which hold at most `bytes` together.
+    pub fn new(runs: usize, order: Order, bytes: usize) -> RunQueue {
+        let (sender, receiver) = bounded(runs);
+        RunQueue {
+            sender,
+            receiver,
+            state: Mutex::new(State::new(order, bytes)),
+            idle_partitions: Condvar::new(),
+            idle: IdleWorkers::default(),
+            closed: AtomicBool::new(false),
+            requested: Requested::default(),
+            cancels: Arc::default(),
+        }
+    }
+
+    /// Keeps the cancels of the queue before it: a pipeline that is started anew makes the same runs
+    /// again.
+    pub fn with_cancels(mut self, cancels: &Arc<Cancels>) -> RunQueue {
+        self.cancels = Arc::clone(cancels);
+        self
+    }
+
+    /// Gives a run to the workers; waits for room until `deadline`, or until `stop` is closed.
+    pub fn push(&self, run: Run, deadline: Instant, stop: &Receiver<()>) -> Result<(), Refused> {
+        let pushed = self.push_while(run, deadline, stop, (&never(), &|| true));
+        self.wake();
+        pushed
+    }
+
+    /// Like `push`, but waits no longer than a condition holds, which is evaluated whenever a message
+    /// comes. After pushing several runs like this, `wake` must be called once.
+    pub fn push_while(
+        &self,
+        run: Run,
+        deadline: Instant,
+        stop: &Receiver<()>,
+        (wake, waits): (&Receiver<()>, &dyn Fn() -> bool),
+    ) -> Result<(), Refused> {
+        let mut run = match self.sender.try_send(run) {
+            Ok(()) => return Ok(()),
+            Err(refused) => refused.into_inner(),
+        };
+        self.wake();
+        loop {
+            let wait = deadline.saturating_duration_since(clock::now());
+            if wait.is_zero() || !waits() {
+                return Err(Refused::Full);
+            }
+            if clock::wait_simulated(wait) {
+                if stopped_within(stop, Duration::ZERO) {
+                    return Err(Refused::Stopping);
+                }
+                run = match self.sender.try_send(run) {
+                    Ok(()) => return Ok(()),
+                    Err(refused) => refused.into_inner(),
+                };
+                continue;
+            }
+            // A send inside select! gives the run away even if another arm wins, so this waits until
+            // the channel is ready and tries to send after that.
+            let mut select = crossbeam_channel::Select::new();
+            let room = select.send(&self.sender);
+            let stopped = select.recv(stop);
+            let woken = select.recv(wake);
+            match select.ready_timeout(wait) {
+                Ok(ready) if ready == stopped => return Err(Refused::Stopping),
+                Ok(ready) if ready == woken => {
+                    let _ = wake.try_recv();
+                    continue;
+                }
+                Ok(ready) => debug_assert_eq!(ready, room),
+                Err(_) => return Err(Refused::Full),
+            }
+            run = match self.sender.try_send(run) {
+                Ok(()) => return Ok(()),
+                Err(refused) => refused.into_inner(),
+            };
+        }
+    }
+
+    /// Wakes a worker for runs that were pushed.
+    pub fn wake(&self) {
+        self.idle.wake_one();
+    }
+
+    /// Keeps a run for another attempt at `due`.
+    pub fn retry(&self, run: Run, due: Instant) {
+        self.state.lock().retry(run, due);
+        self.idle.wake_one();
+    }
+
+    /// The next run for a worker, a due retry before a queued run; `None` if the queue is closed, or
+    /// the sender of `retired` is gone (`look_again` makes sleeping workers notice). A worker that gets
+    /// a run must call `with_worker` for it, and `begun` before the step: until then no other worker is
+    /// woken.
+    pub fn next(&self, retired: &Receiver<()>) -> Option<Run> {
+        loop {
+            if self.is_closed() {
+                return None;
+            }
+            if is_gone(retired) {
+                // This worker may have been the one that watched for the next due retry, or that was
+                // woken for a run: another one takes over.
+                self.idle.begun(|| true);
+                return None;
+            }
+            match self.take() {
+                // Even if the queue was closed meanwhile: another worker may have taken the run behind
+                // this one, and what is done above a hole cannot be committed.
+                Ok((run, others_wait)) => {
+                    if others_wait {
+                        self.idle.wake_one();
+                    }
+                    return Some(run);
+                }
+                Err(wait) => self.idle.sleep(wait, || self.is_closed() || is_gone(retired)),
+            }
+        }
+    }
+
+    /// Like `next`, for a caller that does not wait.
+    pub fn try_next(&self) -> Option<Run> {
+        if self.is_closed() {
+            return None;
+        }
+        self.take().ok().map(|(run, _)| run)
+    }
+
+    /// A run that may start, and whether retries are left for which another worker must watch; or how
+    /// long nothing will be due.
+    ///
+    /// Taking a run from the channel and finding its turn happen under one lock. Otherwise a run could
+    /// be overtaken by the next one of its lane, which another worker has taken.
+    fn take(&self) -> Result<(Run, bool), Duration> {
+        let mut state = self.state.lock();
+        let wait = match state.take_due(clock::now()) {
+            Some(Ok(run)) => return Ok((run, state.has_retries())),
+            Some(Err(wait)) => wait.clamp(Duration::from_micros(1), IDLE),
+            None => IDLE,
+        };
+        while let Ok(run) = self.receiver.try_recv() {
+            if let Some(run) = state.admit(run) {
+                return Ok((run, state.has_retries()));
+            }
+        }
+        Err(wait)
+    }
+
+    /// To be called by a worker for the run that it got from `next`. Whatever becomes of the run, its
+    /// partition is not idle before the returned value is dropped.
+    pub fn with_worker(&self, run: &RunKey) -> WithWorker<'_> {
+        WithWorker { queue: self, partition: run.again.is_none().then_some(run.partition) }
+    }
+
+    /// A worker begins the run that it took: if there are more runs, another worker is woken for them.
+    pub fn begun(&self) {
+        self.idle.begun(|| !self.receiver.is_empty());
+    }
+
+    /// Idle workers look whether they are to end, and `wait_idle` looks at its condition.
+    pub fn look_again(&self) {
+        self.idle.wake_all();
+        self.wake_idle_waiters();
+    }
+
+    /// A run has ended for good: those that waited behind it may start.
+    pub fn ended(&self, run: &RunKey) {
+        if self.state.lock().ended(run, clock::now()) {
+            self.idle.wake_one();
+        }
+    }
+
+    /// A run has become several, to be processed at `due`, in this order if there is an order.
+    pub fn split(&self, parent: &RunKey, runs: Vec<Run>, due: Instant) {
+        self.state.lock().replaced(parent, runs, due);
+        self.idle.wake_one();
+    }
+
+    /// No run of the request starts any more; returns those that have. Those that wait for another
+    /// attempt and have not started are dropped.
+    pub fn cancel(&self, request: i64) -> Vec<RunId> {
+        let started = self.requested.cancel(request);
+        let dropped = self.state.lock().drop_retries(|run| {
+            run.key.again.is_some_and(|again| again.request() == request)
+                && !started.contains(&run.id)
+        });
+        drop(dropped);
+        started
+    }
+
+    /// A run that waits for another attempt is due now.
+    pub fn hurry(&self, run: RunId) {
+        self.state.lock().hurry(run, clock::now());
+        self.idle.wake_one();
+    }
+
+    /// From now on no run of the partition starts; those with workers go on to the end of their attempt.
+    /// To be followed, once `wait_idle` says so, by `withdraw_partition`, or by `resume_partition` if
+    /// the partition is to go on after all.
+    pub fn suspend_partition(&self, partition: Partition) {
+        self.state.lock().suspend(partition);
+    }
+
+    /// Takes a suspension back: the partition's runs go on as if nothing had happened.
+    pub fn resume_partition(&self, partition: Partition) {
+        self.state.lock().resume(partition, clock::now());
+        self.idle.wake_one();
+    }
+
+    /// Takes the partition's runs out of the queue, wherever they wait, and drops them: their memory
+    /// comes back, their lanes are free, and nothing is written to the history. Returns how many. Ends a
+    /// suspension.
+    ///
+    /// Runs that are with a worker stay, and keep their lanes; whoever needs them gone suspends the
+    /// partition first and waits with `wait_idle`. The partition's sensor must have stopped pushing:
+    /// what it pushes afterwards is run.
+    pub fn withdraw_partition(&self, partition: Partition) -> usize {
+        let mut state = self.state.lock();
+        // No more than there are now: sensors of other partitions go on pushing.
+        let queued = self.receiver.try_iter().take(self.receiver.len()).collect();
+        let withdrawn = state.withdraw(partition, queued, clock::now());
+        drop(state);
+        // Runs of other partitions left the channel too.
+        self.idle.wake_one();
+        withdrawn.len()
+    }
+
+    /// Whether no run of the partition is with a worker.
+    pub fn is_idle(&self, partition: Partition) -> bool {
+        self.state.lock().is_idle(partition)
+    }
+
+    /// Waits until no run of the partition is with a worker; false if one still is at `deadline`, when
+    /// the queue is closed, or when `is_called_off`. What that says must be made true before
+    /// `look_again`.
+    pub fn wait_idle(
+        &self,
+        partition: Partition,
+        deadline: Instant,
+        is_called_off: impl Fn() -> bool,
+    ) -> bool {
+        let mut state = self.state.lock();
+        loop {
+            if state.is_idle(partition) {
+                return true;
+            }
+            let now = clock::now();
+            if now >= deadline || self.is_closed() || is_called_off() {
+                return false;
+            }
+            drop(state);
+            let is_simulated = clock::wait_simulated(deadline - now);
+            state = self.state.lock();
+            let goes_on = || !self.is_closed() && !is_called_off();
+            if !is_simulated && !state.is_idle(partition) && goes_on() {
+                self.idle_partitions.wait_until(&mut state, deadline);
+            }
+        }
+    }
+
+    fn wake_idle_waiters(&self) {
+        // Under the lock no waiter is between its look at the condition and its sleep.
+        let _state = self.state.lock();
+        self.idle_partitions.notify_all();
+    }
+
+    /// Whether runs may have to wait for others.
+    pub fn is_ordered(&self) -> bool {
+        self.state.lock().is_ordered()
+    }
+
+    /// Whether so many runs of the partition wait behind others of their lane that no more of it should
+    /// be read. `was` is the answer before: reading goes on once half of them have gone.
+    pub fn is_held(&self, partition: Partition, was: bool) -> bool {
+        self.state.lock().is_held(partition, was)
+    }
+
+    /// Runs that wait behind others of their lane.
+    pub fn parked(&self) -> usize {
+        self.state.lock().parked()
+    }
+
+    /// Hands out no more runs; workers end after the one they have.
+    pub fn close(&self) {
+        self.closed.store(true, Release);
+        self.look_again();
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Acquire)
+    }
+
+    /// Runs that no worker has taken yet.
+    pub fn len(&self) -> usize {
+        self.receiver.len() + self.state.lock().set_aside()
+    }
+
+    /// How many more runs the channel has room for.
+    pub fn room(&self) -> usize {
+        self.sender.capacity().map_or(usize::MAX, |all| all.saturating_sub(self.sender.len()))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Runs that wait for another attempt.
+    pub fn waiting_retries(&self) -> usize {
+        self.state.lock().retries()
+    }
+
+    #[cfg(test)]
+    pub(super) fn keeps_no_memory(&self) -> bool {
+        self.state.lock().keeps_no_memory()
+    }
+}
+
+impl Drop for WithWorker<'_> {
+    fn drop(&mut self) {
+        let Some(partition) = self.partition else { return };
+        if self.queue.state.lock().put_down(partition) {
+            self.queue.idle_partitions.notify_all();
+        }
+    }
+}
+
+fn is_gone(retired: &Receiver<()>) -> bool {
+    retired.try_recv() == Err(TryRecvError::Disconnected)
+}

@@ -1,0 +1,226 @@
+//! Which of the waiting runs may start. Pure: runs and the time come in, runs go out; the channel of
+//! fresh runs, the locks and the wake-ups are in `run_queue`.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::config::Order;
+use crate::model::offset::{Partition, RunKey};
+use crate::model::run::{Run, RunId};
+
+use super::parked::Parked;
+use super::waiting::Waiting;
+
+/// The runs that wait beside the channel, and how many of each partition are with workers.
+///
+/// A run is in one place at a time: here, in the channel, or with a worker. It is counted as being with
+/// a worker from the moment that it is handed out, under the same lock, so a partition that has none is
+/// idle indeed.
+///
+/// Runs of redrives and replays take no part in what concerns a partition: they keep no order, move no
+/// offsets, and go on if their partition is suspended.
+#[derive(Debug)]
+pub(super) struct State {
+    /// Runs that may start at a time: retries, and those whose lane has become free.
+    retries: Waiting,
+    /// `None` without `--order`: no run waits for another one.
+    lanes: Option<Parked>,
+    /// By partition, never 0.
+    with_workers: BTreeMap<Partition, usize>,
+    suspended: BTreeMap<Partition, Suspended>,
+}
+
+/// Runs of a suspended partition that would otherwise have started or would have been due.
+#[derive(Debug, Default)]
+struct Suspended {
+    /// Came out of the channel; they are not admitted to their lanes yet.
+    fresh: Vec<Run>,
+    retries: Waiting,
+}
+
+impl State {
+    pub fn new(order: Order, bytes: usize) -> State {
+        State {
+            retries: Waiting::default(),
+            lanes: (order != Order::None).then(|| Parked::new(order, bytes / 2)),
+            with_workers: BTreeMap::new(),
+            suspended: BTreeMap::new(),
+        }
+    }
+
+    /// Hands out a retry that is due, or says how long it is until one is. `None` if no retry waits.
+    pub fn take_due(&mut self, now: Instant) -> Option<Result<Run, Duration>> {
+        let taken = self.retries.pop_due(now)?;
+        Some(taken.inspect(|run| self.hand_out(&run.key)))
+    }
+
+    /// A run comes out of the channel: it is handed out if it may start now, and waits otherwise.
+    pub fn admit(&mut self, run: Run) -> Option<Run> {
+        let run = self.may_start(run)?;
+        self.hand_out(&run.key);
+        Some(run)
+    }
+
+    fn may_start(&mut self, run: Run) -> Option<Run> {
+        if !is_of_partition(&run.key) {
+            return Some(run);
+        }
+        if let Some(suspended) = self.suspended.get_mut(&run.key.partition) {
+            suspended.fresh.push(run);
+            return None;
+        }
+        match &mut self.lanes {
+            Some(lanes) => lanes.admit(run),
+            None => Some(run),
+        }
+    }
+
+    fn hand_out(&mut self, key: &RunKey) {
+        if is_of_partition(key) {
+            *self.with_workers.entry(key.partition).or_default() += 1;
+        }
+    }
+
+    /// A worker is through with a run of the partition that was handed out to it. True if no other run of
+    /// the partition is with a worker.
+    pub fn put_down(&mut self, partition: Partition) -> bool {
+        let count = self.with_workers.get_mut(&partition).expect("the run was handed out");
+        *count -= 1;
+        let is_idle = *count == 0;
+        if is_idle {
+            self.with_workers.remove(&partition);
+        }
+        is_idle
+    }
+
+    pub fn is_idle(&self, partition: Partition) -> bool {
+        !self.with_workers.contains_key(&partition)
+    }
+
+    /// Keeps a run until `due`.
+    pub fn retry(&mut self, run: Run, due: Instant) {
+        let suspended = self.suspended.get_mut(&run.key.partition);
+        match suspended.filter(|_| is_of_partition(&run.key)) {
+            Some(suspended) => suspended.retries.push(due, run),
+            None => self.retries.push(due, run),
+        }
+    }
+
+    /// A run has ended for good: those that waited behind it are due now. True if there is one.
+    pub fn ended(&mut self, key: &RunKey, now: Instant) -> bool {
+        let Some(lanes) = self.lanes_of(key) else { return false };
+        let ready = lanes.ended(key);
+        self.start(ready, now)
+    }
+
+    /// A run has become several, to be processed in this order if there is an order.
+    pub fn replaced(&mut self, parent: &RunKey, runs: Vec<Run>, due: Instant) {
+        let ready = match self.lanes_of(parent) {
+            Some(lanes) => lanes.replaced(parent, runs),
+            None => runs,
+        };
+        self.start(ready, due);
+    }
+
+    fn start(&mut self, ready: Vec<Run>, due: Instant) -> bool {
+        let any = !ready.is_empty();
+        for run in ready {
+            self.retry(run, due);
+        }
+        any
+    }
+
+    fn lanes_of(&mut self, key: &RunKey) -> Option<&mut Parked> {
+        self.lanes.as_mut().filter(|_| is_of_partition(key))
+    }
+
+    /// Takes the retries out that `is_taken` names.
+    pub fn drop_retries(&mut self, is_taken: impl Fn(&Run) -> bool) -> Waiting {
+        self.retries.split_off(is_taken)
+    }
+
+    /// A run that waits for another attempt is due now.
+    pub fn hurry(&mut self, run: RunId, now: Instant) {
+        self.retries.hurry(run, now);
+        for suspended in self.suspended.values_mut() {
+            suspended.retries.hurry(run, now);
+        }
+    }
+
+    /// None of the partition's runs starts until `resume` or `withdraw`.
+    pub fn suspend(&mut self, partition: Partition) {
+        let of_partition = |run: &Run| is_of_partition(&run.key) && run.key.partition == partition;
+        let retries = self.retries.split_off(of_partition);
+        self.suspended.entry(partition).or_default().retries.append(retries);
+    }
+
+    /// The partition's runs go on as if it had not been suspended.
+    pub fn resume(&mut self, partition: Partition, now: Instant) {
+        let Some(suspended) = self.suspended.remove(&partition) else { return };
+        self.retries.append(suspended.retries);
+        for run in suspended.fresh {
+            if let Some(run) = self.may_start(run) {
+                self.retries.push(now, run);
+            }
+        }
+    }
+
+    /// Takes every run of the partition out that is not with a worker, and ends its suspension. `queued`
+    /// is what the channel holds: the runs of other partitions go on.
+    pub fn withdraw(&mut self, partition: Partition, queued: Vec<Run>, now: Instant) -> Vec<Run> {
+        self.suspend(partition);
+        for run in queued {
+            if let Some(run) = self.may_start(run) {
+                self.retries.push(now, run);
+            }
+        }
+        let Some(Suspended { fresh, retries }) = self.suspended.remove(&partition) else {
+            return Vec::new();
+        };
+        let mut withdrawn: Vec<Run> = retries.into_runs().collect();
+        if let Some(lanes) = &mut self.lanes {
+            let freed: Vec<_> = withdrawn.iter().map(|run| run.key.lane).collect();
+            withdrawn.extend(lanes.withdraw(partition, freed.into_iter()));
+        }
+        withdrawn.extend(fresh);
+        withdrawn
+    }
+
+    pub fn is_ordered(&self) -> bool {
+        self.lanes.is_some()
+    }
+
+    pub fn has_retries(&self) -> bool {
+        !self.retries.is_empty()
+    }
+
+    /// Runs that wait for another attempt, or start as soon as a worker is free.
+    pub fn retries(&self) -> usize {
+        let suspended: usize = self.suspended.values().map(|of| of.retries.len()).sum();
+        self.retries.len() + suspended
+    }
+
+    /// Runs that came out of the channel and wait because their partition is suspended.
+    pub fn set_aside(&self) -> usize {
+        self.suspended.values().map(|of| of.fresh.len()).sum()
+    }
+
+    /// Runs that wait behind others of their lane.
+    pub fn parked(&self) -> usize {
+        self.lanes.as_ref().map_or(0, Parked::len)
+    }
+
+    pub fn is_held(&self, partition: Partition, was: bool) -> bool {
+        self.lanes.as_ref().is_some_and(|lanes| lanes.is_held(partition, was))
+    }
+
+    #[cfg(test)]
+    pub fn keeps_no_memory(&self) -> bool {
+        self.lanes.as_ref().is_none_or(Parked::keeps_no_memory)
+    }
+}
+
+/// Whether the run belongs to its topic's own way, and not to a redrive or replay.
+fn is_of_partition(key: &RunKey) -> bool {
+    key.again.is_none()
+}

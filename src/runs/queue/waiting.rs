@@ -1,0 +1,86 @@
+//! Runs that wait until a point in time.
+
+use std::cmp::{Ordering, Reverse};
+use std::collections::BinaryHeap;
+use std::time::{Duration, Instant};
+
+use crate::model::run::{Run, RunId};
+
+/// Runs by the time at which they are due; of those due at the same time, the oldest run is first.
+#[derive(Debug, Default)]
+pub(super) struct Waiting(BinaryHeap<Reverse<Entry>>);
+
+#[derive(Debug)]
+struct Entry {
+    due: Instant,
+    run: Run,
+}
+
+impl Waiting {
+    pub fn push(&mut self, due: Instant, run: Run) {
+        self.0.push(Reverse(Entry { due, run }));
+    }
+
+    /// The first run if it is due, otherwise how long it is until one is. `None` if no run waits.
+    pub fn pop_due(&mut self, now: Instant) -> Option<Result<Run, Duration>> {
+        let wait = self.0.peek()?.0.due.saturating_duration_since(now);
+        if !wait.is_zero() {
+            return Some(Err(wait));
+        }
+        self.0.pop().map(|Reverse(entry)| Ok(entry.run))
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Takes the runs out that `is_taken` names; they keep the times at which they are due.
+    pub fn split_off(&mut self, is_taken: impl Fn(&Run) -> bool) -> Waiting {
+        let all = std::mem::take(&mut self.0).into_vec();
+        let (taken, kept): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|Reverse(entry)| is_taken(&entry.run));
+        self.0 = kept.into();
+        Waiting(taken.into())
+    }
+
+    pub fn append(&mut self, mut other: Waiting) {
+        self.0.append(&mut other.0);
+    }
+
+    pub fn into_runs(self) -> impl Iterator<Item = Run> {
+        self.0.into_vec().into_iter().map(|Reverse(entry)| entry.run)
+    }
+
+    /// Makes a run due at `now`, if it is here.
+    pub fn hurry(&mut self, run: RunId, now: Instant) {
+        let mut all = std::mem::take(&mut self.0).into_vec();
+        for Reverse(entry) in all.iter_mut().filter(|Reverse(entry)| entry.run.id == run) {
+            entry.due = entry.due.min(now);
+        }
+        self.0 = all.into();
+    }
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Entry) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Entry {}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Entry) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Entry {
+    fn cmp(&self, other: &Entry) -> Ordering {
+        (self.due, self.run.id).cmp(&(other.due, other.run.id))
+    }
+}
