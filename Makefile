@@ -2,7 +2,7 @@
 # No build logic lives here: cargo knows what to build, scripts/setup what to install.
 
 # The broker versions that the tests start.
-KAFKA_VERSIONS := 3.9.1 4.1.0 3.4.1
+KAFKA_VERSIONS := 3.9.1 4.4.0 3.4.1
 
 .PHONY: help build demo test faults soak lint simulate mutants bench bench-quick bench-all start_kafka stop_kafka start_producer check_lag clean
 

@@ -9,7 +9,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer};
 
 use crate::support::faults::{Row, each_seed};
-use crate::support::kafka::{Kafka, V3_9, V4_1};
+use crate::support::kafka::{Kafka, V3_9, V4_4};
 use crate::support::mb::Mb;
 use crate::support::{eventually, raw, unique};
 
@@ -65,7 +65,7 @@ fn text<'a>(headers: &'a raw::Headers, name: &str) -> &'a str {
 
 #[test]
 fn another_client_reads_the_record_as_it_was_and_the_headers() {
-    for version in [V3_9, V4_1] {
+    for version in [V3_9, V4_4] {
         let kafka = Kafka::shared(version);
         let names = Names::on(kafka);
         kafka.create_topic(&names.topic, 1, &[]);
@@ -159,7 +159,7 @@ fn offsets_wait_for_the_topic(row: &mut Row) {
 
 #[test]
 fn two_kills_lose_no_letter() {
-    let kafka = Kafka::shared(V4_1);
+    let kafka = Kafka::shared(V4_4);
     let names = Names::on(kafka);
     kafka.create_topic(&names.topic, 1, &[]);
     let values: Vec<Vec<u8>> = (0..60).map(|n| format!("value-{n}").into_bytes()).collect();

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::support::cluster::{Cluster, Load, OFFSETS_TOPIC, offsets_partition};
 use crate::support::faults::{RECOVERY, Row, each_seed};
 use crate::support::files::{Files, assert_same};
-use crate::support::kafka::{V3_9, V4_1};
+use crate::support::kafka::{V3_9, V4_4};
 use crate::support::mb::Mb;
 use crate::support::{eventually, raw, unique};
 
@@ -64,9 +64,9 @@ fn row_11_a_3_9_cluster_loses_leader_and_coordinator_and_nothing_is_lost() {
 }
 
 #[test]
-fn row_11_a_4_1_cluster_loses_leader_coordinator_and_each_broker_and_nothing_is_lost() {
-    each_seed("row 11 on 4.1.0", |row| {
-        brokers_lost(row, V4_1, &[RDKAFKA, RDKAFKA_ONE], &mut [1, 2, 3]);
+fn row_11_a_4_4_cluster_loses_leader_coordinator_and_each_broker_and_nothing_is_lost() {
+    each_seed("row 11 on 4.4.0", |row| {
+        brokers_lost(row, V4_4, &[RDKAFKA, RDKAFKA_ONE], &mut [1, 2, 3]);
     });
 }
 

@@ -11,7 +11,7 @@ use rusqlite::Connection;
 use serde_json::Value;
 
 use crate::support::files::{FileRecord, Files, assert_same};
-use crate::support::kafka::{Kafka, V3_9, V4_1};
+use crate::support::kafka::{Kafka, V3_9, V4_4};
 use crate::support::mb::Mb;
 use crate::support::{eventually, raw, unique};
 
@@ -76,7 +76,7 @@ type Tries = BTreeMap<String, Vec<Try>>;
 
 #[test]
 fn nothing_is_lost_and_files_stay_the_same_when_mb_is_killed_ten_times() {
-    let topic = Topic::filled(Kafka::shared(V4_1), "killed-files", 8_000);
+    let topic = Topic::filled(Kafka::shared(V4_4), "killed-files", 8_000);
     let out = tempfile::tempdir().unwrap();
     let args = ["--step", "files", "--out", out.path().to_str().unwrap()];
     let mut before = Files::default();
@@ -230,8 +230,8 @@ fn mb_goes_on_by_itself_when_the_3_9_broker_is_killed_and_comes_back() {
 }
 
 #[test]
-fn mb_goes_on_by_itself_when_the_4_1_broker_is_killed_and_comes_back() {
-    broker_killed(V4_1);
+fn mb_goes_on_by_itself_when_the_4_4_broker_is_killed_and_comes_back() {
+    broker_killed(V4_4);
 }
 
 fn broker_killed(version: &str) {

@@ -14,7 +14,7 @@ use rusqlite::Connection;
 use rustix::process::Signal;
 
 use crate::support::files::{FileRecord, Files, assert_same};
-use crate::support::kafka::{Kafka, V3_9, V4_1};
+use crate::support::kafka::{Kafka, V3_9, V4_4};
 use crate::support::mb::Mb;
 use crate::support::raw::Pair;
 use crate::support::{eventually, eventually_some, raw, unique};
@@ -27,42 +27,42 @@ const STARTED: &str = "worker(s), batches";
 const ONE_KEY_RECORDS: usize = 1_200_000;
 const MILLION: i64 = 1_000_000;
 const CLIENTS_3_9: &[&str] = &["rdkafka", "kafka"];
-const CLIENTS_4_1: &[&str] = &["rdkafka"];
+const CLIENTS_4_4: &[&str] = &["rdkafka"];
 
 /// Each edge on both versions, and on 3.9 with both clients.
 macro_rules! edges {
-    ($($edge:ident: $on_3_9:ident, $on_4_1:ident;)+) => {$(
+    ($($edge:ident: $on_3_9:ident, $on_4_4:ident;)+) => {$(
         #[test]
         fn $on_3_9() {
             $edge(broker(V3_9), CLIENTS_3_9);
         }
 
         #[test]
-        fn $on_4_1() {
-            $edge(broker(V4_1), CLIENTS_4_1);
+        fn $on_4_4() {
+            $edge(broker(V4_4), CLIENTS_4_4);
         }
     )+};
 }
 
 edges! {
     compacted: compaction_gaps_of_a_million_are_passed_on_3_9,
-        compaction_gaps_of_a_million_are_passed_on_4_1;
+        compaction_gaps_of_a_million_are_passed_on_4_4;
     transactions: aborted_records_are_unseen_and_the_lag_reaches_zero_on_3_9,
-        aborted_records_are_unseen_and_the_lag_reaches_zero_on_4_1;
+        aborted_records_are_unseen_and_the_lag_reaches_zero_on_4_4;
     partitions_added: partitions_added_while_running_are_read_from_their_beginning_on_3_9,
-        partitions_added_while_running_are_read_from_their_beginning_on_4_1;
+        partitions_added_while_running_are_read_from_their_beginning_on_4_4;
     topic_deleted: a_topic_deleted_under_mb_is_said_and_made_again_halts_it_on_3_9,
-        a_topic_deleted_under_mb_is_said_and_made_again_halts_it_on_4_1;
+        a_topic_deleted_under_mb_is_said_and_made_again_halts_it_on_4_4;
     records_removed: records_removed_while_mb_runs_halt_it_with_their_range_on_3_9,
-        records_removed_while_mb_runs_halt_it_with_their_range_on_4_1;
+        records_removed_while_mb_runs_halt_it_with_their_range_on_4_4;
     beyond_the_end: a_position_beyond_the_end_halts_on_3_9,
-        a_position_beyond_the_end_halts_on_4_1;
+        a_position_beyond_the_end_halts_on_4_4;
 }
 
 /// One broker a version for this file: its cleaner looks for work more often than each 15 s.
 fn broker(version: &str) -> &'static Kafka {
     static BROKERS: [OnceLock<Kafka>; 2] = [OnceLock::new(), OnceLock::new()];
-    let index = usize::from(version == V4_1);
+    let index = usize::from(version == V4_4);
     BROKERS[index].get_or_init(|| {
         let quick = [("log.cleaner.backoff.ms", "100"), ("log.cleaner.threads", "1")];
         Kafka::start_with(version, &quick)

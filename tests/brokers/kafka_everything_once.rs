@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::support::files::{FileRecord, Files, assert_same};
-use crate::support::kafka::{Kafka, V3_9, V4_1};
+use crate::support::kafka::{Kafka, V3_9, V4_4};
 use crate::support::mb::Mb;
 use crate::support::raw::{self, Pair};
 use crate::support::{eventually_some, unique};
@@ -28,8 +28,8 @@ fn a_hundred_thousand_messages_by_all_writers_come_out_once_on_3_9() {
 }
 
 #[test]
-fn a_hundred_thousand_messages_by_all_writers_come_out_once_on_4_1() {
-    everything_once(Kafka::shared(V4_1), &["--max-batch", "1000", "--tick-runtime", "1"]);
+fn a_hundred_thousand_messages_by_all_writers_come_out_once_on_4_4() {
+    everything_once(Kafka::shared(V4_4), &["--max-batch", "1000", "--tick-runtime", "1"]);
 }
 
 fn everything_once(kafka: &Kafka, more: &[&str]) {
@@ -275,8 +275,8 @@ fn the_pure_rust_client_does_the_main_job_on_3_9() {
 }
 
 #[test]
-fn the_pure_rust_client_refuses_4_1() {
-    let kafka = Kafka::shared(V4_1);
+fn the_pure_rust_client_refuses_4_4() {
+    let kafka = Kafka::shared(V4_4);
     let (topic, server) = (unique("refused"), kafka.bootstrap());
     let mut mb =
         Mb::start(&["--bootstrap-server", &server, "--topic", &topic, "--client", "kafka"]);

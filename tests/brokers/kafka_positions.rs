@@ -8,7 +8,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use crate::support::files::{FileRecord, Files, assert_same};
-use crate::support::kafka::{Kafka, V3_9, V4_1};
+use crate::support::kafka::{Kafka, V3_9, V4_4};
 use crate::support::mb::Mb;
 use crate::support::{eventually, raw, unique};
 
@@ -44,7 +44,7 @@ fn from(records: &[FileRecord], starts: &BTreeMap<i32, i64>) -> Vec<FileRecord> 
 
 #[test]
 fn one_data_directory_serves_embedded_kafka_another_group_and_another_cluster() {
-    let (first, second) = (Kafka::shared(V3_9).bootstrap(), Kafka::shared(V4_1).bootstrap());
+    let (first, second) = (Kafka::shared(V3_9).bootstrap(), Kafka::shared(V4_4).bootstrap());
     let (topic, group, other) = (unique("scopes"), unique("group"), unique("other"));
     let data_dir = tempfile::tempdir().unwrap();
     let mut embedded = vec!["--client", "embedded", "--topic", &topic, "--group", &group];
@@ -54,7 +54,7 @@ fn one_data_directory_serves_embedded_kafka_another_group_and_another_cluster() 
 
     // Offsets are the same in all of them, contents are not.
     for (server, mark) in [(&first, "first"), (&second, "second")] {
-        let broker = if server == &first { V3_9 } else { V4_1 };
+        let broker = if server == &first { V3_9 } else { V4_4 };
         Kafka::shared(broker).create_topic(&topic, 4, &[]);
         fill(server, &topic, 0..4, 250, mark);
     }
@@ -216,8 +216,8 @@ fn a_topic_made_again_while_mb_is_away_halts_it_or_is_read_from_its_beginning_on
 }
 
 #[test]
-fn a_topic_made_again_while_mb_is_away_halts_it_or_is_read_from_its_beginning_on_4_1() {
-    made_again_while_away(Kafka::shared(V4_1));
+fn a_topic_made_again_while_mb_is_away_halts_it_or_is_read_from_its_beginning_on_4_4() {
+    made_again_while_away(Kafka::shared(V4_4));
 }
 
 fn made_again_while_away(kafka: &Kafka) {

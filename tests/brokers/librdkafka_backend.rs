@@ -16,7 +16,7 @@ use mb::model::offset::{Offset, Partition};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
-use crate::support::kafka::{Kafka, V3_9, V4_1};
+use crate::support::kafka::{Kafka, V3_9, V4_4};
 use crate::support::{raw, unique};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -109,7 +109,7 @@ fn is_broker_error<T: std::fmt::Debug>(result: &Result<T>) -> bool {
 
 #[test]
 fn a_fresh_consumer_reads_each_partition_from_the_offset_given() {
-    for version in [V3_9, V4_1] {
+    for version in [V3_9, V4_4] {
         let kafka = Kafka::shared(version);
         let broker = broker(kafka);
         let topic = new_topic(&broker, 2);
@@ -161,7 +161,7 @@ fn a_stopped_or_panicking_sink_takes_nothing_more() {
 
 #[test]
 fn aborted_records_stay_unseen_and_the_position_passes_the_markers() {
-    for version in [V3_9, V4_1] {
+    for version in [V3_9, V4_4] {
         let kafka = Kafka::shared(version);
         let broker = broker(kafka);
         let topic = new_topic(&broker, 1);
@@ -182,7 +182,7 @@ fn aborted_records_stay_unseen_and_the_position_passes_the_markers() {
 
 #[test]
 fn an_offset_outside_the_log_is_out_of_range() {
-    for version in [V3_9, V4_1] {
+    for version in [V3_9, V4_4] {
         let kafka = Kafka::shared(version);
         let broker = broker(kafka);
         let topic = new_topic(&broker, 2);
@@ -207,7 +207,7 @@ fn an_offset_outside_the_log_is_out_of_range() {
 
 #[test]
 fn an_unknown_topic_is_named_and_not_created() {
-    let kafka = Kafka::shared(V4_1);
+    let kafka = Kafka::shared(V4_4);
     let broker = broker(kafka);
     let topic = unique("nowhere");
     let unknown = Error::UnknownTopic { topic: topic.clone() };
@@ -226,7 +226,7 @@ fn an_unknown_topic_is_named_and_not_created() {
 
 #[test]
 fn offsets_are_committed_for_an_empty_group_and_refused_for_one_in_use() {
-    for version in [V3_9, V4_1] {
+    for version in [V3_9, V4_4] {
         let kafka = Kafka::shared(version);
         let broker = broker(kafka);
         let topic = new_topic(&broker, 3);
@@ -369,7 +369,7 @@ fn calls_to_a_frozen_broker_meet_their_limits_and_work_again_after_it() {
 
 #[test]
 fn a_lost_broker_is_an_error_of_the_consumer_and_waited_for_by_the_producer() {
-    let kafka = Kafka::start(V4_1);
+    let kafka = Kafka::start(V4_4);
     let broker = broker(&kafka);
     let topic = new_topic(&broker, 1);
     raw::produce(&kafka.bootstrap(), "none", &topic, 0, &values(10));

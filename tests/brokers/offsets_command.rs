@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
 
-use crate::support::kafka::{Kafka, V3_4, V3_9, V4_1};
+use crate::support::kafka::{Kafka, V3_4, V3_9, V4_4};
 use crate::support::mb::Mb;
 use crate::support::{eventually, unique};
 use mb::model::clock;
@@ -157,7 +157,7 @@ fn kafka_3_is_processed_from_where_its_offsets_were_moved_with_rdkafka() {
 
 #[test]
 fn kafka_4_is_processed_from_where_its_offsets_were_moved() {
-    moves_take_effect(&World::kafka(Kafka::shared(V4_1), "rdkafka"));
+    moves_take_effect(&World::kafka(Kafka::shared(V4_4), "rdkafka"));
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn a_group_with_members_is_not_moved_and_that_is_said() {
     use rdkafka::ClientConfig;
     use rdkafka::consumer::{BaseConsumer, Consumer};
 
-    for (version, client) in [(V3_9, "kafka"), (V3_9, "rdkafka"), (V4_1, "rdkafka")] {
+    for (version, client) in [(V3_9, "kafka"), (V3_9, "rdkafka"), (V4_4, "rdkafka")] {
         let broker = Kafka::shared(version);
         let world = World::kafka(broker, client);
         world.post(2);

@@ -2,8 +2,6 @@
 //! hang on, above all. What every backend must do is the conformance suite's.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,38 +16,21 @@ use mb::model::offset::{Offset, Partition};
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
+use crate::support::kafka::{Kafka, V3_4, V3_9, V4_4};
+
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A broker of scripts/kafka, stopped at the end.
-struct Kafka {
-    version: &'static str,
-    port: &'static str,
-    dir: PathBuf,
-}
+/// A broker that cleans its logs soon and takes messages of 3 MB.
+struct Server(Kafka);
 
-impl Kafka {
-    fn start(version: &'static str, port: &'static str) -> Kafka {
-        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("pure-{version}"));
-        let kafka = Kafka { version, port, dir };
-        kafka.script(&["start"]);
-        kafka
-    }
-
-    fn script(&self, arguments: &[&str]) {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/kafka");
-        let status = Command::new(script)
-            .args(arguments)
-            .env("KAFKA_VERSION", self.version)
-            .env("KAFKA_PORT", self.port)
-            .env("KAFKA_DIR", &self.dir)
-            .env("KAFKA_PROPERTIES", "log.cleaner.backoff.ms=200;message.max.bytes=3000000")
-            .status()
-            .unwrap();
-        assert!(status.success(), "scripts/kafka {arguments:?}");
+impl Server {
+    fn start(version: &'static str) -> Server {
+        let properties = [("log.cleaner.backoff.ms", "200"), ("message.max.bytes", "3000000")];
+        Server(Kafka::start_with(version, &properties))
     }
 
     fn server(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        self.0.bootstrap()
     }
 
     fn wire(&self) -> Arc<Wire> {
@@ -75,12 +56,6 @@ impl Kafka {
         let producer = self.producer(&[("compression.type", codec)]);
         send_numbers(&producer, topic, numbers, bytes);
         producer.flush(LIMIT).unwrap();
-    }
-}
-
-impl Drop for Kafka {
-    fn drop(&mut self) {
-        self.script(&["stop", "--delete"]);
     }
 }
 
@@ -154,7 +129,7 @@ fn read_into(
 
 #[test]
 fn on_kafka_3_9_1() {
-    let kafka = Kafka::start("3.9.1", "29392");
+    let kafka = Server::start(V3_9);
     mixed_codecs_all_arrive(&kafka);
     codecs_it_lacks_are_named(&kafka);
     gaps_are_passed(&kafka);
@@ -166,20 +141,18 @@ fn on_kafka_3_9_1() {
 
 #[test]
 fn on_kafka_3_4_1() {
-    let kafka = Kafka::start("3.4.1", "29342");
+    let kafka = Server::start(V3_4);
     let chosen = choose_kafka(&kafka).unwrap();
     assert_eq!(chosen.reason, "--client kafka");
     assert_eq!(chosen.broker.backend(), Backend::Kafka);
     mixed_codecs_all_arrive(&kafka);
-    codecs_it_lacks_are_named(&kafka);
-    gaps_are_passed(&kafka);
     offsets_and_errors(&kafka);
     the_wire_client(&kafka);
 }
 
 #[test]
-fn on_kafka_4_1_0() {
-    let kafka = Kafka::start("4.1.0", "29412");
+fn on_kafka_4_4_0() {
+    let kafka = Server::start(V4_4);
     the_wire_client(&kafka);
     let refused = Pure::connect(&kafka.server(), kafka.wire()).unwrap_err();
     assert_eq!(refused.exit_code(), 78);
@@ -190,7 +163,7 @@ fn on_kafka_4_1_0() {
     assert!(started.elapsed() < Duration::from_secs(8), "no retry helps: {:?}", started.elapsed());
 }
 
-fn choose_kafka(kafka: &Kafka) -> Result<Chosen> {
+fn choose_kafka(kafka: &Server) -> Result<Chosen> {
     let connection = Connection {
         bootstrap_server: Some(kafka.server()),
         client: Client::Kafka,
@@ -201,7 +174,7 @@ fn choose_kafka(kafka: &Kafka) -> Result<Chosen> {
 
 /// 100 plain, 100 gzip, 100 plain, 100 snappy records of 2 kB: 400, whatever the fetch size and
 /// wherever the reading begins.
-fn mixed_codecs_all_arrive(kafka: &Kafka) {
+fn mixed_codecs_all_arrive(kafka: &Server) {
     let topic = "mixed";
     kafka.wire().create_topic(topic, 1).unwrap();
     for (index, codec) in ["none", "gzip", "none", "snappy"].into_iter().enumerate() {
@@ -219,7 +192,7 @@ fn mixed_codecs_all_arrive(kafka: &Kafka) {
 }
 
 /// What comes before is read, then the batch is named; another partition is not held up by it.
-fn codecs_it_lacks_are_named(kafka: &Kafka) {
+fn codecs_it_lacks_are_named(kafka: &Server) {
     for codec in ["lz4", "zstd"] {
         let topic = format!("with-{codec}");
         kafka.wire().create_topic(&topic, 2).unwrap();
@@ -250,7 +223,7 @@ fn codecs_it_lacks_are_named(kafka: &Kafka) {
 }
 
 /// Transaction markers, also at the log's very end, and what compaction leaves.
-fn gaps_are_passed(kafka: &Kafka) {
+fn gaps_are_passed(kafka: &Server) {
     let topic = "transactions";
     kafka.wire().create_topic(topic, 1).unwrap();
     let producer = kafka.producer(&[("transactional.id", "t"), ("compression.type", "gzip")]);
@@ -266,23 +239,13 @@ fn gaps_are_passed(kafka: &Kafka) {
     assert_eq!(taken.next[&0], 330, "thirty markers were passed, the last one too");
 
     let topic = "compacted";
-    kafka.script(&[
-        "run",
-        "topics",
-        "--create",
-        "--topic",
-        topic,
-        "--partitions",
-        "1",
-        "--config",
-        "cleanup.policy=compact",
-        "--config",
-        "min.cleanable.dirty.ratio=0.01",
-        "--config",
-        "segment.ms=100",
-        "--config",
-        "segment.bytes=200000",
-    ]);
+    let compacted = [
+        ("cleanup.policy", "compact"),
+        ("min.cleanable.dirty.ratio", "0.01"),
+        ("segment.ms", "100"),
+        ("segment.bytes", "200000"),
+    ];
+    kafka.0.create_topic(topic, 1, &compacted);
     let mut newest = BTreeMap::new();
     for (round, codec) in ["none", "gzip", "snappy", "none", "gzip"].into_iter().enumerate() {
         let producer = kafka.producer(&[("compression.type", codec)]);
@@ -321,7 +284,7 @@ fn gaps_are_passed(kafka: &Kafka) {
     }
 }
 
-impl Kafka {
+impl Server {
     fn write_keyed(&self, topic: &str, key: &str) {
         let producer = self.producer(&[("linger.ms", "0")]);
         let record = BaseRecord::to(topic).partition(0).key(key).payload(key);
@@ -331,7 +294,7 @@ impl Kafka {
 }
 
 /// The offsets that librdkafka reads.
-fn read_by_librdkafka(kafka: &Kafka, topic: &str) -> Vec<i64> {
+fn read_by_librdkafka(kafka: &Server, topic: &str) -> Vec<i64> {
     use rdkafka::consumer::{BaseConsumer, Consumer};
     use rdkafka::message::Message as _;
     let end = kafka.pure().watermarks(topic, &[0]).unwrap()[&0].end.get();
@@ -356,7 +319,7 @@ fn read_by_librdkafka(kafka: &Kafka, topic: &str) -> Vec<i64> {
 }
 
 /// A record far above the fetch size is read; one above what may be held is named.
-fn large_records_never_block(kafka: &Kafka) {
+fn large_records_never_block(kafka: &Server) {
     let topic = "large";
     let broker = kafka.pure().with_fetch_bytes(10_000);
     broker.create_topic(topic, 1).unwrap();
@@ -389,7 +352,7 @@ fn large_records_never_block(kafka: &Kafka) {
     assert_eq!((delivery.acknowledged, delivery.failed), (5, 1), "{delivery:?}");
 }
 
-fn offsets_and_errors(kafka: &Kafka) {
+fn offsets_and_errors(kafka: &Server) {
     let topic = "offsets";
     let broker = kafka.pure();
     let unknown = broker.consumer("nowhere", &[(0, Offset::ZERO)], &settings());
@@ -432,10 +395,10 @@ fn offsets_and_errors(kafka: &Kafka) {
 }
 
 /// Topics with their ids, and a group's offsets, on every version of the broker.
-fn the_wire_client(kafka: &Kafka) {
+fn the_wire_client(kafka: &Server) {
     let wire = kafka.wire();
     let probe = wire.probe(LIMIT).unwrap();
-    assert_eq!(probe.serves_version_0(), !kafka.version.starts_with('4'));
+    assert_eq!(probe.serves_version_0(), !kafka.0.version().starts_with('4'));
     assert_eq!(wire.topic("absent"), Err(Error::UnknownTopic { topic: "absent".into() }));
     wire.create_topic("wired", 6).unwrap();
     wire.create_topic("wired", 2).unwrap();
@@ -466,7 +429,7 @@ fn the_wire_client(kafka: &Kafka) {
 
 /// The broker is stopped and started under a producer and a commit: nothing accepted is lost, and
 /// what was accepted keeps its order.
-fn a_broker_that_goes_and_comes(kafka: &Kafka) {
+fn a_broker_that_goes_and_comes(kafka: &Server) {
     let topic = "outage";
     let broker = kafka.pure();
     broker.create_topic(topic, 1).unwrap();
@@ -480,13 +443,13 @@ fn a_broker_that_goes_and_comes(kafka: &Kafka) {
         }
     };
     send(0..1000);
-    kafka.script(&["stop"]);
+    kafka.0.term();
     send(1000..2000);
     let started = Instant::now();
     let failed = broker.commit("g", topic, &[(0, Offset::new(1))]);
     assert!(matches!(failed, Err(Error::Broker { .. })), "{failed:?}");
     assert!(started.elapsed() < Duration::from_secs(15));
-    kafka.script(&["start"]);
+    kafka.0.restart();
     send(2000..3000);
     assert_eq!(producer.flush(LIMIT).unwrap(), 0);
     assert_eq!(producer.delivery().acknowledged, 3000);

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::support::kafka::{Kafka, V3_9, V4_1};
+use crate::support::kafka::{Kafka, V3_9, V4_4};
 use crate::support::mb::Mb;
 use crate::support::{eventually, raw, unique};
 
@@ -77,7 +77,7 @@ fn values(count: usize) -> Vec<Vec<u8>> {
 
 #[test]
 fn what_retention_took_before_the_replay_came_to_it_is_passed_over_and_told() {
-    for (version, client) in [(V3_9, "kafka"), (V3_9, "rdkafka"), (V4_1, "rdkafka")] {
+    for (version, client) in [(V3_9, "kafka"), (V3_9, "rdkafka"), (V4_4, "rdkafka")] {
         let kafka = Kafka::shared(version);
         let names = Names::on(kafka, client);
         raw::produce(&names.server, "none", &names.topic, 0, &values(30));
@@ -99,7 +99,7 @@ fn what_retention_took_before_the_replay_came_to_it_is_passed_over_and_told() {
 
 #[test]
 fn a_range_that_ends_in_control_records_comes_to_its_end() {
-    let names = Names::on(Kafka::shared(V4_1), "rdkafka");
+    let names = Names::on(Kafka::shared(V4_4), "rdkafka");
     raw::transaction(&names.server, &names.topic, 0, &values(5), true);
     raw::transaction(&names.server, &names.topic, 0, &values(5), false);
     let dir = tempfile::tempdir().unwrap();
@@ -112,7 +112,7 @@ fn a_range_that_ends_in_control_records_comes_to_its_end() {
 
 #[test]
 fn a_killed_mb_goes_on_with_its_replay() {
-    let names = Names::on(Kafka::shared(V4_1), "rdkafka");
+    let names = Names::on(Kafka::shared(V4_4), "rdkafka");
     raw::produce(&names.server, "none", &names.topic, 0, &values(200));
     let dir = tempfile::tempdir().unwrap();
     names.process(dir.path());

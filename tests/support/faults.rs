@@ -21,7 +21,7 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::files::{Files, assert_same};
-use super::kafka::{Kafka, V3_9, V4_1};
+use super::kafka::{Kafka, V3_9, V4_4};
 use super::mb::Mb;
 use super::proxy::{Mode, Proxy};
 use super::{eventually, eventually_some, free_port, raw, unique};
@@ -49,7 +49,7 @@ pub struct Row {
 impl Row {
     /// The broker's version: by the seed.
     pub fn version(&self) -> &'static str {
-        if self.seed.is_multiple_of(2) { V3_9 } else { V4_1 }
+        if self.seed.is_multiple_of(2) { V3_9 } else { V4_4 }
     }
 
     /// One of them in the short form, by the seed; all in the long one.

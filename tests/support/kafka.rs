@@ -24,7 +24,7 @@ use super::{eventually, free_port};
 /// Oldest and newest that mb is tested with, and the one between.
 pub const V3_4: &str = "3.4.1";
 pub const V3_9: &str = "3.9.1";
-pub const V4_1: &str = "4.1.0";
+pub const V4_4: &str = "4.4.0";
 
 const SUPERVISOR: &str = r#"
 # The reader of the answer may have died meanwhile; that must not end this before its work is done.

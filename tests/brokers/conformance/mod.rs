@@ -20,7 +20,7 @@ use self::edges::*;
 use self::isolation::*;
 use self::pausing::*;
 use self::subject::*;
-use crate::support::kafka::V4_1;
+use crate::support::kafka::V4_4;
 use crate::support::kafka::{Kafka, V3_4, V3_9};
 use crate::support::{eventually, unique};
 
@@ -72,7 +72,7 @@ macro_rules! suite {
 
 suite!(embedded, EmbeddedSubject::new());
 suite!(rdkafka_on_3_9, KafkaSubject { kafka: Kafka::shared(V3_9), connect: connect_rdkafka });
-suite!(rdkafka_on_4_1, KafkaSubject { kafka: Kafka::shared(V4_1), connect: connect_rdkafka });
+suite!(rdkafka_on_4_4, KafkaSubject { kafka: Kafka::shared(V4_4), connect: connect_rdkafka });
 
 suite!(pure_on_3_4, KafkaSubject { kafka: Kafka::shared(V3_4), connect: connect_pure });
 suite!(pure_on_3_9, KafkaSubject { kafka: Kafka::shared(V3_9), connect: connect_pure });

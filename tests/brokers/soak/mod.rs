@@ -20,11 +20,11 @@ use self::oracle::Figures;
 use self::phase::Phase;
 use self::verifiable::lock;
 use crate::support::faults::RECOVERY;
-use crate::support::kafka::{Kafka, V3_9, V4_1};
+use crate::support::kafka::{Kafka, V3_9, V4_4};
 use crate::support::proxy::Proxy;
 
 /// Which versions, each with which client; they go side by side.
-const LANES: [(&str, &str); 3] = [(V3_9, "kafka"), (V3_9, "rdkafka"), (V4_1, "rdkafka")];
+const LANES: [(&str, &str); 3] = [(V3_9, "kafka"), (V3_9, "rdkafka"), (V4_4, "rdkafka")];
 /// One after another, each lane beginning with another one.
 const ORDERS: [&str; 3] = ["none", "partition", "key"];
 /// The form for CI: so long, and with these faults.
