@@ -46,7 +46,7 @@ impl Worker {
 
     /// What happens to one run that was taken from the queue. False where mb is ending.
     pub fn work(&self, run: Run) -> bool {
-        let _with_worker = self.queue.with_worker(&run.key);
+        let _with_worker = self.engine.queue.with_worker(&run.key);
         // The range must be in the history before its run starts. Whatever was taken is begun, also
         // at a stop: the runs that were begun have no hole, and all of them can be committed.
         if !self.engine.history.wait_planned(run.id) {
