@@ -280,6 +280,7 @@ const FOREIGN_FLAGS: &[&str] = &[
     "--no-default-features",
     "--nocapture",
     "--now",
+    "--profile",
     "--quiet",
     "--release",
     "--test",
