@@ -1,7 +1,7 @@
-# The project's commands, each a line or two over cargo and scripts/. `make` alone lists them.
-# No build logic lives here: cargo knows what to build, scripts/setup what to install.
+# The project's commands, each a line or two over cargo and scripts/; `make` lists them. There is no build logic here: cargo
+# knows what to build, scripts/setup what to install.
 
-# The broker versions that the tests start.
+# The Kafka versions that the tests start.
 KAFKA_VERSIONS := 3.9.1 4.4.0 3.4.1
 
 .PHONY: help build demo test faults soak lint simulate mutants bench bench-quick bench-all start_kafka stop_kafka start_producer check_lag clean
@@ -24,14 +24,14 @@ test: ## set up, check, and run every test, those against real Kafka too
 	cargo test --profile ci --locked --no-default-features --lib
 	scripts/test
 
-# One of them again: MB_FAULT_SEED=… MB_FAULT_LONG=1 cargo test --profile ci --test brokers ROW
-# In batches as large as the bench's: MB_FAULT_BATCH=500 make faults
+# To repeat one: MB_FAULT_SEED=… MB_FAULT_LONG=1 cargo test --profile ci --test brokers ROW
+# With batches as large as the bench's: MB_FAULT_BATCH=500 make faults
 faults: ## test every kind of fault with 3 seeds each, and with long outages (make test has a short form)
 	scripts/setup test
 	MB_FAULT_SEEDS=3 MB_FAULT_LONG=1 cargo test --profile ci --locked --test brokers row_ -- --nocapture
 
-# Again in the same order: MB_SOAK_SEED=… make soak
-soak: ## write to real brokers for MB_SOAK_MINUTES (30) under every kind of fault (make test has 3 minutes)
+# To repeat one with the same order of faults: MB_SOAK_SEED=… make soak
+soak: ## run on real brokers for MB_SOAK_MINUTES (30) under every kind of fault (make test does so for a short time)
 	scripts/setup test
 	MB_SOAK_MINUTES=$(or $(MB_SOAK_MINUTES),30) cargo test --profile ci --locked --test brokers soak:: -- --nocapture
 
@@ -46,35 +46,35 @@ lint: ## check format, code, docs, scripts and the systemd unit
 simulate: ## run the deterministic simulation over SEEDS (from..to)
 	MB_SIM_SEEDS=$(or $(SEEDS),0..100000) cargo test --release --locked --test simulation -- --nocapture
 
-mutants: ## break mb in known ways, and show which seed of the simulation catches each
+mutants: ## introduce known bugs, and show which seed of the simulation catches each
 	scripts/mutants
 
-# More arguments: make bench BENCH_ARGS='--only W1,W4 --rounds 5' (target/release/mb-bench --help).
+# More arguments: make bench BENCH_ARGS='--only W1,W4 --rounds 5' (see target/release/mb-bench --help)
 bench: ## measure mb against bare clients and other tools, in 15 minutes (see bench/README.md)
-	@bench/setup $(BENCH_SETUP) || echo 'bench: goes on without what bench/setup did not bring' >&2
+	@bench/setup $(BENCH_SETUP) || echo 'bench: continuing without the contenders that bench/setup could not build' >&2
 	cargo build --release --locked
 	cargo build --release --locked -p mb-bench
 	target/release/mb-bench $(BENCH_MODE) $(BENCH_ARGS)
 
 bench-quick: BENCH_MODE := --quick
-bench-quick: bench ## less of it, in 3 minutes
+bench-quick: bench ## the same with less of everything, in 3 minutes
 
 bench-all: BENCH_MODE := --all
 bench-all: BENCH_SETUP := all
-bench-all: bench ## with Spark too
+bench-all: bench ## the same with Spark too
 
 start_kafka: ## start a Kafka broker on localhost:9092 (KAFKA_VERSION, KAFKA_PORT: see scripts/kafka help)
 	scripts/kafka start
 
-stop_kafka: ## stop it
+stop_kafka: ## stop that broker
 	scripts/kafka stop
 
-start_producer: build ## post 1000 messages a second
+start_producer: build ## post 1000 messages a second to the topic
 	./target/release/mb produce --rate 1000
 
-check_lag: build ## show the group's lag, as Kafka's own tool does
+check_lag: build ## show the group's lag, in the format of Kafka's own tool
 	scripts/lag.sh
 
-clean: ## stop the brokers and remove all that was built
+clean: ## stop the brokers and remove everything that was built
 	scripts/kafka stop --all
 	cargo clean

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs `mb lag`, with its flags and defaults, from the folder that it is called in. The binary is $MB, or else this
-# project's own, which is built first if it is missing.
+# Runs `mb lag` with the same flags and defaults, in the current folder. The binary is $MB, or else this project's, which is
+# built first if it is missing.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
