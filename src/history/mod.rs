@@ -11,6 +11,7 @@ mod journal;
 pub mod left;
 pub mod letters;
 mod place;
+mod pruning;
 pub mod query;
 pub mod recovery;
 pub mod requests;

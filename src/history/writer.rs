@@ -14,8 +14,9 @@ use rusqlite::{CachedStatement, Connection, Transaction, TransactionBehavior, pa
 use super::asked;
 use super::inbox::Inbox;
 use super::left;
-use super::letters::{self, LetterState};
+use super::letters;
 use super::place::Place;
+use super::pruning::Pruner;
 use super::reset;
 use super::schema::{KIND_REDRIVE, KIND_REPLAY, KIND_TOPIC, is_damage};
 use super::{AttemptRecord, DeadLetters, Ending, Outcome, Planned, Progress, ScopeId, Write};
@@ -65,7 +66,7 @@ impl Stepped {
             }
             self.conclude();
         }
-        self.writer.prune();
+        while self.writer.prune() {}
     }
 
     /// Writes that wait.
@@ -109,13 +110,9 @@ pub(super) struct Writer {
     place: Option<Place>,
     scope: ScopeId,
     client: &'static str,
-    keep_runs: u64,
+    pruner: Pruner,
     /// Nobody else brings intents to the disk.
     syncs_intents: bool,
-    /// Runs planned since old ones were removed last.
-    since_pruned: u64,
-    /// Old runs had to stay, above what was confirmed then.
-    prune_owed: bool,
     /// Whether `PRAGMA synchronous` is FULL now; `None` where that is not known.
     is_full: Option<bool>,
     effects: Effects,
@@ -130,11 +127,6 @@ struct Effects {
     /// How many runs each reset made void.
     voided: BTreeMap<usize, usize>,
 }
-
-/// Ticks that are kept.
-const KEEP_TICKS: i64 = 10_000;
-/// Old runs are removed each time so many new ones came.
-const PRUNE_EVERY: u64 = 2_000;
 
 impl Writer {
     pub fn new(
@@ -151,10 +143,8 @@ impl Writer {
             place,
             scope,
             client,
-            keep_runs,
+            pruner: Pruner::new(scope, keep_runs),
             syncs_intents,
-            since_pruned: 0,
-            prune_owed: true,
             is_full: None,
             effects: Effects::default(),
             progress,
@@ -163,9 +153,18 @@ impl Writer {
 
     /// The group is in the file: says so, and removes old runs where that is due.
     fn conclude(&mut self, group: &mut Vec<Write>, settled: &impl Fn(&[Settled])) {
-        let confirms = group.iter().any(|write| matches!(write, Write::Confirm(..)));
+        let moves = |write: &Write| {
+            matches!(
+                write,
+                Write::Confirm(..)
+                    | Write::ConfirmReset(_)
+                    | Write::EndRequest(..)
+                    | Write::Cancel(..)
+            )
+        };
+        let moved = group.iter().any(moves);
         self.announce(group, settled);
-        if self.since_pruned >= PRUNE_EVERY.min(self.keep_runs) || (self.prune_owed && confirms) {
+        if self.pruner.is_due(moved) {
             self.prune();
         }
     }
@@ -275,7 +274,7 @@ impl Writer {
                 }
                 Write::Planned(runs) | Write::Split(_, runs) => {
                     planned = runs.last().map(|run| run.id).or(planned);
-                    self.since_pruned += runs.len() as u64;
+                    self.pruner.count(runs.len());
                 }
                 Write::Outcome(outcome, output_memory) => {
                     drop(output_memory);
@@ -321,18 +320,16 @@ impl Writer {
         }
     }
 
-    /// Removes the oldest runs beyond `keep_runs`. What a restart needs stays: runs that are not
-    /// done, done ones above the confirmed offset or above a commit that may yet arrive, and those of
-    /// a request that is not over. Of dead letters only those that are redriven or discarded ever go.
-    fn prune(&mut self) {
-        self.since_pruned = 0;
-        match prune(&mut self.db, self.keep_runs) {
-            Ok(owed) => self.prune_owed = owed,
+    /// Removes old runs, a chunk of them. Returns whether there are more.
+    fn prune(&mut self) -> bool {
+        match self.pruner.prune(&mut self.db) {
+            Ok(has_more) => has_more,
             Err(cause) => {
                 if is_damage(&cause) {
                     self.suspect();
                 }
                 log::warn!("cannot remove old runs from the history: {cause}; tried again later");
+                false
             }
         }
     }
@@ -348,58 +345,6 @@ fn is_to_outlive_power(group: &[Write], intents: bool) -> bool {
         Write::Intend(..) | Write::Reset(_) => intents,
         _ => false,
     })
-}
-
-/// True where old runs are left that may go once more is confirmed.
-fn prune(db: &mut Connection, keep_runs: u64) -> rusqlite::Result<bool> {
-    let change = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let newest: i64 = change
-        .prepare_cached("SELECT ifnull(max(id), 0) FROM runs")?
-        .query_row([], |row| row.get(0))?;
-    let cutoff = newest.saturating_sub(i64::try_from(keep_runs).unwrap_or(i64::MAX));
-    change
-        .prepare_cached(
-            "DELETE FROM runs WHERE id <= ?1 \
-             AND NOT EXISTS (SELECT 1 FROM requests WHERE requests.id = runs.request AND requests.state = 0) \
-             AND (state = ?4 OR state IN (?2, ?3, ?5) AND (kind <> 0 OR \
-             ifnull(batch_last, last_offset) < ifnull(
-                 (SELECT confirmed FROM partitions
-                  WHERE partitions.scope = runs.scope AND partitions.partition = runs.partition), 0)
-                 AND NOT EXISTS (SELECT 1 FROM intents
-                  WHERE intents.scope = runs.scope AND intents.partition = runs.partition
-                  AND committing <= ifnull(batch_last, last_offset))))",
-        )?
-        .execute(params![
-            cutoff,
-            RunState::Succeeded.code(),
-            RunState::Failed.code(),
-            RunState::Voided.code(),
-            RunState::Split.code()
-        ])?;
-    change
-        .prepare_cached(
-            "DELETE FROM dead_letters WHERE state IN (?2, ?3) \
-             AND ifnull(max(run, redrive_run), run) <= ?1",
-        )?
-        .execute(params![cutoff, LetterState::Redriven.code(), LetterState::Discarded.code()])?;
-    change
-        .prepare_cached(
-            "DELETE FROM attempts WHERE run <= ?1 AND NOT EXISTS (SELECT 1 FROM runs WHERE id = run)",
-        )?
-        .execute([cutoff])?;
-    change
-        .prepare_cached("DELETE FROM ticks WHERE id <= (SELECT max(id) FROM ticks) - ?1")?
-        .execute([KEEP_TICKS])?;
-    let done = [RunState::Succeeded, RunState::Failed, RunState::Split].map(RunState::code);
-    let owed = change
-        .prepare_cached(
-            // No confirmed offset lets those of an open request go.
-            "SELECT EXISTS (SELECT 1 FROM runs WHERE id <= ?1 AND state IN (?2, ?3, ?4) AND NOT EXISTS \
-             (SELECT 1 FROM requests WHERE requests.id = runs.request AND requests.state = 0))",
-        )?
-        .query_row(params![cutoff, done[0], done[1], done[2]], |row| row.get(0))?;
-    change.commit()?;
-    Ok(owed)
 }
 
 /// The two statements that nearly all of a busy history's writes are, found once for a group.
