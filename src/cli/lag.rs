@@ -8,9 +8,9 @@ use log::info;
 use crate::cli::args::LagArgs;
 use crate::cli::{connect, output};
 use crate::config::Connection;
-use crate::kafka::Broker;
-use crate::model::error::Result;
-use crate::model::offset::Partition;
+use crate::kafka::{Broker, Watermarks, require_all};
+use crate::model::error::{Error, Result};
+use crate::model::offset::{Offset, Partition};
 
 /// The columns of `kafka-consumer-groups --describe`, without those of the group's members.
 const HEADING: [&str; 6] =
@@ -24,7 +24,8 @@ pub struct Row {
     pub topic: String,
     pub partition: Partition,
     pub current_offset: Option<i64>,
-    pub log_end_offset: i64,
+    /// `None` for a partition without a leader.
+    pub log_end_offset: Option<i64>,
     /// Negative where the committed offset is beyond the end: the topic is another than it was.
     pub lag: Option<i64>,
 }
@@ -32,7 +33,7 @@ pub struct Row {
 /// Runs the command.
 ///
 /// # Errors
-/// `UnknownTopic`, or whatever the broker cannot answer.
+/// `UnknownTopic`, or whatever the broker cannot answer; for one partition of several, after the rows of all.
 pub fn run(args: &LagArgs) -> Result<()> {
     let connected = connect::broker(&args.connection, args.given, connect::Embedded::IfPresent)?;
     info!(
@@ -41,9 +42,10 @@ pub fn run(args: &LagArgs) -> Result<()> {
         connected.connection.topic,
         connected.broker.describe()
     );
-    let rows = rows(connected.broker.as_ref(), &connected.connection)?;
+    let (rows, unanswered) = rows(connected.broker.as_ref(), &connected.connection)?;
     if args.json {
-        return output::print_json(&rows);
+        output::print_json(&rows)?;
+        return unanswered.map_or(Ok(()), Err);
     }
     let dash = || "-".to_owned();
     let cells: Vec<_> = rows
@@ -54,51 +56,58 @@ pub fn run(args: &LagArgs) -> Result<()> {
                 row.topic,
                 row.partition.to_string(),
                 row.current_offset.map_or_else(dash, |offset| offset.to_string()),
-                row.log_end_offset.to_string(),
+                row.log_end_offset.map_or_else(dash, |offset| offset.to_string()),
                 row.lag.map_or_else(dash, |lag| lag.to_string()),
             ]
         })
         .collect();
-    output::print_table(HEADING, &cells)
+    output::print_table(HEADING, &cells)?;
+    unanswered.map_or(Ok(()), Err)
 }
 
-/// A row per partition of the topic, in their order.
+/// A row per partition of the topic, in their order, and the first error of a partition that the broker did
+/// not answer for.
 ///
 /// # Errors
 /// `UnknownTopic`, or whatever the broker cannot answer.
-pub fn rows(broker: &dyn Broker, connection: &Connection) -> Result<Vec<Row>> {
+pub fn rows(broker: &dyn Broker, connection: &Connection) -> Result<(Vec<Row>, Option<Error>)> {
     let (topic, group) = (&connection.topic, &connection.group);
     let partitions = broker.topic(topic)?.partitions;
     // The offsets first: the end moves on meanwhile, so that a lag is never too small.
-    let committed = broker.committed(group, topic, &partitions)?;
+    let committed = require_all(broker.committed(group, topic, &partitions)?)?;
     let watermarks = broker.watermarks(topic, &partitions)?;
-    let row = |(partition, marks): (Partition, crate::kafka::Watermarks)| {
-        let current_offset = committed.get(&partition).map(|offset| offset.get());
-        let log_end_offset = marks.end.get();
+    let mut unanswered = None;
+    let row = |(partition, marks): (Partition, Result<Watermarks>)| {
+        let current_offset = committed[&partition].map(Offset::get);
+        let log_end_offset = match marks {
+            Ok(marks) => Some(marks.end.get()),
+            Err(error) => {
+                unanswered.get_or_insert(error);
+                None
+            }
+        };
         Row {
             group: group.clone(),
             topic: topic.clone(),
             partition,
             current_offset,
             log_end_offset,
-            lag: current_offset.map(|offset| log_end_offset - offset),
+            lag: log_end_offset.zip(current_offset).map(|(end, offset)| end - offset),
         }
     };
-    Ok(watermarks.into_iter().map(row).collect())
+    let rows = watermarks.into_iter().map(row).collect();
+    Ok((rows, unanswered))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::kafka::{
-        Backend, Capabilities, Consumer, FetchSettings, Producer, TopicInfo, Watermarks,
+        Backend, Capabilities, CommitError, Consumer, FetchSettings, PerPartition, Producer,
+        TopicInfo,
     };
-    use crate::model::error::Error;
-    use crate::model::offset::Offset;
 
-    /// A topic `t` with three partitions, of which a group has committed in two.
+    /// A topic `t` with four partitions, of which a group has committed in three, and the last has no leader.
     struct Fake;
 
     impl Broker for Fake {
@@ -122,7 +131,7 @@ mod tests {
                 name: topic.into(),
                 id: None,
                 cluster_id: None,
-                partitions: vec![0, 1, 2],
+                partitions: vec![0, 1, 2, 3],
             })
         }
 
@@ -130,21 +139,15 @@ mod tests {
             unreachable!("lag creates nothing")
         }
 
-        fn watermarks(
-            &self,
-            _: &str,
-            all: &[Partition],
-        ) -> Result<BTreeMap<Partition, Watermarks>> {
-            let marks = |end| Watermarks { beginning: Offset::ZERO, end: Offset::new(end) };
-            Ok(all.iter().map(|partition| (*partition, marks(100))).collect())
+        fn watermarks(&self, topic: &str, all: &[Partition]) -> Result<PerPartition<Watermarks>> {
+            let marks = |partition| match partition {
+                3 => Err(Error::NoLeader { topic: topic.into(), partition }),
+                _ => Ok(Watermarks { beginning: Offset::ZERO, end: Offset::new(100) }),
+            };
+            Ok(all.iter().map(|partition| (*partition, marks(*partition))).collect())
         }
 
-        fn offsets_at(
-            &self,
-            _: &str,
-            _: &[Partition],
-            _: i64,
-        ) -> Result<BTreeMap<Partition, Offset>> {
+        fn offsets_at(&self, _: &str, _: &[Partition], _: i64) -> Result<PerPartition<Offset>> {
             unreachable!("lag asks for no times")
         }
 
@@ -152,12 +155,14 @@ mod tests {
             &self,
             _: &str,
             _: &str,
-            _: &[Partition],
-        ) -> Result<BTreeMap<Partition, Offset>> {
-            Ok(BTreeMap::from([(0, Offset::new(20)), (2, Offset::new(107))]))
+            all: &[Partition],
+        ) -> Result<PerPartition<Option<Offset>>> {
+            let offsets = [Some(20), None, Some(107), Some(5)];
+            let of = |partition: Partition| offsets[partition as usize].map(Offset::new);
+            Ok(all.iter().map(|partition| (*partition, Ok(of(*partition)))).collect())
         }
 
-        fn commit(&self, _: &str, _: &str, _: &[(Partition, Offset)]) -> Result<()> {
+        fn commit(&self, _: &str, _: &str, _: &[(Partition, Offset)]) -> Result<(), CommitError> {
             unreachable!("lag commits nothing")
         }
 
@@ -176,18 +181,24 @@ mod tests {
     }
 
     #[test]
-    fn a_partition_without_an_offset_has_no_lag() {
+    fn a_partition_without_an_offset_or_a_leader_has_no_lag_and_hides_no_other() {
         let connection =
             Connection { topic: "t".into(), group: "g".into(), ..Connection::default() };
-        let rows = rows(&Fake, &connection).unwrap();
+        let (rows, unanswered) = rows(&Fake, &connection).unwrap();
         let numbers: Vec<_> = rows
             .iter()
             .map(|row| (row.partition, row.current_offset, row.log_end_offset, row.lag))
             .collect();
         assert_eq!(
             numbers,
-            [(0, Some(20), 100, Some(80)), (1, None, 100, None), (2, Some(107), 100, Some(-7))]
+            [
+                (0, Some(20), Some(100), Some(80)),
+                (1, None, Some(100), None),
+                (2, Some(107), Some(100), Some(-7)),
+                (3, Some(5), None, None),
+            ]
         );
+        assert_eq!(unanswered, Some(Error::NoLeader { topic: "t".into(), partition: 3 }));
         assert_eq!(
             serde_json::to_string(&rows[1]).unwrap(),
             r#"{"group":"g","topic":"t","partition":1,"current_offset":null,"log_end_offset":100,"lag":null}"#

@@ -15,7 +15,7 @@ use crate::config::Connection;
 use crate::config::data_dir::DataDir;
 use crate::history;
 use crate::history::reset::Reset;
-use crate::kafka::{Broker, TopicInfo, Watermarks};
+use crate::kafka::{Broker, TopicInfo, Watermarks, require_all};
 use crate::model::error::{Error, Result};
 use crate::model::offset::{Offset, Partition};
 
@@ -120,14 +120,14 @@ fn plan(
 ) -> Result<Vec<Move>> {
     let (topic, group) = (&info.name, &connection.group);
     let partitions = connect::partitions(info, only)?;
-    let committed = broker.committed(group, topic, &partitions)?;
-    let marks = broker.watermarks(topic, &partitions)?;
+    let committed = require_all(broker.committed(group, topic, &partitions)?)?;
+    let marks = require_all(broker.watermarks(topic, &partitions)?)?;
     let by_time = match target {
-        Target::Time(ms) => broker.offsets_at(topic, &partitions, ms)?,
+        Target::Time(ms) => require_all(broker.offsets_at(topic, &partitions, ms)?)?,
         _ => BTreeMap::new(),
     };
     let to = |(partition, marks): (Partition, Watermarks)| {
-        let current = committed.get(&partition).copied();
+        let current = committed[&partition];
         let wanted = match target {
             Target::Earliest => marks.beginning.get(),
             Target::Latest => marks.end.get(),
@@ -331,7 +331,7 @@ mod tests {
             let moves = world.plan(Target::Offset(Offset::new(new)), Some(0)).unwrap();
             execute(&world.topics, &world.connection, &info, &moves).unwrap();
             let committed = world.topics.committed("mb", "t", &[0]).unwrap();
-            assert_eq!(committed.get(&0).copied(), at(new));
+            assert_eq!(committed[&0], Ok(at(new)));
             let recorded = recovery::recorded(&schema::open(&path).unwrap(), scope).unwrap();
             let standing = recovery::resume(recorded.get(&0), at(new));
             let resume = Resume { position: Offset::new(new), committed: at(new), stored: vec![] };
@@ -353,7 +353,7 @@ mod tests {
                 world.topics.commit("mb", "t", &[(0, Offset::new(new))]).unwrap();
             }
             // What `startup` asks.
-            let committed = world.topics.committed("mb", "t", &[0]).unwrap().get(&0).copied();
+            let committed = world.topics.committed("mb", "t", &[0]).unwrap()[&0].clone().unwrap();
             let recorded = recovery::recorded(&db, scope).unwrap();
             let position = Offset::new(if killed_before_the_commit { 4 } else { new });
             // Finished ranges above it would be passed over, though somebody asked for them.
@@ -378,7 +378,7 @@ mod tests {
         let error = execute(&world.topics, &world.connection, &info, &moves).unwrap_err();
         assert_eq!(error.exit_code(), 78, "{error}");
         let committed = world.topics.committed("mb", "t", &[0, 1]).unwrap();
-        assert_eq!(committed, BTreeMap::from([(0, Offset::new(4))]));
+        assert_eq!(committed, BTreeMap::from([(0, Ok(Some(Offset::new(4)))), (1, Ok(None))]));
     }
 
     #[test]

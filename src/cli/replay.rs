@@ -11,7 +11,7 @@ use crate::cli::args::{ReplayArgs, Span};
 use crate::cli::{connect, dead_letters, output};
 use crate::history::requests::{self, Replay};
 use crate::history::{self, schema};
-use crate::kafka::{Backend, Broker, TopicInfo, Watermarks};
+use crate::kafka::{Backend, Broker, TopicInfo, Watermarks, require_all};
 use crate::model::error::{Error, Result};
 use crate::model::offset::{Offset, OffsetRange, Partition};
 
@@ -82,9 +82,12 @@ fn ranges(
 ) -> Result<Vec<(Partition, OffsetRange)>> {
     let topic = &info.name;
     let partitions = connect::partitions(info, only)?;
-    let marks = broker.watermarks(topic, &partitions)?;
+    let marks = require_all(broker.watermarks(topic, &partitions)?)?;
     let at = |time: Option<i64>| -> Result<BTreeMap<Partition, Offset>> {
-        time.map_or_else(|| Ok(BTreeMap::new()), |ms| broker.offsets_at(topic, &partitions, ms))
+        match time {
+            Some(ms) => require_all(broker.offsets_at(topic, &partitions, ms)?),
+            None => Ok(BTreeMap::new()),
+        }
     };
     let (since, until) = match span {
         Span::Offsets { .. } => (BTreeMap::new(), BTreeMap::new()),

@@ -135,7 +135,7 @@ impl Committer {
         if let Err(error) = self.broker.commit(&self.group, &self.topic, &offsets) {
             // It may have reached the log all the same, now or later: its intent stays.
             doubt.0 = Some(clock::now());
-            return Err(error);
+            return Err(error.into());
         }
         self.ledgers.confirm(&offsets);
         self.live.committed();

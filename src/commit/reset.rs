@@ -10,7 +10,7 @@ use crate::history::left::{self, InUse};
 use crate::history::recovery::{self, ScopeKey};
 use crate::history::reset::{self, Reset};
 use crate::history::schema;
-use crate::kafka::{Broker, TopicInfo, Watermarks};
+use crate::kafka::{Broker, TopicInfo, Watermarks, require_all};
 use crate::model::error::{Error, Result};
 use crate::model::events::CursorOrder;
 use crate::model::offset::{Offset, Partition};
@@ -42,8 +42,8 @@ pub fn plan(
         }
         partitions.push(*partition);
     }
-    let committed = broker.committed(group, &topic.name, &partitions)?;
-    let marks = broker.watermarks(&topic.name, &partitions)?;
+    let committed = require_all(broker.committed(group, &topic.name, &partitions)?)?;
+    let marks = require_all(broker.watermarks(&topic.name, &partitions)?)?;
     let to_move = |(partition, to): &(Partition, Offset)| {
         let (partition, to, marks) = (*partition, *to, marks[partition]);
         if to < marks.beginning || to > marks.end {
@@ -52,7 +52,7 @@ pub fn plan(
                 topic.name, marks.beginning, marks.end
             )));
         }
-        Ok((Reset { partition, from: committed.get(&partition).copied(), to }, marks))
+        Ok((Reset { partition, from: committed[&partition], to }, marks))
     };
     targets.iter().map(to_move).collect()
 }

@@ -7,6 +7,9 @@ use crate::model::backoff::Backoff;
 
 /// One call to the broker (metadata, offsets, a commit) must have its answer by then.
 pub const BROKER_CALL_LIMIT: Duration = Duration::from_secs(10);
+/// How long one call waits for a partition that has no leader, before it answers without that partition. An
+/// election after a clean shutdown takes well under a second.
+pub const LEADER_LIMIT: Duration = Duration::from_secs(2);
 /// The first contact with the broker; past it mb exits 1, unless `--wait-for-broker`.
 pub const FIRST_CONTACT_LIMIT: Duration = Duration::from_secs(10);
 /// Connecting, and each read or write of the ApiVersions probe.

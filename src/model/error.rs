@@ -31,6 +31,9 @@ pub enum Error {
     Broker { doing: String, cause: String },
     /// The topic does not exist.
     UnknownTopic { topic: String },
+    /// No broker leads the partition at the moment: every broker that holds an in-sync replica is down,
+    /// or an election is under way.
+    NoLeader { topic: String, partition: Partition },
     /// The offset asked for is not in the log (any more, or yet).
     OffsetOutOfRange { topic: String, partition: Partition, offset: Offset },
     /// Another log stands under the name of the one that was read: the topic was made again, or its
@@ -73,9 +76,10 @@ impl Error {
 
     pub fn class(&self) -> Class {
         match self {
-            Error::Broker { .. } | Error::UnknownTopic { .. } | Error::Storage { .. } => {
-                Class::Retry
-            }
+            Error::Broker { .. }
+            | Error::UnknownTopic { .. }
+            | Error::NoLeader { .. }
+            | Error::Storage { .. } => Class::Retry,
             Error::Halt(_) | Error::OffsetOutOfRange { .. } | Error::LogReplaced(_) => Class::Halt,
             // An unreadable record blocks its partition; it is shown and tried again, since a
             // larger limit, another client or a mended broker makes it readable.
@@ -99,6 +103,7 @@ impl Error {
             Error::Forced(_) => 2,
             Error::Broker { .. }
             | Error::UnknownTopic { .. }
+            | Error::NoLeader { .. }
             | Error::Unreadable { .. }
             | Error::Storage { .. }
             | Error::Panic { .. }
@@ -125,6 +130,11 @@ impl fmt::Display for Error {
                 f,
                 "topic {topic} does not exist; create it, name another with --topic, or let mb \
                  create it by producing (--rate, or mb produce)"
+            ),
+            Error::NoLeader { topic, partition } => write!(
+                f,
+                "partition {topic}/{partition} has no leader: no broker with an in-sync replica of it \
+                 is up"
             ),
             Error::OffsetOutOfRange { topic, partition, offset } => {
                 write!(f, "offset {offset} of {topic}/{partition} is not in the log")

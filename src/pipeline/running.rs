@@ -94,7 +94,7 @@ impl Running {
     /// # Errors
     /// Those of `wire` and `thread::spawn`, and of the history that cannot be opened.
     pub(super) fn start(with: &Surroundings<'_>, start: Start) -> Result<Running> {
-        let Start { db, scope, topic, resumes, marks, in_doubt } = start;
+        let Start { db, scope, topic, resumes, late_starts, marks, in_doubt } = start;
         let ends = marks.iter().map(|(partition, marks)| (*partition, marks.end)).collect();
         with.watch.begin_anew(marks);
         let inputs = Inputs {
@@ -104,6 +104,7 @@ impl Running {
             topic,
             scope,
             resumes,
+            late_starts,
             in_doubt,
             lasting: with.lasting.clone(),
         };
@@ -165,7 +166,9 @@ impl Running {
     /// `--until-caught-up`: what is in the topic now is to be done. If mb also produces, the target is the
     /// log's end after the producer has finished.
     fn set_first_target(&self, ends: BTreeMap<Partition, Offset>) {
-        if self.engine.config.until_caught_up && !self.threads.has("producer") {
+        let all_known = self.engine.topic.partitions.iter().all(|one| ends.contains_key(one));
+        // If a partition has no leader, its end is not known yet: the supervisor looks it up.
+        if self.engine.config.until_caught_up && !self.threads.has("producer") && all_known {
             self.engine.ledgers.set_target(ends);
         }
     }

@@ -12,10 +12,11 @@ use crate::config::{Config, OnMissingOffsets, StartFrom};
 use crate::history::left::InUse;
 use crate::history::recovery::{self, Recorded, Resume, ScopeKey, Standing};
 use crate::history::{self, ScopeId, schema};
-use crate::kafka::{Backend, Broker, TopicInfo, Watermarks};
+use crate::kafka::{Backend, Broker, TopicInfo, Watermarks, require_all};
 use crate::model::error::{self, Error, Result};
 use crate::model::offset::{Offset, OffsetRange, Partition};
 use crate::model::run::RunState;
+use crate::source::sensor::LateStart;
 
 /// What the pipeline starts with.
 pub struct Start {
@@ -23,6 +24,8 @@ pub struct Start {
     pub scope: ScopeId,
     pub topic: TopicInfo,
     pub resumes: BTreeMap<Partition, Resume>,
+    /// See `Recovered`.
+    pub late_starts: BTreeMap<Partition, LateStart>,
     /// Where the log is.
     pub marks: BTreeMap<Partition, Watermarks>,
     /// A commit of an earlier process may still be on its way.
@@ -57,16 +60,20 @@ pub fn recover(
 ) -> Result<(Start, InUse)> {
     let (db, in_use) = schema::open_or_set_aside(&data_dir.join(history::FILE))?;
     history::asked::end_left_over(&db)?;
-    let Recovered { scope, resumes, marks } = recover_from(&db, broker, config, &topic)?;
+    let Recovered { scope, resumes, late_starts, marks } =
+        recover_from(&db, broker, config, &topic)?;
     let in_doubt = recovery::has_intents(&db, scope)?;
-    Ok((Start { db, scope, topic, resumes, marks, in_doubt }, in_use))
+    Ok((Start { db, scope, topic, resumes, late_starts, marks, in_doubt }, in_use))
 }
 
 /// Where each partition goes on.
 pub struct Recovered {
     pub scope: ScopeId,
     pub resumes: BTreeMap<Partition, Resume>,
-    /// Where the log is, asked for behind the committed offsets.
+    /// Partitions that have neither a leader nor an offset of the group. A sensor adopts them when they have
+    /// a leader.
+    pub late_starts: BTreeMap<Partition, LateStart>,
+    /// Where the log is, asked for after the committed offsets; without the partitions that have no leader.
     pub marks: BTreeMap<Partition, Watermarks>,
 }
 
@@ -86,8 +93,12 @@ pub fn recover_from(
     let scope = recovery::scope(db, &key)?;
     let (recorded, settled) = recovery::recorded_and_settled(db, scope)?;
     check_clients(broker.backend(), &recorded)?;
-    let mut committed = broker.committed(&connection.group, &topic.name, &topic.partitions)?;
-    let marks = broker.watermarks(&topic.name, &topic.partitions)?;
+    let committed = broker.committed(&connection.group, &topic.name, &topic.partitions)?;
+    let mut committed: BTreeMap<_, _> = require_all(committed)?
+        .into_iter()
+        .filter_map(|(partition, offset)| Some((partition, offset?)))
+        .collect();
+    let marks = marks_of_led(broker, topic)?;
     // A topic that was made again may have the offsets of the one before, committed late.
     let gone = recovery::of_predecessors(db, &key)?;
     committed.retain(|partition, offset| {
@@ -151,7 +162,8 @@ pub fn recover_from(
         check_replaced(config, topic)?;
     }
     let start = if replaced || known_group { Begin::AtItsBeginning } else { Begin::AsConfigured };
-    for (partition, position) in starts(config, topic, &marks, &fresh, start)? {
+    let Starts { now, late: late_starts } = starts(config, topic, &marks, &fresh, start)?;
+    for (partition, position) in now {
         if recorded.contains_key(&partition) {
             recovery::void(db, scope, partition, position)?;
         }
@@ -165,7 +177,25 @@ pub fn recover_from(
     }
     recovery::begin_all(db, scope, &resumes, settled)?;
     tell(&resumes);
-    Ok(Recovered { scope, resumes, marks })
+    Ok(Recovered { scope, resumes, late_starts, marks })
+}
+
+/// Where the log is, but for partitions that have no leader: those with an offset of the group start all the
+/// same and wait for their leader, the others are started late.
+fn marks_of_led(broker: &dyn Broker, topic: &TopicInfo) -> Result<BTreeMap<Partition, Watermarks>> {
+    let mut marks = BTreeMap::new();
+    for (partition, answer) in broker.watermarks(&topic.name, &topic.partitions)? {
+        match answer {
+            Ok(known) => {
+                marks.insert(partition, known);
+            }
+            Err(error @ Error::NoLeader { .. }) => {
+                log::warn!("{error}; the topic's other partitions are read meanwhile");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(marks)
 }
 
 /// The topic was made again since this mb read it last.
@@ -205,7 +235,8 @@ fn beyond_the_end(
 ) -> Result<Vec<(Partition, (Watermarks, OffsetRange))>> {
     let mut beyond = Vec::new();
     for (&partition, resume) in resumes {
-        let marks = marks[&partition];
+        // The sensor finds it out once the partition has a leader.
+        let Some(marks) = marks.get(&partition).copied() else { continue };
         // What is planned or done above the position was in the log too.
         let planned = resume.stored.last().map(|stored| stored.range.end());
         let position = resume.position.max(planned.unwrap_or(Offset::ZERO));
@@ -231,6 +262,13 @@ enum Begin {
     AsConfigured,
 }
 
+/// Where partitions without offsets start.
+struct Starts {
+    now: Vec<(Partition, Offset)>,
+    /// Those that have no leader.
+    late: BTreeMap<Partition, LateStart>,
+}
+
 /// Where partitions without offsets start. `moved`: their offsets were deleted by somebody, so
 /// `--from` holds for them as for a new group.
 fn starts(
@@ -239,14 +277,13 @@ fn starts(
     marks: &BTreeMap<Partition, Watermarks>,
     fresh: &[(Partition, bool)],
     begin: Begin,
-) -> Result<Vec<(Partition, Offset)>> {
-    let mut starts = Vec::new();
+) -> Result<Starts> {
+    let mut starts = Starts { now: Vec::new(), late: BTreeMap::new() };
     for (partition, moved) in fresh {
-        let marks = marks[partition];
-        let position = match config.from {
-            _ if begin == Begin::AtItsBeginning && !moved => marks.beginning,
-            StartFrom::Earliest => marks.beginning,
-            StartFrom::Latest => marks.end,
+        let at = match config.from {
+            _ if begin == Begin::AtItsBeginning && !moved => LateStart::Beginning,
+            StartFrom::Earliest => LateStart::Beginning,
+            StartFrom::Latest => LateStart::End,
             StartFrom::Committed => {
                 return Err(Error::Config(format!(
                     "--from committed: group {} has no committed offset for {}/{partition}; use \
@@ -255,7 +292,18 @@ fn starts(
                 )));
             }
         };
-        starts.push((*partition, position));
+        match (marks.get(partition), at) {
+            (Some(marks), LateStart::Beginning) => starts.now.push((*partition, marks.beginning)),
+            (Some(marks), LateStart::End) => starts.now.push((*partition, marks.end)),
+            // Its stored ranges are void from the offset on that it starts at, which nobody knows.
+            (None, _) if *moved => {
+                let (topic, partition) = (topic.name.clone(), *partition);
+                return Err(Error::NoLeader { topic, partition });
+            }
+            (None, at) => {
+                starts.late.insert(*partition, at);
+            }
+        }
     }
     Ok(starts)
 }

@@ -6,6 +6,7 @@
 use crossbeam_channel::{Receiver, select};
 
 use crate::config::limits;
+use crate::kafka::require_all;
 use crate::model::error::Error;
 use crate::model::events::Event;
 use crate::model::live::Trouble;
@@ -20,7 +21,7 @@ pub type Progress = Box<dyn FnMut(u64, u64) + Send>;
 /// What the supervisor knows between two events.
 #[derive(Default)]
 struct Supervisor {
-    /// The log's end is to be looked up, because the producer has finished.
+    /// The log's end is to be looked up: the producer has finished, or a partition had no leader at the start.
     target_due: bool,
     target_trouble: Trouble,
     /// All is done but for reprocess requests.
@@ -43,7 +44,12 @@ pub(super) fn supervise(
         config.max_concurrent_runs,
         config.max_batch
     );
-    let mut supervisor = Supervisor::default();
+    let has_target = running.engine.ledgers.progress().is_some();
+    let until_caught_up = running.engine.config.until_caught_up;
+    let mut supervisor = Supervisor {
+        target_due: until_caught_up && !has_target && !running.threads.has("producer"),
+        ..Supervisor::default()
+    };
     loop {
         if supervisor.target_due && running.set_target(&supervisor.target_trouble) {
             supervisor.target_due = false;
@@ -126,7 +132,7 @@ impl Running {
         const WHAT: &str = "finding the topic's end";
         let (broker, topic) = (&self.engine.broker, &self.engine.topic.name);
         let found = broker.topic(topic).and_then(|info| {
-            let marks = broker.watermarks(topic, &info.partitions)?;
+            let marks = require_all(broker.watermarks(topic, &info.partitions)?)?;
             Ok(marks.into_iter().map(|(partition, marks)| (partition, marks.end)).collect())
         });
         match found {

@@ -21,7 +21,7 @@ use crate::model::offset::Partition;
 use crate::runs::engine::{Engine, Lasting, Parts};
 use crate::runs::worker::Worker;
 use crate::source::reprocess::{Bell, Requests};
-use crate::source::sensor::{Sensor, SensorSettings};
+use crate::source::sensor::{LateStart, Sensor, SensorSettings};
 use crate::step::Step;
 
 /// What a pipeline is made from: the parts that were opened and asked before.
@@ -33,6 +33,8 @@ pub struct Inputs {
     pub scope: ScopeId,
     /// Where each partition goes on.
     pub resumes: BTreeMap<Partition, Resume>,
+    /// See `startup::Recovered`.
+    pub late_starts: BTreeMap<Partition, LateStart>,
     /// A commit of an earlier process may still be on its way.
     pub in_doubt: bool,
     pub lasting: Lasting,
@@ -64,7 +66,8 @@ pub fn wire<W>(
     inputs: Inputs,
     open_history: impl FnOnce(&Config, Settle, Sender<Event>) -> Result<(Arc<History>, W)>,
 ) -> Result<(Assembly, W)> {
-    let Inputs { config, step, broker, topic, scope, resumes, in_doubt, lasting } = inputs;
+    let Inputs { config, step, broker, topic, scope, resumes, late_starts, in_doubt, lasting } =
+        inputs;
     broker.capabilities().isolation(config.isolation)?;
     let ledgers = Arc::new(Ledgers::default());
     let (events_in, events) = bounded(limits::EVENTS);
@@ -86,7 +89,7 @@ pub fn wire<W>(
         events: events_in,
     }));
     let (bell, bell_woken, requests_rest) = Bell::new(&engine.queue, &engine.history);
-    let sensors = sensors(&engine, resumes, &intake_stop);
+    let sensors = sensors(&engine, resumes, late_starts, &intake_stop);
     let committer = committer(&engine, in_doubt);
     let assembly = Assembly {
         engine,
@@ -108,6 +111,7 @@ pub type Settle = Box<dyn Fn(&[Settled]) + Send>;
 fn sensors(
     engine: &Arc<Engine>,
     resumes: BTreeMap<Partition, Resume>,
+    late_starts: BTreeMap<Partition, LateStart>,
     stop: &Receiver<()>,
 ) -> Vec<Sensor> {
     let make = |index| Sensor::new(index, engine, stop.clone());
@@ -115,6 +119,10 @@ fn sensors(
     for (partition, resume) in resumes {
         let index = usize::try_from(partition).expect("not negative") % sensors.len();
         sensors[index].adopt(partition, resume);
+    }
+    for (partition, at) in late_starts {
+        let index = usize::try_from(partition).expect("not negative") % sensors.len();
+        sensors[index].start_late(partition, at);
     }
     sensors
 }

@@ -181,6 +181,10 @@ impl Sink for Taken {
     fn position(&mut self, partition: i32, next: Offset) {
         self.next.insert(partition, next);
     }
+
+    fn failed(&mut self, partition: i32, error: mb::Error) -> Flow {
+        panic!("{partition}: {error}");
+    }
 }
 
 #[test]

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use mb::config::limits;
 use mb::kafka::librdkafka::Librdkafka;
 use mb::kafka::wire::Wire;
-use mb::kafka::{Broker, Consumer, FetchSettings, Flow, Message, Producer, Sent, Sink};
+use mb::kafka::{
+    Broker, CommitError, Consumer, FetchSettings, Flow, Message, Producer, Sent, Sink, require_all,
+};
 use mb::model::batch::Record;
 use mb::model::error::{Error, Result};
 use mb::model::offset::{Offset, Partition};
@@ -56,6 +58,10 @@ impl Sink for Got {
 
     fn position(&mut self, partition: Partition, next: Offset) {
         self.positions.insert(partition, next);
+    }
+
+    fn failed(&mut self, partition: Partition, error: Error) -> Flow {
+        panic!("{partition}: {error}");
     }
 }
 
@@ -135,6 +141,9 @@ fn a_stopped_or_panicking_sink_takes_nothing_more() {
             panic!("no more")
         }
         fn position(&mut self, _: Partition, _: Offset) {}
+        fn failed(&mut self, _: Partition, error: Error) -> Flow {
+            panic!("{error}")
+        }
     }
 
     let kafka = Kafka::shared(V3_9);
@@ -171,7 +180,7 @@ fn aborted_records_stay_unseen_and_the_position_passes_the_markers() {
         raw::transaction(&servers, &topic, 0, &values(3), false);
         raw::transaction(&servers, &topic, 0, &values(3), true);
 
-        let end = broker.watermarks(&topic, &[0]).unwrap()[&0].end;
+        let end = broker.watermarks_of(&topic, 0).unwrap().end;
         assert_eq!(end, Offset::new(12));
         let mut reader = consumer(&broker, &topic, &[(0, 0)]);
         let mut got = Got::default();
@@ -189,7 +198,7 @@ fn an_offset_outside_the_log_is_out_of_range() {
         raw::produce(&kafka.bootstrap(), "none", &topic, 0, &values(20));
         raw::produce(&kafka.bootstrap(), "none", &topic, 1, &values(20));
         kafka.delete_records(&topic, 1, 10);
-        let watermarks = broker.watermarks(&topic, &[0, 1]).unwrap();
+        let watermarks = require_all(broker.watermarks(&topic, &[0, 1]).unwrap()).unwrap();
         assert_eq!(watermarks[&0].beginning, Offset::ZERO);
         assert_eq!(watermarks[&1].beginning, Offset::new(10));
 
@@ -231,14 +240,16 @@ fn offsets_are_committed_for_an_empty_group_and_refused_for_one_in_use() {
         let broker = broker(kafka);
         let topic = new_topic(&broker, 3);
         let group = unique("group");
-        assert_eq!(broker.committed(&group, &topic, &[0, 1, 2]), Ok(BTreeMap::new()));
+        let none = BTreeMap::from([(0, Ok(None)), (1, Ok(None)), (2, Ok(None))]);
+        assert_eq!(broker.committed(&group, &topic, &[0, 1, 2]), Ok(none));
         let offsets = [(0, Offset::new(5)), (2, Offset::ZERO)];
         // Again is fine.
         for _ in 0..2 {
             broker.commit(&group, &topic, &offsets).unwrap();
         }
         let committed = broker.committed(&group, &topic, &[0, 1, 2]).unwrap();
-        assert_eq!(committed, BTreeMap::from(offsets));
+        let at = |offset| Ok(Some(Offset::new(offset)));
+        assert_eq!(committed, BTreeMap::from([(0, at(5)), (1, Ok(None)), (2, at(0))]));
 
         let member: BaseConsumer = ClientConfig::new()
             .set("bootstrap.servers", kafka.bootstrap())
@@ -253,6 +264,7 @@ fn offsets_are_committed_for_an_empty_group_and_refused_for_one_in_use() {
         }
         let error = broker.commit(&group, &topic, &offsets).unwrap_err();
         assert!(error.to_string().contains("has active members"), "{error}");
+        assert!(matches!(error, CommitError::Refused { .. }), "{error:?}");
     }
 }
 
@@ -334,7 +346,8 @@ fn calls_to_a_frozen_broker_meet_their_limits_and_work_again_after_it() {
             assert!(began.elapsed() < limit, "committed: {:?}", began.elapsed());
         });
         scope.spawn(|| {
-            assert!(is_broker_error(&broker.commit(&group, &topic, &[(0, Offset::new(2))])));
+            let failed = broker.commit(&group, &topic, &[(0, Offset::new(2))]);
+            assert!(matches!(failed, Err(CommitError::Unknown(_))), "{failed:?}");
             assert!(began.elapsed() < limit, "commit: {:?}", began.elapsed());
         });
         scope.spawn(|| {
@@ -363,8 +376,8 @@ fn calls_to_a_frozen_broker_meet_their_limits_and_work_again_after_it() {
     assert_eq!(producer.flush(LIMIT), Ok(0), "{:?}", producer.delivery());
     assert_eq!(producer.delivery().acknowledged, 2);
     broker.commit(&group, &topic, &[(0, Offset::new(3))]).unwrap();
-    assert_eq!(broker.committed(&group, &topic, &[0]).unwrap()[&0], Offset::new(3));
-    assert_eq!(broker.watermarks(&topic, &[0]).unwrap()[&0].end, Offset::new(12));
+    assert_eq!(broker.committed(&group, &topic, &[0]).unwrap()[&0], Ok(Some(Offset::new(3))));
+    assert_eq!(broker.watermarks_of(&topic, 0).unwrap().end, Offset::new(12));
 }
 
 #[test]

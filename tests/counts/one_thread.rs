@@ -4,7 +4,6 @@
 //! The log is a record that is lent again and again, so that only mb's own work is counted.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,8 +13,8 @@ use mb::commit::committer::Doubt;
 use mb::config::{Config, Connection};
 use mb::history::{self, History, Stepped, schema};
 use mb::kafka::{
-    Backend, Broker, Capabilities, Consumer, FetchSettings, Flow, Producer, Sink, TopicInfo,
-    Watermarks,
+    Backend, Broker, Capabilities, CommitError, Consumer, FetchSettings, Flow, PerPartition,
+    Producer, Sink, TopicInfo, Watermarks,
 };
 use mb::model::clock::Simulated;
 use mb::model::error::{Error, Result};
@@ -55,7 +54,7 @@ pub fn drain(batches: usize, records: usize) -> u64 {
     };
     let db = schema::open(&dir.path().join(history::FILE)).expect("a fresh history");
     let info = startup::topic(broker.as_ref(), &config).expect("the log has it");
-    let startup::Recovered { scope, resumes, .. } =
+    let startup::Recovered { scope, resumes, late_starts, .. } =
         startup::recover_from(&db, broker.as_ref(), &config, &info).expect("a fresh start");
     let step = Arc::new(Seen(AtomicU64::new(0)));
     let inputs = Inputs {
@@ -64,6 +63,7 @@ pub fn drain(batches: usize, records: usize) -> u64 {
         topic: info,
         scope,
         resumes,
+        late_starts,
         in_doubt: false,
         lasting: Lasting::new(&config),
         config,
@@ -202,9 +202,9 @@ impl Broker for Log {
         &self,
         _topic: &str,
         partitions: &[Partition],
-    ) -> Result<BTreeMap<Partition, Watermarks>> {
+    ) -> Result<PerPartition<Watermarks>> {
         let marks = Watermarks { beginning: Offset::ZERO, end: self.end };
-        Ok(partitions.iter().map(|partition| (*partition, marks)).collect())
+        Ok(partitions.iter().map(|partition| (*partition, Ok(marks))).collect())
     }
 
     fn offsets_at(
@@ -212,7 +212,7 @@ impl Broker for Log {
         _topic: &str,
         _partitions: &[Partition],
         _timestamp_ms: i64,
-    ) -> Result<BTreeMap<Partition, Offset>> {
+    ) -> Result<PerPartition<Offset>> {
         not_asked()
     }
 
@@ -220,12 +220,17 @@ impl Broker for Log {
         &self,
         _group: &str,
         _topic: &str,
-        _partitions: &[Partition],
-    ) -> Result<BTreeMap<Partition, Offset>> {
-        Ok(BTreeMap::new())
+        partitions: &[Partition],
+    ) -> Result<PerPartition<Option<Offset>>> {
+        Ok(partitions.iter().map(|partition| (*partition, Ok(None))).collect())
     }
 
-    fn commit(&self, _group: &str, _topic: &str, offsets: &[(Partition, Offset)]) -> Result<()> {
+    fn commit(
+        &self,
+        _group: &str,
+        _topic: &str,
+        offsets: &[(Partition, Offset)],
+    ) -> Result<(), CommitError> {
         for (_, offset) in offsets {
             self.committed.store(offset.get() as u64, Ordering::Relaxed);
         }

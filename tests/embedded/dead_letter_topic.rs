@@ -1,7 +1,6 @@
 //! Dead letters on a topic: as the records were, with where they came from and why; offsets go on
 //! only when the topic has them. On the embedded topic and on real brokers.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,11 +8,13 @@ use crate::support::eventually;
 use crate::support::world::{Recorder, TOPIC, World, all, runs_in};
 use mb::config::DeadLetterTo;
 use mb::kafka::embedded::{Embedded, Faults};
-use mb::kafka::{Broker, FetchSettings, Flow, Message, Sink};
+use mb::kafka::{
+    Broker, CommitError, FetchSettings, Flow, Message, PerPartition, Sink, require_all,
+};
 use mb::model::batch::Record;
 use mb::model::offset::{Offset, Partition};
 use mb::step::{Attempt, FailedRecord, StepError};
-use mb::{Config, Pipeline, Stopper};
+use mb::{Config, Error, Pipeline, Stopper};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const LETTERS: &str = "letters";
@@ -58,12 +59,16 @@ impl Sink for Reader {
     }
 
     fn position(&mut self, _: Partition, _: Offset) {}
+
+    fn failed(&mut self, partition: Partition, error: Error) -> Flow {
+        panic!("{partition}: {error}");
+    }
 }
 
 /// All that a topic holds, in the order of its partitions.
 fn read(topics: &Embedded, topic: &str) -> Vec<Found> {
     let info = topics.topic(topic).unwrap();
-    let marks = topics.watermarks(topic, &info.partitions).unwrap();
+    let marks = require_all(topics.watermarks(topic, &info.partitions).unwrap()).unwrap();
     let end: i64 = marks.values().map(|marks| marks.end.get()).sum();
     let from: Vec<_> = info.partitions.iter().map(|partition| (*partition, Offset::ZERO)).collect();
     let settings = FetchSettings { min_bytes: 1, max_record_bytes: 1 << 26, isolation: None };
@@ -288,7 +293,7 @@ impl Broker for Switched {
         &self,
         topic: &str,
         partitions: &[Partition],
-    ) -> mb::Result<BTreeMap<Partition, mb::kafka::Watermarks>> {
+    ) -> mb::Result<PerPartition<mb::kafka::Watermarks>> {
         self.topics.watermarks(topic, partitions)
     }
 
@@ -297,7 +302,7 @@ impl Broker for Switched {
         topic: &str,
         partitions: &[Partition],
         timestamp_ms: i64,
-    ) -> mb::Result<BTreeMap<Partition, Offset>> {
+    ) -> mb::Result<PerPartition<Offset>> {
         self.topics.offsets_at(topic, partitions, timestamp_ms)
     }
 
@@ -306,11 +311,16 @@ impl Broker for Switched {
         group: &str,
         topic: &str,
         partitions: &[Partition],
-    ) -> mb::Result<BTreeMap<Partition, Offset>> {
+    ) -> mb::Result<PerPartition<Option<Offset>>> {
         self.topics.committed(group, topic, partitions)
     }
 
-    fn commit(&self, group: &str, topic: &str, offsets: &[(Partition, Offset)]) -> mb::Result<()> {
+    fn commit(
+        &self,
+        group: &str,
+        topic: &str,
+        offsets: &[(Partition, Offset)],
+    ) -> Result<(), CommitError> {
         self.topics.commit(group, topic, offsets)
     }
 

@@ -12,6 +12,7 @@ mod exec_step;
 mod metrics;
 mod pipeline;
 mod pipeline_bisect;
+mod pipeline_leaders;
 mod pipeline_missing;
 mod pipeline_order;
 mod pipeline_restarts;

@@ -10,8 +10,8 @@ use crossbeam_channel::bounded;
 use mb::config::{Config, Connection, OnMissingOffsets};
 use mb::history::{self, History, schema};
 use mb::kafka::{
-    Backend, Broker, Capabilities, Consumer, FetchSettings, Flow, Producer, Sink, TopicInfo,
-    Watermarks,
+    Backend, Broker, Capabilities, CommitError, Consumer, FetchSettings, Flow, PerPartition,
+    Producer, Sink, TopicInfo, Watermarks,
 };
 use mb::model::batch::{Batch, Record};
 use mb::model::budget::Permit;
@@ -91,11 +91,11 @@ impl Broker for Log {
         &self,
         _topic: &str,
         partitions: &[Partition],
-    ) -> Result<BTreeMap<Partition, Watermarks>> {
+    ) -> Result<PerPartition<Watermarks>> {
         let beginnings = self.beginnings.lock().unwrap();
         let marks = |partition| {
             let beginning = Offset::new(beginnings.get(&partition).copied().unwrap_or(0));
-            (partition, Watermarks { beginning, end: Offset::new(1000) })
+            (partition, Ok(Watermarks { beginning, end: Offset::new(1000) }))
         };
         Ok(partitions.iter().copied().map(marks).collect())
     }
@@ -105,7 +105,7 @@ impl Broker for Log {
         _topic: &str,
         _partitions: &[Partition],
         _timestamp_ms: i64,
-    ) -> Result<BTreeMap<Partition, Offset>> {
+    ) -> Result<PerPartition<Offset>> {
         not_asked()
     }
 
@@ -113,13 +113,18 @@ impl Broker for Log {
         &self,
         _group: &str,
         _topic: &str,
-        _partitions: &[Partition],
-    ) -> Result<BTreeMap<Partition, Offset>> {
-        Ok(BTreeMap::new())
+        partitions: &[Partition],
+    ) -> Result<PerPartition<Option<Offset>>> {
+        Ok(partitions.iter().map(|partition| (*partition, Ok(None))).collect())
     }
 
-    fn commit(&self, _group: &str, _topic: &str, _offsets: &[(Partition, Offset)]) -> Result<()> {
-        not_asked()
+    fn commit(
+        &self,
+        _group: &str,
+        _topic: &str,
+        _offsets: &[(Partition, Offset)],
+    ) -> Result<(), CommitError> {
+        unreachable!("nothing commits here")
     }
 
     fn consumer(
@@ -175,14 +180,13 @@ impl Consumer for Reader {
                     self.beginnings.lock().unwrap().insert(partition, beginning);
                 }
             }
-            let beginnings = self.beginnings.lock().unwrap();
+            let beginnings = self.beginnings.lock().unwrap().clone();
             for (partition, next) in &self.next {
                 if *next < beginnings.get(partition).copied().unwrap_or(0) {
-                    return Err(Error::OffsetOutOfRange {
-                        topic: TOPIC.into(),
-                        partition: *partition,
-                        offset: Offset::new(*next),
-                    });
+                    let (topic, offset) = (TOPIC.into(), Offset::new(*next));
+                    let error = Error::OffsetOutOfRange { topic, partition: *partition, offset };
+                    sink.failed(*partition, error);
+                    return Ok(());
                 }
             }
         }
@@ -267,7 +271,7 @@ impl World {
         let path = dir.path().join(history::FILE);
         let db = schema::open(&path).unwrap();
         let info = startup::topic(broker.as_ref(), &config).unwrap();
-        let Recovered { scope, resumes, .. } =
+        let Recovered { scope, resumes, late_starts, .. } =
             startup::recover_from(&db, broker.as_ref(), &config, &info).unwrap();
         let inputs = Inputs {
             step: Arc::new(mb::step::Discard),
@@ -275,6 +279,7 @@ impl World {
             topic: info,
             scope,
             resumes,
+            late_starts,
             in_doubt: false,
             lasting: Lasting::new(&config),
             config,

@@ -99,10 +99,10 @@ impl Life {
         let step: Arc<dyn Step> = Arc::new(SimulatedStep);
         let found = startup::topic(broker.as_ref(), config).and_then(|topic| {
             let found = startup::recover_from(&db, broker.as_ref(), config, &topic)?;
-            let startup::Recovered { scope, resumes, .. } = found;
-            Ok((topic, scope, resumes, recovery::has_intents(&db, scope)?))
+            let startup::Recovered { scope, resumes, late_starts, .. } = found;
+            Ok((topic, scope, (resumes, late_starts), recovery::has_intents(&db, scope)?))
         });
-        let (info, scope, resumes, in_doubt) = match found {
+        let (info, scope, (resumes, late_starts), in_doubt) = match found {
             Ok(found) => found,
             Err(error) => return Err(Box::new((db, error))),
         };
@@ -115,6 +115,7 @@ impl Life {
             topic: info,
             scope,
             resumes,
+            late_starts,
             in_doubt,
             lasting: Lasting::new(config),
         };

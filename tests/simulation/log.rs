@@ -1,15 +1,15 @@
 //! The topic in memory, and its broker: partitions with gaps, compaction, commits that arrive late
 //! or without an answer, calls that fail. It tells consumers only what a real log would show.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use mb::config::limits;
 use mb::kafka::{
-    Backend, Broker, Capabilities, Consumer, FetchSettings, Flow, Producer, Sink, TopicInfo,
-    Watermarks,
+    Backend, Broker, Capabilities, CommitError, Consumer, FetchSettings, Flow, PerPartition,
+    Producer, Sink, TopicInfo, Watermarks,
 };
 use mb::model::batch::Record;
 use mb::model::error::{Error, Result};
@@ -181,14 +181,14 @@ impl Broker for SimulatedBroker {
         &self,
         _topic: &str,
         partitions: &[Partition],
-    ) -> Result<BTreeMap<Partition, Watermarks>> {
+    ) -> Result<PerPartition<Watermarks>> {
         let world = world();
         ask(&world, "read the watermarks")?;
         let log = world.log.borrow();
         let marks = partitions.iter().map(|partition| {
             let of = &log.partitions[*partition as usize];
             let (beginning, end) = (Offset::new(of.beginning), Offset::new(of.end));
-            (*partition, Watermarks { beginning, end })
+            (*partition, Ok(Watermarks { beginning, end }))
         });
         Ok(marks.collect())
     }
@@ -198,7 +198,7 @@ impl Broker for SimulatedBroker {
         _topic: &str,
         _partitions: &[Partition],
         _timestamp_ms: i64,
-    ) -> Result<BTreeMap<Partition, Offset>> {
+    ) -> Result<PerPartition<Offset>> {
         Err(Error::Other("the simulated log has no times".into()))
     }
 
@@ -207,20 +207,25 @@ impl Broker for SimulatedBroker {
         _group: &str,
         _topic: &str,
         partitions: &[Partition],
-    ) -> Result<BTreeMap<Partition, Offset>> {
+    ) -> Result<PerPartition<Option<Offset>>> {
         let world = world();
         ask(&world, "read the committed offsets")?;
         let log = world.log.borrow();
-        let committed = partitions.iter().filter_map(|partition| {
-            let offset = log.partitions[*partition as usize].committed?;
-            Some((*partition, Offset::new(offset)))
+        let committed = partitions.iter().map(|partition| {
+            let offset = log.partitions[*partition as usize].committed;
+            (*partition, Ok(offset.map(Offset::new)))
         });
         Ok(committed.collect())
     }
 
-    fn commit(&self, _group: &str, _topic: &str, offsets: &[(Partition, Offset)]) -> Result<()> {
+    fn commit(
+        &self,
+        _group: &str,
+        _topic: &str,
+        offsets: &[(Partition, Offset)],
+    ) -> Result<(), CommitError> {
         let world = world();
-        let failed = || Error::broker("commit", "simulated");
+        let failed = || CommitError::Unknown(Error::broker("commit", "simulated"));
         if world.is_dead() {
             return Err(failed());
         }

@@ -106,7 +106,9 @@ impl World {
     }
 
     pub fn committed(&self, group: &str) -> BTreeMap<Partition, Offset> {
-        self.topics.committed(group, TOPIC, &[0, 1, 2]).unwrap()
+        let answers = self.topics.committed(group, TOPIC, &[0, 1, 2]).unwrap();
+        let offsets = answers.into_iter().map(|(partition, offset)| (partition, offset.unwrap()));
+        offsets.filter_map(|(partition, offset)| Some((partition, offset?))).collect()
     }
 
     pub fn history(&self) -> rusqlite::Connection {

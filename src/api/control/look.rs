@@ -14,7 +14,7 @@ use crate::config::limits;
 use crate::history::requests::Place;
 use crate::kafka::{Backend, Consumer, FetchSettings, Flow, Sink, Watermarks};
 use crate::model::batch::Record;
-use crate::model::error::Result;
+use crate::model::error::{Error, Result};
 use crate::model::lane::lane_of_record;
 use crate::model::offset::{Lane, Offset, OffsetRange, Partition};
 
@@ -36,14 +36,25 @@ pub(super) fn preview(pipeline: &Attached) -> Result<Preview> {
     let topic = &pipeline.topic.name;
     let info = pipeline.broker.topic(topic)?;
     info.check_id(pipeline.topic.id.as_deref())?;
-    let marks = pipeline.broker.watermarks(topic, &info.partitions)?;
+    let marks: BTreeMap<_, _> = pipeline
+        .broker
+        .watermarks(topic, &info.partitions)?
+        .into_iter()
+        // A tick would read nothing of a partition without a leader either.
+        .filter_map(|(partition, marks)| Some((partition, marks.ok()?)))
+        .collect();
     // Partitions that no sensor has seen yet begin at their beginning.
     let cursors = pipeline.ledgers.positions();
     let max_batch = pipeline.steering.settings().max_batch as u64;
     let limits = (max_batch, pipeline.config.max_batch_bytes as u64);
     let share = (limits::PREVIEW_RECORDS / marks.len().max(1) as u64).max(1);
-    let mut sink =
-        Ahead { partitions: BTreeMap::new(), limits, share, left: limits::PREVIEW_RECORDS };
+    let mut sink = Ahead {
+        partitions: BTreeMap::new(),
+        limits,
+        share,
+        left: limits::PREVIEW_RECORDS,
+        failed: None,
+    };
     for (partition, marks) in &marks {
         let cursor = cursors.get(partition).copied().unwrap_or(marks.beginning);
         sink.partitions.insert(*partition, Seen::new(cursor, *marks));
@@ -138,6 +149,8 @@ struct Ahead {
     limits: (u64, u64),
     share: u64,
     left: u64,
+    /// Why a partition could not be read on.
+    failed: Option<Error>,
 }
 
 impl Ahead {
@@ -148,6 +161,9 @@ impl Ahead {
                 break;
             }
             consumer.poll(wait.min(limits::STOP_LOOK_INTERVAL), self)?;
+            if let Some(error) = self.failed.take() {
+                return Err(error);
+            }
             // What has its share keeps nobody else waiting.
             for (partition, seen) in &mut self.partitions {
                 if seen.records >= self.share && !seen.paused && seen.next < seen.marks.end {
@@ -184,6 +200,11 @@ impl Sink for Ahead {
             seen.next = seen.next.max(next);
         }
     }
+
+    fn failed(&mut self, _partition: Partition, error: Error) -> Flow {
+        self.failed = Some(error);
+        Flow::Stop
+    }
 }
 
 /// The first records of a run, read again from the log.
@@ -214,7 +235,7 @@ pub(super) fn records(pipeline: &Attached, place: &Place) -> Result<Records> {
     if !info.partitions.contains(&place.partition) {
         return Ok(nothing(format!("topic {topic} has no partition {} any more", place.partition)));
     }
-    let marks = pipeline.broker.watermarks(topic, &[place.partition])?[&place.partition];
+    let marks = pipeline.broker.watermarks_of(topic, place.partition)?;
     let range = place.range;
     if marks.beginning > range.last {
         return Ok(nothing(format!(
@@ -235,6 +256,7 @@ pub(super) fn records(pipeline: &Attached, place: &Place) -> Result<Records> {
         next: range.first.max(marks.beginning),
         records: Vec::new(),
         is_full: false,
+        failed: None,
     };
     let from = [(place.partition, sink.next)];
     let mut consumer = pipeline.broker.consumer(topic, &from, &fetch_settings(pipeline))?;
@@ -287,6 +309,7 @@ struct Again {
     next: Offset,
     records: Vec<Value>,
     is_full: bool,
+    failed: Option<Error>,
 }
 
 impl Again {
@@ -302,6 +325,9 @@ impl Again {
                 break;
             }
             consumer.poll(wait.min(limits::STOP_LOOK_INTERVAL), self)?;
+            if let Some(error) = self.failed.take() {
+                return Err(error);
+            }
         }
         Ok(())
     }
@@ -332,6 +358,11 @@ impl Sink for Again {
         if partition == self.partition && !self.is_full {
             self.next = self.next.max(next);
         }
+    }
+
+    fn failed(&mut self, _partition: Partition, error: Error) -> Flow {
+        self.failed = Some(error);
+        Flow::Stop
     }
 }
 

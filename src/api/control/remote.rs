@@ -12,8 +12,8 @@ use serde::de::DeserializeOwned;
 use super::Client;
 use super::requests::{Posted, Request};
 use crate::kafka::{
-    Backend, Broker, Capabilities, Consumer, Delivery, FetchSettings, Message, Producer, Sent,
-    TopicInfo, Watermarks,
+    Backend, Broker, Capabilities, CommitError, Consumer, Delivery, FetchSettings, Message,
+    PerPartition, Producer, Sent, TopicInfo, Watermarks,
 };
 use crate::model::error::{Error, Result};
 use crate::model::offset::{Offset, Partition};
@@ -86,13 +86,13 @@ impl Broker for RemoteEmbedded {
         &self,
         topic: &str,
         partitions: &[Partition],
-    ) -> Result<BTreeMap<Partition, Watermarks>> {
+    ) -> Result<PerPartition<Watermarks>> {
         let (topic, partitions) = (topic.to_owned(), partitions.to_vec());
         let rows: Vec<(Partition, i64, i64)> =
             self.ask(&Request::Watermarks { topic, partitions })?;
         let marks = rows.into_iter().map(|(partition, beginning, end)| {
             let marks = Watermarks { beginning: Offset::new(beginning), end: Offset::new(end) };
-            (partition, marks)
+            (partition, Ok(marks))
         });
         Ok(marks.collect())
     }
@@ -102,11 +102,12 @@ impl Broker for RemoteEmbedded {
         topic: &str,
         partitions: &[Partition],
         timestamp_ms: i64,
-    ) -> Result<BTreeMap<Partition, Offset>> {
+    ) -> Result<PerPartition<Offset>> {
         let (topic, partitions) = (topic.to_owned(), partitions.to_vec());
         let rows: Vec<(Partition, i64)> =
             self.ask(&Request::OffsetsAt { topic, partitions, timestamp_ms })?;
-        Ok(rows.into_iter().map(|(partition, offset)| (partition, Offset::new(offset))).collect())
+        let found = rows.into_iter().map(|(partition, at)| (partition, Ok(Offset::new(at))));
+        Ok(found.collect())
     }
 
     fn committed(
@@ -114,17 +115,19 @@ impl Broker for RemoteEmbedded {
         group: &str,
         topic: &str,
         partitions: &[Partition],
-    ) -> Result<BTreeMap<Partition, Offset>> {
+    ) -> Result<PerPartition<Option<Offset>>> {
         let rows: Vec<(Partition, i64)> = self.ask(&Request::Committed {
             group: group.to_owned(),
             topic: topic.to_owned(),
             partitions: partitions.to_vec(),
         })?;
-        Ok(rows.into_iter().map(|(partition, offset)| (partition, Offset::new(offset))).collect())
+        let found: BTreeMap<_, _> = rows.into_iter().collect();
+        let of = |partition: &Partition| found.get(partition).copied().map(Offset::new);
+        Ok(partitions.iter().map(|partition| (*partition, Ok(of(partition)))).collect())
     }
 
-    fn commit(&self, _: &str, _: &str, _: &[(Partition, Offset)]) -> Result<()> {
-        Err(only_here("commit offsets"))
+    fn commit(&self, _: &str, _: &str, offsets: &[(Partition, Offset)]) -> Result<(), CommitError> {
+        Err(CommitError::all_refused(offsets, only_here("commit offsets")))
     }
 
     fn consumer(

@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::config::limits;
 use crate::config::steering::Steering;
 use crate::history::{self, asked, letters, query, schema};
-use crate::kafka::{Backend, Broker, Message, Producer, Sent};
+use crate::kafka::{Backend, Broker, Message, Producer, Sent, require_all};
 use crate::model::clock;
 use crate::model::error::{Error, Result};
 use crate::model::live::{self};
@@ -348,7 +348,7 @@ pub(crate) fn handle(context: &Context, session: &mut Session, request: Request)
             Ok(Value::Null)
         }
         Request::Watermarks { topic, partitions } => {
-            let marks = context.embedded()?.watermarks(&topic, &partitions)?;
+            let marks = require_all(context.embedded()?.watermarks(&topic, &partitions)?)?;
             let rows: Vec<_> = marks
                 .iter()
                 .map(|(partition, marks)| (partition, marks.beginning.get(), marks.end.get()))
@@ -357,12 +357,16 @@ pub(crate) fn handle(context: &Context, session: &mut Session, request: Request)
         }
         Request::OffsetsAt { topic, partitions, timestamp_ms } => {
             let found = context.embedded()?.offsets_at(&topic, &partitions, timestamp_ms)?;
+            let found = require_all(found)?;
             let rows: Vec<_> = found.iter().map(|(p, offset)| (p, offset.get())).collect();
             Ok(json!(rows))
         }
         Request::Committed { group, topic, partitions } => {
             let committed = context.embedded()?.committed(&group, &topic, &partitions)?;
-            let rows: Vec<_> = committed.iter().map(|(p, offset)| (p, offset.get())).collect();
+            let rows: Vec<_> = require_all(committed)?
+                .into_iter()
+                .filter_map(|(partition, offset)| Some((partition, offset?.get())))
+                .collect();
             Ok(json!(rows))
         }
         Request::Produce { topic, messages } => {

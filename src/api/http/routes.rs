@@ -486,10 +486,8 @@ fn replay(context: &Context, span: &Span) -> Result<Replay> {
                 topic.name
             )));
         }
-        let marks = pipeline.broker.watermarks(&topic.name, &[partition])?;
-        let Some(Watermarks { beginning, end }) = marks.get(&partition).copied() else {
-            return Err(Error::broker("read the ends of the log", "no answer for the partition"));
-        };
+        let Watermarks { beginning, end } =
+            pipeline.broker.watermarks_of(&topic.name, partition)?;
         let (first, last) = (from.max(beginning.get()), to.min(end.get() - 1));
         if first > last {
             return Err(Error::Config(format!(
@@ -565,9 +563,10 @@ impl From<Error> for Failure {
             | Error::OffsetOutOfRange { .. }
             | Error::LogReplaced(_)
             | Error::Halt(_) => (409, "conflict"),
-            Error::Broker { .. } | Error::Storage { .. } | Error::Unreadable { .. } => {
-                (503, "unavailable")
-            }
+            Error::Broker { .. }
+            | Error::NoLeader { .. }
+            | Error::Storage { .. }
+            | Error::Unreadable { .. } => (503, "unavailable"),
             Error::Panic { .. } | Error::Forced(_) => (500, "internal"),
             // What somebody asked for does not fit what is there.
             Error::Other(_) => (409, "conflict"),

@@ -15,8 +15,9 @@ use super::{CODECS, explain, words};
 use crate::config::limits::{
     BROKER_CALL_LIMIT, PROBE_LIMIT, PURE_FETCH_BYTES, PURE_PARTITION_FETCH_BYTES,
 };
+use crate::kafka::seam::not_read;
 use crate::kafka::wire::{StoredBatch, Wire};
-use crate::kafka::{Consumer, FetchSettings, Flow, Sink, not_read};
+use crate::kafka::{Consumer, FetchSettings, Flow, Sink};
 use crate::model::batch::Record;
 use crate::model::error::{Error, Result};
 use crate::model::headers::Headers;
@@ -269,7 +270,7 @@ impl PureConsumer {
             }
             Err(fault) => return Err(explain(fault, |cause| self.failure(cause))),
         };
-        let mut failed = None;
+        let mut failed = Vec::new();
         let mut found = Vec::with_capacity(calm.len());
         let mut goes_on = false;
         for &index in &calm {
@@ -282,11 +283,11 @@ impl PureConsumer {
                     continue;
                 }
                 Part::Error(code) => {
-                    failed.get_or_insert_with(|| self.broker_error(partition, next, code));
+                    failed.push((index, self.broker_error(partition, next, code)));
                     continue;
                 }
                 Part::Missing => {
-                    failed.get_or_insert_with(|| self.leaderless(partition));
+                    failed.push((index, self.leaderless(partition)));
                     continue;
                 }
             };
@@ -317,11 +318,18 @@ impl PureConsumer {
             self.fetch_ahead(&calm, &found, share);
         }
         for (index, data, count) in found {
-            if self.hand_over(index, data, count, sink)? == Flow::Stop {
+            match self.hand_over(index, data, count, sink) {
+                Ok(Flow::Continue) => {}
+                Ok(Flow::Stop) => return Ok(Flow::Stop),
+                Err(error) => failed.push((index, error)),
+            }
+        }
+        for (index, error) in failed {
+            if self.fail(index, error, sink) == Flow::Stop {
                 return Ok(Flow::Stop);
             }
         }
-        failed.map_or(Ok(Flow::Continue), Err)
+        Ok(Flow::Continue)
     }
 
     /// What is asked of the partitions at `calm` next, `share` bytes of each.
@@ -391,13 +399,26 @@ impl PureConsumer {
     }
 
     fn leaderless(&self, partition: Partition) -> Error {
-        self.failure(format!("partition {partition} has no leader"))
+        Error::NoLeader { topic: self.topic.to_string(), partition }
+    }
+
+    /// Pauses the partition and reports why it cannot be read on.
+    fn fail(&mut self, index: usize, error: Error, sink: &mut dyn Sink) -> Flow {
+        if matches!(error, Error::NoLeader { .. } | Error::Broker { .. }) {
+            // The crate never refreshes its metadata by itself: the partition's new leader, if it has one
+            // by now, is seen by a new client only.
+            self.guard.discard();
+        }
+        let cursor = &mut self.cursors[index];
+        cursor.paused = true;
+        sink.failed(cursor.partition, error)
     }
 
     fn broker_error(&self, partition: Partition, offset: Offset, code: KafkaCode) -> Error {
         let topic = self.topic.to_string();
         match code {
             KafkaCode::OffsetOutOfRange => Error::OffsetOutOfRange { topic, partition, offset },
+            KafkaCode::LeaderNotAvailable => Error::NoLeader { topic, partition },
             code => self.failure(format!("the broker says {code:?} of partition {partition}")),
         }
     }
@@ -407,8 +428,7 @@ impl Consumer for PureConsumer {
     fn poll(&mut self, wait: Duration, sink: &mut dyn Sink) -> Result<()> {
         let began = Instant::now();
         let deadline = began + wait;
-        let mut failed = None;
-        let mut passed = 0;
+        let (mut failed, mut passed) = (false, 0);
         for index in 0..self.cursors.len() {
             if self.cursors[index].paused {
                 continue;
@@ -416,24 +436,21 @@ impl Consumer for PureConsumer {
             match self.read_carefully(index, sink) {
                 Ok((Flow::Stop, _)) => return Ok(()),
                 Ok((Flow::Continue, batches)) => passed += batches,
-                // Nothing answers on these connections, and each further partition would find that out
-                // for itself: the next consumer has new ones.
-                Err(cause) if began.elapsed() >= PROBE_LIMIT => return Err(cause),
-                // The other partitions go on, and the error comes at the end.
-                Err(cause) => {
-                    failed.get_or_insert(cause);
+                Err(error @ Error::UnknownTopic { .. }) => return Err(error),
+                // These connections are silent, and each further partition would wait as long to find that
+                // out: the next consumer has new ones.
+                Err(error) if began.elapsed() >= PROBE_LIMIT => return Err(error),
+                Err(error) => {
+                    failed = true;
+                    if self.fail(index, error, sink) == Flow::Stop {
+                        return Ok(());
+                    }
                 }
             }
         }
-        let wait = if passed > 0 || failed.is_some() {
-            Duration::ZERO
-        } else {
-            deadline.saturating_duration_since(Instant::now())
-        };
-        match self.read_plainly(wait, sink) {
-            Ok(_) => failed.map_or(Ok(()), Err),
-            Err(cause) => Err(failed.unwrap_or(cause)),
-        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        let wait = if passed > 0 || failed { Duration::ZERO } else { left };
+        self.read_plainly(wait, sink).map(drop)
     }
 
     fn pause(&mut self, partition: Partition) -> Result<()> {

@@ -7,7 +7,6 @@ mod guard;
 mod producer;
 mod trust;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -20,8 +19,8 @@ use self::producer::PureProducer;
 use crate::config::limits::{PROBE_LIMIT, PURE_PARTITION_FETCH_BYTES};
 use crate::kafka::wire::{Probe, Wire};
 use crate::kafka::{
-    Backend, Broker, Capabilities, Consumer, FetchSettings, Producer, TopicInfo, Watermarks,
-    found_or_end,
+    Backend, Broker, Capabilities, CommitError, Consumer, FetchSettings, PerPartition, Producer,
+    TopicInfo, Watermarks,
 };
 use crate::model::error::{Error, Result};
 use crate::model::offset::{Offset, Partition};
@@ -93,7 +92,7 @@ impl Broker for Pure {
         &self,
         topic: &str,
         partitions: &[Partition],
-    ) -> Result<BTreeMap<Partition, Watermarks>> {
+    ) -> Result<PerPartition<Watermarks>> {
         self.wire.watermarks(topic, partitions)
     }
 
@@ -102,10 +101,8 @@ impl Broker for Pure {
         topic: &str,
         partitions: &[Partition],
         timestamp_ms: i64,
-    ) -> Result<BTreeMap<Partition, Offset>> {
-        let ends = self.watermarks(topic, partitions)?;
-        let found = self.wire.offsets_at(topic, partitions, timestamp_ms)?;
-        Ok(found_or_end(&ends, &found))
+    ) -> Result<PerPartition<Offset>> {
+        self.wire.offsets_at(topic, partitions, timestamp_ms)
     }
 
     fn committed(
@@ -113,11 +110,16 @@ impl Broker for Pure {
         group: &str,
         topic: &str,
         partitions: &[Partition],
-    ) -> Result<BTreeMap<Partition, Offset>> {
+    ) -> Result<PerPartition<Option<Offset>>> {
         self.wire.committed(group, topic, partitions)
     }
 
-    fn commit(&self, group: &str, topic: &str, offsets: &[(Partition, Offset)]) -> Result<()> {
+    fn commit(
+        &self,
+        group: &str,
+        topic: &str,
+        offsets: &[(Partition, Offset)],
+    ) -> Result<(), CommitError> {
         self.wire.commit(group, topic, offsets)
     }
 

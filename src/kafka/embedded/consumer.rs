@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OptionalExtension};
 
 use super::chunk::Records;
-use super::faults::{Call, Faults, under};
+use super::faults::{Call, Faults, is_leaderless, under};
 use super::store::failed;
 use super::{Embedded, Shared, find_topic, no_partition, watermarks};
 use crate::config::limits;
-use crate::kafka::{Consumer, FetchSettings, Flow, Sink, not_read};
+use crate::kafka::seam::not_read;
+use crate::kafka::{Consumer, FetchSettings, Flow, Sink};
 use crate::model::error::{Error, Result};
 use crate::model::offset::{Offset, Partition};
 
@@ -74,9 +75,15 @@ impl EmbeddedConsumer {
         })
     }
 
-    /// Hands over what is there, up to `limits::EMBEDDED_POLL_RECORDS`; false where nothing is.
+    /// Hands over what is there, up to `limits::EMBEDDED_POLL_RECORDS`; false if nothing is.
     fn read(&mut self, sink: &mut dyn Sink) -> Result<bool> {
-        self.look()?;
+        let mut came = false;
+        for (at, error) in self.look()? {
+            came = true;
+            if self.fail(at, error, sink) == Flow::Stop {
+                return Ok(true);
+            }
+        }
         let mut handed = 0;
         let mut at_end = 0;
         while at_end < self.cursors.len()
@@ -88,29 +95,48 @@ impl EmbeddedConsumer {
                 at_end += 1;
                 continue;
             }
-            at_end = 0;
-            let (records, flow) = self.hand_over_chunk(at, sink)?;
-            handed += records;
+            (at_end, came) = (0, true);
+            let flow = match self.hand_over_chunk(at, sink) {
+                Ok((records, flow)) => {
+                    handed += records;
+                    flow
+                }
+                Err(error @ (Error::OffsetOutOfRange { .. } | Error::Unreadable { .. })) => {
+                    self.fail(at, error, sink)
+                }
+                Err(error) => return Err(error),
+            };
             if flow == Flow::Stop {
                 break;
             }
         }
-        Ok(handed > 0)
+        Ok(came)
     }
 
-    /// Reads where the partitions end, and checks that each cursor is in its log.
-    fn look(&mut self) -> Result<()> {
+    /// Pauses the partition and reports why it cannot be read on.
+    fn fail(&mut self, at: usize, error: Error, sink: &mut dyn Sink) -> Flow {
+        self.cursors[at].paused = true;
+        sink.failed(self.cursors[at].partition, error)
+    }
+
+    /// Reads where the partitions end; returns those that cannot be read: their cursor is outside their log,
+    /// or a fault has taken their leader.
+    fn look(&mut self) -> Result<Vec<(usize, Error)>> {
         let reader = self.reader.as_ref().expect("a consumer has its reader until it is dropped");
         let rows = watermarks(reader, self.topic_id)
             .map_err(failed(&format!("read topic {}", self.topic)))?;
-        for cursor in self.cursors.iter_mut().filter(|cursor| !cursor.paused) {
+        let mut unreadable = Vec::new();
+        for (at, cursor) in self.cursors.iter_mut().enumerate().filter(|(_, one)| !one.paused) {
             let marks = rows[&cursor.partition].marks;
-            if cursor.next < marks.beginning || cursor.next > marks.end {
-                return Err(out_of_range(&self.topic, cursor));
+            if is_leaderless(self.faults.as_ref(), cursor.partition) {
+                let (topic, partition) = (self.topic.clone(), cursor.partition);
+                unreadable.push((at, Error::NoLeader { topic, partition }));
+            } else if cursor.next < marks.beginning || cursor.next > marks.end {
+                unreadable.push((at, out_of_range(&self.topic, cursor)));
             }
             cursor.end = marks.end;
         }
-        Ok(())
+        Ok(unreadable)
     }
 
     fn cursor(&mut self, partition: Partition) -> Result<&mut Cursor> {

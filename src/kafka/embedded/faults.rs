@@ -3,13 +3,14 @@
 //! For mb's own tests and for users' tests of their pipelines; nothing here runs without
 //! `Embedded::with_faults`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use crate::model::error::{Error, Result};
+use crate::model::offset::Partition;
 
 /// Where a fault can strike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,6 +54,8 @@ struct Plan {
     probability: f64,
     delay: Duration,
     next: BTreeMap<Call, u32>,
+    leaderless: BTreeSet<Partition>,
+    refuses_commits: bool,
     struck: u64,
 }
 
@@ -71,6 +74,8 @@ impl Faults {
             probability: 0.0,
             delay: Duration::ZERO,
             next: BTreeMap::new(),
+            leaderless: BTreeSet::new(),
+            refuses_commits: false,
             struck: 0,
         })))
     }
@@ -90,9 +95,26 @@ impl Faults {
         self.plan(|plan| plan.delay = delay);
     }
 
+    /// From now on these partitions, and no others, have no leader: they cannot be read, and nobody knows
+    /// where they begin and end. What is written to them waits in the file.
+    pub fn take_leaders(&self, partitions: impl IntoIterator<Item = Partition>) {
+        self.plan(|plan| plan.leaderless = partitions.into_iter().collect());
+    }
+
+    /// From now on every commit is refused, as by a broker that gives no permission for the group.
+    pub fn refuse_commits(&self) {
+        self.plan(|plan| plan.refuses_commits = true);
+    }
+
+    pub(super) fn refuses_commits(&self) -> bool {
+        self.plan(|plan| plan.refuses_commits)
+    }
+
     /// No more faults, no more delay.
     pub fn heal(&self) {
         self.plan(|plan| {
+            plan.leaderless.clear();
+            plan.refuses_commits = false;
             plan.probability = 0.0;
             plan.delay = Duration::ZERO;
             plan.next.clear();
@@ -137,10 +159,17 @@ impl fmt::Debug for Faults {
                 .field("probability", &plan.probability)
                 .field("delay", &plan.delay)
                 .field("next", &plan.next)
+                .field("leaderless", &plan.leaderless)
+                .field("refuses_commits", &plan.refuses_commits)
                 .field("struck", &plan.struck)
                 .finish()
         })
     }
+}
+
+/// Whether the plan, if there is one, has taken the partition's leader.
+pub(super) fn is_leaderless(faults: Option<&Faults>, partition: Partition) -> bool {
+    faults.is_some_and(|faults| faults.plan(|plan| plan.leaderless.contains(&partition)))
 }
 
 /// Runs `body` under the plan, if there is one; `doing` reads after "cannot".

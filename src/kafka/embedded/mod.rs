@@ -24,12 +24,13 @@ use uuid::Uuid;
 
 pub use self::faults::{Call, Faults};
 
-use self::faults::under;
+use self::faults::{is_leaderless, under};
 use self::producer::Outbox;
 use self::store::{failed, immediate};
+use super::topic::found_or_end;
 use super::{
-    Backend, Broker, Capabilities, Consumer, FetchSettings, Producer, TopicInfo, Watermarks,
-    found_or_end,
+    Backend, Broker, Capabilities, CommitError, Consumer, FetchSettings, PerPartition, Producer,
+    TopicInfo, Watermarks,
 };
 use crate::model::error::{Error, Result};
 use crate::model::offset::{Offset, Partition};
@@ -199,21 +200,21 @@ impl Broker for Embedded {
         &self,
         topic: &str,
         partitions: &[Partition],
-    ) -> Result<BTreeMap<Partition, Watermarks>> {
+    ) -> Result<PerPartition<Watermarks>> {
         let doing = format!("read the beginning and end of topic {topic}");
         self.under(Call::Watermarks, &doing, || {
             self.shared.settle();
             self.shared.read(&doing, |reader| {
                 let (id, _) = find_topic(reader, topic, &doing)?;
                 let all = watermarks(reader, id).map_err(failed(&doing))?;
-                partitions
-                    .iter()
-                    .map(|partition| {
-                        let entry = all.get(partition);
-                        let entry = entry.ok_or_else(|| no_partition(&doing, topic, *partition))?;
-                        Ok((*partition, entry.marks))
-                    })
-                    .collect()
+                let marks = |partition: Partition| match all.get(&partition) {
+                    _ if is_leaderless(self.faults.as_ref(), partition) => {
+                        Err(Error::NoLeader { topic: topic.to_owned(), partition })
+                    }
+                    Some(row) => Ok(row.marks),
+                    None => Err(no_partition(&doing, topic, partition)),
+                };
+                Ok(partitions.iter().map(|partition| (*partition, marks(*partition))).collect())
             })
         })
     }
@@ -224,22 +225,24 @@ impl Broker for Embedded {
         topic: &str,
         partitions: &[Partition],
         timestamp_ms: i64,
-    ) -> Result<BTreeMap<Partition, Offset>> {
+    ) -> Result<PerPartition<Offset>> {
         let doing = format!("find offsets of topic {topic} by their time");
-        let ends = self.watermarks(topic, partitions)?;
+        let marks = self.watermarks(topic, partitions)?;
         self.under(Call::Watermarks, &doing, || {
             self.shared.read(&doing, |reader| {
                 let (id, _) = find_topic(reader, topic, &doing)?;
                 let rows = watermarks(reader, id).map_err(failed(&doing))?;
                 let mut found = BTreeMap::new();
-                for partition in ends.keys() {
-                    let row = rows
-                        .get(partition)
-                        .ok_or_else(|| no_partition(&doing, topic, *partition))?;
+                for (partition, _) in marks.iter().filter(|(_, marks)| marks.is_ok()) {
+                    let row = rows.get(partition);
+                    let row = row.ok_or_else(|| no_partition(&doing, topic, *partition))?;
                     let first = chunk::first_at(reader, row.id, timestamp_ms);
-                    found.insert(*partition, first.map_err(failed(&doing))?);
+                    found.insert(*partition, Ok(first.map_err(failed(&doing))?));
                 }
-                Ok(found_or_end(&ends, &found))
+                let ends = marks
+                    .into_iter()
+                    .map(|(partition, marks)| (partition, marks.map(|marks| marks.end)));
+                Ok(found_or_end(ends.collect(), found))
             })
         })
     }
@@ -249,7 +252,7 @@ impl Broker for Embedded {
         group: &str,
         topic: &str,
         partitions: &[Partition],
-    ) -> Result<BTreeMap<Partition, Offset>> {
+    ) -> Result<PerPartition<Option<Offset>>> {
         let doing = format!("read the offsets of group {group} on topic {topic}");
         self.under(Call::Committed, &doing, || {
             self.shared.read(&doing, |reader| {
@@ -264,7 +267,7 @@ impl Broker for Embedded {
                         let offset: Option<i64> = statement
                             .query_row(params![id, partition, group], |row| row.get(0))
                             .optional()?;
-                        offsets.extend(offset.map(|offset| (*partition, Offset::new(offset))));
+                        offsets.insert(*partition, Ok(offset.map(Offset::new)));
                     }
                     Ok(())
                 };
@@ -274,26 +277,24 @@ impl Broker for Embedded {
         })
     }
 
-    fn commit(&self, group: &str, topic: &str, offsets: &[(Partition, Offset)]) -> Result<()> {
+    fn commit(
+        &self,
+        group: &str,
+        topic: &str,
+        offsets: &[(Partition, Offset)],
+    ) -> Result<(), CommitError> {
         let doing = format!("commit offsets of group {group} on topic {topic}");
-        self.under(Call::Commit, &doing, || {
+        let refused = |error| CommitError::all_refused(offsets, error);
+        if self.faults.as_ref().is_some_and(Faults::refuses_commits) {
+            return Err(refused(Error::broker(doing, "injected fault: no permission")));
+        }
+        let mut refusal = None;
+        let committed = self.under(Call::Commit, &doing, || {
             let mut writer = lock(&self.shared.writer);
             let tx = immediate(&mut writer).map_err(failed(&doing))?;
-            let (id, _) = find_topic(&tx, topic, &doing)?;
-            for (partition, offset) in offsets {
-                let done = tx
-                    .prepare_cached(
-                        "INSERT INTO commits (partition, group_name, next_offset)
-                         SELECT id, ?3, ?4 FROM partitions WHERE topic = ?1 AND partition = ?2
-                         ON CONFLICT DO UPDATE SET next_offset = excluded.next_offset",
-                    )
-                    .and_then(|mut statement| {
-                        statement.execute(params![id, partition, group, offset.get()])
-                    })
-                    .map_err(failed(&doing))?;
-                if done == 0 {
-                    return Err(no_partition(&doing, topic, *partition));
-                }
+            if let Err(error) = insert_commits(&tx, group, topic, offsets, &doing) {
+                refusal = Some(error);
+                return Ok(());
             }
             tx.commit().map_err(failed(&doing))?;
             drop(writer);
@@ -301,7 +302,12 @@ impl Broker for Embedded {
             self.shared.settle_all();
             self.shared.notify();
             Ok(())
-        })
+        });
+        match refusal {
+            // The transaction was rolled back as a whole.
+            Some(error) => Err(refused(error)),
+            None => committed.map_err(CommitError::Unknown),
+        }
     }
 
     fn consumer(
@@ -438,6 +444,33 @@ fn insert_partitions(
         connection.prepare_cached("INSERT INTO partitions (topic, partition) VALUES (?1, ?2)")?;
     for partition in partitions {
         statement.execute(params![topic, partition])?;
+    }
+    Ok(())
+}
+
+/// Writes the group's offsets; after an error the transaction must not be committed.
+fn insert_commits(
+    tx: &Connection,
+    group: &str,
+    topic: &str,
+    offsets: &[(Partition, Offset)],
+    doing: &str,
+) -> Result<()> {
+    let (id, _) = find_topic(tx, topic, doing)?;
+    for (partition, offset) in offsets {
+        let inserted = tx
+            .prepare_cached(
+                "INSERT INTO commits (partition, group_name, next_offset)
+                 SELECT id, ?3, ?4 FROM partitions WHERE topic = ?1 AND partition = ?2
+                 ON CONFLICT DO UPDATE SET next_offset = excluded.next_offset",
+            )
+            .and_then(|mut statement| {
+                statement.execute(params![id, partition, group, offset.get()])
+            })
+            .map_err(failed(doing))?;
+        if inserted == 0 {
+            return Err(no_partition(doing, topic, *partition));
+        }
     }
     Ok(())
 }

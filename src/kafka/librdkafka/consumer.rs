@@ -1,7 +1,7 @@
 //! One tick's consumer: hands records to the sink, and decides which of librdkafka's errors are
 //! mb's. How records come out of librdkafka is in `native`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::Consumer as _;
@@ -11,7 +11,8 @@ use rdkafka::types::RDKafkaErrorCode;
 use super::native::{Client, Event, Failure, Records};
 use super::{context, known_partitions, let_go};
 use crate::config::limits;
-use crate::kafka::{Consumer, FetchSettings, Flow, Sink, not_read};
+use crate::kafka::seam::not_read;
+use crate::kafka::{Consumer, FetchSettings, Flow, Sink};
 use crate::model::error::{Error, Result};
 use crate::model::offset::{Offset, Partition};
 
@@ -31,6 +32,8 @@ pub(super) struct LibrdkafkaConsumer {
     records: Option<Records>,
     /// Each partition, and whether it is paused.
     paused: BTreeMap<Partition, bool>,
+    /// Partitions that failed and are not reported yet; they count as paused.
+    failed: VecDeque<(Partition, Error)>,
     doubt: Option<Doubt>,
     has_more: bool,
 }
@@ -62,6 +65,7 @@ impl LibrdkafkaConsumer {
             max_record_bytes: settings.max_record_bytes,
             records: Some(records),
             paused: from.iter().map(|(partition, _)| (*partition, false)).collect(),
+            failed: VecDeque::new(),
             doubt: None,
             has_more: false,
         })
@@ -73,10 +77,12 @@ impl LibrdkafkaConsumer {
         let mut came = false;
         let mut scratch = Vec::new();
         let mut read = None;
+        let mut flow = Flow::Continue;
         let taken = records.take(wait);
         self.has_more = taken.len() >= BULK_RECORDS;
         for message in taken {
-            // librdkafka drops what is outdated; this is sure even where it would not.
+            // librdkafka drops records that are outdated by a pause; this makes sure of it, and skips what
+            // comes behind an error of the partition.
             if read != Some(message.partition()) {
                 if self.paused.get(&message.partition()) != Some(&false) {
                     continue;
@@ -84,39 +90,65 @@ impl LibrdkafkaConsumer {
                 read = Some(message.partition());
             }
             came = true;
-            match message.event(&mut scratch) {
+            let (partition, error) = match message.event(&mut scratch) {
                 Event::Record { partition, record } => {
                     let bytes = record.payload_bytes();
-                    if bytes > self.max_record_bytes {
-                        return Err(Error::Unreadable {
-                            topic: self.topic.clone(),
-                            partition,
-                            offset: record.offset,
-                            cause: format!(
-                                "its {bytes} bytes are more than the {} that a record may have \
-                                 here; a larger --queue-bytes makes room",
-                                self.max_record_bytes
-                            ),
-                        });
+                    if bytes <= self.max_record_bytes {
+                        flow = sink.record(partition, record);
+                        if flow == Flow::Stop {
+                            break;
+                        }
+                        continue;
                     }
-                    if sink.record(partition, record) == Flow::Stop {
-                        break;
-                    }
+                    let cause = format!(
+                        "its {bytes} bytes are more than the {} that a record may have here; a \
+                         larger --queue-bytes makes room",
+                        self.max_record_bytes
+                    );
+                    let (topic, offset) = (self.topic.clone(), record.offset);
+                    (partition, Error::Unreadable { topic, partition, offset, cause })
                 }
                 Event::End { partition, next } => {
                     if let Some(next) = Offset::checked(next) {
                         sink.position(partition, next);
                     }
+                    continue;
                 }
                 Event::Failure { partition, offset, failure } => {
-                    return Err(meaning(&self.topic, partition, offset, &failure));
+                    match meaning(&self.topic, partition, offset, &failure) {
+                        error @ Error::UnknownTopic { .. } => return Err(error),
+                        error => (partition, error),
+                    }
                 }
-            }
+            };
+            read = None;
+            self.paused.insert(partition, true);
+            self.failed.push_back((partition, error));
         }
         if came {
             self.doubt = None;
         }
+        if flow == Flow::Continue {
+            self.report_failed(sink)?;
+        }
         Ok(came)
+    }
+
+    /// Stops fetching the partitions that failed, and reports them.
+    fn report_failed(&mut self, sink: &mut dyn Sink) -> Result<()> {
+        let records = self.records.as_ref().expect("a consumer is polled before its close only");
+        while let Some((partition, error)) = self.failed.pop_front() {
+            let stopped = records.stop_partition(partition);
+            stopped.map_err(|failure| self.cannot("pause", partition, failure))?;
+            if sink.failed(partition, error) == Flow::Stop {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn cannot(&self, verb: &str, partition: Partition, failure: Failure) -> Error {
+        Error::broker(format!("{verb} {}/{partition}", self.topic), failure.reason)
     }
 
     /// Serves librdkafka's own queue (log lines, errors of the client as a whole).
@@ -170,13 +202,11 @@ impl LibrdkafkaConsumer {
     ) -> Result<()> {
         let records = self.records.as_ref().expect("a consumer is used before its close only");
         let paused =
-            self.paused.get_mut(&partition).ok_or_else(|| not_read(&self.topic, partition))?;
-        if *paused != pause {
-            call(records).map_err(|failure| {
-                let verb = if pause { "pause" } else { "resume" };
-                Error::broker(format!("{verb} {}/{partition}", self.topic), failure.reason)
-            })?;
-            *paused = pause;
+            *self.paused.get(&partition).ok_or_else(|| not_read(&self.topic, partition))?;
+        if paused != pause {
+            let verb = if pause { "pause" } else { "resume" };
+            call(records).map_err(|failure| self.cannot(verb, partition, failure))?;
+            self.paused.insert(partition, pause);
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ mod native;
 mod producer;
 mod settings;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,8 +26,8 @@ use self::native::Client;
 use self::producer::LibrdkafkaProducer;
 use super::wire::Wire;
 use super::{
-    Backend, Broker, Capabilities, Consumer, FetchSettings, Producer, TopicInfo, Watermarks,
-    found_or_end,
+    Backend, Broker, Capabilities, CommitError, Consumer, FetchSettings, PerPartition, Producer,
+    TopicInfo, Watermarks,
 };
 use crate::config::limits;
 use crate::model::error::{Error, Result};
@@ -87,7 +87,7 @@ impl Broker for Librdkafka {
         &self,
         topic: &str,
         partitions: &[Partition],
-    ) -> Result<BTreeMap<Partition, Watermarks>> {
+    ) -> Result<PerPartition<Watermarks>> {
         self.wire.watermarks(topic, partitions)
     }
 
@@ -96,10 +96,8 @@ impl Broker for Librdkafka {
         topic: &str,
         partitions: &[Partition],
         timestamp_ms: i64,
-    ) -> Result<BTreeMap<Partition, Offset>> {
-        let ends = self.watermarks(topic, partitions)?;
-        let found = self.wire.offsets_at(topic, partitions, timestamp_ms)?;
-        Ok(found_or_end(&ends, &found))
+    ) -> Result<PerPartition<Offset>> {
+        self.wire.offsets_at(topic, partitions, timestamp_ms)
     }
 
     fn committed(
@@ -107,11 +105,16 @@ impl Broker for Librdkafka {
         group: &str,
         topic: &str,
         partitions: &[Partition],
-    ) -> Result<BTreeMap<Partition, Offset>> {
+    ) -> Result<PerPartition<Option<Offset>>> {
         self.wire.committed(group, topic, partitions)
     }
 
-    fn commit(&self, group: &str, topic: &str, offsets: &[(Partition, Offset)]) -> Result<()> {
+    fn commit(
+        &self,
+        group: &str,
+        topic: &str,
+        offsets: &[(Partition, Offset)],
+    ) -> Result<(), CommitError> {
         // librdkafka's plain commit has no time limit and may send again; its admin interface aborts
         // the process where the coordinator is lost (2.12.1: `eonce->refcnt > 0` in rdkafka_queue.h).
         self.wire.commit(group, topic, offsets)

@@ -1,5 +1,5 @@
-//! A group's committed offsets, kept by its coordinator: asked for and committed without being a
-//! member, with retries that end at a deadline.
+//! A group's committed offsets, kept by its coordinator: read and committed without being a member of the
+//! group, with retries that end at a deadline.
 
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
@@ -18,20 +18,41 @@ use super::reader::{Read, Reader};
 use super::session::{Ask, Cause};
 use super::{Wire, broken, error_name, retriable};
 use crate::config::limits::{BROKER_CALL_LIMIT, PROBE_LIMIT};
+use crate::kafka::{CommitError, PerPartition};
 use crate::model::error::{Error, Result};
 use crate::model::offset::{Offset, Partition};
 
 const ANSWER_BYTES: usize = 16 << 20;
 
-/// The wait before a coordinator that is loading, or was moved, is asked again.
+/// The wait before a coordinator that is loading, or has moved, is asked again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Each partition with its offset, or -1, and its error code.
-type Answer = Vec<(Partition, i64, i16)>;
+/// What a coordinator answered, error codes included.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Answer {
+    /// The error code of the group as a whole.
+    group: i16,
+    /// Each partition with its offset, or -1, and its error code.
+    partitions: Vec<(Partition, i64, i16)>,
+}
+
+impl Answer {
+    fn codes(&self) -> impl Iterator<Item = i16> {
+        let partitions = self.partitions.iter().map(|(_, _, code)| *code);
+        std::iter::once(self.group).chain(partitions).filter(|code| *code != 0)
+    }
+}
+
+/// Why a coordinator's answer is missing.
+struct Missing {
+    cause: Cause,
+    /// No request has reached a coordinator, so nothing can have been changed.
+    unsent: bool,
+}
 
 impl Wire {
-    /// The group's committed offsets; a partition without one is absent. A coordinator that is
-    /// still loading is asked again until the call's limit.
+    /// The group's committed offset of each of `partitions`. A coordinator that is still loading is asked
+    /// again until the call's limit.
     ///
     /// # Errors
     /// `Broker`, with the broker's name for what is wrong.
@@ -40,13 +61,15 @@ impl Wire {
         group: &str,
         topic: &str,
         partitions: &[Partition],
-    ) -> Result<BTreeMap<Partition, Offset>> {
+    ) -> Result<PerPartition<Option<Offset>>> {
         let asked = OffsetFetchRequestTopic::default()
             .with_name(name(topic))
             .with_partition_indexes(partitions.to_vec());
         let body = OffsetFetchRequest::default()
             .with_group_id(group_id(group))
             .with_topics(Some(vec![asked]));
+        let fail =
+            |cause: Cause| Error::broker(format!("read the offsets of group {group}"), cause);
         let answer = self
             .coordinated(group, true, |address, deadline| {
                 self.on(address, deadline, |session| {
@@ -57,14 +80,21 @@ impl Wire {
                     read_committed(&answer, version).map_err(broken)
                 })
             })
-            .map_err(|cause| Error::broker(format!("read the offsets of group {group}"), cause))?;
-        Ok(answer
-            .into_iter()
-            .filter_map(|(partition, offset, _)| Some((partition, Offset::checked(offset)?)))
-            .collect())
+            .map_err(|missing| fail(missing.cause))?;
+        if answer.group != 0 {
+            return Err(fail(explain(answer.group)));
+        }
+        let found: BTreeMap<_, _> =
+            answer.partitions.iter().map(|(one, offset, code)| (*one, (*offset, *code))).collect();
+        let of = |partition: &Partition| match found.get(partition) {
+            Some((offset, 0)) => Ok(Offset::checked(*offset)),
+            Some((_, code)) => Err(fail(format!("partition {partition}: {}", explain(*code)))),
+            None => Err(fail(format!("the answer does not mention partition {partition}"))),
+        };
+        Ok(partitions.iter().map(|partition| (*partition, of(partition))).collect())
     }
 
-    /// Whether the group's coordinator answers that it is still loading: it will pass by itself.
+    /// Whether the group's coordinator answers that it is still loading, which passes by itself.
     pub fn is_loading(&self, group: &str) -> bool {
         let deadline = Instant::now() + PROBE_LIMIT;
         // Version 2 is the first with a code for the group as a whole.
@@ -78,19 +108,23 @@ impl Wire {
                     let answer = session.exchange(&ask, ANSWER_BYTES, deadline)?;
                     read_committed(&answer, version).map_err(broken)
                 });
-                answer.ok().and_then(|answer| answer.first().map(|one| one.2)).unwrap_or(0)
+                answer.ok().and_then(|answer| answer.codes().next()).unwrap_or(0)
             }
             Err(_) => 0,
         };
         code == ResponseError::CoordinatorLoadInProgress.code()
     }
 
-    /// Commits for a group that has no members, and returns when the broker has confirmed every
-    /// offset. After an error they may or may not have been committed.
+    /// Commits for a group that has no members, and returns when the broker has confirmed every offset.
     ///
     /// # Errors
-    /// `Broker`, with the broker's name for what is wrong.
-    pub fn commit(&self, group: &str, topic: &str, offsets: &[(Partition, Offset)]) -> Result<()> {
+    /// `CommitError`, with the broker's name for what is wrong.
+    pub fn commit(
+        &self,
+        group: &str,
+        topic: &str,
+        offsets: &[(Partition, Offset)],
+    ) -> Result<(), CommitError> {
         if offsets.is_empty() {
             return Ok(());
         }
@@ -105,59 +139,66 @@ impl Wire {
         let body = OffsetCommitRequest::default()
             .with_group_id(group_id(group))
             .with_topics(vec![committed]);
-        let doing = || format!("commit offsets of group {group} in topic {topic}");
-        let answer = self
-            .coordinated(group, false, |address, deadline| {
-                self.on(address, deadline, |session| {
-                    let version = session.version(ApiKey::OffsetCommit, (2, 7))?;
-                    let ask = Ask { api: ApiKey::OffsetCommit, version, body: &body };
-                    let answer = session.exchange(&ask, ANSWER_BYTES, deadline)?;
-                    read_commit(&answer, version).map_err(broken)
-                })
-            })
-            .map_err(|cause| Error::broker(doing(), cause))?;
-        match offsets.iter().find(|(partition, _)| !answer.iter().any(|one| one.0 == *partition)) {
-            None => Ok(()),
-            Some((partition, _)) => {
-                Err(Error::broker(doing(), format!("no answer for partition {partition}")))
+        // Some answer to an earlier request of this call may stand for offsets that were written.
+        let mut in_doubt = false;
+        let answer = self.coordinated(group, false, |address, deadline| {
+            let answer = self.on(address, deadline, |session| {
+                let version = session.version(ApiKey::OffsetCommit, (2, 7))?;
+                let ask = Ask { api: ApiKey::OffsetCommit, version, body: &body };
+                let answer = session.exchange(&ask, ANSWER_BYTES, deadline)?;
+                read_commit(&answer, version).map_err(broken)
+            });
+            in_doubt |= answer.as_ref().is_ok_and(|answer| !answer.codes().all(is_refusal));
+            answer
+        });
+        let fail = |cause: Cause| {
+            Error::broker(format!("commit offsets of group {group} in topic {topic}"), cause)
+        };
+        match answer {
+            Ok(answer) => judge_commit(&answer, offsets, in_doubt, &fail),
+            Err(Missing { cause, unsent: true }) => {
+                Err(CommitError::all_refused(offsets, fail(cause)))
             }
+            Err(Missing { cause, unsent: false }) => Err(CommitError::Unknown(fail(cause))),
         }
     }
 
-    /// Asks the group's coordinator, and again where it is loading or has moved, until the call's
-    /// limit. An answer comes back without any error code in it. `harmless`: what is asked may be asked
-    /// again where no answer came, since another broker may be the coordinator by then.
+    /// Asks the group's coordinator, and retries until the call's limit while it is loading or has moved.
+    /// `harmless`: the request may also be sent again if no answer came, since another broker may be the
+    /// coordinator by then.
     fn coordinated(
         &self,
         group: &str,
         harmless: bool,
         mut ask: impl FnMut(&str, Instant) -> Result<Answer, Cause>,
-    ) -> Result<Answer, Cause> {
+    ) -> Result<Answer, Missing> {
         let deadline = Instant::now() + BROKER_CALL_LIMIT;
+        let is_last_try = || Instant::now() + RETRY_INTERVAL >= deadline;
+        let mut unsent = true;
         loop {
-            let code = match self.coordinator(group, deadline)? {
-                Err(code) => code,
-                Ok(address) => {
-                    let answer = match ask(&address, deadline) {
-                        Ok(answer) => answer,
-                        Err(cause) => {
-                            self.forget_coordinator(group);
-                            if !harmless || Instant::now() + RETRY_INTERVAL >= deadline {
-                                return Err(format!("{address}: {cause}"));
-                            }
-                            std::thread::sleep(RETRY_INTERVAL);
-                            continue;
+            match self.coordinator(group, deadline) {
+                Err(cause) => return Err(Missing { cause, unsent }),
+                Ok(Err(code)) if !retriable(code) || is_last_try() => {
+                    return Err(Missing { cause: explain(code), unsent });
+                }
+                Ok(Err(_)) => {}
+                Ok(Ok(address)) => {
+                    unsent = false;
+                    let answer = ask(&address, deadline);
+                    if answer.as_ref().is_ok_and(|answer| answer.codes().next().is_none()) {
+                        return answer.map_err(|cause| Missing { cause, unsent });
+                    }
+                    self.forget_coordinator(group);
+                    match answer {
+                        Ok(answer) if !answer.codes().any(retriable) || is_last_try() => {
+                            return Ok(answer);
                         }
-                    };
-                    match answer.iter().find(|(_, _, code)| *code != 0) {
-                        None => return Ok(answer),
-                        Some(&(_, _, code)) => code,
+                        Err(cause) if !harmless || is_last_try() => {
+                            return Err(Missing { cause: format!("{address}: {cause}"), unsent });
+                        }
+                        Ok(_) | Err(_) => {}
                     }
                 }
-            };
-            self.forget_coordinator(group);
-            if !retriable(code) || Instant::now() + RETRY_INTERVAL >= deadline {
-                return Err(explain(code));
             }
             std::thread::sleep(RETRY_INTERVAL);
         }
@@ -195,8 +236,81 @@ fn group_id(group: &str) -> GroupId {
     GroupId(StrBytes::from_string(group.to_owned()))
 }
 
+/// What a coordinator's answer means for the offsets that were to be committed.
+fn judge_commit(
+    answer: &Answer,
+    offsets: &[(Partition, Offset)],
+    in_doubt: bool,
+    fail: &dyn Fn(Cause) -> Error,
+) -> Result<(), CommitError> {
+    let codes: BTreeMap<_, _> =
+        answer.partitions.iter().map(|(partition, _, code)| (*partition, *code)).collect();
+    let mut refused = Vec::new();
+    let mut first = 0;
+    for (partition, _) in offsets {
+        match codes.get(partition) {
+            Some(0) => {}
+            Some(code) => {
+                refused.push(*partition);
+                first = if first == 0 { *code } else { first };
+            }
+            None => {
+                let cause = format!("the answer does not mention partition {partition}");
+                return Err(CommitError::Unknown(fail(cause)));
+            }
+        }
+    }
+    if refused.is_empty() {
+        return Ok(());
+    }
+    let error = fail(explain(first));
+    Err(match in_doubt {
+        true => CommitError::Unknown(error),
+        false => CommitError::Refused { partitions: refused, error },
+    })
+}
+
+/// Whether a broker that answers a commit with this code has stored nothing, and never will.
+///
+/// Every other code leaves doubt. A coordinator writes offsets to its log and waits for the replicas; if
+/// there are too few of them, or it loses the leadership meanwhile, it answers CoordinatorNotAvailable,
+/// NotCoordinator or RequestTimedOut, although the write may survive (`appendForGroup` in Kafka's
+/// GroupMetadataManager and `handleOperationException` in its newer CoordinatorRuntime translate the log's
+/// errors to these).
+fn is_refusal(code: i16) -> bool {
+    use ResponseError::{
+        CoordinatorLoadInProgress, FencedInstanceId, FencedMemberEpoch, GroupAuthorizationFailed,
+        GroupIdNotFound, IllegalGeneration, InvalidCommitOffsetSize, InvalidGroupId,
+        InvalidRequest, NonEmptyGroup, OffsetMetadataTooLarge, RebalanceInProgress,
+        StaleMemberEpoch, TopicAuthorizationFailed, UnknownMemberId, UnknownTopicOrPartition,
+        UnsupportedVersion,
+    };
+    matches!(
+        ResponseError::try_from_code(code),
+        Some(
+            CoordinatorLoadInProgress
+                | FencedInstanceId
+                | FencedMemberEpoch
+                | GroupAuthorizationFailed
+                | GroupIdNotFound
+                | IllegalGeneration
+                | InvalidCommitOffsetSize
+                | InvalidGroupId
+                | InvalidRequest
+                | NonEmptyGroup
+                | OffsetMetadataTooLarge
+                | RebalanceInProgress
+                | StaleMemberEpoch
+                | TopicAuthorizationFailed
+                | UnknownMemberId
+                | UnknownTopicOrPartition
+                | UnsupportedVersion
+        )
+    )
+}
+
 fn explain(code: i16) -> String {
-    // The broker takes offsets from outside a group only while nobody is in it.
+    // The broker takes offsets from a client outside the group only while the group has no members.
     let in_use = [
         ResponseError::UnknownMemberId,
         ResponseError::IllegalGeneration,
@@ -251,15 +365,9 @@ fn read_committed(answer: &[u8], version: i16) -> Read<Answer> {
             Ok((index, offset, partition.i16()?))
         })
     })?;
-    let mut answer: Answer = topics.into_iter().flatten().collect();
-    if version >= 2 {
-        match reader.i16()? {
-            0 => {}
-            // The group's own error stands for each partition's.
-            code => answer.push((-1, -1, code)),
-        }
-    }
-    Ok(answer)
+    let partitions = topics.into_iter().flatten().collect();
+    let group = if version >= 2 { reader.i16()? } else { 0 };
+    Ok(Answer { group, partitions })
 }
 
 fn read_commit(answer: &[u8], version: i16) -> Read<Answer> {
@@ -271,12 +379,50 @@ fn read_commit(answer: &[u8], version: i16) -> Read<Answer> {
         let _name = topic.string()?;
         topic.array(|partition| Ok((partition.i32()?, -1, partition.i16()?)))
     })?;
-    Ok(topics.into_iter().flatten().collect())
+    Ok(Answer { group: 0, partitions: topics.into_iter().flatten().collect() })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn judged(codes: &[(Partition, i16)], in_doubt: bool) -> Result<(), CommitError> {
+        let offsets = [(0, Offset::new(5)), (1, Offset::new(6))];
+        let partition = |(partition, code): &(Partition, i16)| (*partition, -1, *code);
+        let answer = Answer { group: 0, partitions: codes.iter().map(partition).collect() };
+        judge_commit(&answer, &offsets, in_doubt, &|cause| Error::broker("commit", cause))
+    }
+
+    #[test]
+    fn a_refusal_names_its_partitions_and_the_others_are_stored() {
+        let too_large = ResponseError::OffsetMetadataTooLarge.code();
+        assert_eq!(judged(&[(0, 0), (1, 0)], false), Ok(()));
+        let refused = judged(&[(0, 0), (1, too_large)], false);
+        let error = Error::broker("commit", "OffsetMetadataTooLarge");
+        assert_eq!(refused, Err(CommitError::Refused { partitions: vec![1], error }));
+    }
+
+    #[test]
+    fn what_an_earlier_request_may_have_stored_is_unknown_whatever_the_last_answer_says() {
+        let refusal = ResponseError::UnknownMemberId.code();
+        let refused_now = judged(&[(0, refusal), (1, refusal)], true);
+        assert!(matches!(refused_now, Err(CommitError::Unknown(_))), "{refused_now:?}");
+        let silent = judged(&[(0, 0)], false);
+        assert!(matches!(silent, Err(CommitError::Unknown(_))), "partition 1: {silent:?}");
+    }
+
+    #[test]
+    fn an_answer_that_a_broker_gives_after_writing_is_no_refusal() {
+        use ResponseError::{
+            CoordinatorNotAvailable, GroupAuthorizationFailed, NotCoordinator, RequestTimedOut,
+            UnknownServerError,
+        };
+        for error in [CoordinatorNotAvailable, NotCoordinator, RequestTimedOut, UnknownServerError]
+        {
+            assert!(!is_refusal(error.code()), "{error:?}");
+        }
+        assert!(is_refusal(GroupAuthorizationFailed.code()));
+    }
 
     #[test]
     fn a_group_in_use_by_others_is_named() {

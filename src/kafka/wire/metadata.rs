@@ -25,21 +25,21 @@ const ANSWER_BYTES: usize = 16 << 20;
 /// How often a broker is asked again whether the topic is ready.
 const LEADER_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Metadata {
     /// `HOST:PORT` by node.
     pub(super) brokers: BTreeMap<i32, String>,
-    cluster_id: Option<String>,
-    controller: i32,
+    pub(super) cluster_id: Option<String>,
+    pub(super) controller: i32,
     /// Kafka's error code of the topic; 0 is none.
     pub(super) error: i16,
-    topic_id: u128,
+    pub(super) topic_id: u128,
     pub(super) partitions: Vec<PartitionMetadata>,
 }
 
 #[derive(Debug)]
 pub(super) struct PartitionMetadata {
-    error: i16,
+    pub(super) error: i16,
     pub(super) index: Partition,
     /// The leader's node; negative where there is none.
     pub(super) leader: i32,

@@ -10,7 +10,7 @@ mod session;
 mod stored;
 mod times;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -67,6 +67,8 @@ pub struct Wire {
     /// Addresses of the groups' coordinators and the partitions' leaders, until one proves wrong.
     coordinators: Mutex<BTreeMap<String, String>>,
     leaders: Mutex<Leaders>,
+    /// By topic, the partitions that had no leader when their offsets were last asked for.
+    leaderless: Mutex<BTreeMap<String, BTreeSet<Partition>>>,
 }
 
 impl Wire {
@@ -79,6 +81,7 @@ impl Wire {
             idle: Mutex::default(),
             coordinators: Mutex::default(),
             leaders: Mutex::default(),
+            leaderless: Mutex::default(),
         }
     }
 

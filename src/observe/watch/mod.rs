@@ -151,14 +151,31 @@ impl Watcher {
             false => self.engine.broker.watermarks(&self.engine.topic_name, partitions),
         };
         let mut state = self.watch.lock();
-        match answer {
-            Ok(marks) => state.log = Log::said_now(marks),
-            Err(error) => {
-                // The sensors' own trouble is in the log of mb already.
-                log::debug!("asking the log for its ends: {error}");
-                let since = state.log.failing.as_ref().map_or(began, |(since, _)| *since);
-                state.log.failing = Some((since, error.to_string()));
+        let since = state.log.failing.as_ref().map_or(began, |(since, _)| *since);
+        let error = match answer {
+            Ok(answers) => {
+                let mut marks = BTreeMap::new();
+                let mut error = None;
+                for (partition, answer) in answers {
+                    let known = match answer {
+                        Ok(answer) => Some(answer),
+                        // Nobody writes to a partition without a leader: it ends where it ended.
+                        Err(cause) => {
+                            error.get_or_insert(cause);
+                            state.log.marks.get(&partition).copied()
+                        }
+                    };
+                    marks.extend(known.map(|known| (partition, known)));
+                }
+                state.log = Log::said_now(marks);
+                error
             }
+            Err(error) => Some(error),
+        };
+        if let Some(error) = error {
+            // The sensors' own trouble is in the log of mb already.
+            log::debug!("asking the log for its ends: {error}");
+            state.log.failing = Some((since, error.to_string()));
         }
     }
 

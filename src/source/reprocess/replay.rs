@@ -112,7 +112,7 @@ impl Replay {
     }
 
     fn read(&mut self, with: &Requests, until: Instant) -> Result<Turn> {
-        let mut tick = Tick { replay: self, with, until, ended: None };
+        let mut tick = Tick { replay: self, with, until, ended: None, failed: None };
         match tick.poll() {
             Ok(()) => {}
             Err(error) => tick.replay.failed(with, error)?,
@@ -201,13 +201,13 @@ impl Replay {
 
     fn out_of_range(&mut self, with: &Requests, error: &Error) -> Result<()> {
         let at = self.position();
-        let marks = match with.engine.broker.watermarks(&with.engine.topic_name, &[self.partition])
+        let marks = match with.engine.broker.watermarks_of(&with.engine.topic_name, self.partition)
         {
-            Ok(marks) => marks.get(&self.partition).copied(),
+            Ok(marks) => marks,
             Err(error) => return self.failed(with, error),
         };
         match marks {
-            Some(marks) if at < marks.beginning => {
+            marks if at < marks.beginning => {
                 let last = marks.beginning.get().min(self.range.end().get()) - 1;
                 let text = format!(
                     "{}/{} {at}-{last} were removed from the log (retention) before they could be \
@@ -220,10 +220,10 @@ impl Replay {
                 self.batcher.drop_fill();
                 self.beginning = marks.beginning;
                 let until = clock::now() + limits::REQUEST_TURN;
-                let mut tick = Tick { replay: self, with, until, ended: None };
+                let mut tick = Tick { replay: self, with, until, ended: None, failed: None };
                 tick.position(tick.replay.partition, marks.beginning);
             }
-            Some(marks) if at > marks.end => self.cancel(with, &error.to_string()),
+            marks if at > marks.end => self.cancel(with, &error.to_string()),
             _ => self.not_before = Some(clock::now() + limits::SENSOR_BACKOFF.first),
         }
         Ok(())
@@ -260,6 +260,8 @@ struct Tick<'a> {
     with: &'a Requests,
     until: Instant,
     ended: Option<Ended>,
+    /// Why the partition could not be read on.
+    failed: Option<Error>,
 }
 
 impl Tick<'_> {
@@ -285,6 +287,9 @@ impl Tick<'_> {
                 break;
             }
             consumer.poll(left.min(limits::STOP_LOOK_INTERVAL), self)?;
+            if let Some(error) = self.failed.take() {
+                return Err(error);
+            }
             self.replay.failures = 0;
         }
         Ok(())
@@ -449,5 +454,9 @@ impl Sink for Tick<'_> {
                 }
             }
         }
+    }
+    fn failed(&mut self, _partition: Partition, error: Error) -> Flow {
+        self.failed = Some(error);
+        Flow::Stop
     }
 }

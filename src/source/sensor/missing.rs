@@ -12,7 +12,7 @@ impl Tick<'_> {
             return Ok(());
         }
         let topic = Arc::clone(&self.sensor.settings.topic);
-        let marks = self.sensor.engine.broker.watermarks(&topic, &[partition])?[&partition];
+        let marks = self.sensor.engine.broker.watermarks_of(&topic, partition)?;
         if offset > marks.end {
             let text = crate::model::error::beyond_text(&topic, partition, offset, marks.end);
             return Err(Error::LogReplaced(text));

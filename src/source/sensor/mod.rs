@@ -93,10 +93,19 @@ pub struct Sensor {
     orders: Orders,
     /// By partition number; `None` where it is another sensor's.
     slots: Vec<Option<Slot>>,
+    /// Partitions that had no leader at the start, nor an offset of the group.
+    late_starts: BTreeMap<Partition, LateStart>,
     /// Ticks so far: each puts another partition first.
     turn: usize,
     /// The next tick reads this partition alone: a range from before needs all the memory.
     alone: Option<Partition>,
+}
+
+/// Where a partition starts whose offsets could not be asked for at the start of mb.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LateStart {
+    Beginning,
+    End,
 }
 
 /// One partition in a sensor's care.
@@ -156,6 +165,8 @@ struct Tick<'a> {
     now: Instant,
     ended: Option<Ended>,
     error: Option<Error>,
+    /// Why a partition could not be read on: it ends the tick.
+    failed: Option<Error>,
     /// When all that `--until-caught-up` is to do was read; before that, the first slot of which it is
     /// not known.
     read_out: Option<Instant>,
@@ -180,6 +191,7 @@ impl Sensor {
             orders: engine.steering.listen(),
             engine: Arc::clone(engine),
             slots: Vec::new(),
+            late_starts: BTreeMap::new(),
             turn: 0,
             alone: None,
         }
@@ -195,6 +207,12 @@ impl Sensor {
         }
         self.slots[index] =
             Some(Slot { batcher, told: resume.position, passed: None, held: false, paused: false });
+    }
+
+    /// Says where a partition starts that has no leader yet: it is adopted at the first tick at which it has
+    /// one.
+    pub fn start_late(&mut self, partition: Partition, at: LateStart) {
+        self.late_starts.insert(partition, at);
     }
 
     /// Ticks until `stop` is closed.
@@ -258,6 +276,7 @@ impl Sensor {
             now: started,
             ended: None,
             error: None,
+            failed: None,
             read_out: None,
             unread: 0,
             cuts: Vec::new(),
@@ -326,9 +345,18 @@ impl Sensor {
             return Ok(());
         }
         for (partition, watermarks) in self.engine.broker.watermarks(&topic, &added)? {
-            log::info!("partition {topic}/{partition} is new: reading it from its beginning");
-            self.engine.history.start_partition(partition, watermarks.beginning);
-            let position = watermarks.beginning;
+            let watermarks = match watermarks {
+                Ok(watermarks) => watermarks,
+                // The next tick asks again; the other partitions do not wait for this one's leader.
+                Err(Error::NoLeader { .. }) => continue,
+                Err(error) => return Err(error),
+            };
+            let position = match self.late_starts.remove(&partition) {
+                Some(LateStart::End) => watermarks.end,
+                Some(LateStart::Beginning) | None => watermarks.beginning,
+            };
+            log::info!("partition {topic}/{partition} is new: reading it from offset {position}");
+            self.engine.history.start_partition(partition, position);
             self.adopt(partition, Resume { position, committed: None, stored: Vec::new() });
         }
         Ok(())
@@ -412,6 +440,9 @@ impl Tick<'_> {
             let wait =
                 if self.is_at_its_end() { wait.min(limits::LAST_LOOK_INTERVAL) } else { wait };
             consumer.poll(wait, self)?;
+            if let Some(error) = self.failed.take() {
+                return Err(error);
+            }
             self.now = clock::now();
             self.cut_due();
             let waits = consumer.has_more() && self.now < self.gathered && !self.is_at_its_end();
@@ -598,5 +629,9 @@ impl Sink for Tick<'_> {
                 }
             }
         }
+    }
+    fn failed(&mut self, _partition: Partition, error: Error) -> Flow {
+        self.failed.get_or_insert(error);
+        Flow::Continue
     }
 }

@@ -51,7 +51,7 @@ fn write(subject: &dyn Subject) -> Log {
     // A transaction has ended before its marker is in the log: what is written next could come first.
     let ends_at = |end| {
         eventually(LIMIT, "the marker is in the log", || {
-            broker.watermarks(&topic, &[0]).is_ok_and(|marks| marks[&0].end == Offset::new(end))
+            broker.watermarks_of(&topic, 0).is_ok_and(|marks| marks.end == Offset::new(end))
         });
     };
     raw::transaction(&bootstrap, &topic, 0, &part, true);

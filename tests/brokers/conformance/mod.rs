@@ -3,6 +3,7 @@
 //! what the seam does not.
 
 mod edges;
+mod failing;
 mod isolation;
 mod pausing;
 mod subject;
@@ -12,11 +13,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mb::config::limits;
 use mb::kafka::wire::Wire;
-use mb::kafka::{Backend, Broker, FetchSettings, Message};
+use mb::kafka::{Backend, Broker, FetchSettings, Message, require_all};
 use mb::model::error::Error;
 use mb::model::offset::Offset;
 
 use self::edges::*;
+use self::failing::*;
 use self::isolation::*;
 use self::pausing::*;
 use self::subject::*;
@@ -36,6 +38,9 @@ macro_rules! suite {
             trimmed_logs_begin_above_zero
             an_offset_outside_the_log_is_an_error
             an_offset_outside_the_log_is_named_with_its_partition
+            an_offset_outside_the_log_stops_its_partition_alone
+            an_oversize_record_stops_its_partition_alone
+            a_refused_commit_says_what_it_has_not_stored
             transactions_leave_gaps
             aborted_records_are_seen_only_where_they_are_asked_for
             commits_are_kept_per_group
@@ -253,13 +258,19 @@ fn beginning_and_end_are_known(subject: &dyn Subject) {
     let broker = subject.broker();
     let topic = new_topic(broker.as_ref(), "marks", 3);
     produce_values(broker.as_ref(), &topic, 1, &values("v", 7, 20));
-    let marks = broker.watermarks(&topic, &[0, 1, 2]).unwrap();
+    let marks = require_all(broker.watermarks(&topic, &[0, 1, 2]).unwrap()).unwrap();
     let ends: Vec<_> = marks.values().map(|marks| marks.end.get()).collect();
     assert_eq!(ends, [0, 7, 0]);
     assert!(marks.values().all(|marks| marks.beginning == Offset::ZERO));
     assert_eq!(broker.watermarks(&topic, &[1]).unwrap().len(), 1);
     let asked = Instant::now();
-    assert!(broker.watermarks(&topic, &[1, 9]).is_err(), "partition 9 does not exist");
+    let some = broker.watermarks(&topic, &[1, 9]).unwrap();
+    assert_eq!(some[&1], Ok(marks[&1]), "whatever is wrong with another partition");
+    assert!(some[&9].is_err(), "partition 9 does not exist");
+    let since_1970 = broker.offsets_at(&topic, &[1, 9], 0).unwrap();
+    // A client without timestamps writes records that no time finds.
+    assert!(matches!(since_1970[&1], Ok(at) if at == marks[&1].beginning || at == marks[&1].end));
+    assert!(since_1970[&9].is_err(), "partition 9 does not exist");
     assert!(asked.elapsed() < limits::BROKER_CALL_LIMIT / 2, "and is not waited for");
 }
 
@@ -269,7 +280,7 @@ fn trimmed_logs_begin_above_zero(subject: &dyn Subject) {
     let written = values("v", 200, 10_000);
     produce_values(broker.as_ref(), &topic, 0, &written);
     let beginning = subject.trim(&topic, 0, 150);
-    let marks = broker.watermarks(&topic, &[0]).unwrap()[&0];
+    let marks = broker.watermarks_of(&topic, 0).unwrap();
     assert_eq!(marks.beginning.get(), beginning);
     assert!((1..=150).contains(&beginning));
     let read = read_to_end(broker.as_ref(), &topic, &[(0, beginning)]).unwrap().read;
@@ -318,7 +329,7 @@ fn transactions_leave_gaps(subject: &dyn Subject) {
     // The log ends with what is never seen: the position must pass it all the same.
     crate::support::raw::transaction(&bootstrap, &topic, 0, &parts[4], false);
     eventually(LIMIT, "the last marker is in the log", || {
-        broker.watermarks(&topic, &[0]).is_ok_and(|marks| marks[&0].end == Offset::new(53))
+        broker.watermarks_of(&topic, 0).is_ok_and(|marks| marks.end == Offset::new(53))
     });
     let hides = broker.capabilities().read_committed;
     let firsts = [0, 10, 21, 32, 42];
@@ -356,7 +367,9 @@ fn commits_are_kept_per_group(subject: &dyn Subject) {
     let committed = |group: &str| -> Vec<(i32, i64)> {
         // As another process would ask, later.
         let offsets = subject.broker().committed(group, &topic, &[0, 1, 2]).unwrap();
-        offsets.into_iter().map(|(partition, offset)| (partition, offset.get())).collect()
+        assert_eq!(offsets.len(), 3, "an entry for each partition");
+        let offsets = require_all(offsets).unwrap().into_iter();
+        offsets.filter_map(|(partition, offset)| Some((partition, offset?.get()))).collect()
     };
     assert_eq!(committed(&one), []);
     broker.commit(&one, &topic, &offsets(&[(0, 5), (2, 0)])).unwrap();
@@ -370,7 +383,7 @@ fn commits_are_kept_per_group(subject: &dyn Subject) {
     assert_eq!(committed(&one), [(0, 7), (1, 0), (2, 0)]);
     assert_eq!(committed(&other), [(1, 0)]);
     let one_partition = broker.committed(&one, &topic, &[0]).unwrap();
-    assert_eq!(one_partition.into_iter().collect::<Vec<_>>(), [(0, Offset::new(7))]);
+    assert_eq!(one_partition, [(0, Ok(Some(Offset::new(7))))].into());
 }
 
 fn a_message_of_900_kb_comes_back(subject: &dyn Subject) {
@@ -598,8 +611,8 @@ fn what_can_never_be_sent_is_said(subject: &dyn Subject) {
             "neither refused nor failed: {delivery:?}"
         );
     }
-    let ends = broker.watermarks(&topic, &[0]).unwrap();
-    assert_eq!(ends[&0].end, Offset::ZERO);
+    let end = broker.watermarks_of(&topic, 0).unwrap().end;
+    assert_eq!(end, Offset::ZERO);
 }
 
 fn now() -> i64 {

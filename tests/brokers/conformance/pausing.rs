@@ -40,6 +40,7 @@ impl Holder {
             let at = &self.taker.positions;
             assert!(began.elapsed() < LIMIT, "stuck at {at:?}, paused {:?}", self.paused);
             consumer.poll(POLL, self).unwrap();
+            assert_eq!(self.taker.failed, []);
         }
     }
 }
@@ -58,6 +59,10 @@ impl Sink for Holder {
         if self.refused != Some(partition) {
             self.taker.position(partition, next);
         }
+    }
+
+    fn failed(&mut self, partition: Partition, error: Error) -> Flow {
+        self.taker.failed(partition, error)
     }
 }
 
@@ -246,7 +251,8 @@ pub fn error_after_resuming(
     consumer.resume(partition, Offset::new(offset)).unwrap();
     let began = Instant::now();
     loop {
-        if let Err(error) = consumer.poll(POLL, &mut holder) {
+        consumer.poll(POLL, &mut holder).unwrap();
+        if let Some((_, error)) = holder.taker.failed.pop() {
             consumer.close();
             return error;
         }

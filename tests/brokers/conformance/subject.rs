@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use mb::kafka::embedded::Embedded;
-use mb::kafka::{Broker, FetchSettings, Flow, Message, Sent, Sink};
+use mb::kafka::{Broker, FetchSettings, Flow, Message, Sent, Sink, require_all};
 use mb::model::batch::Record;
 use mb::model::error::{Error, Result};
 use mb::model::offset::{Offset, Partition};
@@ -67,8 +67,8 @@ impl Subject for EmbeddedSubject {
         let mut producer = self.embedded.producer(topic).unwrap();
         let filler = vec![0; 100_000];
         for _ in 0..1000 {
-            let marks = self.embedded.watermarks(topic, &[partition]).unwrap();
-            let beginning = marks[&partition].beginning.get();
+            let marks = self.embedded.watermarks_of(topic, partition).unwrap();
+            let beginning = marks.beginning.get();
             if beginning > 0 {
                 producer.flush(LIMIT).unwrap();
                 return beginning;
@@ -139,6 +139,8 @@ pub struct Taker {
     /// How many records more it takes; `None` is all.
     pub room: Option<usize>,
     pub stopped: bool,
+    /// Partitions that could not be read on.
+    pub failed: Vec<(Partition, Error)>,
 }
 
 impl Taker {
@@ -183,6 +185,12 @@ impl Sink for Taker {
     fn position(&mut self, partition: Partition, next: Offset) {
         let at = self.positions.get_mut(&partition).expect("a partition that was asked for");
         *at = next.get().max(*at);
+    }
+
+    fn failed(&mut self, partition: Partition, error: Error) -> Flow {
+        assert!(self.positions.contains_key(&partition), "a partition that was asked for");
+        self.failed.push((partition, error));
+        Flow::Continue
     }
 }
 
@@ -262,7 +270,7 @@ pub fn read_to_end_with(
     settings: &FetchSettings,
 ) -> Result<Taker> {
     let partitions: Vec<_> = from.iter().map(|(partition, _)| *partition).collect();
-    let ends = broker.watermarks(topic, &partitions)?;
+    let ends = require_all(broker.watermarks(topic, &partitions)?)?;
     let mut taker = Taker::from(from);
     let mut consumer = broker.consumer(topic, &offsets(from), settings)?;
     let deadline = Instant::now() + LIMIT;
@@ -273,7 +281,10 @@ pub fn read_to_end_with(
             taker.positions,
             taker.read.len()
         );
-        if let Err(error) = consumer.poll(POLL, &mut taker) {
+        let polled = consumer.poll(POLL, &mut taker);
+        if let Err(error) =
+            polled.and_then(|()| taker.failed.pop().map_or(Ok(()), |one| Err(one.1)))
+        {
             consumer.close();
             return Err(error);
         }
@@ -282,7 +293,7 @@ pub fn read_to_end_with(
     Ok(taker)
 }
 
-/// Reads until an error comes; what was read before it comes too.
+/// Reads until a partition fails; what was read before that comes too.
 pub fn read_to_error(
     broker: &dyn Broker,
     topic: &str,
@@ -296,7 +307,8 @@ pub fn read_to_error(
     };
     let deadline = Instant::now() + LIMIT;
     loop {
-        if let Err(error) = consumer.poll(POLL, &mut taker) {
+        consumer.poll(POLL, &mut taker).unwrap();
+        if let Some((_, error)) = taker.failed.pop() {
             consumer.close();
             return (taker.read, error);
         }

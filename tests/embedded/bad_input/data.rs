@@ -98,7 +98,9 @@ impl Data {
     }
 
     pub fn committed(&self) -> BTreeMap<Partition, Offset> {
-        self.topics().committed("mb", TOPIC, &[0]).unwrap()
+        let answers = self.topics().committed("mb", TOPIC, &[0]).unwrap().into_iter();
+        let offsets = answers.map(|(partition, offset)| (partition, offset.unwrap()));
+        offsets.filter_map(|(partition, offset)| Some((partition, offset?))).collect()
     }
 
     /// Settings of a pipeline in this process, which ends when it is caught up.

@@ -1,0 +1,270 @@
+//! The seam to the log: the traits that every client library, and the embedded topic, implement.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::backend::{Backend, Capabilities};
+use super::topic::{PerPartition, TopicInfo, Watermarks};
+use crate::config::Isolation;
+use crate::model::batch::Record;
+use crate::model::error::{Error, Result};
+use crate::model::offset::{Offset, Partition};
+
+/// How a consumer fetches.
+#[derive(Clone, Debug)]
+pub struct FetchSettings {
+    /// How many bytes the broker collects before it answers (Kafka's `fetch.min.bytes`).
+    pub min_bytes: usize,
+    /// The largest record, in bytes of key, value and headers, that the caller can hold. A fetch grows
+    /// up to this size if a record needs it.
+    pub max_record_bytes: usize,
+    /// `None`: the backend's default (`Capabilities::isolation`).
+    pub isolation: Option<Isolation>,
+}
+
+/// Answers questions about topics and offsets, and creates consumers and producers.
+///
+/// Every call returns within about `limits::BROKER_CALL_LIMIT`, with an error if the broker has not
+/// answered by then. Implementations recover by themselves: after an error they use a new connection.
+pub trait Broker: Send + Sync {
+    fn backend(&self) -> Backend;
+
+    fn capabilities(&self) -> Capabilities;
+
+    /// For the log and the page, for example "Kafka at localhost:9092, client rdkafka (librdkafka 2.12.1)".
+    fn describe(&self) -> String;
+
+    /// # Errors
+    /// `UnknownTopic`; `Broker` if no broker answers.
+    fn topic(&self, topic: &str) -> Result<TopicInfo>;
+
+    /// Creates the topic with `partitions` partitions; does nothing if it exists.
+    fn create_topic(&self, topic: &str, partitions: u32) -> Result<()>;
+
+    /// Beginning and end of each of `partitions`; every one of them has an entry.
+    ///
+    /// # Errors
+    /// `UnknownTopic`, or `Broker` if no broker answers. A partition's own error is in its entry:
+    /// `NoLeader`, or `Broker` if it does not exist or its leader cannot be reached.
+    fn watermarks(&self, topic: &str, partitions: &[Partition])
+    -> Result<PerPartition<Watermarks>>;
+
+    /// Beginning and end of one partition.
+    ///
+    /// # Errors
+    /// As `watermarks`.
+    fn watermarks_of(&self, topic: &str, partition: Partition) -> Result<Watermarks> {
+        let answer = self.watermarks(topic, &[partition])?.remove(&partition);
+        answer.unwrap_or_else(|| {
+            let doing = format!("read the beginning and end offsets of {topic}/{partition}");
+            Err(Error::broker(doing, "the answer does not mention the partition"))
+        })
+    }
+
+    /// For each of `partitions` the first offset whose record's timestamp (ms since 1970) is at or after
+    /// `timestamp_ms`, or the log's end if there is no such record; every partition has an entry.
+    ///
+    /// # Errors
+    /// As `watermarks`.
+    fn offsets_at(
+        &self,
+        topic: &str,
+        partitions: &[Partition],
+        timestamp_ms: i64,
+    ) -> Result<PerPartition<Offset>>;
+
+    /// The group's committed offset of each of `partitions`, `None` if there is none; every partition has
+    /// an entry.
+    ///
+    /// # Errors
+    /// `Broker` if the group's coordinator cannot be asked or refuses the whole request.
+    fn committed(
+        &self,
+        group: &str,
+        topic: &str,
+        partitions: &[Partition],
+    ) -> Result<PerPartition<Option<Offset>>>;
+
+    /// Commits, and returns when the broker has confirmed every offset.
+    ///
+    /// # Errors
+    /// `CommitError`, which says whether the offsets may have been stored all the same.
+    fn commit(
+        &self,
+        group: &str,
+        topic: &str,
+        offsets: &[(Partition, Offset)],
+    ) -> Result<(), CommitError>;
+
+    /// A fresh consumer that reads each partition from the given offset, never from a place that the
+    /// client library chose.
+    ///
+    /// # Errors
+    /// `Unsupported` for an isolation level that the backend does not have; `Broker` if it cannot start.
+    fn consumer(
+        &self,
+        topic: &str,
+        from: &[(Partition, Offset)],
+        settings: &FetchSettings,
+    ) -> Result<Box<dyn Consumer>>;
+
+    /// A producer for the topic, which must exist.
+    fn producer(&self, topic: &str) -> Result<Box<dyn Producer>>;
+}
+
+/// Why offsets were not confirmed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum CommitError {
+    /// The offsets of `partitions` were not stored and never will be by this call: the broker refused them
+    /// (no permission, the group has members, …), or no request was sent at all. The offsets of the call's
+    /// other partitions were stored.
+    Refused { partitions: Vec<Partition>, error: Error },
+    /// A request was sent and its fate is unknown: no answer came, or one that the broker also gives after
+    /// it has written the offsets. Each offset of the call may have been stored, or may still be.
+    Unknown(Error),
+}
+
+impl CommitError {
+    /// No offset of the call was stored.
+    pub fn all_refused(offsets: &[(Partition, Offset)], error: Error) -> CommitError {
+        let partitions = offsets.iter().map(|(partition, _)| *partition).collect();
+        CommitError::Refused { partitions, error }
+    }
+
+    pub fn error(&self) -> &Error {
+        match self {
+            CommitError::Refused { error, .. } | CommitError::Unknown(error) => error,
+        }
+    }
+}
+
+impl From<CommitError> for Error {
+    fn from(failed: CommitError) -> Error {
+        match failed {
+            CommitError::Refused { error, .. } | CommitError::Unknown(error) => error,
+        }
+    }
+}
+
+impl fmt::Display for CommitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error().fmt(f)
+    }
+}
+
+impl std::error::Error for CommitError {}
+
+/// Whether a sink takes more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    Continue,
+    /// The consumer hands over nothing more and returns. A later consumer reads what this one still holds.
+    Stop,
+}
+
+/// Receives the records that a consumer polls.
+pub trait Sink {
+    /// Takes a record. The records of one partition come in offset order, each once. May block.
+    fn record(&mut self, partition: Partition, record: Record<'_>) -> Flow;
+
+    /// Every record of the partition below `next` was handed over, does not exist, or is invisible under
+    /// read_committed. Called when the log shows this without a record, for example behind a transaction's
+    /// marker.
+    fn position(&mut self, partition: Partition, next: Offset);
+
+    /// The partition cannot be read on, for a reason of its own: `Unreadable`, `OffsetOutOfRange`,
+    /// `NoLeader`, or `Broker` for an error code of this partition. The consumer has paused it, as `pause`
+    /// does, and goes on with the others; `Consumer::resume` takes it up again.
+    fn failed(&mut self, partition: Partition, error: Error) -> Flow;
+}
+
+/// One tick's consumer.
+pub trait Consumer: Send {
+    /// Waits at most `wait` for records and hands over what came. It may return early with nothing; that
+    /// does not mean that the log is empty.
+    ///
+    /// # Errors
+    /// Errors that concern the consumer as a whole: `UnknownTopic`, or `Broker` if the cluster cannot be
+    /// reached. The consumer must be closed then. An error of one partition goes to `Sink::failed`
+    /// instead. A client that waits for a partition's leader by itself (librdkafka) reports nothing
+    /// meanwhile.
+    fn poll(&mut self, wait: Duration, sink: &mut dyn Sink) -> Result<()>;
+
+    /// Whether so many records arrive that more are available now, or will be in a moment.
+    fn has_more(&self) -> bool {
+        false
+    }
+
+    /// Hands over nothing more of the partition, and fetches nothing more of it, until it is resumed; the
+    /// others go on. Records of it that the client holds are dropped. Pausing a paused partition does
+    /// nothing.
+    ///
+    /// # Errors
+    /// `Broker` if the consumer does not read the partition, or the client refuses.
+    fn pause(&mut self, partition: Partition) -> Result<()>;
+
+    /// Continues a paused partition at `from`, which may lie anywhere in its log. Does nothing for a
+    /// partition that is not paused.
+    ///
+    /// # Errors
+    /// As for `pause`. An offset outside the log is reported by a later `poll`, through `Sink::failed`.
+    fn resume(&mut self, partition: Partition, from: Offset) -> Result<()>;
+
+    /// Ends it, within `limits::CONSUMER_CLOSE_LIMIT`.
+    fn close(self: Box<Self>);
+}
+
+/// The error for a partition that the consumer was not created for.
+pub(super) fn not_read(topic: &str, partition: Partition) -> Error {
+    Error::broker(format!("pause or resume {topic}/{partition}"), "this consumer does not read it")
+}
+
+/// A message to be written.
+#[derive(Clone, Copy, Debug)]
+pub struct Message<'a> {
+    pub partition: Partition,
+    pub key: Option<&'a [u8]>,
+    pub value: Option<&'a [u8]>,
+    /// Names, each with a value or null.
+    pub headers: &'a [(&'a str, Option<&'a [u8]>)],
+}
+
+/// What a producer did with a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// It is in the producer's buffer; `Producer::delivery` counts it once its fate is known.
+    Accepted,
+    /// The buffer stayed full for the whole wait: send the message again.
+    Full,
+}
+
+/// What became of the messages accepted so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delivery {
+    /// Acknowledged by the broker (all in-sync replicas).
+    pub acknowledged: u64,
+    /// Given up on.
+    pub failed: u64,
+    /// The cause of the newest failure or problem.
+    pub last_error: Option<String>,
+}
+
+/// Writes messages to one topic, with acks=all. Its buffer is bounded; messages of one partition keep
+/// their order.
+pub trait Producer: Send {
+    /// Takes a message; if the buffer is full, waits at most `wait` for room.
+    ///
+    /// # Errors
+    /// `Unsupported` for headers or a null value if the backend has none; `Broker` if the message can
+    /// never be sent (too large, no such partition).
+    fn send(&mut self, message: Message<'_>, wait: Duration) -> Result<Sent>;
+
+    /// What is known by now; never waits.
+    fn delivery(&mut self) -> Delivery;
+
+    /// Waits until every accepted message was acknowledged or has failed, or until `limit` has passed;
+    /// returns how many are still under way.
+    fn flush(&mut self, limit: Duration) -> Result<u64>;
+}

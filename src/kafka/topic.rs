@@ -1,0 +1,77 @@
+//! What a broker answers about a topic and its partitions.
+
+use std::collections::BTreeMap;
+
+use crate::model::error::{Error, Result};
+use crate::model::offset::{Offset, Partition};
+
+/// An answer for each requested partition. A partition without a leader, or one that does not exist, is an
+/// error of that partition alone.
+pub type PerPartition<T> = BTreeMap<Partition, Result<T>>;
+
+/// The answers of all partitions, for callers that cannot use only some of them.
+///
+/// # Errors
+/// The error of the first partition that has one.
+pub fn require_all<T>(answers: PerPartition<T>) -> Result<BTreeMap<Partition, T>> {
+    answers.into_iter().map(|(partition, answer)| Ok((partition, answer?))).collect()
+}
+
+/// A topic as the log describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicInfo {
+    pub name: String,
+    /// The topic's own id (Kafka 2.8 and later, KIP-516). A different id under the same name means that
+    /// the topic was deleted and created again.
+    pub id: Option<String>,
+    /// The cluster that the topic is in.
+    pub cluster_id: Option<String>,
+    /// Ascending; partitions without a leader included.
+    pub partitions: Vec<Partition>,
+}
+
+impl TopicInfo {
+    /// Compares the topic's id with the one it had before. A missing id, on either side, proves nothing.
+    ///
+    /// # Errors
+    /// `LogReplaced` if another topic has this name now.
+    pub fn check_id(&self, before: Option<&str>) -> Result<()> {
+        match (before, &self.id) {
+            (Some(before), Some(now)) if before != now => Err(Error::LogReplaced(format!(
+                "topic {} was deleted and created again (its id was {before} and is {now}): its \
+                 offsets mean other records now",
+                self.name
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Where a partition's log begins and ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watermarks {
+    /// The lowest offset that can still be read.
+    pub beginning: Offset,
+    /// The offset that the next record gets.
+    pub end: Offset,
+}
+
+/// The offsets for `Broker::offsets_at`: what was found for a time, or the log's end if no record is that
+/// young.
+///
+/// The ends must be requested before the search. If a record arrives between the two requests, it may be
+/// found; with the opposite order its offset would lie below the end that stands for "nothing found", and
+/// it would be skipped.
+pub(super) fn found_or_end(
+    ends: PerPartition<Offset>,
+    mut found: PerPartition<Option<Offset>>,
+) -> PerPartition<Offset> {
+    let or_end = |(partition, end): (Partition, Result<Offset>)| {
+        let offset = end.and_then(|end| match found.remove(&partition) {
+            Some(found) => found.map(|found| found.unwrap_or(end)),
+            None => Ok(end),
+        });
+        (partition, offset)
+    };
+    ends.into_iter().map(or_end).collect()
+}
