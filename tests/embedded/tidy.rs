@@ -276,6 +276,8 @@ const SETTINGS: &str = "docs/configure.md";
 
 /// Flags of other programs in the manual's examples.
 const FOREIGN_FLAGS: &[&str] = &[
+    "--create",
+    "--describe",
     "--example",
     "--no-default-features",
     "--nocapture",
