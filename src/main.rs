@@ -1,16 +1,16 @@
-//! The binary `mb`: everything is in the library; see `cli`. What is the process' own is here: who
-//! gives it memory.
+//! The binary `mb`. Everything is in the library (see `cli`), except what a library must not choose for its
+//! program: the allocator.
 
 use std::ffi::{c_int, c_long};
 use std::process::ExitCode;
 
-/// For librdkafka and SQLite too (feature `override`). A record's memory is had by one thread and given
-/// back by another: with glibc's allocator a drain takes a third more time (docs/performance.md).
+/// For librdkafka and SQLite too (feature `override`). One thread allocates a record's memory and another frees
+/// it: with glibc's allocator a drain takes a third more time (docs/performance.md).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Memory that was given back goes to the system after so long, not after a second (mimalloc's own
-/// default): a backlog that is over does not stay.
+/// Freed memory goes back to the system after this time, not after a second (mimalloc's default), so memory
+/// shrinks soon after a backlog is processed.
 const PURGE_DELAY_MS: c_long = 200;
 
 /// `mi_option_purge_delay` of mimalloc 3's `mi_option_t`.
@@ -21,7 +21,7 @@ unsafe extern "C" {
 }
 
 fn main() -> ExitCode {
-    // SAFETY: mimalloc takes it at any time; an option that it does not know is passed over.
+    // SAFETY: mimalloc accepts options at any time, and ignores one that it does not know.
     unsafe { mi_option_set(PURGE_DELAY, PURGE_DELAY_MS) };
     mb::main()
 }
