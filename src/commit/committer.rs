@@ -14,6 +14,7 @@ use crate::config::limits;
 use crate::history::History;
 use crate::kafka::Broker;
 use crate::model::clock;
+use crate::model::crash;
 use crate::model::error::{Class, Result};
 use crate::model::events::Event;
 use crate::model::live::{Live, Trouble};
@@ -130,6 +131,7 @@ impl Committer {
         if !self.history.intend(&offsets)? {
             return Ok(());
         }
+        crash::point("intended");
         // What arrives late may arrive behind this one, as long as it can when this one is sent.
         let sent = clock::now();
         if let Err(error) = self.broker.commit(&self.group, &self.topic, &offsets) {
@@ -137,6 +139,7 @@ impl Committer {
             doubt.0 = Some(clock::now());
             return Err(error.into());
         }
+        crash::point("committed");
         self.ledgers.confirm(&offsets);
         self.live.committed();
         let settles = settles(doubt.0, sent);

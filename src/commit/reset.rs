@@ -11,6 +11,7 @@ use crate::history::recovery::{self, ScopeKey};
 use crate::history::reset::{self, Reset};
 use crate::history::schema;
 use crate::kafka::{Broker, TopicInfo, Watermarks, require_all};
+use crate::model::crash;
 use crate::model::error::{Error, Result};
 use crate::model::events::CursorOrder;
 use crate::model::offset::{Offset, Partition};
@@ -88,7 +89,9 @@ pub fn execute(
         }
         None => None,
     };
+    crash::point("move-intended");
     broker.commit(group, &topic.name, &offsets)?;
+    crash::point("move-committed");
     let Some((db, scope, open_runs)) = prepared else { return Ok(()) };
     reset::confirm(&db, scope, resets).map_err(|cause| {
         let doing = "record that the new offsets are confirmed (they are committed, and the next mb \

@@ -22,6 +22,7 @@ use super::schema::{KIND_REDRIVE, KIND_REPLAY, KIND_TOPIC, is_damage};
 use super::{AttemptRecord, DeadLetters, Ending, Outcome, Planned, Progress, ScopeId, Write};
 use crate::config::limits;
 use crate::model::clock;
+use crate::model::crash;
 use crate::model::error::{Error, Result};
 use crate::model::offset::{Again, OffsetRange, Partition};
 use crate::model::run::RunState;
@@ -153,6 +154,15 @@ impl Writer {
 
     /// The group is in the file: says so, and removes old runs where that is due.
     fn conclude(&mut self, group: &mut Vec<Write>, settled: &impl Fn(&[Settled])) {
+        for write in &*group {
+            match write {
+                Write::Planned(_) => crash::point("planned"),
+                Write::Outcome(..) => crash::point("recorded"),
+                Write::Split(..) => crash::point("split"),
+                Write::Confirm(..) => crash::point("confirmed"),
+                _ => {}
+            }
+        }
         let moves = |write: &Write| {
             matches!(
                 write,
@@ -252,6 +262,9 @@ impl Writer {
             apply(&change, &mut statements, scope, client, (at, write), &mut self.effects)?;
         }
         drop(statements);
+        if group.iter().any(|write| matches!(write, Write::Outcome(..))) {
+            crash::point("recording");
+        }
         change.commit()
     }
 

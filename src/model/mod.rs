@@ -8,6 +8,7 @@ pub mod backoff;
 pub mod batch;
 pub mod budget;
 pub mod clock;
+pub mod crash;
 pub mod error;
 pub mod events;
 pub mod headers;

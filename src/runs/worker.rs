@@ -14,6 +14,7 @@ use crate::history::{AttemptRecord, CANCELLED, DeadLetters, Outcome, Planned};
 use crate::model::batch::Batch;
 use crate::model::budget::Permit;
 use crate::model::clock;
+use crate::model::crash;
 use crate::model::error::Error;
 use crate::model::events::Event;
 use crate::model::live::Running;
@@ -346,6 +347,7 @@ impl Worker {
         let mut attempt =
             Attempt { key: &run.key, number, batch: &run.batch, output: None, failed: Vec::new() };
         let result = catch_unwind(AssertUnwindSafe(|| self.engine.step.run(&mut attempt)));
+        crash::point("stepped");
         let Attempt { output, mut failed, .. } = attempt;
         let result = result.unwrap_or_else(|payload| {
             Err(StepError::Retry(format!("the step panicked: {}", panic_message(payload.as_ref()))))

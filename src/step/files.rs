@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::shortage::{Next, Shortage};
 use super::{Attempt, Step, StepError, record_json};
+use crate::model::crash;
 use crate::model::error::{Error, Result};
 use crate::model::offset::{Again, Lane, RunKey};
 use crate::model::sync::Mutex;
@@ -66,6 +67,7 @@ impl FilesStep {
         let temp = folder.join(format!(".{name}.tmp"));
         let file = self.create(folder, &temp)?;
         let written = write(file, attempt)
+            .inspect(|()| crash::point("half-written"))
             .and_then(|()| fs::rename(&temp, folder.join(name)))
             .and_then(|()| sync_folder(folder));
         if written.is_err() {

@@ -166,10 +166,10 @@ fn two_kills_lose_no_letter() {
     raw::produce(&names.server, "none", &names.topic, 0, &values);
     let data_dir = tempfile::tempdir().unwrap();
     let more = ["--max-batch", "2", "--until-caught-up"];
-    for _ in 0..2 {
-        let mut mb = Mb::start_in(data_dir.path(), &names.args(&more));
-        mb.wait_for_line("kept as dead letters", LIMIT);
-        mb.kill9();
+    for passing in [1, 4] {
+        let at = format!("dead-letter-acked:{passing}");
+        let mut mb = Mb::start_to_crash(&at, data_dir.path(), &names.args(&more));
+        mb.wait_for_crash(LIMIT);
     }
     let mut mb = Mb::start_in(data_dir.path(), &names.args(&more));
     assert_eq!(mb.wait(LIMIT).code(), Some(0), "{}", mb.stderr().join("\n"));

@@ -5,6 +5,7 @@ mod bad_input;
 mod bad_input_brokers;
 mod bad_input_files;
 mod cli;
+mod crashes;
 mod dead_letter_topic;
 mod dead_letters;
 mod exec_leaks;

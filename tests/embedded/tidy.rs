@@ -118,7 +118,10 @@ const ADAPTERS: &[(&str, &[&str])] = &[
     ("env_logger::", &["src/cli/mod.rs"]),
     ("jiff::", &["src/model/clock.rs"]),
     ("parking_lot::", &["src/model/sync.rs"]),
-    ("sd_notify::", &["src/pipeline/running.rs"]),
+    (
+        "sd_notify::",
+        &["src/pipeline/running.rs", "src/pipeline/supervise.rs", "src/pipeline/shutdown.rs"],
+    ),
     ("mimalloc::", &["src/main.rs"]),
     ("unsafe ", &["src/main.rs", "src/kafka/librdkafka/native.rs", "src/pipeline/signals.rs"]),
 ];
@@ -282,6 +285,7 @@ const FOREIGN_FLAGS: &[&str] = &[
     "--no-default-features",
     "--nocapture",
     "--now",
+    "--profile",
     "--profile",
     "--quiet",
     "--release",

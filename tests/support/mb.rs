@@ -1,6 +1,7 @@
 //! The built binary as a process of its own: its log line by line, its signals, its end.
 
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -55,6 +56,25 @@ impl Mb {
         shell.args(["-c", &format!("{before}; exec \"$0\" \"$@\"")]).arg(plain.get_program());
         shell.args(plain.get_args()).env_remove("RUST_LOG");
         Mb::spawn_command(shell, data_dir, None)
+    }
+
+    /// The same, killed at a named point of its work (see `mb::model::crash`): `recorded`, or `recorded:3`
+    /// for the third time that it comes there.
+    pub fn start_to_crash(at: &str, data_dir: &Path, args: &[&str]) -> Mb {
+        let mut command = command(data_dir, args);
+        command.env("MB_CRASH_AT", at);
+        Mb::spawn_command(command, data_dir, None)
+    }
+
+    /// Waits until it was killed at its point.
+    ///
+    /// # Panics
+    /// With its log if it ended in another way, or `limit` is over.
+    pub fn wait_for_crash(&mut self, limit: Duration) {
+        let status = self.wait(limit);
+        let log = self.stderr().join("\n");
+        assert_eq!(status.signal(), Some(Signal::KILL.as_raw()), "{status}, not killed: {log}");
+        assert!(!log.contains("panicked"), "{log}");
     }
 
     fn spawn(data_dir: &Path, own_dir: Option<TempDir>, args: &[&str]) -> Mb {

@@ -15,6 +15,7 @@ use crate::config::{Config, DeadLetterTo};
 use crate::history::{AttemptRecord, DeadLetters};
 use crate::kafka::{Broker, Message, Producer, Sent};
 use crate::model::clock;
+use crate::model::crash;
 use crate::model::error::{Error, Result};
 use crate::model::offset::{Partition, RunKey};
 use crate::model::run::RunId;
@@ -195,6 +196,7 @@ impl DeadLetterTopic {
             let cause = delivery.last_error.unwrap_or_else(|| "it was refused".to_owned());
             return Err(self.failed(&cause).into());
         }
+        crash::point("dead-letter-acked");
         Ok(())
     }
 

@@ -37,6 +37,7 @@ impl Tick<'_> {
         if self.cuts.is_empty() {
             return Flow::Continue;
         }
+        crate::model::crash::point("cut");
         let Some(mut planning) = self.plan() else {
             // The history has ended: what was cut is read again by the next process.
             self.sensor.slots().for_each(|(_, slot)| slot.passed = None);

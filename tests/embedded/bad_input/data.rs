@@ -71,6 +71,11 @@ impl Data {
         self.posted.push(FileRecord { partition: 0, offset, key, value });
     }
 
+    /// All records of the topic.
+    pub fn posted(&self) -> &[FileRecord] {
+        &self.posted
+    }
+
     /// Only while no mb runs.
     fn topics(&self) -> Embedded {
         Embedded::open(&self.folder, 1 << 30).unwrap()
