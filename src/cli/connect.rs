@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use log::info;
 
-use crate::api::control::Client;
-use crate::api::control::remote::RemoteEmbedded;
-use crate::api::control::requests::{Request, Status};
+use crate::api::context::Status;
+use crate::api::operations::overview::GetStatus;
+use crate::api::socket::{Client, RemoteTopic};
 use crate::cli::args::Given;
 use crate::config::data_dir::DataDir;
 use crate::config::limits;
@@ -79,7 +79,7 @@ pub fn broker_under(
         }
         match status.bootstrap_server {
             None => {
-                let broker = Arc::new(RemoteEmbedded::new(&connection.data_dir));
+                let broker = Arc::new(RemoteTopic::new(&connection.data_dir));
                 return Ok(Connected { broker, connection, data_dir: None });
             }
             Some(_) if connection.client == config::Client::Embedded => {}
@@ -123,7 +123,7 @@ pub fn broker_under(
 fn started(client: &mut Client, data_dir: &Path) -> Result<Status> {
     let deadline = Instant::now() + limits::LOCK_LIMIT;
     loop {
-        let status: Status = client.ask_for(&Request::Status)?;
+        let status = client.perform(GetStatus {})?;
         match status.waiting_for {
             None => return Ok(status),
             Some(_) if Instant::now() >= deadline => return Err(status.not_yet(data_dir)),

@@ -7,17 +7,16 @@ use std::path::Path;
 
 use log::info;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use crate::api::control::Client;
-use crate::api::control::requests::{Request, Source, Status};
+use crate::api::context::Status;
+use crate::api::instance::Instance;
+use crate::api::operations::dead_letters::{
+    CountDeadLetterErrors, Discard, GetDeadLetter, ListDeadLetters, Redrive,
+};
 use crate::cli::args::{DeadLettersArgs, LetterAction};
 use crate::cli::output;
-use crate::config::data_dir::DataDir;
-use crate::config::limits;
-use crate::history::letters::{self, Asked, ErrorCount, LetterDetail, LetterRow, Pick, Selection};
-use crate::history::{self, asked, schema};
+use crate::history::letters::{Asked, ErrorCount, LetterDetail, LetterRow, Pick, Selection};
 use crate::model::clock::format_ms as format_time;
 use crate::model::error::{Error, Result};
 
@@ -59,7 +58,7 @@ pub fn run(args: &DeadLettersArgs) -> Result<()> {
 }
 
 fn list(data_dir: &Path, selection: Selection, json: bool) -> Result<()> {
-    let mut source = Source::of(data_dir)?;
+    let mut instance = Instance::of(data_dir)?;
     let heading = [
         "ID",
         "STATE",
@@ -75,10 +74,7 @@ fn list(data_dir: &Path, selection: Selection, json: bool) -> Result<()> {
     ];
     output::print_pages(json, heading, selection.limit, row, |last: Option<&LetterRow>, limit| {
         let page = Selection { before: last.map(|last| last.id), limit, ..selection.clone() };
-        match &mut source {
-            Source::Running(client) => client.ask_for(&Request::DeadLetters(page)),
-            Source::File(db) => letters::list(db, &page),
-        }
+        instance.perform(ListDeadLetters(page))
     })
 }
 
@@ -104,7 +100,7 @@ fn row(letter: &LetterRow) -> [String; 11] {
 }
 
 fn count(data_dir: &Path, selection: Selection, json: bool) -> Result<()> {
-    let mut source = Source::of(data_dir)?;
+    let mut instance = Instance::of(data_dir)?;
     let row = |count: &ErrorCount| {
         let ErrorCount { letters, topic, group, error } = count.clone();
         [letters.to_string(), group, topic, error]
@@ -114,18 +110,12 @@ fn count(data_dir: &Path, selection: Selection, json: bool) -> Result<()> {
     output::print_pages(json, heading, selection.limit, row, |_, limit| {
         let page = Selection { skip, limit, ..selection.clone() };
         skip += limit;
-        match &mut source {
-            Source::Running(client) => client.ask_for(&Request::DeadLetterErrors(page)),
-            Source::File(db) => letters::errors(db, &page),
-        }
+        instance.perform(CountDeadLetterErrors(page))
     })
 }
 
 fn show(data_dir: &Path, id: i64, json: bool) -> Result<()> {
-    let detail: Option<LetterDetail> = match Client::connect(data_dir)? {
-        Some(mut client) => client.ask_for(&Request::DeadLetter { id })?,
-        None => letters::letter(&schema::open_read_only(&data_dir.join(history::FILE))?, id)?,
-    };
+    let detail = Instance::of(data_dir)?.perform(GetDeadLetter { id })?;
     let detail = detail.ok_or_else(|| {
         Error::Other(format!(
             "dead letter {id} is not in the history of {}: it never was, or it was resolved and \
@@ -185,10 +175,9 @@ fn shown(json: &serde_json::Value, name: &str) -> String {
 }
 
 fn redrive(data_dir: &Path, pick: Pick, json: bool) -> Result<()> {
-    let (asked, status): (Vec<Asked>, _) =
-        change(data_dir, &Request::Redrive(pick.clone()), || {
-            letters::redrive(&mut asked::open(&data_dir.join(history::FILE))?, &pick)
-        })?;
+    let mut instance = Instance::to_change(data_dir)?;
+    let status = instance.status()?;
+    let asked = instance.perform(Redrive(pick))?;
     for Asked { request, topic, group, letters, left } in &asked {
         info!(
             "request {request}: {letters} dead letter(s) of topic {topic}, group {group} are redriven \
@@ -219,38 +208,12 @@ fn discard(data_dir: &Path, pick: Pick, note: &str, json: bool) -> Result<()> {
     struct Discarded {
         discarded: u64,
     }
-    let request = Request::Discard { pick: pick.clone(), note: note.to_owned() };
-    let (discarded, _) = change(data_dir, &request, || {
-        letters::discard(&mut asked::open(&data_dir.join(history::FILE))?, &pick, note)
-    })?;
+    let discard = Discard { pick, note: note.to_owned() };
+    let discarded = Instance::to_change(data_dir)?.perform(discard)?;
     if json {
         return output::print_json(&[Discarded { discarded }]);
     }
     output::print(&format!("{discarded} dead letter(s) discarded\n"))
-}
-
-/// Makes a change by the mb that runs on the data directory, whose status comes back too; where none
-/// does, `here`, under the lock. There must be a history.
-///
-/// # Errors
-/// Of either; `Config` where there is no history.
-pub(super) fn change<T: DeserializeOwned>(
-    data_dir: &Path,
-    request: &Request,
-    here: impl FnOnce() -> Result<T>,
-) -> Result<(T, Option<Status>)> {
-    loop {
-        if let Some(mut client) = Client::connect(data_dir)? {
-            let status = client.ask_for(&Request::Status)?;
-            client.wait_up_to(limits::CHANGE_LIMIT)?;
-            return Ok((client.ask_for(request)?, Some(status)));
-        }
-        schema::check_exists(&data_dir.join(history::FILE))?;
-        // One that starts just now is asked instead.
-        if let Some(_lock) = DataDir::try_lock(data_dir)? {
-            return Ok((here()?, None));
-        }
-    }
 }
 
 /// When a request is worked on.

@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use log::{info, warn};
 use serde::Serialize;
 
-use crate::api::control::requests::Request;
+use crate::api::instance::Instance;
+use crate::api::operations::requests::ReplayRanges;
 use crate::cli::args::{ReplayArgs, Span};
 use crate::cli::{connect, dead_letters, output};
-use crate::history::requests::{self, Replay};
+use crate::history::requests::Replay;
 use crate::history::{self, schema};
 use crate::kafka::{Backend, Broker, TopicInfo, Watermarks, require_all};
 use crate::model::error::{Error, Result};
@@ -30,8 +31,7 @@ struct Row {
 /// replayed; whatever the broker cannot answer.
 pub fn run(args: &ReplayArgs) -> Result<()> {
     let data_dir = &args.connection.data_dir;
-    let path = data_dir.join(history::FILE);
-    schema::check_exists(&path)?;
+    schema::check_exists(&data_dir.join(history::FILE))?;
     let connected = connect::broker(&args.connection, args.given, connect::Embedded::IfPresent)?;
     let (broker, connection) = (connected.broker.as_ref(), &connected.connection);
     let info = broker.topic(&connection.topic)?;
@@ -47,12 +47,13 @@ pub fn run(args: &ReplayArgs) -> Result<()> {
             .map(|(partition, range)| (*partition, range.first.get(), range.last.get()))
             .collect(),
     };
-    let here = || requests::ask(&mut schema::open(&path)?, &replay);
-    let (numbers, status): (Vec<i64>, _) = if connected.holds_data_dir() {
-        (here()?, None)
+    let mut instance = if connected.holds_data_dir() {
+        Instance::stopped(data_dir, None)
     } else {
-        dead_letters::change(data_dir, &Request::Replay(replay.clone()), here)?
+        Instance::to_change(data_dir)?
     };
+    let status = instance.status()?;
+    let numbers = instance.perform(ReplayRanges(replay))?;
     let when = dead_letters::when(status.as_ref(), &info.name, &connection.group);
     for (request, (partition, range)) in numbers.iter().zip(&ranges) {
         info!(

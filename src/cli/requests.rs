@@ -1,14 +1,11 @@
 //! `mb requests`: redrives and replays that were asked for, as a list; and their cancellation,
 //! whether an mb runs or not. What becomes of them is in `again`.
 
-use std::collections::BTreeMap;
-
-use crate::api::control::Client;
-use crate::api::control::requests::Request;
+use crate::api::instance::Instance;
+use crate::api::operations::requests::{CancelRequests, ListRequests};
 use crate::cli::args::{RequestAction, RequestsArgs};
-use crate::cli::{dead_letters, output};
-use crate::history::asked::{self, RequestRow, Selection};
-use crate::history::{self, schema};
+use crate::cli::output;
+use crate::history::asked::{RequestRow, Selection};
 use crate::model::clock::format_ms as format_time;
 use crate::model::error::Result;
 
@@ -17,7 +14,6 @@ use crate::model::error::Result;
 /// that there are not, or that are over already.
 pub fn run(args: &RequestsArgs) -> Result<()> {
     let data_dir = &args.connection.data_dir;
-    let path = data_dir.join(history::FILE);
     match &args.action {
         RequestAction::List { state, limit } => {
             let selection = Selection {
@@ -26,17 +22,12 @@ pub fn run(args: &RequestsArgs) -> Result<()> {
                 group: args.given.group.then(|| args.connection.group.clone()),
                 limit: u32::try_from(*limit).unwrap_or(u32::MAX),
             };
-            let rows: Vec<RequestRow> = match Client::connect(data_dir)? {
-                Some(mut client) => client.ask_for(&Request::Requests(selection))?,
-                None => asked::list(&schema::open_read_only(&path)?, &selection, &BTreeMap::new())?,
-            };
+            let rows = Instance::of(data_dir)?.perform(ListRequests(selection))?;
             print(&rows, args.json)
         }
         RequestAction::Cancel { ids, note } => {
-            let request = Request::CancelRequests { ids: ids.clone(), note: note.clone() };
-            let ((), _) = dead_letters::change(data_dir, &request, || {
-                asked::cancel(&mut asked::open(&path)?, ids, note)
-            })?;
+            let cancel = CancelRequests { ids: ids.clone(), note: note.clone() };
+            Instance::to_change(data_dir)?.perform(cancel)?;
             let shown = ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             log::info!(
                 "cancelled: {shown}; runs that had started end as they end, and dead letters of those \

@@ -4,11 +4,12 @@ use std::fmt::Write as _;
 
 use serde_json::json;
 
-use crate::api::control::requests::{Request, Source};
+use crate::api::instance::Instance;
+use crate::api::operations::runs::{GetRun, ListRuns};
 use crate::cli::args::{RunsAction, RunsArgs};
 use crate::cli::{output, steer};
 use crate::config::units::format_bytes;
-use crate::history::query::{self, RunDetail, RunRow, Selection};
+use crate::history::query::{RunDetail, RunRow, Selection};
 use crate::model::clock::format_ms as format_time;
 use crate::model::error::{Error, Result};
 
@@ -27,7 +28,7 @@ pub fn run(args: &RunsArgs) -> Result<()> {
 
 fn list(args: &RunsArgs) -> Result<()> {
     let selection = &args.selection;
-    let mut source = Source::of(&args.connection.data_dir)?;
+    let mut instance = Instance::of(&args.connection.data_dir)?;
     let heading = [
         "RUN", "STATE", "GROUP", "KEY", "RECORDS", "BYTES", "ATTEMPTS", "QUEUED", "WAIT",
         "RUN-TIME", "WORKER", "ERROR",
@@ -35,10 +36,7 @@ fn list(args: &RunsArgs) -> Result<()> {
     let limit = selection.limit;
     output::print_pages(args.json, heading, limit, row, |last: Option<&RunRow>, limit| {
         let page = Selection { before: last.map(|last| last.id), limit, ..selection.clone() };
-        match &mut source {
-            Source::Running(client) => client.ask_for(&Request::Runs(page)),
-            Source::File(db) => query::runs(db, &page),
-        }
+        instance.perform(ListRuns(page))
     })
 }
 
@@ -48,10 +46,7 @@ fn show(args: &RunsArgs, id: &str) -> Result<()> {
             "RUN-ID: got {id:?}, expected a run's number, as in the first column of mb runs"
         ))
     })?;
-    let detail: Option<RunDetail> = match Source::of(&args.connection.data_dir)? {
-        Source::Running(mut client) => client.ask_for(&Request::Run { id: number })?,
-        Source::File(db) => query::run(&db, number)?,
-    };
+    let detail = Instance::of(&args.connection.data_dir)?.perform(GetRun { id: number })?;
     let detail = detail.ok_or_else(|| {
         Error::Other(format!(
             "run {number} is not in the history of {}: it never was, or --history-keep has removed it",

@@ -6,20 +6,23 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use console::Term;
-use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use crate::api::control::Client;
-use crate::api::control::requests::Request;
-use crate::api::control::steer::{Cancelled, Change, Preview};
+use crate::api::operations::Operation;
+use crate::api::operations::cancel_run::{CancelEffect, CancelRun};
+use crate::api::operations::overview::GetOverview;
+use crate::api::operations::preview::{Preview, PreviewTick};
+use crate::api::operations::runs::ReplayRun;
+use crate::api::operations::sensor::{Pause, Resume, Tick};
+use crate::api::operations::settings::ChangeSettings;
+use crate::api::request::Request;
+use crate::api::socket::Client;
 use crate::cli::args::{Action, SteerArgs};
 use crate::cli::{output, picture};
 use crate::config::limits;
-use crate::config::steering::SettingsView;
 use crate::config::units::{format_bytes, format_duration};
 use crate::model::clock;
 use crate::model::error::{Error, Result};
-use crate::observe::overview::Overview;
 
 /// # Errors
 /// `Other` where no mb runs on the data directory, or it cannot do what it is asked for.
@@ -28,29 +31,29 @@ pub fn run(args: &SteerArgs) -> Result<()> {
     match &args.action {
         Action::Top => top(data_dir),
         Action::Status => {
-            let overview: Overview = ask(data_dir, &Request::Overview)?;
+            let overview = perform(data_dir, GetOverview {})?;
             if args.json {
                 return print_json(&overview);
             }
             output::print(&picture::picture(&overview, width()))
         }
         Action::Pause => {
-            act(data_dir, &Request::Pause)?;
+            perform(data_dir, Pause {})?;
             log::info!("paused: no tick begins until mb resume; queued runs are still processed");
             Ok(())
         }
         Action::Resume => {
-            act(data_dir, &Request::Resume)?;
+            perform(data_dir, Resume {})?;
             log::info!("the sensors tick again");
             Ok(())
         }
         Action::Tick => {
-            act(data_dir, &Request::Tick)?;
+            perform(data_dir, Tick {})?;
             log::info!("a tick begins now");
             Ok(())
         }
         Action::Preview => {
-            let preview: Preview = ask(data_dir, &Request::Preview)?;
+            let preview = perform(data_dir, PreviewTick {})?;
             if args.json { print_json(&preview) } else { print_preview(&preview) }
         }
         Action::Set(change) => set(data_dir, change, args.json),
@@ -64,12 +67,11 @@ pub fn run(args: &SteerArgs) -> Result<()> {
 pub fn cancel_runs(data_dir: &Path, ids: &[i64], note: &str) -> Result<()> {
     let mut client = connect(data_dir)?;
     for id in ids {
-        let request = Request::CancelRun { id: *id, note: note.to_owned() };
-        let Cancelled { did } = client.ask_for(&request)?;
-        let what = match did.as_str() {
-            "waiting" => "it waits: its step is not run any more",
-            "ended" => "its command is being ended",
-            _ => {
+        let cancelled = client.perform(CancelRun { id: *id, note: note.to_owned() })?;
+        let what = match cancelled.did {
+            CancelEffect::Waiting => "it waits: its step is not run any more",
+            CancelEffect::Ended => "its command is being ended",
+            CancelEffect::Stalled => {
                 "its step is inside mb and cannot be ended: it is marked as stalled and waited for"
             }
         };
@@ -85,15 +87,14 @@ pub fn cancel_runs(data_dir: &Path, ids: &[i64], note: &str) -> Result<()> {
 pub fn runs_again(data_dir: &Path, ids: &[i64]) -> Result<()> {
     let mut client = connect(data_dir)?;
     for id in ids {
-        let answer = client.ask(&Request::RunAgain { id: *id })?;
-        let request = &answer["request"];
+        let request = client.perform(ReplayRun { id: *id })?.request;
         log::info!("run {id} is made again as request {request}: mb runs --request {request}");
     }
     Ok(())
 }
 
-fn set(data_dir: &Path, change: &Change, json: bool) -> Result<()> {
-    let settings: SettingsView = ask(data_dir, &Request::Set(change.clone()))?;
+fn set(data_dir: &Path, change: &ChangeSettings, json: bool) -> Result<()> {
+    let settings = perform(data_dir, change.clone())?;
     if json {
         return print_json(&settings);
     }
@@ -144,12 +145,12 @@ fn print_preview(preview: &Preview) -> Result<()> {
 fn top(data_dir: &Path) -> Result<()> {
     let term = Term::stdout();
     if !term.is_term() {
-        return output::print(&picture::picture(&ask(data_dir, &Request::Overview)?, width()));
+        return output::print(&picture::picture(&perform(data_dir, GetOverview {})?, width()));
     }
     let mut lost: Option<i64> = None;
     loop {
         let next = Instant::now() + limits::TOP_INTERVAL;
-        let text = match ask::<Overview>(data_dir, &Request::Overview) {
+        let text = match perform(data_dir, GetOverview {}) {
             Ok(overview) => {
                 lost = None;
                 picture::picture(&overview, width())
@@ -174,13 +175,8 @@ fn width() -> usize {
     Term::stdout().size_checked().map_or(usize::MAX, |(_, columns)| usize::from(columns))
 }
 
-fn ask<T: DeserializeOwned>(data_dir: &Path, request: &Request) -> Result<T> {
-    connect(data_dir)?.ask_for(request)
-}
-
-/// For requests whose answer says nothing more.
-fn act(data_dir: &Path, request: &Request) -> Result<()> {
-    connect(data_dir)?.ask(request).map(drop)
+fn perform<O: Operation + Into<Request>>(data_dir: &Path, operation: O) -> Result<O::Answer> {
+    connect(data_dir)?.perform(operation)
 }
 
 fn connect(data_dir: &Path) -> Result<Client> {

@@ -88,8 +88,14 @@ impl Live {
             attempts_failed: Counter::default(),
             dead_letters: Counter::default(),
             ticks: Counter::default(),
-            run_time: Histogram::default(),
-            wait_time: Histogram::default(),
+            run_time: Histogram::new(
+                "mb_run_duration_seconds",
+                "Time in the step, of each attempt.",
+            ),
+            wait_time: Histogram::new(
+                "mb_run_wait_seconds",
+                "Time from the queue to the first attempt.",
+            ),
             failures: Failures::default(),
             troubles: Troubles::default(),
             last_commit_ms: AtomicI64::new(0),

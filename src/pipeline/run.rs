@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::api::{control, http};
+use crate::api::{http, socket};
 use crate::commit::reset;
 use crate::config::data_dir::DataDir;
 use crate::config::{Client, Config, Connection, limits};
@@ -87,7 +87,7 @@ impl Pipeline {
         self.config.check()?;
         let data_dir = Arc::new(DataDir::lock(&self.config.connection.data_dir)?);
         // From now on commands come here; those that only need the history are answered at once.
-        let control = control::Server::start(
+        let control = socket::Server::start(
             data_dir.path(),
             status(&self.config, None),
             &self.config,
@@ -110,7 +110,7 @@ impl Pipeline {
     fn run_with_page(
         &mut self,
         data_dir: &Arc<DataDir>,
-        control: &control::Server,
+        control: &socket::Server,
         stop: &Receiver<()>,
     ) -> Result<Summary> {
         let web = match &self.config.web {
@@ -129,7 +129,7 @@ impl Pipeline {
     fn run_with(
         &mut self,
         data_dir: &Arc<DataDir>,
-        control: &control::Server,
+        control: &socket::Server,
         stop: &Receiver<()>,
     ) -> Result<Summary> {
         self.step.prepare(&self.config.connection.topic)?;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::api::control;
-use crate::api::control::requests::Attached;
+use crate::api::context::RunningPipeline;
+use crate::api::socket;
 use crate::commit::committer::LastCommit;
 use crate::config::Config;
 use crate::config::data_dir::DataDir;
@@ -84,7 +84,7 @@ pub(super) struct Surroundings<'a> {
     pub data_dir: &'a Arc<DataDir>,
     pub lasting: &'a Lasting,
     pub watch: &'a Arc<Watch>,
-    pub control: &'a control::Server,
+    pub control: &'a socket::Server,
 }
 
 impl Running {
@@ -130,6 +130,14 @@ impl Running {
         let (commits, commits_stop) = bounded(0);
         let committer =
             events::spawn("committer", &engine.events, move || committer.run(&commits_stop))?;
+        // Before a thread can queue the run of a request: a request that is cancelled must not have queued runs
+        // that its cancellation does not know of.
+        let pipeline = RunningPipeline {
+            engine: Arc::clone(&engine),
+            bell: Arc::clone(&bell),
+            watch: Arc::clone(with.watch),
+        };
+        with.control.attach(status(with.config, Some(with.broker.backend())), pipeline);
         threads.add(events::spawn("requests", &engine.events, move || requests.run())?);
         for (index, sensor) in sensors.into_iter().enumerate() {
             let name = format!("sensor-{index}");
@@ -154,12 +162,6 @@ impl Running {
         running.start_producer(intake_stop)?;
         running.set_first_target(ends);
         running.start_watch(with.watch, &watching_stop)?;
-        let pipeline = Attached {
-            engine: Arc::clone(&running.engine),
-            bell: Arc::clone(&running.bell),
-            watch: Arc::clone(with.watch),
-        };
-        with.control.attach(status(with.config, Some(with.broker.backend())), pipeline);
         Ok(running)
     }
 

@@ -1,6 +1,6 @@
 //! What mb reports of itself to commands: its process, its broker, its topic.
 
-use crate::api::control::requests::Status;
+use crate::api::context::Status;
 use crate::config::{Client, Config};
 use crate::kafka::Backend;
 use crate::kafka::select::LOCAL_SERVER;

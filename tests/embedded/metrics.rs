@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::support::{eventually_some, world::Recorder};
-use mb::api::control::requests::Request;
+use mb::api::metrics::GetMetrics;
+use mb::api::socket;
 use mb::config::Connection;
 use mb::kafka::Broker;
 use mb::kafka::embedded::Embedded;
@@ -69,15 +70,15 @@ fn metrics_of(
     let (stopper, stop) = Stopper::new();
     let thread = std::thread::spawn(move || pipeline.run(&stop));
     let ask = || -> Option<String> {
-        mb::api::control::Client::connect(dir.path()).ok()??.ask_for(&Request::Metrics).ok()
+        socket::Client::connect(dir.path()).ok()??.perform(GetMetrics {}).ok()
     };
     let text = eventually_some(LIMIT, &ready.join(", "), || {
         ask().filter(|text| ready.iter().all(|part| text.contains(part)))
     });
-    let mut client = mb::api::control::Client::connect(dir.path()).unwrap().unwrap();
+    let mut client = socket::Client::connect(dir.path()).unwrap().unwrap();
     let asked = (0..10).map(|_| {
         let began = Instant::now();
-        let _: String = client.ask_for(&Request::Metrics).unwrap();
+        client.perform(GetMetrics {}).unwrap();
         began.elapsed()
     });
     let longest = asked.max().unwrap();
@@ -132,7 +133,7 @@ fn promtool_takes_the_metrics_and_dashboard_and_alerts_use_no_others() {
     for line in expected {
         assert!(text.contains(&format!("\n{line}")), "no {line} in\n{text}");
     }
-    let lag = "kafka_consumergroup_lag{consumergroup=\"a \\\"group\\\"\\\\ of\\nmine\",topic=\"orders\",partition=\"3\"}";
+    let lag = "kafka_consumergroup_lag{consumergroup=\"a \\\"group\\\"\\\\ of\\nmine\",partition=\"3\",topic=\"orders\"}";
     assert!(text.contains(lag), "no {lag} in\n{text}");
 
     let known = names_in(&text);

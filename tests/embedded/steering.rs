@@ -9,16 +9,22 @@ use std::time::Duration;
 use crate::support::world::*;
 use crate::support::{eventually, eventually_some};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use mb::api::control::Client;
-use mb::api::control::requests::{Request, Status};
-use mb::api::control::steer::{Cancelled, Change, CursorMove, CursorTarget, Preview, Records};
+use mb::api::operations::Operation;
+use mb::api::operations::cancel_run::CancelRun;
+use mb::api::operations::cursor::MoveCursor;
+use mb::api::operations::overview::GetStatus;
+use mb::api::operations::preview::PreviewTick;
+use mb::api::operations::records::ReadRecords;
+use mb::api::operations::runs::{ListRuns, ReplayRun};
+use mb::api::operations::sensor::{Pause, Resume, Tick};
+use mb::api::operations::settings::ChangeSettings;
+use mb::api::request::Request;
+use mb::api::socket::Client;
 use mb::config::steering::SettingsView;
 use mb::config::{OnFailure, Order, Produce};
 use mb::history::query::{self, RunDetail, RunRow};
 use mb::step::{ExecStep, Step, StepError};
 use mb::{Config, Pipeline, Stopper, Summary};
-use serde::de::DeserializeOwned;
-use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const LONG: Duration = Duration::from_secs(3600);
@@ -39,27 +45,28 @@ impl Running {
         let client = eventually_some(LIMIT, "mb reads the topic", || {
             assert!(!thread.is_finished(), "mb ended");
             let mut client = Client::connect(world.dir.path()).ok()??;
-            let status: Status = client.ask_for(&Request::Status).ok()?;
+            let status = client.perform(GetStatus {}).ok()?;
             status.waiting_for.is_none().then_some(client)
         });
         Running { stopper, thread, client }
     }
 
-    fn ask<T: DeserializeOwned>(&mut self, request: &Request) -> T {
-        self.client.ask_for(request).unwrap()
+    fn perform<O: Operation + Into<Request>>(&mut self, operation: O) -> O::Answer {
+        self.client.perform(operation).unwrap()
     }
 
-    fn refused(&mut self, request: &Request) -> mb::Error {
-        self.client.ask(request).unwrap_err()
+    fn refused<O: Operation + Into<Request>>(&mut self, operation: O) -> mb::Error {
+        self.client.perform(operation).err().expect("a refusal")
     }
 
-    fn set(&mut self, change: Change) -> SettingsView {
-        self.ask(&Request::Set(change))
+    fn set(&mut self, change: ChangeSettings) -> SettingsView {
+        self.perform(change)
     }
 
+    /// What cancelling the run did at once, in the word of the API.
     fn cancel(&mut self, id: i64, note: &str) -> String {
-        let cancelled: Cancelled = self.ask(&Request::CancelRun { id, note: note.into() });
-        cancelled.did
+        let cancelled = self.perform(CancelRun { id, note: note.into() });
+        serde_json::to_value(cancelled.did).unwrap().as_str().unwrap().to_owned()
     }
 
     fn stop(self) -> Summary {
@@ -125,7 +132,7 @@ fn a_pause_delivers_what_is_being_filled() {
     // The first one is read no later than those of the full batch.
     [1, 0, 0].into_iter().for_each(|partition| world.post(partition, b"v"));
     eventually(LIMIT, "a full batch", || done(&step) == 2);
-    mb.ask::<Value>(&Request::Pause);
+    mb.perform(Pause {});
     eventually(LIMIT, "what was being filled", || done(&step) == 3);
     eventually(LIMIT, "the tick is over", || ticks(&world) == ["paused"]);
     mb.stop();
@@ -135,14 +142,14 @@ fn a_pause_delivers_what_is_being_filled() {
 fn pause_within_a_tick(mb: &mut Running, world: &World) {
     eventually(LIMIT, "a tick is ended by the pause", || {
         let before = ticks(world).len();
-        mb.ask::<Value>(&Request::Pause);
+        mb.perform(Pause {});
         let met = (0..50).any(|_| {
             std::thread::sleep(world.config().tick_interval);
             let ticks = ticks(world);
             ticks.len() > before && ticks.last().is_some_and(|last| last == "paused")
         });
         if !met {
-            mb.ask::<Value>(&Request::Resume);
+            mb.perform(Resume {});
         }
         met
     });
@@ -157,9 +164,9 @@ fn while_paused_only_ticks_that_are_asked_for_read_on() {
     pause_within_a_tick(&mut mb, &world);
     let before = ticks(&world).len();
     world.post(0, b"a");
-    let preview: Preview = mb.ask(&Request::Preview);
+    let preview = mb.perform(PreviewTick {});
     assert_eq!(preview.partitions[0].records, 1);
-    mb.ask::<Value>(&Request::Tick);
+    mb.perform(Tick {});
     eventually(LIMIT, "one tick reads it", || done(&step) == 1);
     eventually(LIMIT, "and is over", || ticks(&world).len() == before + 1);
     assert_eq!(ticks(&world).last().unwrap(), "runtime");
@@ -167,7 +174,7 @@ fn while_paused_only_ticks_that_are_asked_for_read_on() {
     // Nothing happens, which nobody tells: twenty intervals.
     std::thread::sleep(20 * world.config().tick_interval);
     assert_eq!((ticks(&world).len(), done(&step)), (before + 1, 1));
-    mb.ask::<Value>(&Request::Resume);
+    mb.perform(Resume {});
     eventually(LIMIT, "the rest is read", || done(&step) == 2);
     mb.stop();
 }
@@ -185,10 +192,10 @@ fn a_pause_lets_go_of_a_tick_that_waits_for_room_and_loses_nothing() {
     };
     let mut mb = Running::start(&world, config, Arc::<Recorder>::clone(&step));
     enters.recv_timeout(LIMIT).unwrap();
-    mb.ask::<Value>(&Request::Pause);
+    mb.perform(Pause {});
     eventually(LIMIT, "the tick ends", || ticks(&world) == ["paused"]);
     drop(go);
-    mb.ask::<Value>(&Request::Resume);
+    mb.perform(Resume {});
     eventually(LIMIT, "all is done", || done(&step) == 120);
     mb.stop();
     assert_eq!(step.done_records(), every_record_once(40));
@@ -204,11 +211,11 @@ fn a_tick_and_another_interval_end_the_wait_that_goes_on() {
     let mut mb = Running::start(&world, config, Arc::<Recorder>::clone(&step));
     eventually(LIMIT, "the first tick is over", || ticks(&world).len() == 1);
     world.post(0, b"a");
-    mb.ask::<Value>(&Request::Tick);
+    mb.perform(Tick {});
     eventually(LIMIT, "a tick that was asked for", || done(&step) == 1);
     eventually(LIMIT, "it is over", || ticks(&world).len() == 2);
     world.post(0, b"b");
-    let view = mb.set(Change { tick_interval_s: Some(0.005), ..Change::default() });
+    let view = mb.set(ChangeSettings { tick_interval_s: Some(0.005), ..ChangeSettings::default() });
     assert_eq!((view.tick_interval_s.value, view.tick_interval_s.start_value), (0.005, 3600.0));
     eventually(LIMIT, "ticks at the new interval", || done(&step) == 2);
     mb.stop();
@@ -221,17 +228,18 @@ fn other_batch_sizes_count_from_the_next_batch_on_and_what_does_not_fit_is_refus
     let mut mb = Running::start(&world, world.config(), Arc::<Recorder>::clone(&step));
     pause_within_a_tick(&mut mb, &world);
     (0..12).for_each(|n| world.post(1, format!("{n}").as_bytes()));
-    let change = |max_batch| Change { max_batch: Some(max_batch), ..Change::default() };
+    let change =
+        |max_batch| ChangeSettings { max_batch: Some(max_batch), ..ChangeSettings::default() };
     let view = mb.set(change(4));
     assert_eq!((view.max_batch.value, view.max_batch.start_value), (4, 7));
     assert_eq!(view.rate, None);
-    let preview: Preview = mb.ask(&Request::Preview);
+    let preview = mb.perform(PreviewTick {});
     assert_eq!(preview.partitions[1].batches, 3);
-    for refused in [change(0), Change { rate: Some(5.0), ..Change::default() }] {
-        let error = mb.refused(&Request::Set(refused));
+    for refused in [change(0), ChangeSettings { rate: Some(5.0), ..ChangeSettings::default() }] {
+        let error = mb.refused(refused);
         assert_eq!(error.exit_code(), 64, "{error}");
     }
-    mb.ask::<Value>(&Request::Resume);
+    mb.perform(Resume {});
     eventually(LIMIT, "all is done", || done(&step) == 12);
     mb.stop();
     let keys: Vec<String> = step.done.lock().unwrap().keys().cloned().collect();
@@ -246,7 +254,7 @@ fn another_rate_counts_at_once_for_a_producer_that_waits() {
     let produce = Produce { rate: 0.001, ..Produce::default() };
     let config = Config { produce: Some(produce), ..world.config() };
     let mut mb = Running::start(&world, config, Arc::<Recorder>::clone(&step));
-    let view = mb.set(Change { rate: Some(500.0), ..Change::default() });
+    let view = mb.set(ChangeSettings { rate: Some(500.0), ..ChangeSettings::default() });
     let rate = view.rate.unwrap();
     assert_eq!((rate.value, rate.start_value), (500.0, 0.001));
     eventually(LIMIT, "messages come", || done(&step) > 20);
@@ -280,7 +288,10 @@ fn workers_come_and_go_and_no_run_is_lost() {
         ..world.config()
     };
     let mut mb = Running::start(&world, config, Arc::<Recorder>::clone(&step));
-    let workers = |workers| Change { max_concurrent_runs: Some(workers), ..Change::default() };
+    let workers = |workers| ChangeSettings {
+        max_concurrent_runs: Some(workers),
+        ..ChangeSettings::default()
+    };
     eventually(LIMIT, "one run", || now.load(SeqCst) == 1);
     mb.set(workers(4));
     eventually(LIMIT, "four runs at once", || now.load(SeqCst) == 4);
@@ -328,9 +339,9 @@ fn a_run_that_waits_is_given_up_at_its_turn_and_its_records_are_dead_letters() {
         eventually(LIMIT, "all has ended", || {
             world.committed("mb").get(&0).is_some_and(|o| o.get() == 6)
         });
-        let error = mb.refused(&Request::CancelRun { id, note: String::new() });
+        let error = mb.refused(CancelRun { id, note: String::new() });
         assert!(error.exit_code() == 64 && error.to_string().contains("has ended"), "{error}");
-        let error = mb.refused(&Request::CancelRun { id: 999, note: String::new() });
+        let error = mb.refused(CancelRun { id: 999, note: String::new() });
         assert!(error.exit_code() == 64 && error.to_string().contains("no run"), "{error}");
         assert_eq!(mb.stop().dead_letters, 2);
         let run = run_of(&world, "orders/0/2-3");
@@ -372,7 +383,7 @@ fn a_command_is_ended_with_its_children_even_where_it_does_not_want_to() {
         let id = eventually_some(LIMIT, "it runs", || {
             let running =
                 query::Selection { state: Some("running".into()), limit: 1, ..Default::default() };
-            let rows: Vec<RunRow> = mb.ask(&Request::Runs(running));
+            let rows = mb.perform(ListRuns(running));
             rows.first().map(|run| run.id)
         });
         assert_eq!(mb.cancel(id, "hangs"), "ended");
@@ -415,8 +426,7 @@ fn a_past_run_is_made_again_and_can_be_cancelled_as_any() {
     let (step, enters, go) = gated();
     let mut mb = Running::start(&world, world.config(), Arc::<Recorder>::clone(&step));
     let id = run_of(&world, "orders/1/0-4").run.id;
-    let answer: Value = mb.ask(&Request::RunAgain { id });
-    assert_eq!(answer["request"], 1);
+    assert_eq!(mb.perform(ReplayRun { id }).request, 1);
     assert_eq!(enters.recv_timeout(LIMIT).unwrap(), "orders/1/0-4.replay-1");
     let again = run_of(&world, "orders/1/0-4.replay-1").run.id;
     assert_eq!(mb.cancel(again, "enough"), "stalled");
@@ -426,7 +436,7 @@ fn a_past_run_is_made_again_and_can_be_cancelled_as_any() {
     eventually(LIMIT, "the request is over", || {
         world.history().query_row(open, [], |row| row.get::<_, i64>(0)).unwrap() == 0
     });
-    let error = mb.refused(&Request::RunAgain { id: 999 });
+    let error = mb.refused(ReplayRun { id: 999 });
     assert!(error.exit_code() == 64 && error.to_string().contains("no run"), "{error}");
     mb.stop();
     // The same mb for another group has nothing to do with it.
@@ -434,13 +444,13 @@ fn a_past_run_is_made_again_and_can_be_cancelled_as_any() {
     config.connection.group = "other".into();
     let step = Recorder::new(|_| Ok(()));
     let mut mb = Running::start(&world, config, Arc::<Recorder>::clone(&step));
-    for request in [Request::RunAgain { id }, Request::CancelRun { id: again, note: String::new() }]
-    {
-        let error = mb.refused(&request);
+    let errors =
+        [mb.refused(ReplayRun { id }), mb.refused(CancelRun { id: again, note: String::new() })];
+    for error in errors {
         assert_eq!(error.exit_code(), 64, "{error}");
     }
     // Its records are the topic's all the same.
-    let records: Records = mb.ask(&Request::Records { run: id });
+    let records = mb.perform(ReadRecords { run: id });
     assert_eq!(records.records.len(), 5);
     mb.stop();
 }
@@ -451,21 +461,21 @@ fn a_preview_says_what_a_tick_would_read_and_leaves_everything_as_it_is() {
     let step = Recorder::new(|_| Ok(()));
     let mut mb = Running::start(&world, world.config(), Arc::<Recorder>::clone(&step));
     eventually(LIMIT, "all is done", || done(&step) == 60);
-    let preview: Preview = mb.ask(&Request::Preview);
+    let preview = mb.perform(PreviewTick {});
     assert!(preview.partitions.iter().all(|one| one.records == 0 && one.cursor == one.next));
     pause_within_a_tick(&mut mb, &world);
     (20..30).for_each(|n| world.post(2, format!("2-{n}").as_bytes()));
     for _ in 0..2 {
-        let preview: Preview = mb.ask(&Request::Preview);
+        let preview = mb.perform(PreviewTick {});
         let one = &preview.partitions[2];
         assert_eq!((one.cursor, one.next, one.records, one.batches), (20, 30, 10, 2));
         assert_eq!(one.bytes, 40);
         assert_eq!(one.first.len(), 5);
-        assert_eq!((&one.first[0]["offset"], &one.first[0]["value"]), (&20.into(), &"2-20".into()));
+        assert_eq!((one.first[0].offset, &one.first[0].value), (20, &Some(Some("2-20".into()))));
         assert!(!preview.more);
     }
     assert_eq!(done(&step), 60);
-    mb.ask::<Value>(&Request::Resume);
+    mb.perform(Resume {});
     eventually(LIMIT, "it is read", || done(&step) == 70);
     mb.stop();
 }
@@ -480,21 +490,21 @@ fn the_records_of_a_run_are_read_again_and_what_is_gone_is_said() {
     let mut seen = BTreeSet::new();
     for lane in 0..2 {
         let run = run_of(&world, &format!("orders/1/10-19.lane-{lane}-of-2")).run;
-        let records: Records = mb.ask(&Request::Records { run: run.id });
+        let records = mb.perform(ReadRecords { run: run.id });
         assert_eq!((records.of, records.note), (run.records, None));
         assert_eq!(records.records.len() as u64, run.records);
-        seen.extend(records.records.iter().map(|record| record["offset"].as_i64().unwrap()));
+        seen.extend(records.records.iter().map(|record| record.offset));
     }
     assert_eq!(seen, (10..20).collect());
     world.remove_below(15);
     let run = run_of(&world, "orders/1/10-19.lane-0-of-2").run;
-    let records: Records = mb.ask(&Request::Records { run: run.id });
+    let records = mb.perform(ReadRecords { run: run.id });
     assert!((1..run.records).contains(&(records.records.len() as u64)));
     assert!(records.note.unwrap().contains("retention has removed those at 10-14"));
     let gone = run_of(&world, "orders/1/0-9.lane-1-of-2").run.id;
-    let records: Records = mb.ask(&Request::Records { run: gone });
+    let records = mb.perform(ReadRecords { run: gone });
     assert!(records.records.is_empty() && records.note.unwrap().contains("begins at 15"));
-    let error = mb.refused(&Request::Records { run: 999 });
+    let error = mb.refused(ReadRecords { run: 999 });
     assert_eq!(error.exit_code(), 64, "{error}");
     mb.stop();
     let topic = "UPDATE scopes SET topic_id = 'another'";
@@ -502,7 +512,7 @@ fn the_records_of_a_run_are_read_again_and_what_is_gone_is_said() {
     let config = Config { from: mb::config::StartFrom::Committed, ..world.config() };
     let config = Config { on_missing_offsets: mb::config::OnMissingOffsets::Skip, ..config };
     let mut mb = Running::start(&world, config, Recorder::new(|_| Ok(())));
-    let records: Records = mb.ask(&Request::Records { run: run.id });
+    let records = mb.perform(ReadRecords { run: run.id });
     assert!(records.records.is_empty());
     assert!(records.note.unwrap().contains("was deleted and made again"));
     mb.stop();
@@ -516,13 +526,13 @@ fn of_a_long_run_the_first_hundred_records_are_shown() {
     let mut mb = Running::start(&world, config, Arc::<Recorder>::clone(&step));
     eventually(LIMIT, "all is done", || done(&step) == 390);
     let run = run_of(&world, "orders/1/0-129").run.id;
-    let records: Records = mb.ask(&Request::Records { run });
+    let records = mb.perform(ReadRecords { run });
     assert_eq!((records.records.len(), records.of, records.note), (100, 130, None));
     mb.stop();
 }
 
-fn cursor(offsets: &[(i32, i64)], dry_run: bool) -> Request {
-    Request::MoveCursor(CursorTarget { offsets: offsets.to_vec(), dry_run })
+fn cursor(offsets: &[(i32, i64)], dry_run: bool) -> MoveCursor {
+    MoveCursor { offsets: offsets.to_vec(), dry_run }
 }
 
 #[test]
@@ -531,31 +541,35 @@ fn a_moved_cursor_is_read_from_in_the_same_process_and_settings_survive_it() {
     let step = Recorder::new(|_| Ok(()));
     let mut mb = Running::start(&world, world.config(), Arc::<Recorder>::clone(&step));
     eventually(LIMIT, "all is committed", || world.committed("mb") == all(30));
-    mb.set(Change { max_batch: Some(5), max_concurrent_runs: Some(2), ..Change::default() });
-    let moves: Vec<CursorMove> = mb.ask(&cursor(&[(1, 12), (2, 30)], true));
+    mb.set(ChangeSettings {
+        max_batch: Some(5),
+        max_concurrent_runs: Some(2),
+        ..ChangeSettings::default()
+    });
+    let moves = mb.perform(cursor(&[(1, 12), (2, 30)], true));
     let shown: Vec<_> =
         moves.iter().map(|m| (m.partition, m.from, m.to, m.beginning, m.end)).collect();
     assert_eq!(shown, [(1, 30, 12, 0, 30), (2, 30, 30, 0, 30)]);
     for outside in [&[(1, 31)][..], &[(1, -1)], &[(9, 0)], &[(1, 0), (1, 1)], &[]] {
-        let error = mb.refused(&cursor(outside, false));
+        let error = mb.refused(cursor(outside, false));
         assert_eq!(error.exit_code(), 64, "{error}");
     }
     assert_eq!(world.committed("mb"), all(30), "nothing was moved");
-    let moves: Vec<CursorMove> = mb.ask(&cursor(&[(1, 12)], false));
+    let moves = mb.perform(cursor(&[(1, 12)], false));
     assert_eq!(moves[0].to, 12);
     eventually(LIMIT, "it is read again", || step.numbers_of("orders/1/27-29").len() == 1);
     let keys: Vec<_> = runs(&world).into_iter().map(|run| run.key).skip(15).collect();
     assert_eq!(keys, ["orders/1/12-16", "orders/1/17-21", "orders/1/22-26", "orders/1/27-29"]);
     eventually(LIMIT, "all is committed again", || world.committed("mb") == all(30));
-    mb.ask::<Value>(&Request::Pause);
-    mb.ask::<Value>(&cursor(&[(0, 0)], false));
+    mb.perform(Pause {});
+    mb.perform(cursor(&[(0, 0)], false));
     eventually(LIMIT, "the group is there", || world.committed("mb")[&0].get() == 0);
-    let moves: Vec<CursorMove> = eventually_some(LIMIT, "mb has begun anew", || {
-        mb.client.ask_for(&cursor(&[(0, 3)], false)).ok()
+    let moves = eventually_some(LIMIT, "mb has begun anew", || {
+        mb.client.perform(cursor(&[(0, 3)], false)).ok()
     });
     assert_eq!((moves[0].from, moves[0].to), (0, 3));
     eventually(LIMIT, "the group is there", || world.committed("mb")[&0].get() == 3);
-    let view: SettingsView = mb.set(Change::default());
+    let view: SettingsView = mb.set(ChangeSettings::default());
     assert_eq!((view.max_batch.value, view.max_batch.start_value), (5, 7));
     assert!(step.numbers_of("orders/0/3-7").is_empty(), "paused still");
     mb.stop();
@@ -580,7 +594,7 @@ fn a_moved_cursor_waits_for_runs_that_run_and_gives_back_those_that_wait() {
     let mut mb = Running::start(&world, config, Arc::<Recorder>::clone(&step));
     let first = enters.recv_timeout(LIMIT).unwrap();
     assert_eq!(first, "orders/0/0-4");
-    mb.ask::<Value>(&cursor(&[(0, 8)], false));
+    mb.perform(cursor(&[(0, 8)], false));
     // Past --drain-timeout: a person who moves the cursor does not mean to end mb.
     std::thread::sleep(Duration::from_millis(50));
     assert!(!mb.thread.is_finished());

@@ -105,7 +105,8 @@ const ADAPTERS: &[(&str, &[&str])] = &[
         "rusqlite::",
         &[
             "src/kafka/embedded",
-            "src/api/control/requests.rs",
+            "src/api/context.rs",
+            "src/api/session.rs",
             "src/history/",
             "src/pipeline/startup.rs",
         ],
@@ -113,7 +114,7 @@ const ADAPTERS: &[(&str, &[&str])] = &[
     ("argh::", &["src/cli/"]),
     ("httparse::", &["src/api/http/request.rs"]),
     ("indicatif::", &["src/cli/terminal.rs"]),
-    ("prometheus::", &["src/api/metrics.rs"]),
+    ("prometheus::", &["src/api/metrics.rs", "src/model/histogram.rs"]),
     ("ctrlc::", &["src/pipeline/signals.rs"]),
     ("env_logger::", &["src/cli/mod.rs"]),
     ("jiff::", &["src/model/clock.rs"]),

@@ -9,17 +9,18 @@ use std::time::Duration;
 use crate::support::mb::Mb;
 use crate::support::world::{Recorder, TOPIC, World};
 use crate::support::{eventually, eventually_some, free_port};
-use mb::api::control::Client;
-use mb::api::control::requests::Request;
-use mb::api::control::watch::TickSelection;
-use mb::history::query::{RunRow, Selection, TickRow};
+use mb::api::operations::Operation;
+use mb::api::operations::overview::{GetLag, GetOverview, GetSeries, ListTicks};
+use mb::api::operations::runs::{CountRuns, ListRuns};
+use mb::api::request::Request;
+use mb::api::socket::Client;
+use mb::history::query::{Selection, TickSelection};
 use mb::kafka::Broker;
 use mb::kafka::embedded::{Call, Faults};
 use mb::model::offset::Offset;
-use mb::observe::overview::{LagView, Overview, Series};
+use mb::observe::overview::Overview;
 use mb::step::StepError;
 use mb::{Config, Pipeline, Stopper, Summary};
-use serde::de::DeserializeOwned;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -41,21 +42,21 @@ impl Running {
         let pipeline = Pipeline::new(config, Arc::<Recorder>::clone(step)).with_broker(broker);
         let thread = Some(thread::spawn(move || pipeline.run(&stop)));
         let running = Running { dir: world.dir.path().to_owned(), stopper, thread };
-        let begun = || running.try_ask::<Overview>(&Request::Overview);
+        let begun = || running.try_perform(GetOverview {});
         eventually(LIMIT, "mb runs", || begun().is_some_and(|seen| seen.waiting_for.is_none()));
         running
     }
 
-    fn try_ask<T: DeserializeOwned>(&self, request: &Request) -> Option<T> {
-        Client::connect(&self.dir).ok()??.ask_for(request).ok()
+    fn try_perform<O: Operation + Into<Request>>(&self, operation: O) -> Option<O::Answer> {
+        Client::connect(&self.dir).ok()??.perform(operation).ok()
     }
 
-    fn ask<T: DeserializeOwned>(&self, request: &Request) -> T {
-        Client::connect(&self.dir).unwrap().expect("mb runs").ask_for(request).unwrap()
+    fn perform<O: Operation + Into<Request>>(&self, operation: O) -> O::Answer {
+        Client::connect(&self.dir).unwrap().expect("mb runs").perform(operation).unwrap()
     }
 
     fn overview(&self) -> Overview {
-        self.ask(&Request::Overview)
+        self.perform(GetOverview {})
     }
 
     /// The first overview that is as `wanted`.
@@ -148,17 +149,17 @@ fn the_overview_counts_what_came_and_what_is_done() {
     assert!(seen.health.ready && seen.freshness.is_none());
     assert!(seen.newest_runs.iter().all(|run| run.state == "succeeded" && run.wait_ms.is_some()));
 
-    let lag: LagView = mb.ask(&Request::Lag);
+    let lag = mb.perform(GetLag {});
     let numbers: Vec<_> = lag.top.iter().map(|row| (row.partition, row.end, row.cursor)).collect();
     assert_eq!(numbers, [(0, 10, 10), (1, 10, 10), (2, 10, 10)]);
-    let counts: std::collections::BTreeMap<String, u64> = mb.ask(&Request::RunCounts);
-    assert_eq!((counts["succeeded"], counts["queued"], counts["running"]), (6, 0, 0));
+    let counts = mb.perform(CountRuns {});
+    assert_eq!((counts.succeeded, counts.queued, counts.running), (6, 0, 0));
     let busy = || TickSelection { busy: true, limit: 10, ..TickSelection::default() };
-    let ticks: Vec<TickRow> = eventually_some(LIMIT, "the tick is written", || {
-        Some(mb.ask(&Request::Ticks(busy()))).filter(|ticks: &Vec<TickRow>| !ticks.is_empty())
+    let ticks = eventually_some(LIMIT, "the tick is written", || {
+        Some(mb.perform(ListTicks(busy()))).filter(|ticks| !ticks.is_empty())
     });
     assert_eq!(ticks.iter().map(|tick| tick.records).sum::<u64>(), 30);
-    eventually(LIMIT, "two samples", || mb.ask::<Series>(&Request::Series).samples.len() >= 2);
+    eventually(LIMIT, "two samples", || mb.perform(GetSeries {}).samples.len() >= 2);
     mb.end();
 }
 
@@ -170,14 +171,14 @@ fn a_queued_run_is_not_listed_as_queued_while_it_runs() {
     let mb = Running::start(&world, config, &gate.recorder());
     let of = |state: &str| {
         let state = Some(state.to_owned());
-        Request::Runs(Selection { state, limit: 50, ..Selection::default() })
+        ListRuns(Selection { state, limit: 50, ..Selection::default() })
     };
     eventually(LIMIT, "one runs, five wait", || {
-        let counts: std::collections::BTreeMap<String, u64> = mb.ask(&Request::RunCounts);
-        (counts["running"], counts["queued"]) == (1, 5)
+        let counts = mb.perform(CountRuns {});
+        (counts.running, counts.queued) == (1, 5)
     });
-    let running: Vec<RunRow> = mb.ask(&of("running"));
-    let queued: Vec<RunRow> = mb.ask(&of("queued"));
+    let running = mb.perform(of("running"));
+    let queued = mb.perform(of("queued"));
     assert_eq!((running.len(), queued.len()), (1, 5));
     assert!(queued.iter().all(|run| run.state == "queued" && run.id != running[0].id));
     assert!(running[0].state == "running" && running[0].worker == Some(0));
@@ -232,10 +233,10 @@ fn a_log_that_does_not_answer_is_said_and_the_samples_go_on() {
     faults.fail_next(Call::Watermarks, 1000);
     let lost = mb.overview_with("it is said", |seen| seen.lag.error.is_some());
     assert_eq!(lost.lag.top.len(), 3, "what was known last");
-    let before = mb.ask::<Series>(&Request::Series).samples.len();
+    let before = mb.perform(GetSeries {}).samples.len();
     let unknown = mb.overview_with("it is not known any more", |seen| seen.lag.total.is_none());
     assert!(unknown.lag.at_ms < Some(unknown.now_ms));
-    let samples = mb.ask::<Series>(&Request::Series).samples;
+    let samples = mb.perform(GetSeries {}).samples;
     assert!(samples.len() > before && samples.last().unwrap().lag.is_none());
     faults.heal();
     mb.overview_with("it is known again", |seen| {
@@ -249,7 +250,7 @@ fn a_log_that_does_not_answer_is_said_and_the_samples_go_on() {
 fn while_mb_waits_for_its_broker_the_overview_says_for_what() {
     let server = format!("localhost:{}", free_port());
     let mb = Mb::start(&["--wait-for-broker", "--bootstrap-server", &server]);
-    let ask = || Client::connect(mb.data_dir()).ok()??.ask_for::<Overview>(&Request::Overview).ok();
+    let ask = || Client::connect(mb.data_dir()).ok()??.perform(GetOverview {}).ok();
     let seen = eventually_some(LIMIT, "an overview", ask);
     assert_eq!(seen.waiting_for, Some(format!("its broker at {server}")));
     assert_eq!((reasons(&seen), seen.health.ready), (vec!["starting"], false));

@@ -55,7 +55,8 @@ fn misfit(file: &Value, schema: &Value, value: &Value, at: &str) -> Option<Strin
     let schema = resolved(file, schema);
     for (word, rule) in schema.as_object().expect("a schema is an object") {
         let found = match word.as_str() {
-            "description" | "default" => None,
+            "description" | "default" | "format" | "title" => None,
+            "const" => (value != rule).then(|| format!("{at}: {value} is not {rule}")),
             "type" => {
                 let types = rule.as_array().cloned().unwrap_or_else(|| vec![rule.clone()]);
                 let fits = types.iter().any(|kind| is_of_type(value, kind.as_str().unwrap()));
@@ -65,8 +66,19 @@ fn misfit(file: &Value, schema: &Value, value: &Value, at: &str) -> Option<Strin
                 let fits = rule.as_array().unwrap().contains(value);
                 (!fits).then(|| format!("{at}: {value} is none of {rule}"))
             }
-            "minimum" => (value.as_i64() < rule.as_i64()).then(|| format!("{at}: below {rule}")),
-            "maximum" => (value.as_i64() > rule.as_i64()).then(|| format!("{at}: above {rule}")),
+            "minimum" => value
+                .as_f64()
+                .is_some_and(|value| Some(value) < rule.as_f64())
+                .then(|| format!("{at}: below {rule}")),
+            "maximum" => value
+                .as_f64()
+                .is_some_and(|value| Some(value) > rule.as_f64())
+                .then(|| format!("{at}: above {rule}")),
+            "anyOf" => {
+                let mut rules = rule.as_array().unwrap().iter();
+                let fits = rules.any(|rule| misfit(file, rule, value, at).is_none());
+                (!fits).then(|| format!("{at}: {value} fits none of {rule}"))
+            }
             "oneOf" => {
                 let rules = rule.as_array().unwrap().iter();
                 let fitting = rules.filter(|rule| misfit(file, rule, value, at).is_none()).count();
@@ -83,10 +95,25 @@ fn misfit(file: &Value, schema: &Value, value: &Value, at: &str) -> Option<Strin
                 let is_missing = value.is_object() && value.get(name).is_none();
                 is_missing.then(|| format!("{at}: no {name}"))
             }),
-            "properties" => rule.as_object().unwrap().iter().find_map(|(name, rule)| {
-                let part = value.get(name)?;
-                misfit(file, rule, part, &format!("{at}.{name}"))
-            }),
+            "properties" => rule
+                .as_object()
+                .unwrap()
+                .iter()
+                .find_map(|(name, rule)| {
+                    let part = value.get(name)?;
+                    misfit(file, rule, part, &format!("{at}.{name}"))
+                })
+                .or_else(|| {
+                    // The description allows fields to be added. Here each one must be described.
+                    let has = |name: &String| rule.get(name).is_some();
+                    let fields = value.as_object().into_iter().flatten();
+                    let is_open = schema.get("additionalProperties").is_some();
+                    let mut unknown = fields.map(|(name, _)| name).filter(|name| !has(name));
+                    unknown
+                        .next()
+                        .filter(|_| !is_open)
+                        .map(|name| format!("{at}: {name} is not described"))
+                }),
             "additionalProperties" => {
                 value.as_object().into_iter().flatten().find_map(|(name, part)| {
                     let is_named = schema["properties"].get(name).is_some();
@@ -247,6 +274,8 @@ const ASKED: &[(&str, &str, &str, &str, &[u16])] = &[
     // That run has ended.
     ("POST", "/api/v1/runs/{id}/cancel", "/api/v1/runs/1/cancel", r#"{"note":"no"}"#, &[409]),
     ("POST", "/api/v1/runs/{id}/cancel", "/api/v1/runs/99999/cancel", "{}", &[404]),
+    ("POST", "/api/v1/runs/{id}/replay", "/api/v1/runs/1/replay", "{}", &[200]),
+    ("POST", "/api/v1/runs/{id}/replay", "/api/v1/runs/99999/replay", "{}", &[404]),
     ("POST", "/api/v1/runs/{id}/again", "/api/v1/runs/1/again", "{}", &[200]),
     ("POST", "/api/v1/runs/{id}/again", "/api/v1/runs/99999/again", "{}", &[404]),
     ("PATCH", "/api/v1/settings", "/api/v1/settings", r#"{"max_batch":10}"#, &[200]),

@@ -11,7 +11,6 @@ use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use uuid::Uuid;
@@ -20,6 +19,7 @@ use super::request::{Refusal, Request};
 use crate::config::Web;
 use crate::config::limits;
 use crate::model::error::{Error, Result};
+use crate::model::sync::{Mutex, MutexGuard};
 
 /// The cookie of a browser that is signed in; the port follows, which cookies themselves do not go by:
 /// there may be another mb beside this one.
@@ -109,6 +109,11 @@ impl Guard {
             read_only: web.read_only,
             signed_in: Mutex::default(),
         })
+    }
+
+    /// The name of the cookie of a signed-in browser.
+    pub fn cookie(&self) -> &str {
+        &self.cookie
     }
 
     /// The port that was found where any was asked for.
@@ -236,7 +241,7 @@ impl Guard {
     }
 
     fn signed_in(&self) -> MutexGuard<'_, Vec<(String, Instant)>> {
-        self.signed_in.lock().unwrap_or_else(PoisonError::into_inner)
+        self.signed_in.lock()
     }
 }
 

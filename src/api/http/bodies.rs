@@ -1,187 +1,134 @@
-//! What routes read of a request: the fields of its query, and bodies of JSON, each strictly: a name
-//! that is not known is an error that says which ones are, so that no filter is passed over.
+//! Bodies of requests, as JSON. A field that a body does not have is an error.
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::request::{Request, fields};
-use crate::api::control::requests as control;
-use crate::api::control::steer::CursorTarget;
-use crate::config::limits;
+use super::request::Request;
+use crate::api::operations::cursor::MoveCursor;
+use crate::api::operations::dead_letters::{Discard, Redrive};
 use crate::history::letters::Pick;
 use crate::model::error::{Error, Result};
 
-/// The fields of a query that are left to be read.
-pub struct Query {
-    known: &'static [&'static str],
-    fields: BTreeMap<String, String>,
-}
-
-impl Query {
-    /// # Errors
-    /// `Usage`, here and below, with the field's name.
-    pub fn of(request: &Request, known: &'static [&'static str]) -> Result<Query> {
-        let mut named = BTreeMap::new();
-        for (name, value) in fields(&request.query).map_err(Error::Usage)? {
-            if !known.contains(&name.as_str()) {
-                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-                return Err(Error::Usage(format!("{name}: no such field, expected {known}")));
-            }
-            // An empty one is a form's field that nobody filled in.
-            if !value.is_empty() && named.insert(name.clone(), value).is_some() {
-                return Err(Error::Usage(format!("{name}: got it twice")));
-            }
-        }
-        Ok(Query { known, fields: named })
-    }
-
-    pub fn text(&self, name: &str) -> Option<String> {
-        debug_assert!(self.known.contains(&name), "{name} can be given");
-        self.fields.get(name).cloned()
-    }
-
-    pub fn number<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>> {
-        self.text(name)
-            .map(|text| {
-                let number = text.parse();
-                number.map_err(|_| {
-                    Error::Usage(format!("{name}: got {text:?}, expected a whole number"))
-                })
-            })
-            .transpose()
-    }
-
-    pub fn is_set(&self, name: &str) -> Result<bool> {
-        match self.text(name).as_deref() {
-            None | Some("false") => Ok(false),
-            Some("true") => Ok(true),
-            Some(text) => {
-                Err(Error::Usage(format!("{name}: got {text:?}, expected true or false")))
-            }
-        }
-    }
-
-    /// One of a few words.
-    pub fn choice(&self, name: &str, choices: &[&str]) -> Result<Option<String>> {
-        let text = self.text(name);
-        match text.as_deref().filter(|text| !choices.contains(text)) {
-            None => Ok(text),
-            Some(text) => Err(Error::Usage(format!(
-                "{name}: got {text:?}, expected one of {}",
-                choices.join(", ")
-            ))),
-        }
-    }
-
-    /// Rows of a page.
-    pub fn limit(&self) -> Result<u32> {
-        let most = limits::HTTP_PAGE_ROWS_MAX;
-        match self.number("limit")? {
-            None => Ok(limits::HTTP_PAGE_ROWS),
-            Some(limit) if (1..=most).contains(&limit) => Ok(limit),
-            Some(limit) => {
-                Err(Error::Usage(format!("limit: got {limit}, expected a number from 1 to {most}")))
-            }
-        }
-    }
-}
-
-/// The body as JSON; none at all is an empty object.
+/// The body as JSON; no body at all is an empty object.
 ///
 /// # Errors
-/// `Usage` where it does not have the shape.
-pub fn body<T: DeserializeOwned>(request: &Request) -> Result<T> {
+/// `Usage` if it does not have the shape.
+pub(super) fn body<T: DeserializeOwned>(request: &Request) -> Result<T> {
     let bytes = request.body.trim_ascii();
     let bytes = if bytes.is_empty() { b"{}" } else { bytes };
-    // Serde takes an array for an object, by the order of its fields.
+    // Serde reads an array as an object, by the order of its fields.
     if bytes[0] != b'{' {
         return Err(Error::Usage("body: expected a JSON object".into()));
     }
     serde_json::from_slice(bytes).map_err(|cause| Error::Usage(format!("body: {cause}")))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Nothing {}
+#[schemars(rename = "EmptyBody")]
+pub(super) struct Empty {}
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Note {
+#[schemars(rename = "NoteBody")]
+pub(super) struct Note {
+    /// Why, for people.
     #[serde(default)]
     pub note: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Cursor {
+#[schemars(rename = "CursorBody")]
+pub(super) struct Cursor {
+    /// Each partition's next offset.
+    #[schemars(with = "BTreeMap<String, i64>")]
     offsets: BTreeMap<i32, i64>,
+    /// Only says what would be moved.
     #[serde(default)]
     pub dry_run: bool,
 }
 
 impl Cursor {
     /// # Errors
-    /// `Usage` where it names no partition.
-    pub fn target(self) -> Result<CursorTarget> {
+    /// `Usage` if it names no partition.
+    pub fn operation(self) -> Result<MoveCursor> {
         if self.offsets.is_empty() {
             return Err(Error::Usage("offsets: got none, expected {\"PARTITION\":OFFSET}".into()));
         }
-        Ok(CursorTarget { offsets: self.offsets.into_iter().collect(), dry_run: self.dry_run })
+        Ok(MoveCursor { offsets: self.offsets.into_iter().collect(), dry_run: self.dry_run })
     }
 }
 
-#[derive(Deserialize)]
+/// Exactly one of ids, error and all.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Letters {
+pub(super) struct RedriveBody {
     ids: Option<Vec<i64>>,
+    /// A part of the dead letters' error.
     error: Option<String>,
     #[serde(default)]
     all: bool,
-    reason: Option<String>,
 }
 
-impl Letters {
-    /// What a redrive takes.
-    pub fn redrive(self) -> Result<control::Request> {
-        match self.reason {
-            None => Ok(control::Request::Redrive(self.pick()?)),
-            Some(_) => Err(Error::Usage("reason: a redrive has none".into())),
-        }
+impl RedriveBody {
+    /// # Errors
+    /// `Usage` unless it names dead letters in exactly one way.
+    pub fn operation(self) -> Result<Redrive> {
+        pick(self.ids, self.error, self.all).map(Redrive)
     }
+}
 
-    /// What a discard takes.
-    pub fn discard(mut self) -> Result<control::Request> {
-        let note = self.reason.take().unwrap_or_default().trim().to_owned();
+/// Exactly one of ids, error and all; and why the dead letters are not needed.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DiscardBody {
+    ids: Option<Vec<i64>>,
+    /// A part of the dead letters' error.
+    error: Option<String>,
+    #[serde(default)]
+    all: bool,
+    reason: String,
+}
+
+impl DiscardBody {
+    /// # Errors
+    /// `Usage` without a reason, or unless it names dead letters in exactly one way.
+    pub fn operation(self) -> Result<Discard> {
+        let note = self.reason.trim().to_owned();
         if note.is_empty() {
             return Err(Error::Usage("reason: got none, expected why they are not needed".into()));
         }
-        Ok(control::Request::Discard { pick: self.pick()?, note })
+        Ok(Discard { pick: pick(self.ids, self.error, self.all)?, note })
     }
+}
 
-    /// Exactly one way of naming them: what names none would be all.
-    fn pick(self) -> Result<Pick> {
-        match (self.ids, self.error, self.all) {
-            (Some(ids), None, false) if !ids.is_empty() => Ok(Pick { ids, ..Pick::default() }),
-            (None, Some(error), false) if !error.is_empty() => {
-                Ok(Pick { error: Some(error), ..Pick::default() })
-            }
-            (None, None, true) => Ok(Pick::default()),
-            _ => Err(Error::Usage(
-                "body: expected one of \"ids\":[NUMBER,…], \"error\":\"PART OF IT\" or \"all\":true"
-                    .into(),
-            )),
+/// A body that names no dead letters must not mean all of them.
+fn pick(ids: Option<Vec<i64>>, error: Option<String>, all: bool) -> Result<Pick> {
+    match (ids, error, all) {
+        (Some(ids), None, false) if !ids.is_empty() => Ok(Pick { ids, ..Pick::default() }),
+        (None, Some(error), false) if !error.is_empty() => {
+            Ok(Pick { error: Some(error), ..Pick::default() })
         }
+        (None, None, true) => Ok(Pick::default()),
+        _ => Err(Error::Usage(
+            "body: expected one of \"ids\":[NUMBER,…], \"error\":\"PART OF IT\" or \"all\":true"
+                .into(),
+        )),
     }
 }
 
 /// Offsets of a partition, both included.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Span {
+#[schemars(rename = "ReplayBody")]
+pub(super) struct Span {
     pub partition: i32,
     pub from: i64,
+    /// Included.
     pub to: i64,
 }
 
@@ -190,32 +137,16 @@ mod tests {
     use super::super::request::head;
     use super::*;
 
-    fn request(query: &str, body: &str) -> Request {
-        let text = format!("POST /?{query} HTTP/1.1\r\nHost: h\r\n\r\n");
-        let mut request = head(text.as_bytes()).unwrap().unwrap().request;
+    fn request(body: &str) -> Request {
+        let mut request = head(b"POST / HTTP/1.1\r\nHost: h\r\n\r\n").unwrap().unwrap().request;
         request.body = body.into();
         request
     }
 
     #[test]
-    fn a_query_is_read_strictly() {
-        let query = |text: &str| Query::of(&request(text, ""), &["limit", "busy", "state"]);
-        let found = query("limit=7&busy=true&state=").unwrap();
-        assert_eq!((found.limit(), found.is_set("busy")), (Ok(7), Ok(true)));
-        assert_eq!(found.text("state"), None);
-        assert_eq!(query("").unwrap().limit(), Ok(limits::HTTP_PAGE_ROWS));
-        for text in ["limit=0", "limit=201", "limit=x", "limit=-1"] {
-            assert!(query(text).unwrap().limit().is_err(), "{text}");
-        }
-        assert!(query("busy=1").unwrap().is_set("busy").is_err());
-        assert!(query("limit=1&limit=2").is_err());
-        let error = query("sate=failed").err().unwrap().to_string();
-        assert!(error.contains("limit, busy, state"), "{error}");
-    }
-
-    #[test]
-    fn letters_are_named_in_exactly_one_way() {
-        let redrive = |text: &str| body::<Letters>(&request("", text)).and_then(Letters::redrive);
+    fn dead_letters_are_named_in_exactly_one_way() {
+        let redrive =
+            |text: &str| body::<RedriveBody>(&request(text)).and_then(RedriveBody::operation);
         for text in [r#"{"ids":[1]}"#, r#"{"error":"x"}"#, r#"{"all":true}"#] {
             assert!(redrive(text).is_ok(), "{text}");
         }
@@ -233,7 +164,8 @@ mod tests {
         ] {
             assert!(matches!(redrive(text), Err(Error::Usage(_))), "{text}");
         }
-        let discard = |text: &str| body::<Letters>(&request("", text)).and_then(Letters::discard);
+        let discard =
+            |text: &str| body::<DiscardBody>(&request(text)).and_then(DiscardBody::operation);
         assert!(discard(r#"{"all":true,"reason":"old"}"#).is_ok());
         assert!(discard(r#"{"all":true,"reason":" "}"#).is_err());
         assert!(discard(r#"{"all":true}"#).is_err());

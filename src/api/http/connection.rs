@@ -1,15 +1,15 @@
-//! One connection: requests one after another, each with a deadline as a whole, and its answers.
-//! Which connections there are, and which one goes for another, is `server`'s.
+//! One connection: its requests one after another, each with one deadline for all of it, and their answers.
+//! Which connections are open, and which one is closed for another, is in `shared`.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::events;
 use super::request::{self, Method, Refusal, Request};
 use super::response::{Body, Response};
-use super::server::{Doing, Shared};
+use super::shared::{Phase, Shared};
+use super::{dispatch, events};
 use crate::config::limits;
 use crate::model::thread::stopped_within;
 
@@ -17,14 +17,14 @@ pub struct Connection {
     shared: Arc<Shared>,
     number: u64,
     stream: Arc<TcpStream>,
-    /// What has come and is not taken yet: a part of a request, or the beginning of the next.
+    /// Bytes that were read and belong to no whole request yet.
     buffer: Vec<u8>,
 }
 
 enum Next {
     Request(Request),
     Refused(Refusal),
-    /// It went away, or asked for nothing for too long.
+    /// The client closed the connection, or sent nothing for too long.
     Ended,
 }
 
@@ -33,12 +33,12 @@ impl Connection {
         Connection { shared, number, stream, buffer: Vec::new() }
     }
 
-    /// Until either side ends it.
+    /// Answers requests until either side ends the connection.
     ///
     /// # Errors
-    /// Where the other side is too slow or gone.
+    /// If the client is too slow or gone.
     pub fn serve(mut self) -> io::Result<()> {
-        // Answers are written whole: waiting for more to send along only delays them.
+        // Answers are written whole, so Nagle's algorithm would only delay them.
         self.stream.set_nodelay(true)?;
         let mut is_first = true;
         loop {
@@ -51,8 +51,8 @@ impl Connection {
                 Next::Ended => return Ok(()),
             };
             is_first = false;
-            self.shared.set(self.number, Doing::Answering);
-            let response = self.shared.answer(&request);
+            self.shared.set_phase(self.number, Phase::Answering);
+            let response = dispatch::answer(&self.shared, &request);
             if matches!(response.body, Body::Events) && request.method == Method::Get {
                 return self.events(&response);
             }
@@ -68,17 +68,17 @@ impl Connection {
         let mut is_begun = is_first;
         let wait = if is_first { limits::HTTP_REQUEST_LIMIT } else { limits::HTTP_IDLE_LIMIT };
         let mut deadline = Instant::now() + wait;
-        // A head ends with a line, so only then is there something new to find in it.
+        // A head ends with the end of a line: until one arrives, there is no need to parse again.
         let mut has_line = true;
         if !is_first && self.buffer.is_empty() {
-            self.shared.set(self.number, Doing::Idle);
+            self.shared.set_phase(self.number, Phase::Idle);
         }
         let head = loop {
             if !self.buffer.is_empty() {
                 if !is_begun {
                     is_begun = true;
                     deadline = Instant::now() + limits::HTTP_REQUEST_LIMIT;
-                    self.shared.set(self.number, Doing::Reading);
+                    self.shared.set_phase(self.number, Phase::Reading);
                 }
                 if has_line || self.buffer.len() >= limits::HTTP_HEAD_BYTES {
                     match request::head(&self.buffer) {
@@ -116,7 +116,7 @@ impl Connection {
         Ok(Next::Request(request))
     }
 
-    /// Waits for more bytes; 0 at the end of what the other side sends.
+    /// Waits for more bytes; 0 if the client sends no more.
     fn read(&mut self, deadline: Instant) -> io::Result<usize> {
         let mut chunk = [0; 8192];
         loop {
@@ -130,15 +130,15 @@ impl Connection {
                     self.buffer.extend_from_slice(&chunk[..bytes]);
                     return Ok(bytes);
                 }
-                // The socket's clock may be a moment ahead of the deadline's.
-                Err(error) if is_passing(&error) => {}
+                // The socket's timeout may fire a moment before the deadline.
+                Err(error) if is_transient(&error) => {}
                 Err(error) => return Err(error),
             }
         }
     }
 
     fn answer(&mut self, response: &Response, method: Method, keep: bool) -> io::Result<()> {
-        self.shared.set(self.number, Doing::Writing);
+        self.shared.set_phase(self.number, Phase::Writing);
         let mut bytes = response.head(keep);
         if let Body::Bytes(body) = &response.body
             && method != Method::Head
@@ -149,7 +149,7 @@ impl Connection {
         self.write(&bytes)
     }
 
-    /// Everything by one deadline, however the other side takes it.
+    /// Writes everything by one deadline, in however small pieces the client reads.
     fn write(&self, mut bytes: &[u8]) -> io::Result<()> {
         let deadline = Instant::now() + limits::HTTP_WRITE_LIMIT;
         while !bytes.is_empty() {
@@ -161,7 +161,7 @@ impl Connection {
             match self.stream.as_ref().write(bytes) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(written) => bytes = &bytes[written..],
-                Err(error) if is_passing(&error) => {}
+                Err(error) if is_transient(&error) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -169,21 +169,21 @@ impl Connection {
     }
 
     fn events(&mut self, response: &Response) -> io::Result<()> {
-        self.shared.set(self.number, Doing::Streaming);
+        self.shared.set_phase(self.number, Phase::Streaming);
         self.write(&response.head(false))?;
         self.write(events::PREFACE)?;
         loop {
-            self.write(&self.shared.event())?;
-            if stopped_within(self.shared.stopping(), self.shared.until_next_event()) {
+            self.write(&events::event(&self.shared.context))?;
+            if stopped_within(&self.shared.stopping, self.shared.events.until_next()) {
                 return Ok(());
             }
         }
     }
 
-    /// Ends the connection so that the answer arrives: one that is closed with bytes unread is reset,
-    /// and the other side may lose what it had not read yet.
+    /// Ends the connection so that the answer arrives. A socket that is closed with bytes unread is reset, and
+    /// the client may lose an answer that it had not read yet (RFC 9112, 9.6).
     fn linger(&mut self) -> io::Result<()> {
-        self.shared.set(self.number, Doing::Reading);
+        self.shared.set_phase(self.number, Phase::Reading);
         self.stream.shutdown(Shutdown::Write)?;
         let deadline = Instant::now() + limits::HTTP_LINGER_LIMIT;
         let mut rest = 0;
@@ -203,6 +203,6 @@ fn too_slow() -> Next {
     Next::Refused(Refusal::new(408, format!("a request that was not whole within {limit:?}")))
 }
 
-fn is_passing(error: &io::Error) -> bool {
+fn is_transient(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }

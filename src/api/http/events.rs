@@ -1,29 +1,28 @@
-//! The overview as server-sent events. It is made once a second for all who look, and not at all while
-//! nobody does (`control::watch`); writing them is `connection`'s.
+//! The overview as server-sent events: once a second, the same one for all clients, and none while no client
+//! is connected. `connection` writes them.
 
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::api::control::requests::Context;
-use crate::api::control::watch::overview_json;
+use crate::api::context::Context;
+use crate::api::operations::overview::overview_json;
 use crate::config::limits;
 
-/// What a browser is told first: how soon it connects anew.
+/// The first lines of a stream: how soon a browser connects again after it ends.
 pub const PREFACE: &[u8] = b"retry: 1000\n\n";
 
-/// When streams have their next event.
-pub struct Events {
-    /// Seconds are counted from here, so that all who look do so at the same moments.
+/// Says when streams get their next event: at the same moments for all, so that they share one overview.
+pub struct EventClock {
     began: Instant,
 }
 
-impl Events {
-    pub fn new() -> Events {
-        Events { began: Instant::now() }
+impl EventClock {
+    pub fn new() -> EventClock {
+        EventClock { began: Instant::now() }
     }
 
-    /// How long until there is another one.
+    /// How long it is until the next event.
     pub fn until_next(&self) -> Duration {
         let interval = limits::HTTP_EVENT_INTERVAL;
         let passed = self.began.elapsed().as_nanos() % interval.as_nanos();

@@ -1,19 +1,27 @@
 //! The page, the JSON API, metrics and health over HTTP.
 //!
-//! `server` listens, owns the connections and ends them; `connection` is the life of one of them;
-//! `request` and `response` are HTTP as bytes; `auth` decides who may ask for what; `routes` has
-//! the table of what is answered, `bodies` what is read of a request; `events`, `pages` and
-//! `assets` are what some routes answer. What the answers say is not made here but in `control::requests`.
+//! A request's way: `server` accepts its connection, `connection` reads it (`request` takes its bytes apart),
+//! `dispatch` finds its route in `table`, `route` checks who may ask (`auth`) and calls the route's endpoint,
+//! which reads `query` or `bodies` and performs an operation. `response` writes the answer; `failure` says which
+//! status an error has. `openapi` describes the API from the same table. `events`, `pages` and `assets` are
+//! answers that are no operation. `shared` is what all connections share.
 
 mod assets;
 mod auth;
 mod bodies;
 mod connection;
+mod dispatch;
 mod events;
+mod failure;
+mod lists;
+mod openapi;
 mod pages;
+mod query;
 mod request;
 mod response;
-mod routes;
+mod route;
 mod server;
+mod shared;
+mod table;
 
 pub use server::Server;

@@ -1,6 +1,6 @@
 //! From the flags of the commands that act on a running mb to checked values.
 
-use crate::api::control::steer::Change;
+use crate::api::operations::settings::ChangeSettings;
 use crate::cli::bridge::shown;
 use crate::cli::flags::{SetFlags, TickFlags};
 use crate::cli::values;
@@ -26,7 +26,7 @@ pub enum Action {
     Tick,
     Preview,
     /// A change of nothing shows the settings.
-    Set(Change),
+    Set(ChangeSettings),
     Top,
 }
 
@@ -70,14 +70,14 @@ pub fn tick(flags: TickFlags) -> Result<SteerArgs> {
 /// # Errors
 /// `Usage` for a setting that there is not, one given twice, or a value that it does not take.
 pub fn set(flags: SetFlags) -> Result<SteerArgs> {
-    let mut change = Change::default();
+    let mut change = ChangeSettings::default();
     for word in &flags.words {
         setting(&mut change, word)?;
     }
     SteerArgs::new(flags.connection(), Action::Set(change), flags.json)
 }
 
-fn setting(change: &mut Change, word: &str) -> Result<()> {
+fn setting(change: &mut ChangeSettings, word: &str) -> Result<()> {
     const NAMES: &str = "rate, max-batch, max-concurrent-runs or tick-interval";
     let Some((name, value)) = word.split_once('=') else {
         return usage(format!(
@@ -151,8 +151,8 @@ mod tests {
 
     #[test]
     fn settings_take_what_their_flags_take() {
-        let read = |words: &[&str]| -> Result<Change> {
-            let mut change = Change::default();
+        let read = |words: &[&str]| -> Result<ChangeSettings> {
+            let mut change = ChangeSettings::default();
             words.iter().try_for_each(|word| setting(&mut change, word))?;
             Ok(change)
         };

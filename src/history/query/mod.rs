@@ -135,6 +135,7 @@ pub const SORTS: [(&str, &str); 7] = [
 /// # Errors
 /// `Usage` for a state, sort or order that there is not; `Other` for a request that there is not;
 /// `Storage` where the file cannot be read.
+#[cfg(feature = "testing")]
 pub fn runs(db: &Connection, selection: &Selection) -> Result<Vec<RunRow>> {
     runs_now(db, selection, &[])
 }

@@ -10,7 +10,7 @@ mod partition;
 mod samples;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
@@ -21,6 +21,7 @@ use crate::kafka::Watermarks;
 use crate::model::clock;
 use crate::model::live::Running;
 use crate::model::offset::Partition;
+use crate::model::sync::{Mutex, MutexGuard};
 use crate::model::thread::stopped_within;
 use crate::observe::overview::{
     FreshnessView, HealthView, LagView, PartitionLag, Rates, Reason, Sample,
@@ -95,7 +96,7 @@ impl Watch {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

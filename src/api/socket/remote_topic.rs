@@ -1,37 +1,40 @@
-//! The embedded topic of a running mb, seen from another process: a `Broker` that asks through the
-//! control socket. It reads offsets and produces; it neither consumes nor commits.
+//! The embedded topic of a running mb, as another process sees it: a `Broker` whose calls go through the
+//! control socket. It reads offsets and produces; it can neither consume nor commit.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use serde::de::DeserializeOwned;
-
 use super::Client;
-use super::requests::{Posted, Request};
+use crate::api::operations::Operation;
+use crate::api::operations::embedded_topic::{
+    CreateTopic, DescribeTopic, FindOffsets, Flush, Flushed, GetCommitted, GetWatermarks, Posted,
+    Produce, Produced, TopicDescription,
+};
+use crate::api::request::Request;
 use crate::kafka::{
     Backend, Broker, Capabilities, CommitError, Consumer, Delivery, FetchSettings, Message,
     PerPartition, Producer, Sent, TopicInfo, Watermarks,
 };
 use crate::model::error::{Error, Result};
 use crate::model::offset::{Offset, Partition};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 
-/// The embedded topic of the mb that runs on a data directory.
-pub struct RemoteEmbedded {
+/// The embedded topic of the mb that is running on a data directory.
+pub struct RemoteTopic {
     data_dir: PathBuf,
 }
 
-/// Messages that travel in one request.
+/// Messages of one request, at most.
 const BATCH_MESSAGES: usize = 1000;
 const BATCH_BYTES: usize = 1 << 20;
-/// Messages go together that come within so much of the ones before.
+/// A message that comes within this time of the last request waits for others to share the next one.
 const LINGER: Duration = Duration::from_millis(5);
 
-impl RemoteEmbedded {
-    pub fn new(data_dir: &Path) -> RemoteEmbedded {
-        RemoteEmbedded { data_dir: data_dir.to_owned() }
+impl RemoteTopic {
+    pub fn new(data_dir: &Path) -> RemoteTopic {
+        RemoteTopic { data_dir: data_dir.to_owned() }
     }
 
     fn client(&self) -> Result<Client> {
@@ -40,12 +43,12 @@ impl RemoteEmbedded {
         })
     }
 
-    fn ask<T: DeserializeOwned>(&self, request: &Request) -> Result<T> {
-        self.client()?.ask_for(request)
+    fn perform<O: Operation + Into<Request>>(&self, operation: O) -> Result<O::Answer> {
+        self.client()?.perform(operation)
     }
 }
 
-impl Broker for RemoteEmbedded {
+impl Broker for RemoteTopic {
     fn backend(&self) -> Backend {
         Backend::Embedded
     }
@@ -66,20 +69,14 @@ impl Broker for RemoteEmbedded {
     }
 
     fn topic(&self, topic: &str) -> Result<TopicInfo> {
-        #[derive(serde::Deserialize)]
-        struct Answer {
-            id: Option<String>,
-            cluster_id: Option<String>,
-            partitions: Vec<Partition>,
-        }
         let name = topic.to_owned();
-        let Answer { id, cluster_id, partitions } =
-            self.ask(&Request::Topic { topic: name.clone() })?;
+        let TopicDescription { id, cluster_id, partitions } =
+            self.perform(DescribeTopic { topic: name.clone() })?;
         Ok(TopicInfo { name, id, cluster_id, partitions })
     }
 
     fn create_topic(&self, topic: &str, partitions: u32) -> Result<()> {
-        self.ask(&Request::CreateTopic { topic: topic.to_owned(), partitions })
+        self.perform(CreateTopic { topic: topic.to_owned(), partitions })
     }
 
     fn watermarks(
@@ -88,8 +85,7 @@ impl Broker for RemoteEmbedded {
         partitions: &[Partition],
     ) -> Result<PerPartition<Watermarks>> {
         let (topic, partitions) = (topic.to_owned(), partitions.to_vec());
-        let rows: Vec<(Partition, i64, i64)> =
-            self.ask(&Request::Watermarks { topic, partitions })?;
+        let rows = self.perform(GetWatermarks { topic, partitions })?;
         let marks = rows.into_iter().map(|(partition, beginning, end)| {
             let marks = Watermarks { beginning: Offset::new(beginning), end: Offset::new(end) };
             (partition, Ok(marks))
@@ -104,8 +100,7 @@ impl Broker for RemoteEmbedded {
         timestamp_ms: i64,
     ) -> Result<PerPartition<Offset>> {
         let (topic, partitions) = (topic.to_owned(), partitions.to_vec());
-        let rows: Vec<(Partition, i64)> =
-            self.ask(&Request::OffsetsAt { topic, partitions, timestamp_ms })?;
+        let rows = self.perform(FindOffsets { topic, partitions, timestamp_ms })?;
         let found = rows.into_iter().map(|(partition, at)| (partition, Ok(Offset::new(at))));
         Ok(found.collect())
     }
@@ -116,7 +111,7 @@ impl Broker for RemoteEmbedded {
         topic: &str,
         partitions: &[Partition],
     ) -> Result<PerPartition<Option<Offset>>> {
-        let rows: Vec<(Partition, i64)> = self.ask(&Request::Committed {
+        let rows = self.perform(GetCommitted {
             group: group.to_owned(),
             topic: topic.to_owned(),
             partitions: partitions.to_vec(),
@@ -127,7 +122,7 @@ impl Broker for RemoteEmbedded {
     }
 
     fn commit(&self, _: &str, _: &str, offsets: &[(Partition, Offset)]) -> Result<(), CommitError> {
-        Err(CommitError::all_refused(offsets, only_here("commit offsets")))
+        Err(CommitError::all_refused(offsets, not_from_outside("commit offsets")))
     }
 
     fn consumer(
@@ -136,7 +131,7 @@ impl Broker for RemoteEmbedded {
         _: &[(Partition, Offset)],
         _: &FetchSettings,
     ) -> Result<Box<dyn Consumer>> {
-        Err(only_here("be read"))
+        Err(not_from_outside("be read"))
     }
 
     fn producer(&self, topic: &str) -> Result<Box<dyn Producer>> {
@@ -144,11 +139,11 @@ impl Broker for RemoteEmbedded {
         let (waiting, bytes) = (Vec::new(), 0);
         let client = self.client()?;
         let topic = topic.to_owned();
-        Ok(Box::new(RemoteProducer { client, topic, waiting, bytes, passed_on: None, delivery }))
+        Ok(Box::new(RemoteProducer { client, topic, waiting, bytes, sent_at: None, delivery }))
     }
 }
 
-fn only_here(what: &str) -> Error {
+fn not_from_outside(what: &str) -> Error {
     Error::Unsupported {
         what: format!("the embedded topic of a running mb cannot {what} from outside"),
         hint: "stop that mb first".to_owned(),
@@ -160,30 +155,24 @@ struct RemoteProducer {
     topic: String,
     waiting: Vec<Posted>,
     bytes: usize,
-    /// When messages were passed on last.
-    passed_on: Option<Instant>,
+    /// When the last request was sent.
+    sent_at: Option<Instant>,
     delivery: Delivery,
 }
 
 impl RemoteProducer {
-    /// Sends what waits; true where all of it was taken.
-    fn pass_on(&mut self) -> Result<bool> {
+    /// Sends the messages that wait; true if all of them were accepted.
+    fn send_waiting(&mut self) -> Result<bool> {
         if self.waiting.is_empty() {
             return Ok(true);
         }
-        #[derive(serde::Deserialize)]
-        struct Answer {
-            accepted: usize,
-            delivery: Delivery,
-        }
-        let messages = std::mem::take(&mut self.waiting);
-        let request = Request::Produce { topic: self.topic.clone(), messages };
-        let answer = self.client.ask_for::<Answer>(&request)?;
-        let Request::Produce { mut messages, .. } = request else { unreachable!("made above") };
-        self.waiting = messages.split_off(answer.accepted.min(messages.len()));
+        let mut messages = std::mem::take(&mut self.waiting);
+        let request = Produce { topic: self.topic.clone(), messages: messages.clone() };
+        let Produced { accepted, delivery } = self.client.perform(request)?;
+        self.waiting = messages.split_off(accepted.min(messages.len()));
         self.bytes = self.waiting.iter().map(size).sum();
-        self.passed_on = Some(Instant::now());
-        self.delivery = answer.delivery;
+        self.sent_at = Some(Instant::now());
+        self.delivery = delivery;
         Ok(self.waiting.is_empty())
     }
 }
@@ -202,7 +191,7 @@ impl Producer for RemoteProducer {
         }
         let deadline = Instant::now() + wait;
         while self.waiting.len() >= BATCH_MESSAGES || self.bytes >= BATCH_BYTES {
-            if !self.pass_on()? && Instant::now() >= deadline {
+            if !self.send_waiting()? && Instant::now() >= deadline {
                 return Ok(Sent::Full);
             }
         }
@@ -211,35 +200,29 @@ impl Producer for RemoteProducer {
         let posted = Posted { partition: message.partition, key, value };
         self.bytes += size(&posted);
         self.waiting.push(posted);
-        // A lone message goes at once, those of a burst go together.
-        if self.passed_on.is_none_or(|at| at.elapsed() >= LINGER) {
-            self.pass_on()?;
+        // A lone message goes at once; those of a burst share a request.
+        if self.sent_at.is_none_or(|at| at.elapsed() >= LINGER) {
+            self.send_waiting()?;
         }
         Ok(Sent::Accepted)
     }
 
     fn delivery(&mut self) -> Delivery {
-        if let Err(error) = self.pass_on() {
+        if let Err(error) = self.send_waiting() {
             self.delivery.last_error = Some(error.to_string());
         }
         self.delivery.clone()
     }
 
     fn flush(&mut self, limit: Duration) -> Result<u64> {
-        #[derive(serde::Deserialize)]
-        struct Answer {
-            under_way: u64,
-            delivery: Delivery,
-        }
         let deadline = Instant::now() + limit;
         loop {
-            let all_taken = self.pass_on()?;
-            let left = deadline.saturating_duration_since(Instant::now());
-            let limit_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
-            let Answer { under_way, delivery } =
-                self.client.ask_for(&Request::Flush { limit_ms })?;
+            let all_taken = self.send_waiting()?;
+            let rest = deadline.saturating_duration_since(Instant::now());
+            let limit_ms = u64::try_from(rest.as_millis()).unwrap_or(u64::MAX);
+            let Flushed { under_way, delivery } = self.client.perform(Flush { limit_ms })?;
             self.delivery = delivery;
-            if (all_taken && under_way == 0) || left.is_zero() {
+            if (all_taken && under_way == 0) || rest.is_zero() {
                 return Ok(under_way + self.waiting.len() as u64);
             }
         }

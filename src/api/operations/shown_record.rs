@@ -1,0 +1,120 @@
+//! Records as people see them: text as text, other bytes in base64, long values cut.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::api::context::RunningPipeline;
+use crate::config::limits;
+use crate::kafka::FetchSettings;
+use crate::model::batch::Record;
+use crate::model::offset::Partition;
+
+/// A record. A key or value that is not UTF-8 comes in base64, under `key_base64` or `value_base64`; one that
+/// the record does not have is null.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct ShownRecord {
+    pub partition: i32,
+    pub offset: i64,
+    /// Milliseconds since 1970 (UTC).
+    pub timestamp_ms: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<Option<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_base64: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value: Option<Option<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value_base64: Option<String>,
+    /// How many bytes of the value are not shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cut_bytes: Option<u64>,
+    /// How many bytes of the key are not shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cut_key_bytes: Option<u64>,
+}
+
+impl ShownRecord {
+    pub(super) fn of(partition: Partition, record: &Record<'_>) -> ShownRecord {
+        let (key, key_base64, cut_key_bytes) = shown(record.key);
+        let (value, value_base64, cut_bytes) = shown(record.value);
+        ShownRecord {
+            partition,
+            offset: record.offset.get(),
+            timestamp_ms: record.timestamp,
+            key,
+            key_base64,
+            value,
+            value_base64,
+            cut_bytes,
+            cut_key_bytes,
+        }
+    }
+}
+
+/// Bytes as text or in base64, and how many of them are not shown.
+fn shown(bytes: Option<&[u8]>) -> (Option<Option<String>>, Option<String>, Option<u64>) {
+    let Some(bytes) = bytes else { return (Some(None), None, None) };
+    let (part, text) = cut(bytes);
+    let cut_bytes = (part.len() < bytes.len()).then(|| (bytes.len() - part.len()) as u64);
+    match text {
+        Some(text) => (Some(Some(text.to_owned())), None, cut_bytes),
+        None => (None, Some(STANDARD.encode(part)), cut_bytes),
+    }
+}
+
+/// The bytes that are shown, and the same as text if they are UTF-8. No character is cut in two.
+fn cut(bytes: &[u8]) -> (&[u8], Option<&str>) {
+    let part = &bytes[..bytes.len().min(limits::SHOWN_VALUE_BYTES)];
+    match std::str::from_utf8(part) {
+        Ok(text) => (part, Some(text)),
+        Err(error) if error.error_len().is_none() && part.len() < bytes.len() => {
+            let whole = &part[..error.valid_up_to()];
+            (whole, std::str::from_utf8(whole).ok())
+        }
+        Err(_) => (part, None),
+    }
+}
+
+/// How records are read for people: as soon as there is one.
+pub(super) fn fetch_settings(pipeline: &RunningPipeline) -> FetchSettings {
+    FetchSettings {
+        min_bytes: 1,
+        max_record_bytes: pipeline.engine.config.queue_bytes,
+        isolation: pipeline.engine.config.isolation,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::model::offset::Offset;
+
+    fn record(value: &[u8]) -> Value {
+        let record = Record { offset: Offset::new(7), value: Some(value), ..Record::default() };
+        serde_json::to_value(ShownRecord::of(2, &record)).unwrap()
+    }
+
+    #[test]
+    fn a_record_is_text_or_base64_and_cut_if_it_is_long() {
+        let short = record(b"a \x1b[1m");
+        assert_eq!((&short["partition"], &short["offset"]), (&json!(2), &json!(7)));
+        assert_eq!((&short["value"], &short["key"]), (&json!("a \u{1b}[1m"), &Value::Null));
+        assert!(short.get("key").is_some() && short.get("cut_bytes").is_none());
+        assert_eq!(record(b"\xfe")["value_base64"], "/g==");
+        let long = record(&vec![b'x'; limits::SHOWN_VALUE_BYTES + 5]);
+        assert_eq!(long["cut_bytes"], 5);
+        assert_eq!(long["value"].as_str().map(str::len), Some(limits::SHOWN_VALUE_BYTES));
+        // The last character lies across the limit, and is not shown.
+        let text = format!("x{}", "ü".repeat(limits::SHOWN_VALUE_BYTES));
+        let cut = record(text.as_bytes());
+        assert_eq!(cut["value"].as_str().map(str::len), Some(limits::SHOWN_VALUE_BYTES - 1));
+        let rest = text.len() - (limits::SHOWN_VALUE_BYTES - 1);
+        assert_eq!(cut["cut_bytes"], rest as u64);
+        assert_eq!(record(b"end \xc3").get("value"), None, "half a character is not text");
+    }
+}
