@@ -19,7 +19,7 @@ use crate::model::sync::{Mutex, MutexGuard};
 use crate::observe::overview::SensorView;
 use crate::observe::watch::Watch;
 use crate::runs::engine::Engine;
-use crate::source::reprocess::Bell;
+use crate::source::reprocess::WorkSignal;
 
 /// Which topic a running mb reads, from where.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -83,7 +83,7 @@ pub struct Process {
 pub struct RunningPipeline {
     pub engine: Arc<Engine>,
     /// Wakes the thread that works on redrives and replays.
-    pub bell: Arc<Bell>,
+    pub work_signal: Arc<WorkSignal>,
     pub watch: Arc<Watch>,
 }
 
@@ -115,13 +115,13 @@ impl Context {
     /// A pipeline is about to run. It is attached before its first thread can queue a run, so that a request
     /// that is cancelled from here on is cancelled in the queue too, not in the file alone.
     pub fn attach(&self, status: Status, pipeline: RunningPipeline) {
-        let bell = Arc::clone(&pipeline.bell);
+        let signal = Arc::clone(&pipeline.work_signal);
         *self.lock() = Arc::new(Stage::Running(status, pipeline));
         if let Some(process) = &self.process {
             process.overview.forget();
         }
         // A request that was written between the pipeline's first look and now has woken nobody.
-        bell.ring();
+        signal.raise();
     }
 
     /// Whether a pipeline is running; until then mb is waiting for its broker.
@@ -182,7 +182,7 @@ impl Context {
     /// Wakes the thread that works on redrives and replays. If none is running, the next start looks at all
     /// requests anyway.
     pub fn signal_new_request(&self) {
-        self.of_pipeline(|pipeline| pipeline.bell.ring());
+        self.of_pipeline(|pipeline| pipeline.work_signal.raise());
     }
 
     /// The history, to be read.

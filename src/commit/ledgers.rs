@@ -1,7 +1,7 @@
 //! The ledgers of all partitions, shared: sensors register runs, the history thread ends them, the
 //! committer asks what may be committed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -24,6 +24,8 @@ struct Inner {
     behind: Option<BTreeMap<Partition, Offset>>,
     /// How many offsets lay below the target when it was set.
     to_do: u64,
+    /// Partitions that stand at a record that stays unreadable.
+    unreadable: BTreeSet<Partition>,
 }
 
 impl Default for Ledgers {
@@ -131,6 +133,26 @@ impl Ledgers {
         target.is_some_and(|target| range.first < *target && range.end() >= *target)
     }
 
+    /// Notes whether the partition stands at a record that stays unreadable, however often it is tried.
+    pub fn set_unreadable(&self, partition: Partition, is_unreadable: bool) {
+        let unreadable = &mut self.lock().unreadable;
+        if is_unreadable {
+            unreadable.insert(partition)
+        } else {
+            unreadable.remove(&partition)
+        };
+    }
+
+    /// Whether a target was set, and all that keeps mb from it are records that stay unreadable: every other
+    /// partition is done, and no run is in flight.
+    pub fn waits_for_unreadable_only(&self) -> bool {
+        let inner = self.lock();
+        let Some(behind) = &inner.behind else { return false };
+        !behind.is_empty()
+            && behind.keys().all(|partition| inner.unreadable.contains(partition))
+            && inner.ledgers.values().all(|ledger| ledger.in_flight() == 0)
+    }
+
     /// Gets a message once the target is reached.
     pub fn reached(&self) -> &Receiver<()> {
         &self.reached.1
@@ -208,6 +230,26 @@ mod tests {
         assert!(
             ledgers.covers_target(0, Offset::new(10)) && ledgers.covers_target(1, Offset::ZERO)
         );
+    }
+
+    #[test]
+    fn unreadable_records_are_waited_for_in_vain_once_all_else_is_done() {
+        let ledgers = Ledgers::default();
+        let range = OffsetRange::new(Offset::ZERO, Offset::new(4));
+        for partition in [0, 1] {
+            ledgers.add(partition, Ledger::new(Offset::ZERO, None));
+            ledgers.register(partition, range, 1);
+        }
+        ledgers.set_unreadable(0, true);
+        assert!(!ledgers.waits_for_unreadable_only(), "no target is set");
+        ledgers.set_target([(0, Offset::new(9)), (1, Offset::new(5))].into());
+        let settled = |partition| Settled { partition, batch: range, state: RunState::Succeeded };
+        ledgers.settle(&[settled(0)]);
+        assert!(!ledgers.waits_for_unreadable_only(), "the other partition is not done");
+        ledgers.settle(&[settled(1)]);
+        assert!(ledgers.waits_for_unreadable_only());
+        ledgers.set_unreadable(0, false);
+        assert!(!ledgers.waits_for_unreadable_only(), "it could be read after all");
     }
 
     #[test]

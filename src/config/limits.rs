@@ -27,6 +27,9 @@ pub const BROKER_DOWN_LIMIT: Duration = Duration::from_secs(1);
 pub const SENSOR_BACKOFF: Backoff =
     Backoff { first: Duration::from_millis(100), longest: Duration::from_secs(2) };
 
+/// Commands that wait for a sensor; whoever sends one more waits until the sensor has taken one.
+pub const SENSOR_COMMANDS: usize = 64;
+
 /// A poll of the client that waits for records is ended this often, to see whether mb stops.
 pub const STOP_LOOK_INTERVAL: Duration = Duration::from_millis(100);
 

@@ -56,6 +56,8 @@ struct State {
 pub enum Next {
     Tick,
     Stop,
+    /// The waiting thread has something else to do first.
+    Interrupted,
 }
 
 impl Steering {
@@ -126,9 +128,10 @@ impl Steering {
     pub fn listen(self: &Arc<Steering>) -> Orders {
         let (listener, wake) = bounded(1);
         let mut state = self.state();
-        state.listeners.push(listener);
+        state.listeners.push(listener.clone());
         Orders {
             wake,
+            waker: listener,
             steering: Arc::clone(self),
             ticks_had: state.ticks,
             pauses_before: state.pauses,
@@ -154,6 +157,7 @@ impl Steering {
 #[derive(Debug)]
 pub struct Orders {
     wake: Receiver<()>,
+    waker: Sender<()>,
     steering: Arc<Steering>,
     ticks_had: u64,
     /// Pauses that were asked for before the tick that goes on.
@@ -164,6 +168,11 @@ impl Orders {
     /// Gets a message when there may be something new. Whoever takes it looks at all there is.
     pub fn wake(&self) -> &Receiver<()> {
         &self.wake
+    }
+
+    /// Wakes the thread as a change does: it has another reason to look.
+    pub fn waker(&self) -> Sender<()> {
+        self.waker.clone()
     }
 
     pub fn settings(&self) -> Settings {
@@ -177,14 +186,19 @@ impl Orders {
     }
 
     /// Waits until the next tick is to begin: `pause` after `since`, without one the tick interval as
-    /// it is by then; at once where somebody asks for a tick; while paused only then.
+    /// it is by then; at once if somebody asks for a tick; while paused only then. `interrupts` is asked
+    /// whenever the thread is woken: if true, the wait ends early.
     pub fn next_tick(
         &mut self,
         stop: &Receiver<()>,
         since: Instant,
         pause: Option<Duration>,
+        interrupts: &dyn Fn() -> bool,
     ) -> Next {
         loop {
+            if interrupts() {
+                return if is_closed(stop) { Next::Stop } else { Next::Interrupted };
+            }
             let wait = {
                 let state = self.steering.state();
                 let asked = state.ticks > self.ticks_had;
@@ -207,13 +221,19 @@ impl Orders {
         }
     }
 
-    /// Waits out a tick without anything to read, `limit` at most; a pause ends it.
-    pub fn idle_tick(&self, stop: &Receiver<()>, limit: Duration) -> Next {
+    /// Waits out a tick without anything to read, `limit` at most; a pause ends it, and `interrupts` as in
+    /// `next_tick`.
+    pub fn idle_tick(
+        &self,
+        stop: &Receiver<()>,
+        limit: Duration,
+        interrupts: &dyn Fn() -> bool,
+    ) -> Next {
         if clock::wait_simulated(limit) {
             return if is_closed(stop) { Next::Stop } else { Next::Tick };
         }
         let due = crossbeam_channel::after(limit);
-        while !self.ends_tick() {
+        while !self.ends_tick() && !interrupts() {
             select! {
                 recv(stop) -> _ => return Next::Stop,
                 recv(self.wake) -> _ => {}
@@ -282,7 +302,9 @@ mod tests {
     ) -> (Sender<()>, thread::Thread<Next>) {
         let (running, stop) = bounded(0);
         let mut orders = steering.listen();
-        let thread = thread::spawn("waits", move || orders.next_tick(&stop, Instant::now(), pause));
+        let thread = thread::spawn("waits", move || {
+            orders.next_tick(&stop, Instant::now(), pause, &|| false)
+        });
         (running, thread.unwrap())
     }
 
@@ -297,10 +319,13 @@ mod tests {
         let mut orders = steering.listen();
         steering.pause();
         steering.tick();
-        assert_eq!(orders.next_tick(&stop, Instant::now(), None), Next::Tick);
+        assert_eq!(orders.next_tick(&stop, Instant::now(), None, &|| false), Next::Tick);
         assert!(!orders.ends_tick(), "it was asked for after the pause");
         drop(running);
-        assert_eq!(orders.next_tick(&stop, Instant::now(), Some(Duration::ZERO)), Next::Stop);
+        assert_eq!(
+            orders.next_tick(&stop, Instant::now(), Some(Duration::ZERO), &|| false),
+            Next::Stop
+        );
     }
 
     #[test]
@@ -308,13 +333,35 @@ mod tests {
         let steering = steering();
         let (_running, stop) = bounded(0);
         let mut orders = steering.listen();
-        assert_eq!(orders.next_tick(&stop, Instant::now(), Some(Duration::ZERO)), Next::Tick);
+        assert_eq!(
+            orders.next_tick(&stop, Instant::now(), Some(Duration::ZERO), &|| false),
+            Next::Tick
+        );
         assert!(steering.pause() && orders.ends_tick());
-        assert_eq!(orders.idle_tick(&stop, LONG), Next::Tick, "at once");
+        assert_eq!(orders.idle_tick(&stop, LONG, &|| false), Next::Tick, "at once");
         let (_running, waiting) = waits(&steering, Some(Duration::ZERO));
         assert!(!steering.pause(), "it was paused before");
         assert!(steering.resume() && !steering.resume());
         assert_eq!(waiting.join(), Ok(Next::Tick));
+    }
+
+    #[test]
+    fn a_wait_is_interrupted_by_who_wakes_it_and_goes_on_after() {
+        let steering = steering();
+        let (_running, stop) = bounded(0);
+        let mut orders = steering.listen();
+        steering.pause();
+        let (command, commands) = bounded::<()>(1);
+        let waker = orders.waker();
+        let waiting = {
+            let commands = commands.clone();
+            let wait =
+                move || orders.next_tick(&stop, Instant::now(), None, &|| !commands.is_empty());
+            thread::spawn("waits", wait).unwrap()
+        };
+        command.send(()).unwrap();
+        waker.send(()).unwrap();
+        assert_eq!(waiting.join(), Ok(Next::Interrupted), "even while paused");
     }
 
     #[test]

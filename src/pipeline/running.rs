@@ -22,7 +22,7 @@ use crate::model::thread::Thread;
 use crate::observe::watch::{Watch, Watcher};
 use crate::runs::engine::{Engine, Lasting};
 use crate::source::producer::ProducerTask;
-use crate::source::reprocess::Bell;
+use crate::source::reprocess::WorkSignal;
 use crate::step::Step;
 
 use super::startup::Start;
@@ -35,7 +35,7 @@ use super::workers::Workers;
 pub(super) struct Running {
     pub(super) engine: Arc<Engine>,
     /// Whether reprocess requests are left.
-    pub(super) bell: Arc<Bell>,
+    pub(super) work_signal: Arc<WorkSignal>,
     /// Gets a message when none are.
     pub(super) requests_rest: Receiver<()>,
     pub(super) events: Receiver<Event>,
@@ -119,9 +119,16 @@ impl Running {
             History::start(db, scope, client, config.history_keep, settle)
         })?;
         let sensors = std::mem::take(&mut assembly.sensors);
-        let requests = assembly.requests(Reader::open(with.data_dir.path(), scope)?);
+        let requests = assembly.reprocessor(Reader::open(with.data_dir.path(), scope)?);
         let Assembly {
-            engine, committer, bell, requests_rest, events, intake, intake_stop, ..
+            engine,
+            committer,
+            work_signal,
+            requests_rest,
+            events,
+            intake,
+            intake_stop,
+            ..
         } = assembly;
         let mut threads = Threads::default();
         threads.add(history);
@@ -134,7 +141,7 @@ impl Running {
         // that its cancellation does not know of.
         let pipeline = RunningPipeline {
             engine: Arc::clone(&engine),
-            bell: Arc::clone(&bell),
+            work_signal: Arc::clone(&work_signal),
             watch: Arc::clone(with.watch),
         };
         with.control.attach(status(with.config, Some(with.broker.backend())), pipeline);
@@ -146,7 +153,7 @@ impl Running {
         let (watching, watching_stop) = bounded(0);
         let mut running = Running {
             engine,
-            bell,
+            work_signal,
             requests_rest,
             events,
             intake: Some(intake),

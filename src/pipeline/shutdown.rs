@@ -219,7 +219,7 @@ impl Running {
         last: LastCommit,
     ) -> Result<Ended> {
         let summary = self.summarize();
-        for (request, why) in self.bell.blocked() {
+        for (request, why) in self.work_signal.blocked() {
             log::warn!("request {request} stays open: {why}");
         }
         let restart = match reason {

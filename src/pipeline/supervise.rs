@@ -90,7 +90,7 @@ impl Supervisor {
             Event::MoveCursor(order, taken) => {
                 taken.try_send(()).is_ok().then_some(StopReason::MoveCursor(order))
             }
-            Event::CaughtUp if !running.bell.is_idle() => {
+            Event::CaughtUp if !running.work_signal.is_idle() => {
                 self.is_caught_up = true;
                 None
             }

@@ -20,8 +20,8 @@ use crate::model::events::Event;
 use crate::model::offset::Partition;
 use crate::runs::engine::{Engine, Lasting, Parts};
 use crate::runs::worker::Worker;
-use crate::source::reprocess::{Bell, Requests};
-use crate::source::sensor::{LateStart, Sensor, SensorSettings};
+use crate::source::reprocess::{Reprocessor, Resources, WorkSignal};
+use crate::source::sensor::{LateStart, Sensor};
 use crate::step::Step;
 
 /// What a pipeline is made from: the parts that were opened and asked before.
@@ -46,8 +46,8 @@ pub struct Assembly {
     pub sensors: Vec<Sensor>,
     pub committer: Committer,
     /// How the thread of reprocess requests learns that there is work.
-    pub bell: Arc<Bell>,
-    bell_woken: Receiver<()>,
+    pub work_signal: Arc<WorkSignal>,
+    woken_by_signal: Receiver<()>,
     /// Gets a message when no reprocess request is left.
     pub requests_rest: Receiver<()>,
     /// What the threads report.
@@ -88,15 +88,16 @@ pub fn wire<W>(
         lasting,
         events: events_in,
     }));
-    let (bell, bell_woken, requests_rest) = Bell::new(&engine.queue, &engine.history);
+    let (work_signal, woken_by_signal, requests_rest) =
+        WorkSignal::new(&engine.queue, &engine.history);
     let sensors = sensors(&engine, resumes, late_starts, &intake_stop);
     let committer = committer(&engine, in_doubt);
     let assembly = Assembly {
         engine,
         sensors,
         committer,
-        bell,
-        bell_woken,
+        work_signal,
+        woken_by_signal,
         requests_rest,
         events,
         intake,
@@ -148,16 +149,8 @@ impl Assembly {
     }
 
     /// What makes runs of reprocess requests; `reader` is a connection to the history of its own.
-    pub fn requests(&self, reader: Reader) -> Requests {
-        let settings = SensorSettings::of(&self.engine, 0);
-        Requests {
-            engine: Arc::clone(&self.engine),
-            limits: settings.limits,
-            fetch: settings.fetch,
-            reader,
-            bell: Arc::clone(&self.bell),
-            woken: self.bell_woken.clone(),
-            stop: self.intake_stop.clone(),
-        }
+    pub fn reprocessor(&self, reader: Reader) -> Reprocessor {
+        let resources = Resources::new(&self.engine, reader, self.intake_stop.clone());
+        Reprocessor::new(resources, Arc::clone(&self.work_signal), self.woken_by_signal.clone())
     }
 }

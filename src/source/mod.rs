@@ -1,9 +1,20 @@
-//! What feeds the pipeline: the sensors that turn new records into runs, requests to process records
-//! again (`reprocess`), and the optional producer that posts messages to the topic.
+//! What feeds the pipeline: sensors that turn new records into runs, requests to process records once more
+//! (`reprocess`), and the optional producer that posts messages to the topic.
 //!
-//! Everything here ends at the run queue; what happens to a run after that is in `runs`.
+//! A sensor (`sensor`) ticks; a `tick` polls a fresh consumer and gives each record to the reader of its
+//! partition (`partition_reader`), whose `batcher` cuts batches; `delivery` makes runs of them. What holds a
+//! tick back is in `backpressure`, what the log lacks in `gaps`, what reaches a sensor from outside in
+//! `signals`. Everything here ends at the run queue; what happens to a run after that is in `runs`.
 
+mod backpressure;
 pub mod batcher;
+mod collect;
+mod delivery;
+mod gaps;
+mod intake;
+mod partition_reader;
 pub mod producer;
 pub mod reprocess;
 pub mod sensor;
+pub mod signals;
+mod tick;

@@ -20,6 +20,7 @@ mod pipeline_restarts;
 mod replay;
 mod running_mb;
 mod sensor;
+mod sensor_partitions;
 mod steer_commands;
 mod steering;
 #[path = "../support/mod.rs"]

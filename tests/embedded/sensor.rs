@@ -198,11 +198,12 @@ impl Consumer for Reader {
     }
 
     fn pause(&mut self, _partition: Partition) -> Result<()> {
-        not_asked()
+        Ok(())
     }
 
-    fn resume(&mut self, _partition: Partition, _from: Offset) -> Result<()> {
-        not_asked()
+    fn resume(&mut self, partition: Partition, from: Offset) -> Result<()> {
+        self.next.insert(partition, from.get());
+        Ok(())
     }
 
     fn close(self: Box<Self>) {}

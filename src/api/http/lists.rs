@@ -117,7 +117,11 @@ pub(super) struct TickPage {
 }
 
 pub(super) const TICK_FIELDS: &[Field] = &[
-    Field::new("ended_by", Kind::Text, "runtime, queue-full, memory-full, stop, paused or error."),
+    Field::new(
+        "ended_by",
+        Kind::Text,
+        "runtime, queue-full, memory-full, paused, interrupted, stop or error.",
+    ),
     Field::new("busy", Kind::Boolean, "Only ticks that found records or failed."),
     BEFORE,
     LIMIT,

@@ -21,7 +21,8 @@ impl Operation for ListRequests {
     type Answer = Vec<RequestRow>;
 
     fn perform(self, context: &Context, session: &mut Session) -> Result<Vec<RequestRow>> {
-        let blocked = context.of_pipeline(|pipeline| pipeline.bell.blocked()).unwrap_or_default();
+        let blocked =
+            context.of_pipeline(|pipeline| pipeline.work_signal.blocked()).unwrap_or_default();
         asked::list(context.history(session)?, &self.0, &blocked)
     }
 }
@@ -46,7 +47,7 @@ impl Operation for CancelRequests {
             return Ok(());
         }
         asked::check_open(context.history(session)?, &ids)?;
-        context.with_pipeline(|pipeline| pipeline.bell.cancel(&ids, &note))
+        context.with_pipeline(|pipeline| pipeline.work_signal.cancel(&ids, &note))
     }
 }
 

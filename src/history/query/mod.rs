@@ -367,7 +367,7 @@ pub fn open_dead_letters(db: &Connection) -> Result<u64> {
 /// Which ticks are listed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TickSelection {
-    /// As in the list: `runtime`, `queue-full`, `memory-full`, `stop`, `paused`, `error`.
+    /// As in the list: `runtime`, `queue-full`, `memory-full`, `paused`, `interrupted`, `stop`, `error`.
     pub ended_by: Option<String>,
     /// Ticks that found something, or failed.
     #[serde(default)]

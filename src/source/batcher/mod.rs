@@ -1,7 +1,7 @@
 //! Cuts one partition's records into batches. Pure: records and the time come in, cuts come out.
 //!
-//! Ranges that the history holds from before (`Stored`) are made again exactly; fresh batches
-//! never overlap one. Where batches go, and whether there is memory for them, is the sensor's.
+//! A batch whose range is in the history already (`Stored`) is cut exactly as it was before; fresh batches
+//! never overlap one. Where batches go, and whether there is memory for them, is decided by the caller.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -12,21 +12,22 @@ use crate::model::budget::Permit;
 use crate::model::offset::{Offset, OffsetRange};
 use crate::model::stored::Stored;
 
-/// How large a fresh batch may grow, and how long it may wait.
+/// How large a fresh batch may grow, and how long it may wait for more records.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchLimits {
     pub max_records: usize,
     pub max_bytes: usize,
     pub max_wait: Duration,
-    /// Memory beyond the records' bytes and index: of a batch, and of each record.
+    /// Bytes that a batch takes beyond its records and their index.
     pub batch_overhead: usize,
+    /// Bytes that each record takes beyond its payload and its index entry.
     pub record_overhead: usize,
 }
 
 /// A batch that is complete.
 #[derive(Debug)]
 pub struct Cut {
-    /// The records' memory, given back when it is dropped.
+    /// The memory of the records; the budget gets it back when the permit is dropped.
     pub permit: Permit,
     pub batch: Batch,
     pub identity: Identity,
@@ -34,17 +35,17 @@ pub struct Cut {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Identity {
-    /// A fresh range, to be planned.
+    /// A new range, which is still to be planned.
     Fresh(OffsetRange),
-    /// A stored range; compaction may have taken records from it, even all.
-    Again(Stored),
+    /// A range that was planned before. Compaction may have removed some of its records, or all.
+    Stored(Stored),
 }
 
 impl Cut {
     pub fn range(&self) -> OffsetRange {
         match &self.identity {
             Identity::Fresh(range) => *range,
-            Identity::Again(stored) => stored.range,
+            Identity::Stored(stored) => stored.range,
         }
     }
 }
@@ -53,12 +54,13 @@ impl Cut {
 struct Fill {
     batch: Batch,
     permit: Permit,
-    /// When its first record came.
+    /// When its first record arrived.
     since: Instant,
-    /// `BatchLimits::max_records` as it was when it was begun.
+    /// `BatchLimits::max_records` when the batch was begun.
     max_records: usize,
+    /// It fills the first stored range.
     stored: bool,
-    /// It took no more than it needed from its beginning.
+    /// It has reserved no spare memory since it was begun.
     tight: bool,
 }
 
@@ -66,24 +68,26 @@ struct Fill {
 #[derive(Debug)]
 pub struct Batcher {
     limits: BatchLimits,
-    /// The cursor: every record below it is in a run that the queue has accepted, or done.
+    /// Every record below it is in a run that the queue has accepted, or needs no run.
     cursor: Offset,
-    /// The end of what was cut and is neither accepted nor refused yet; the cursor where there is none.
+    /// The end of what was cut and is neither accepted nor refused yet; at most the cursor if there is none.
     cut_to: Offset,
-    /// Ascending, none below the cursor.
+    /// Batches planned before that are still to be read; ascending, none below the cursor.
     stored: VecDeque<Stored>,
     fill: Option<Fill>,
-    /// The log has nothing below it.
+    /// The log has no record below it.
     floor: Offset,
-    /// Payload and records of the last fresh cut: what the next one will likely need.
+    /// Payload bytes and records of the last fresh cut: a guess at what the next one needs.
     usual: (usize, usize),
-    /// Memory is short, until the next cut.
+    /// Memory is short: reserve none to spare until the next cut.
     tight: bool,
 }
 
 impl Batcher {
+    /// A batcher that goes on at `cursor`, and first cuts the batches in `stored` again.
+    ///
     /// # Panics
-    /// Where `stored` is not ascending from `cursor` on.
+    /// If the ranges in `stored` overlap, do not ascend, or begin below `cursor`.
     pub fn new(limits: BatchLimits, cursor: Offset, stored: Vec<Stored>) -> Batcher {
         let mut at = cursor;
         for stored in &stored {
@@ -106,29 +110,39 @@ impl Batcher {
         self.cursor
     }
 
-    /// Runs of stored batches that are still to be made.
+    /// How many runs of stored batches are not in the queue yet.
     pub fn unmade_runs(&self) -> usize {
         self.stored.iter().map(|stored| stored.parts.len()).sum()
     }
 
-    /// Ranges from before that it has still to come to.
+    /// How many stored batches it has still to pass.
     pub fn unmade_batches(&self) -> usize {
         self.stored.len()
     }
 
-    /// Where a fresh consumer has to start: behind the cursor, what was cut and what is being filled.
+    /// Whether the ledger has a batch in flight that is still to be read again.
+    pub fn has_registered(&self) -> bool {
+        self.stored.iter().any(|stored| stored.registered)
+    }
+
+    /// The stored batches that are not finished: their records were not read, or the queue lacks runs of them.
+    pub fn into_stored(self) -> Vec<Stored> {
+        self.stored.into_iter().filter(|stored| !stored.is_finished()).collect()
+    }
+
+    /// Where a fresh consumer has to start: after everything that was cut or is being filled.
     pub fn read_position(&self) -> Offset {
         let filled = self.fill.as_ref().and_then(|fill| fill.batch.range());
         filled.map_or(self.cursor.max(self.cut_to), OffsetRange::end).max(self.floor)
     }
 
-    /// The log has nothing below `floor` (any more): reading goes on from there at the earliest. A
-    /// stored range that it cuts is made of what is left.
+    /// The log has no record below `floor` any more, so reading goes on there at the earliest. A stored range
+    /// that begins below it is made of the records that remain.
     pub fn skip_to(&mut self, floor: Offset) {
         self.floor = self.floor.max(floor);
     }
 
-    /// What of `range` is in no finished stored range, ascending.
+    /// The parts of `range` that lie in no finished stored range, ascending.
     pub fn not_finished(&self, range: OffsetRange) -> Vec<OffsetRange> {
         let mut left = Vec::new();
         let mut at = range.first;
@@ -144,12 +158,12 @@ impl Batcher {
         left
     }
 
-    /// Fresh batches that are begun from now on have at most so many records.
+    /// Limits the fresh batches that are begun from now on to `max_records` records.
     pub fn set_max_records(&mut self, max_records: usize) {
         self.limits.max_records = max_records;
     }
 
-    /// Passes over stored ranges that are finished and begin at the cursor. True where it moved.
+    /// Moves the cursor over finished stored ranges that begin at it. True if it moved.
     pub fn skip_finished(&mut self) -> bool {
         let before = self.cursor;
         while self.fill.is_none()
@@ -163,8 +177,8 @@ impl Batcher {
         self.cursor > before
     }
 
-    /// A cut that is due before a record at `offset` of `payload` bytes can be looked at; asked
-    /// again until there is none.
+    /// The cut that must happen before a record at `offset` with `payload` bytes can be taken, if any. Call
+    /// it until it returns `None`.
     pub fn cut_before(&mut self, offset: Offset, payload: usize) -> Option<Cut> {
         if let Some(cut) = self.cut_passed(offset) {
             return Some(cut);
@@ -175,8 +189,8 @@ impl Batcher {
         if !fill.stored && (next_stored || outgrown) { self.cut_fill() } else { None }
     }
 
-    /// Whether the record at `offset` is still to be processed; false for what is done already or
-    /// was read before.
+    /// Whether the record at `offset` is still to be taken: it was not read before, and no run has processed
+    /// it.
     pub fn wants(&self, offset: Offset) -> bool {
         offset >= self.read_position()
             && !self
@@ -185,27 +199,38 @@ impl Batcher {
                 .is_some_and(|front| front.is_finished() && front.range.contains(offset))
     }
 
-    /// Bytes of memory to be had before `take` can take this record.
+    /// The bytes of memory that must be acquired before `take` gets this record.
     pub fn needs(&self, record: &Record<'_>) -> usize {
-        let growth = match &self.fill {
-            Some(fill) => fill.batch.growth_for(record),
-            None => {
-                let stored =
-                    self.stored.front().filter(|front| front.range.contains(record.offset));
-                let runs = stored.map_or(0, |stored| stored.runs(self.limits.record_overhead > 0));
-                self.limits.batch_overhead.max(runs * limits::RUN_OVERHEAD_BYTES)
-                    + Batch::first_growth_for(record, self.expected(), self.tight)
-            }
-        };
-        growth + self.limits.record_overhead
+        match &self.fill {
+            Some(fill) => fill.batch.growth_for(record) + self.limits.record_overhead,
+            None => self.needs_of_first(record, self.expected(), self.tight),
+        }
     }
 
-    /// Bytes of memory that the batch being filled holds.
+    /// What the record needs as the first one of its batch.
+    fn needs_of_first(&self, record: &Record<'_>, expected: (usize, usize), tight: bool) -> usize {
+        let stored = self.stored.front().filter(|front| front.range.contains(record.offset));
+        let runs = stored.map_or(0, |stored| stored.runs(self.limits.record_overhead > 0));
+        self.limits.batch_overhead.max(runs * limits::RUN_OVERHEAD_BYTES)
+            + Batch::first_growth_for(record, expected, tight)
+            + self.limits.record_overhead
+    }
+
+    /// The least memory in which this record can be taken at all, with the part of its batch that cannot be
+    /// cut off before it.
+    pub fn least(&self, record: &Record<'_>) -> usize {
+        match &self.fill {
+            Some(fill) if fill.stored && fill.tight => self.held() + self.needs(record),
+            _ => self.needs_of_first(record, (0, 0), true),
+        }
+    }
+
+    /// The bytes of memory that the batch being filled holds.
     pub fn held(&self) -> usize {
         self.fill.as_ref().map_or(0, |fill| fill.permit.bytes())
     }
 
-    /// Memory is short: what is being filled, or begun next, takes no more than it needs.
+    /// Memory is short: the batch being filled, or the next one, reserves none to spare.
     pub fn grow_tightly(&mut self) {
         self.usual = (0, 0);
         self.tight = true;
@@ -214,18 +239,18 @@ impl Batcher {
         }
     }
 
-    /// Forgets what is being filled where it took more than it needed, so that it is read again
-    /// without. True where it did.
+    /// Drops the batch being filled if it has reserved memory to spare, so that it is read again without. True
+    /// if it was dropped.
     pub fn refill_tightly(&mut self) -> bool {
         self.fill.take_if(|fill| !fill.tight).is_some()
     }
 
-    /// Forgets what is being filled; it is read again later. True where there was something.
+    /// Drops the batch being filled; its records are read again later. True if there was one.
     pub fn drop_fill(&mut self) -> bool {
         self.fill.take().is_some()
     }
 
-    /// Takes a record that it wants; `permit` covers what `needs` said.
+    /// Takes a record that `wants` is true for; `permit` covers what `needs` returned.
     pub fn take(&mut self, record: Record<'_>, permit: Permit, now: Instant) {
         debug_assert!(self.wants(record.offset));
         if self.fill.is_none() {
@@ -247,9 +272,9 @@ impl Batcher {
         fill.batch.push(record);
     }
 
-    /// Takes a record that is the next one of a fresh batch, has room there and completes nothing, which
-    /// nearly all are: what `cut_before`, `wants`, `needs`, `take` and `cut_if_full` say of it is known at
-    /// one look then. False where it is not so, and nothing was done.
+    /// The short way for nearly all records: the next one of a fresh batch, for which memory is reserved, and
+    /// which does not complete the batch. It does at once what `cut_before`, `wants`, `needs`, `take` and
+    /// `cut_if_full` would do. False, with nothing changed, if the record needs the long way.
     pub fn take_at_once(&mut self, record: &Record<'_>) -> bool {
         let Some(fill) = &mut self.fill else { return false };
         let batch = &mut fill.batch;
@@ -279,8 +304,8 @@ impl Batcher {
         if full { self.cut_fill() } else { None }
     }
 
-    /// The log has nothing more below `next`: a stored range that ends below it is complete.
-    /// Asked again until there is none.
+    /// The log has no further record below `next`: returns the next stored range that is complete by that, or
+    /// the fresh batch in front of it. Call it until it returns `None`.
     pub fn cut_passed(&mut self, next: Offset) -> Option<Cut> {
         while let Some(front) = self.stored.front() {
             if front.range.last >= next {
@@ -299,8 +324,8 @@ impl Batcher {
         None
     }
 
-    /// Everything below `next` is cut and accepted, and nothing else is cut: the cursor passes a gap,
-    /// to the log's end or up to the next stored range. True where it moved.
+    /// The log has no further record below `next`: if nothing is being filled or on its way to the queue, the
+    /// cursor passes the gap, up to the next stored range at most. True if it moved.
     pub fn advance(&mut self, next: Offset) -> bool {
         let next = self.stored.front().map_or(next, |front| next.min(front.range.first));
         if self.fill.is_none() && self.cut_to <= self.cursor && next > self.cursor {
@@ -310,23 +335,26 @@ impl Batcher {
         false
     }
 
-    /// When the fresh batch that is being filled has waited long enough.
+    /// When the fresh batch being filled has waited for `max_wait`.
     pub fn due(&self) -> Option<Instant> {
         self.fill.as_ref().filter(|fill| !fill.stored).map(|fill| fill.since + self.limits.max_wait)
     }
 
-    /// The range of the fresh batch that is being filled, and when it has waited long enough.
+    /// The range of the fresh batch being filled, and when it has waited for `max_wait`.
     pub fn waiting(&self) -> Option<(OffsetRange, Instant)> {
         Some((self.fill.as_ref()?.batch.range()?, self.due()?))
     }
 
-    /// Cuts a fresh batch as it is: its wait is over, or memory is short, or the tick ends. A
-    /// stored range goes on filling.
+    /// Cuts the fresh batch being filled as it is, because its wait is over, memory is short or the tick ends.
+    /// A stored range goes on filling: it must come out with the range that it had.
     pub fn cut_now(&mut self) -> Option<Cut> {
         if self.fill.as_ref().is_some_and(|fill| !fill.stored) { self.cut_fill() } else { None }
     }
 
-    /// The queue has accepted the cut: the cursor passes it.
+    /// The queue has accepted all runs of the cut: the cursor passes it.
+    ///
+    /// # Panics
+    /// If the cursor has passed the range already.
     pub fn accepted(&mut self, range: OffsetRange) {
         if self.stored.front().is_some_and(|front| front.range == range) {
             self.stored.pop_front();
@@ -335,8 +363,9 @@ impl Batcher {
         self.cursor = range.end();
     }
 
-    /// The queue had no room: the cut's records are read again later, under the identity that the
-    /// range has by now. What is being filled is dropped too. Of several cuts the last is refused first.
+    /// The queue had no room for a cut: its records are read again later, under the identity that the range
+    /// has by now. The batch being filled lies above it and is dropped. If several cuts were refused, the last
+    /// one comes first.
     pub fn refused(&mut self, stored: Stored) {
         self.fill = None;
         self.cut_to = stored.range.first;
@@ -346,7 +375,7 @@ impl Batcher {
         self.stored.push_front(stored);
     }
 
-    /// Payload bytes and records that a new batch will likely hold.
+    /// The payload bytes and records that a new batch will likely hold.
     fn expected(&self) -> (usize, usize) {
         let (bytes, records) = self.usual;
         (bytes.min(self.limits.max_bytes), records.min(self.limits.max_records))
@@ -368,7 +397,7 @@ impl Batcher {
         self.tight = false;
         let identity = if fill.stored {
             let front = self.stored.front().expect("a stored fill has its range in front");
-            Identity::Again(front.clone())
+            Identity::Stored(front.clone())
         } else {
             self.usual = (fill.batch.payload_bytes(), fill.batch.len());
             Identity::Fresh(range)
@@ -377,14 +406,14 @@ impl Batcher {
         Some(Cut { permit: fill.permit, batch: fill.batch, identity })
     }
 
-    /// A stored range as far as it was filled, which compaction may have left with nothing.
+    /// Cuts a stored range with the records that the log still has of it: none, if compaction removed all.
     fn cut_stored(&mut self, stored: Stored) -> Option<Cut> {
         self.tight = false;
         let (permit, batch) = match self.fill.take() {
             Some(fill) => (fill.permit, fill.batch),
             None => (Permit::nothing(), Batch::default()),
         };
-        Some(Cut { permit, batch, identity: Identity::Again(stored) })
+        Some(Cut { permit, batch, identity: Identity::Stored(stored) })
     }
 }
 

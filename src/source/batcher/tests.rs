@@ -1,4 +1,4 @@
-//! The batcher driven as the sensor drives it, and against sequences of any kind.
+//! The batcher driven as a sensor drives it, and against random sequences.
 
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ fn finished(first: i64, last: i64) -> Stored {
 }
 
 #[test]
-fn what_is_missing_is_what_is_in_no_finished_range() {
+fn offsets_outside_finished_ranges_are_missing() {
     let stored = vec![unfinished(1, 10, 19), finished(20, 29), finished(35, 49)];
     let batcher = Batcher::new(LIMITS, Offset::new(10), stored);
     assert_eq!(batcher.not_finished(range(10, 29)), [range(10, 19)]);
@@ -52,7 +52,7 @@ struct Driver {
     budget: Arc<Budget>,
     cuts: Vec<(Identity, Vec<i64>)>,
     now: Instant,
-    /// Takes records at once where that can be.
+    /// Uses the short way if a record allows it.
     at_once: bool,
 }
 
@@ -69,7 +69,10 @@ impl Driver {
     }
 
     fn accept(&mut self, cut: Cut) {
-        assert!(cut.permit.bytes() >= cut.batch.heap_bytes(), "memory is had before it is used");
+        assert!(
+            cut.permit.bytes() >= cut.batch.heap_bytes(),
+            "memory is acquired before it is used"
+        );
         let offsets = cut.batch.records().map(|record| record.offset.get()).collect();
         self.batcher.accepted(cut.range());
         self.cuts.push((cut.identity, offsets));
@@ -108,16 +111,16 @@ impl Driver {
     fn fresh(&self) -> Vec<OffsetRange> {
         let fresh = self.cuts.iter().filter_map(|(identity, _)| match identity {
             Identity::Fresh(range) => Some(*range),
-            Identity::Again(_) => None,
+            Identity::Stored(_) => None,
         });
         fresh.collect()
     }
 }
 
 #[test]
-fn a_gap_is_passed_up_to_a_finished_range_that_has_gaps_too() {
+fn the_cursor_passes_a_gap_up_to_a_finished_range_with_gaps_of_its_own() {
     let mut driver = Driver::new(LIMITS, 0, vec![finished(5, 9)]);
-    // The log has nothing below 7: neither in front of the range nor at its beginning.
+    // The log has no record below 7: neither before the range nor at its beginning.
     driver.passed(7);
     assert_eq!(driver.batcher.cursor(), Offset::new(5));
     assert!(driver.batcher.skip_finished());
@@ -125,7 +128,7 @@ fn a_gap_is_passed_up_to_a_finished_range_that_has_gaps_too() {
 }
 
 #[test]
-fn a_stored_range_that_does_not_fit_is_filled_again_tightly_once() {
+fn a_stored_range_that_does_not_fit_is_refilled_tightly_once() {
     let mut driver = Driver::new(LIMITS, 0, vec![unfinished(1, 0, 2)]);
     let held = |driver: &mut Driver| {
         [0, 1].into_iter().for_each(|offset| driver.offer(offset, &[b'x'; 30]));
@@ -133,12 +136,12 @@ fn a_stored_range_that_does_not_fit_is_filled_again_tightly_once() {
     };
     driver.offer(0, &[b'x'; 30]);
     driver.batcher.grow_tightly();
-    assert!(driver.batcher.refill_tightly(), "it began generously");
+    assert!(driver.batcher.refill_tightly(), "it had memory to spare");
     let tight = held(&mut driver);
     assert_eq!(tight, limits::RUN_OVERHEAD_BYTES + 2 * (30 + Batch::ENTRY_BYTES));
-    assert!(!driver.batcher.refill_tightly(), "it takes no more than it needs already");
+    assert!(!driver.batcher.refill_tightly(), "it has none to spare already");
     driver.offer(2, b"v");
-    assert!(matches!(driver.cuts[..], [(Identity::Again(_), _)]));
+    assert!(matches!(driver.cuts[..], [(Identity::Stored(_), _)]));
 }
 
 #[test]
@@ -151,7 +154,7 @@ fn a_batch_is_cut_at_its_record_limit() {
 }
 
 #[test]
-fn another_record_limit_counts_from_the_next_batch_on() {
+fn a_changed_record_limit_applies_from_the_next_batch_on() {
     let mut driver = Driver::new(LIMITS, 0, vec![]);
     (0..2).for_each(|offset| driver.offer(offset, b"v"));
     driver.batcher.set_max_records(2);
@@ -172,36 +175,36 @@ fn a_batch_is_cut_before_it_outgrows_its_bytes_and_a_large_record_stands_alone()
 }
 
 #[test]
-fn a_fresh_batch_is_due_after_its_wait() {
+fn a_fresh_batch_is_due_after_max_wait() {
     let mut driver = Driver::new(LIMITS, 0, vec![]);
     assert_eq!(driver.batcher.due(), None);
     driver.offer(0, b"v");
     assert_eq!(driver.batcher.due(), Some(driver.now + LIMITS.max_wait));
-    let cut = driver.batcher.cut_now().expect("one record waits");
+    let cut = driver.batcher.cut_now().expect("one record is being filled");
     driver.accept(cut);
     assert_eq!(driver.batcher.due(), None);
 }
 
 #[test]
-fn stored_ranges_come_again_exactly_whatever_the_limits_are_now() {
+fn stored_ranges_are_cut_exactly_as_before_whatever_the_limits_are_now() {
     let stored = vec![unfinished(1, 0, 9), finished(10, 12), unfinished(3, 13, 14)];
     let mut driver = Driver::new(LIMITS, 0, stored.clone());
     (0..20).for_each(|offset| driver.offer(offset, b"v"));
-    assert_eq!(driver.cuts[0], (Identity::Again(stored[0].clone()), (0..=9).collect()));
-    assert_eq!(driver.cuts[1], (Identity::Again(stored[2].clone()), vec![13, 14]));
+    assert_eq!(driver.cuts[0], (Identity::Stored(stored[0].clone()), (0..=9).collect()));
+    assert_eq!(driver.cuts[1], (Identity::Stored(stored[2].clone()), vec![13, 14]));
     assert_eq!(driver.fresh(), [range(15, 18)]);
 }
 
 #[test]
-fn fresh_batches_stop_where_a_stored_range_begins() {
+fn a_fresh_batch_ends_before_a_stored_range() {
     let mut driver = Driver::new(LIMITS, 0, vec![finished(2, 3), unfinished(2, 6, 6)]);
     (0..8).for_each(|offset| driver.offer(offset, b"v"));
     assert_eq!(driver.fresh(), [range(0, 1), range(4, 5)]);
-    assert_eq!(driver.cuts[2], (Identity::Again(unfinished(2, 6, 6)), vec![6]));
+    assert_eq!(driver.cuts[2], (Identity::Stored(unfinished(2, 6, 6)), vec![6]));
 }
 
 #[test]
-fn what_compaction_left_of_a_stored_range_runs_with_its_old_key() {
+fn a_stored_range_keeps_its_key_if_compaction_removed_records() {
     let stored = vec![unfinished(1, 0, 9), unfinished(2, 10, 19), unfinished(3, 20, 29)];
     let mut driver = Driver::new(LIMITS, 0, stored.clone());
     driver.offer(4, b"v");
@@ -209,7 +212,7 @@ fn what_compaction_left_of_a_stored_range_runs_with_its_old_key() {
     driver.passed(30);
     let expected: Vec<_> = stored
         .iter()
-        .map(|s| Identity::Again(s.clone()))
+        .map(|s| Identity::Stored(s.clone()))
         .zip([vec![4], vec![], vec![25]])
         .collect();
     assert_eq!(driver.cuts, expected);
@@ -217,7 +220,7 @@ fn what_compaction_left_of_a_stored_range_runs_with_its_old_key() {
 }
 
 #[test]
-fn a_stored_range_whose_beginning_is_gone_runs_with_what_is_left() {
+fn a_stored_range_whose_beginning_was_removed_runs_with_the_rest() {
     let stored = vec![unfinished(1, 0, 9), unfinished(2, 10, 19)];
     let mut driver = Driver::new(LIMITS, 0, stored.clone());
     driver.offer(0, b"v");
@@ -226,8 +229,8 @@ fn a_stored_range_whose_beginning_is_gone_runs_with_what_is_left() {
     assert_eq!(driver.batcher.read_position(), Offset::new(15));
     (15..21).for_each(|offset| driver.offer(offset, b"v"));
     let expected = [
-        (Identity::Again(stored[0].clone()), vec![0]),
-        (Identity::Again(stored[1].clone()), (15..20).collect()),
+        (Identity::Stored(stored[0].clone()), vec![0]),
+        (Identity::Stored(stored[1].clone()), (15..20).collect()),
     ];
     assert_eq!(driver.cuts, expected);
 }
@@ -242,12 +245,12 @@ fn a_refused_cut_is_read_again_under_its_identity() {
     driver.batcher.refused(stored.clone());
     assert_eq!(driver.batcher.read_position(), Offset::ZERO);
     (0..6).for_each(|offset| driver.offer(offset, b"v"));
-    assert_eq!(driver.cuts, [(Identity::Again(stored), vec![0, 1, 2])]);
+    assert_eq!(driver.cuts, [(Identity::Stored(stored), vec![0, 1, 2])]);
     assert_eq!(driver.batcher.read_position(), Offset::new(6));
 }
 
 #[test]
-fn a_gap_at_the_end_moves_the_cursor_only_when_nothing_is_being_filled() {
+fn a_gap_moves_the_cursor_only_if_nothing_is_being_filled() {
     let mut driver = Driver::new(LIMITS, 0, vec![]);
     driver.offer(0, b"v");
     assert!(!driver.batcher.advance(Offset::new(9)));
@@ -258,18 +261,21 @@ fn a_gap_at_the_end_moves_the_cursor_only_when_nothing_is_being_filled() {
 }
 
 #[test]
-fn cuts_that_are_refused_together_are_read_again_from_the_first() {
+fn cuts_refused_together_are_read_again_from_the_first() {
     let mut driver = Driver::new(LIMITS, 0, vec![]);
     let mut cuts = Vec::new();
     for offset in 0..11 {
         let record = Record { offset: Offset::new(offset), ..Record::default() };
-        assert!(driver.batcher.wants(record.offset), "what was cut is not read again");
+        assert!(driver.batcher.wants(record.offset), "a record that was cut is not wanted again");
         let permit = driver.budget.try_acquire(driver.batcher.needs(&record)).unwrap();
         driver.batcher.take(record, permit, driver.now);
         cuts.extend(driver.batcher.cut_if_full());
         assert!(!driver.batcher.wants(record.offset));
     }
-    assert!(!driver.batcher.advance(Offset::new(20)), "the cursor passes nothing that is cut");
+    assert!(
+        !driver.batcher.advance(Offset::new(20)),
+        "the cursor does not pass a cut that is not accepted"
+    );
     let ranges: Vec<_> = cuts.iter().map(Cut::range).collect();
     assert_eq!(ranges, [range(0, 3), range(4, 7)]);
     driver.batcher.accepted(range(0, 3));
@@ -277,12 +283,12 @@ fn cuts_that_are_refused_together_are_read_again_from_the_first() {
     assert_eq!(driver.batcher.cursor(), Offset::new(4));
     assert_eq!(driver.batcher.read_position(), Offset::new(4));
     (4..8).for_each(|offset| driver.offer(offset, b""));
-    assert_eq!(driver.cuts, [(Identity::Again(unfinished(1, 4, 7)), vec![4, 5, 6, 7])]);
+    assert_eq!(driver.cuts, [(Identity::Stored(unfinished(1, 4, 7)), vec![4, 5, 6, 7])]);
 }
 
 proptest! {
-    /// Whatever is stored, whatever gaps the log has: each record is cut once, in order,
-    /// finished ranges not at all, and no fresh range touches a stored one.
+    /// For any stored ranges and any gaps in the log: each record is cut once, in order, those of finished
+    /// ranges not at all, and no fresh range overlaps a stored one.
     #[test]
     fn every_record_is_cut_once_and_ranges_never_overlap(
         shape in prop::collection::vec((0i64..3, 1i64..7, 0u8..3), 0..8),
@@ -321,11 +327,11 @@ proptest! {
         for fresh in driver.fresh() {
             for stored in &stored {
                 let apart = fresh.last < stored.range.first || stored.range.last < fresh.first;
-                prop_assert!(apart, "{} touches stored {}", fresh, stored.range);
+                prop_assert!(apart, "{} overlaps stored {}", fresh, stored.range);
             }
         }
         for stored in stored.iter().filter(|s| !s.is_finished()) {
-            let again = driver.cuts.iter().filter(|(id, _)| *id == Identity::Again(stored.clone()));
+            let again = driver.cuts.iter().filter(|(id, _)| *id == Identity::Stored(stored.clone()));
             prop_assert_eq!(again.count(), usize::from(stored.range.last < Offset::new(60)));
         }
     }

@@ -4,245 +4,196 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::config::limits;
-use crate::history::Planned;
 use crate::history::requests::{CANCELLED, DONE};
 use crate::kafka::{Consumer, Flow, Sink};
 use crate::model::batch::Record;
 use crate::model::budget::Permit;
 use crate::model::clock;
 use crate::model::error::{Class, Error, Result};
-use crate::model::live::Trouble;
-use crate::model::offset::{Again, Lane, Offset, OffsetRange, Partition, RunKey};
-use crate::model::run::{Run, RunId};
-use crate::model::stored::{Part, Stored};
+use crate::model::offset::{Again, Offset, OffsetRange, Partition, RunKey};
+use crate::model::run::RunId;
 use crate::runs::queue::Refused;
-use crate::source::batcher::{Batcher, Cut, Identity};
+use crate::source::batcher::{Batcher, Cut};
+use crate::source::collect::{self, Collector};
+use crate::source::delivery::Outgoing;
+use crate::source::partition_reader::PartitionReader;
 
-use super::{Requests, Turn};
+use super::resources::{Resources, Turn};
 
 pub(super) struct Replay {
     request: i64,
-    partition: Partition,
     range: OffsetRange,
-    batcher: Batcher,
-    /// Below it nothing is in the log any more, as far as is known.
-    beginning: Offset,
+    reader: PartitionReader,
     /// The newest run that was planned.
     planned: Option<RunId>,
-    /// What retention took, for the request's row.
+    /// What retention removed, for the request's row.
     note: Option<String>,
-    state: State,
-    /// Why this process cannot go on with it, where it cannot.
-    blocked: String,
-    /// A record that could not be read: its offset, how often, and why.
-    unreadable: Option<(Offset, u32, String)>,
-    trouble: Trouble,
-    failures: u32,
-    not_before: Option<Instant>,
+    phase: Phase,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Phase {
     Reading,
-    /// All of the range is in runs.
+    /// The whole range is in runs.
     Read,
-    /// The request was told to be over.
+    /// The request is over, in the history too.
     Ended,
-    /// This process cannot go on with it; `blocked` says why.
-    Blocked,
-    /// As `Blocked`, and it has not begun: none of its runs is under way.
-    Foreign,
+    /// This process cannot go on, for this reason.
+    Blocked(String),
+    /// As `Blocked`, and this process has begun nothing: none of the runs is under way.
+    NotBegun(String),
 }
-
-const WHAT: &str = "reading the topic for a replay";
 
 impl Replay {
-    /// Goes on where an earlier process ended: its batches come again as it cut them.
+    /// Goes on after an earlier process: its batches are made again as it cut them.
     pub(super) fn begin(
-        with: &Requests,
+        with: &Resources,
         request: i64,
         partition: Partition,
         range: OffsetRange,
     ) -> Result<Replay> {
-        log::info!("replay {request}: {}/{partition} {range} taken on", with.engine.topic_name);
-        let mut blocked = String::new();
-        let (stored, state) = match with.reader.replayed(request, with.engine.broker.backend())? {
-            Ok(stored) => (stored, State::Reading),
+        log::info!("replay {request}: {}/{partition} {range} started", with.engine.topic_name);
+        let backend = with.engine.broker.backend();
+        let (stored, phase) = match with.requests.replayed(request, backend)? {
+            Ok(stored) => (stored, Phase::Reading),
             Err(client) => {
-                blocked = format!(
-                    "its unfinished runs were read by client {client}, which {} cannot stand in for: it \
-                     waits for an mb with --client {client}",
-                    with.engine.broker.backend()
+                let why = format!(
+                    "its unfinished runs were read by client {client}, and {backend} may read them \
+                     differently: it waits for an mb with --client {client}"
                 );
-                log::error!("replay {request}: {blocked}");
-                (Vec::new(), State::Foreign)
+                log::error!("replay {request}: {why}");
+                (Vec::new(), Phase::NotBegun(why))
             }
         };
-        Ok(Replay {
-            request,
-            partition,
-            range,
-            batcher: Batcher::new(with.limits(), range.first, stored),
-            beginning: range.first,
-            planned: None,
-            note: None,
-            state,
-            blocked,
-            unreadable: None,
-            trouble: Trouble::default(),
-            failures: 0,
-            not_before: None,
-        })
+        let batcher = Batcher::new(with.limits(), range.first, stored);
+        let reader = PartitionReader::new(partition, batcher);
+        Ok(Replay { request, range, reader, planned: None, note: None, phase })
     }
 
-    pub(super) fn work(&mut self, with: &Requests, until: Instant) -> Result<Turn> {
-        if let Some(at) = self.not_before.filter(|at| *at > clock::now()) {
+    /// Reads and fills the queue until `until`.
+    pub(super) fn work(&mut self, with: &Resources, until: Instant) -> Result<Turn> {
+        if let Some(at) = self.reader.retry_at().filter(|at| *at > clock::now()) {
             return match self.unreadable() {
                 Some(why) => self.blocked(with, why),
                 None => Ok(Turn::NotBefore(at)),
             };
         }
-        match self.state {
-            State::Reading => self.read(with, until),
-            State::Read => self.end_if_done(with),
-            State::Ended => Ok(Turn::Made),
-            State::Blocked => self.blocked(with, self.blocked.clone()),
-            State::Foreign => Ok(Turn::Blocked(self.blocked.clone())),
+        match &self.phase {
+            Phase::Reading => self.read(with, until),
+            Phase::Read => self.end_if_done(with),
+            Phase::Ended => Ok(Turn::Made),
+            Phase::Blocked(why) => self.blocked(with, why.clone()),
+            Phase::NotBegun(why) => Ok(Turn::Blocked(why.clone())),
         }
     }
 
-    fn read(&mut self, with: &Requests, until: Instant) -> Result<Turn> {
-        let mut tick = Tick { replay: self, with, until, ended: None, failed: None };
-        match tick.poll() {
-            Ok(()) => {}
-            Err(error) => tick.replay.failed(with, error)?,
-        }
-        let ended = tick.ended;
-        if self.failures == 0 {
-            self.trouble.end(WHAT);
+    fn read(&mut self, with: &Resources, until: Instant) -> Result<Turn> {
+        let mut reading = Reading { replay: self, with, until, ended: None, error: None };
+        let error = reading.poll().err();
+        let (error, ended) = (reading.error.take().or(error), reading.ended);
+        if let Some(error) = error {
+            self.failed(with, error, until);
         }
         if with.is_stopping() || ended == Some(Ended::Stopping) {
             return Ok(Turn::Stopping);
         }
         if ended == Some(Ended::NoMemory) {
-            // What is half read holds memory that others may wait for.
-            self.batcher.drop_fill();
+            // A batch that is half read holds memory that others may wait for.
+            self.reader.drop_fill();
         }
-        if self.state == State::Reading && self.batcher.cursor() > self.range.last {
-            self.state = State::Read;
+        if self.phase == Phase::Reading && self.reader.cursor() > self.range.last {
+            self.phase = Phase::Read;
         }
         if let Some(why) = self.unreadable() {
             return self.blocked(with, why);
         }
-        match (self.state, self.not_before) {
-            (State::Reading, Some(at)) => Ok(Turn::NotBefore(at)),
-            (State::Reading, None) => Ok(Turn::More),
-            _ => Ok(Turn::Made),
-        }
+        Ok(match (&self.phase, self.reader.retry_at()) {
+            (Phase::Reading, Some(at)) => Turn::NotBefore(at),
+            (Phase::Reading, None) => Turn::More,
+            _ => Turn::Made,
+        })
     }
 
-    fn end_if_done(&mut self, with: &Requests) -> Result<Turn> {
-        if let Some(run) = self.planned
-            && !with.engine.history.wait_planned(run)
-        {
+    fn end_if_done(&mut self, with: &Resources) -> Result<Turn> {
+        let history = &with.engine.history;
+        if self.planned.is_some_and(|run| !history.wait_planned(run)) {
             return Ok(Turn::Stopping);
         }
-        if with.reader.left(self.request)? == 0 {
-            log::info!(
-                "replay {}: {}/{} {} is done",
-                self.request,
-                with.engine.topic_name,
-                self.partition,
-                self.range
-            );
-            with.engine.history.end_request(self.request, DONE, self.note.take());
-            self.state = State::Ended;
+        if with.requests.left(self.request)? == 0 {
+            let (topic, partition) = (&with.engine.topic_name, self.reader.partition());
+            log::info!("replay {}: {topic}/{partition} {} is done", self.request, self.range);
+            history.end_request(self.request, DONE, self.note.take());
+            self.phase = Phase::Ended;
         }
         Ok(Turn::Made)
     }
 
-    /// Why it does not come past a record: it is tried again, but may never be readable here.
+    /// Why it does not get past a record, which it tries again and again, but may never read here.
     fn unreadable(&self) -> Option<String> {
-        let (offset, tries, why) = self.unreadable.as_ref()?;
-        let stands = *tries >= limits::UNREADABLE_TRIES && self.position() <= *offset;
-        (stands && self.state == State::Reading).then(|| why.clone())
+        let error = self.reader.unreadable_for(limits::UNREADABLE_TRIES)?;
+        (self.phase == Phase::Reading).then(|| error.to_string())
     }
 
-    /// Where the runs that are left are those that cannot be made here, nobody waits for them.
-    fn blocked(&self, with: &Requests, why: String) -> Result<Turn> {
-        if let Some(run) = self.planned
-            && !with.engine.history.wait_planned(run)
-        {
+    /// This process cannot go on for now. Once no other run of the replay is under way, nobody here waits
+    /// for it.
+    fn blocked(&self, with: &Resources, why: String) -> Result<Turn> {
+        if self.planned.is_some_and(|run| !with.engine.history.wait_planned(run)) {
             return Ok(Turn::Stopping);
         }
-        let is_under_way = with.reader.left(self.request)? > self.batcher.unmade_runs();
+        let is_under_way = with.requests.left(self.request)? > self.reader.unmade_runs();
         Ok(if is_under_way { Turn::Made } else { Turn::Blocked(why) })
     }
 
-    fn failed(&mut self, with: &Requests, error: Error) -> Result<()> {
+    fn failed(&mut self, with: &Resources, error: Error, until: Instant) {
         if matches!(error, Error::OffsetOutOfRange { .. }) {
-            return self.out_of_range(with, &error);
-        }
-        if error.class() != Class::Retry {
+            self.out_of_range(with, error, until);
+        } else if error.class() == Class::Retry {
+            self.reader.fail(error, clock::now());
+        } else {
             self.cancel(with, &error.to_string());
-            return Ok(());
         }
-        if let Error::Unreadable { offset, .. } = &error {
-            let known = self.unreadable.take().filter(|(known, ..)| known == offset);
-            let tries = known.map_or(1, |(_, tries, _)| tries.saturating_add(1));
-            self.unreadable = Some((*offset, tries, error.to_string()));
-        }
-        self.trouble.begin(WHAT, &error.to_string());
-        self.failures += 1;
-        let pause = limits::SENSOR_BACKOFF.pause(self.failures, fastrand::f64());
-        self.not_before = Some(clock::now() + pause);
-        Ok(())
     }
 
-    fn out_of_range(&mut self, with: &Requests, error: &Error) -> Result<()> {
-        let at = self.position();
-        let marks = match with.engine.broker.watermarks_of(&with.engine.topic_name, self.partition)
-        {
+    /// Goes on behind records that retention removed.
+    fn out_of_range(&mut self, with: &Resources, error: Error, until: Instant) {
+        let (topic, partition) = (&with.engine.topic_name, self.reader.partition());
+        let at = self.reader.read_position();
+        let marks = match with.engine.broker.watermarks_of(topic, partition) {
             Ok(marks) => marks,
-            Err(error) => return self.failed(with, error),
+            Err(error) => return self.reader.fail(error, clock::now()),
         };
-        match marks {
-            marks if at < marks.beginning => {
-                let last = marks.beginning.get().min(self.range.end().get()) - 1;
-                let text = format!(
-                    "{}/{} {at}-{last} were removed from the log (retention) before they could be \
-                     read",
-                    with.engine.topic_name, self.partition
-                );
-                log::warn!("replay {}: {text}: they are passed over", self.request);
-                let note = self.note.take().map_or(String::new(), |note| format!("{note}; "));
-                self.note = Some(note + &text);
-                self.batcher.drop_fill();
-                self.beginning = marks.beginning;
-                let until = clock::now() + limits::REQUEST_TURN;
-                let mut tick = Tick { replay: self, with, until, ended: None, failed: None };
-                tick.position(tick.replay.partition, marks.beginning);
-            }
-            marks if at > marks.end => self.cancel(with, &error.to_string()),
-            _ => self.not_before = Some(clock::now() + limits::SENSOR_BACKOFF.first),
+        if at > marks.end {
+            return self.cancel(with, &error.to_string());
         }
-        Ok(())
+        if at >= marks.beginning {
+            // It is in the log by now.
+            let doing = format!("read {topic}/{partition} at {at}");
+            return self.reader.fail(Error::broker(doing, "offset out of range"), clock::now());
+        }
+        let last = marks.beginning.get().min(self.range.end().get()) - 1;
+        let text = format!(
+            "{topic}/{partition} {at}-{last} were removed from the log (retention) before they could be \
+             read"
+        );
+        log::warn!("replay {}: {text}: they are skipped", self.request);
+        let note = self.note.take().map_or(String::new(), |note| format!("{note}; "));
+        self.note = Some(note + &text);
+        let mut reading = Reading { replay: self, with, until, ended: None, error: None };
+        // The records before the gap are a batch of their own.
+        if let Some(cut) = reading.replay.reader.cut_now()
+            && reading.deliver(partition, cut) == Flow::Stop
+        {
+            return;
+        }
+        self.reader.skip_to(marks.beginning);
+        let mut reading = Reading { replay: self, with, until, ended: None, error: None };
+        reading.position(partition, marks.beginning);
     }
 
-    fn cancel(&mut self, with: &Requests, why: &str) {
-        log::error!("replay {}: {why}; it is given up on", self.request);
+    fn cancel(&mut self, with: &Resources, why: &str) {
+        log::error!("replay {}: {why}; it is cancelled", self.request);
         with.engine.history.end_request(self.request, CANCELLED, Some(why.to_owned()));
-        self.state = State::Ended;
-    }
-
-    /// Where a fresh consumer starts.
-    fn position(&self) -> Offset {
-        self.batcher.read_position().max(self.beginning)
-    }
-
-    fn key(&self, with: &Requests, range: OffsetRange) -> RunKey {
-        let again = Some(Again::Replay(self.request));
-        RunKey { again, ..RunKey::new(Arc::clone(&with.engine.topic_name), self.partition, range) }
+        self.phase = Phase::Ended;
     }
 }
 
@@ -255,26 +206,24 @@ enum Ended {
 }
 
 /// One turn: a fresh consumer, as a sensor's tick has one.
-struct Tick<'a> {
+struct Reading<'a> {
     replay: &'a mut Replay,
-    with: &'a Requests,
+    with: &'a Resources,
     until: Instant,
     ended: Option<Ended>,
-    /// Why the partition could not be read on.
-    failed: Option<Error>,
+    /// The partition's own error.
+    error: Option<Error>,
 }
 
-impl Tick<'_> {
+impl Reading<'_> {
     fn poll(&mut self) -> Result<()> {
-        self.replay.not_before = None;
-        self.replay.batcher.skip_finished();
+        let start = self.replay.reader.begin_reading(clock::now());
         if self.is_read() {
             return Ok(());
         }
-        let from = [(self.replay.partition, self.replay.position())];
-        let with = self.with;
-        let mut consumer =
-            with.engine.broker.consumer(&with.engine.topic_name, &from, &with.fetch)?;
+        let engine = &self.with.engine;
+        let from = [(self.replay.reader.partition(), start)];
+        let mut consumer = engine.broker.consumer(&engine.topic_name, &from, &self.with.fetch)?;
         let result = self.poll_until_over(consumer.as_mut());
         consumer.close();
         result
@@ -287,16 +236,12 @@ impl Tick<'_> {
                 break;
             }
             consumer.poll(left.min(limits::STOP_LOOK_INTERVAL), self)?;
-            if let Some(error) = self.failed.take() {
-                return Err(error);
-            }
-            self.replay.failures = 0;
         }
         Ok(())
     }
 
     fn is_read(&self) -> bool {
-        self.replay.batcher.cursor() > self.replay.range.last
+        self.replay.reader.cursor() > self.replay.range.last
     }
 
     fn end(&mut self, why: Ended) -> Flow {
@@ -304,159 +249,123 @@ impl Tick<'_> {
         Flow::Stop
     }
 
-    fn deliver(&mut self, cut: Cut) -> Flow {
-        let range = cut.range();
-        let records = cut.batch.len();
-        let (mut stored, batches) = match cut.identity {
-            Identity::Again(stored) => {
-                let batches = stored.divide(cut.batch);
-                (stored, batches)
-            }
-            Identity::Fresh(range) => {
-                let key = self.replay.key(self.with, range);
-                let planned = Planned::whole(key, records, cut.batch.payload_bytes());
-                let Some(run) = self.with.engine.history.plan(vec![planned]) else {
-                    return self.end(Ended::Stopping);
-                };
-                self.replay.planned = Some(run);
-                let part = Part { run, range, lane: Lane::WHOLE, failed_attempts: 0 };
-                (Stored { range, parts: vec![part], registered: true }, vec![cut.batch])
-            }
-        };
-        let permit = Arc::new(cut.permit);
-        for batch in batches {
-            let part = stored.parts[0];
-            let run = Run {
-                id: part.run,
-                key: self.replay.key(self.with, part.range),
-                whole: range,
-                batch,
-                permit: Arc::clone(&permit),
-                failed_attempts: part.failed_attempts,
-                queued: clock::now(),
-            };
-            if let Err(refused) = self.with.engine.queue.push(run, self.until, &self.with.stop) {
-                self.replay.batcher.refused(stored);
-                return self.end(match refused {
-                    Refused::Full => Ended::Turn,
-                    Refused::Stopping => Ended::Stopping,
-                });
-            }
-            stored.parts.remove(0);
-        }
-        self.replay.batcher.accepted(range);
-        self.with.engine.live.records_in.add(records as u64);
-        Flow::Continue
-    }
-
-    /// Memory for the next record; what is being filled is a batch as it is where there is none.
-    fn memory(&mut self, record: &Record<'_>) -> Option<Permit> {
-        let needs = self.replay.batcher.needs(record);
-        if let Some(permit) = self.with.engine.budget.try_acquire(needs) {
-            return Some(permit);
-        }
-        if let Some(cut) = self.replay.batcher.cut_now()
-            && self.deliver(cut) == Flow::Stop
-        {
-            return None;
-        }
-        self.replay.batcher.grow_tightly();
-        let needs = self.replay.batcher.needs(record);
-        let whole = self.replay.batcher.held() + needs;
-        if whole > self.with.engine.budget.limit() {
-            let cause = format!(
-                "the record at {} needs {whole} bytes, more than --queue-bytes ({}) has: it waits \
-                 for an mb with a larger --queue-bytes",
-                record.offset,
-                self.with.engine.budget.limit()
-            );
-            log::error!("replay {}: {cause}", self.replay.request);
-            self.replay.blocked = cause;
-            self.replay.state = State::Blocked;
-            self.end(Ended::NoMemory);
-            return None;
-        }
-        let permit = self.with.engine.budget.acquire_until(needs, self.until);
-        if permit.is_none() {
-            self.end(Ended::NoMemory);
-        }
-        permit
-    }
-
-    /// All that the range has was seen.
+    /// The last record of the range was seen, or the log has none of it any more.
     fn finish(&mut self) -> Flow {
-        while self.ended.is_none() {
-            let end = self.replay.range.end();
-            let cut = self.replay.batcher.cut_passed(end);
-            match cut.or_else(|| self.replay.batcher.cut_now()) {
-                Some(cut) => {
-                    self.deliver(cut);
-                }
-                None => {
-                    self.replay.batcher.advance(end);
-                    return Flow::Stop;
-                }
+        let partition = self.replay.reader.partition();
+        if collect::passed(self, partition, self.replay.range.end()) == Flow::Continue {
+            if let Some(cut) = self.replay.reader.cut_now() {
+                self.deliver(partition, cut);
             }
+            self.replay.reader.advance();
         }
         Flow::Stop
     }
 }
 
-impl Sink for Tick<'_> {
+impl Collector for Reading<'_> {
+    fn reader(&mut self, _partition: Partition) -> Option<&mut PartitionReader> {
+        Some(&mut self.replay.reader)
+    }
+
+    /// If there is no memory, the batch being filled becomes a run as it is; then memory is waited for.
+    fn memory(&mut self, partition: Partition, record: &Record<'_>) -> Result<Permit, Flow> {
+        let budget = Arc::clone(&self.with.engine.budget);
+        let needs = self.replay.reader.needs(record);
+        if let Some(permit) = budget.try_acquire(needs) {
+            return Ok(permit);
+        }
+        if let Some(cut) = self.replay.reader.cut_now()
+            && self.deliver(partition, cut) == Flow::Stop
+        {
+            return Err(Flow::Stop);
+        }
+        let reader = &mut self.replay.reader;
+        reader.grow_tightly();
+        let needs = reader.needs(record);
+        let whole = reader.held_bytes() + needs;
+        if whole > budget.limit() {
+            let why = format!(
+                "the record at {} needs {whole} bytes, more than --queue-bytes ({}) has: it waits for an \
+                 mb with a larger --queue-bytes",
+                record.offset,
+                budget.limit()
+            );
+            log::error!("replay {}: {why}", self.replay.request);
+            self.replay.phase = Phase::Blocked(why);
+            return Err(self.end(Ended::NoMemory));
+        }
+        budget.acquire_until(needs, self.until).ok_or_else(|| self.end(Ended::NoMemory))
+    }
+
+    fn deliver(&mut self, partition: Partition, cut: Cut) -> Flow {
+        let range = cut.range();
+        let engine = &self.with.engine;
+        let again = Some(Again::Replay(self.replay.request));
+        let key = |range, _| {
+            let topic = Arc::clone(&engine.topic_name);
+            RunKey { again, ..RunKey::new(topic, partition, range) }
+        };
+        let mut planned = Vec::new();
+        let mut outgoing = Outgoing::new(partition, cut, 1, key, &mut planned);
+        if !planned.is_empty() {
+            let Some(run) = engine.history.plan(planned) else { return self.end(Ended::Stopping) };
+            self.replay.planned = Some(run);
+            outgoing.number(&mut (run.0..).map(RunId));
+            outgoing.stored.registered = true;
+        }
+        let push = |run| engine.queue.push(run, self.until, &self.with.stop);
+        match outgoing.push(key, push) {
+            Ok(delivered) => {
+                self.replay.reader.accepted(range);
+                engine.live.records_in.add(delivered.records);
+                Flow::Continue
+            }
+            Err((stored, refused)) => {
+                self.replay.reader.refused(stored);
+                self.end(match refused {
+                    Refused::Full => Ended::Turn,
+                    Refused::Stopping => Ended::Stopping,
+                })
+            }
+        }
+    }
+
+    fn now(&self) -> Instant {
+        clock::now()
+    }
+}
+
+impl Sink for Reading<'_> {
     fn record(&mut self, partition: Partition, record: Record<'_>) -> Flow {
         if self.ended.is_some() || self.is_read() {
             return Flow::Stop;
         }
-        if partition != self.replay.partition {
+        if partition != self.replay.reader.partition() {
             return Flow::Continue;
         }
         if record.offset > self.replay.range.last {
             return self.finish();
         }
-        loop {
-            match self.replay.batcher.cut_before(record.offset, record.payload_bytes()) {
-                Some(cut) => {
-                    if self.deliver(cut) == Flow::Stop {
-                        return Flow::Stop;
-                    }
-                }
-                None if self.replay.batcher.wants(record.offset) => break,
-                None if record.offset == self.replay.range.last => return self.finish(),
-                None => return Flow::Continue,
-            }
+        match collect::record(self, partition, record) {
+            Flow::Continue if record.offset == self.replay.range.last => self.finish(),
+            flow => flow,
         }
-        let Some(permit) = self.memory(&record) else { return Flow::Stop };
-        self.replay.batcher.take(record, permit, clock::now());
-        if let Some(cut) = self.replay.batcher.cut_if_full()
-            && self.deliver(cut) == Flow::Stop
-        {
-            return Flow::Stop;
-        }
-        if record.offset == self.replay.range.last { self.finish() } else { Flow::Continue }
     }
 
     fn position(&mut self, partition: Partition, next: Offset) {
-        if partition != self.replay.partition || self.ended.is_some() || self.is_read() {
+        if partition != self.replay.reader.partition() || self.ended.is_some() || self.is_read() {
             return;
         }
         if next > self.replay.range.last {
             self.finish();
-            return;
-        }
-        while self.ended.is_none() {
-            match self.replay.batcher.cut_passed(next) {
-                Some(cut) => {
-                    self.deliver(cut);
-                }
-                None => {
-                    self.replay.batcher.advance(next);
-                    return;
-                }
-            }
+        } else {
+            collect::passed(self, partition, next);
+            self.replay.reader.advance();
         }
     }
+
     fn failed(&mut self, _partition: Partition, error: Error) -> Flow {
-        self.failed = Some(error);
-        Flow::Stop
+        self.error.get_or_insert(error);
+        self.end(Ended::Turn)
     }
 }

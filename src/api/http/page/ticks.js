@@ -9,7 +9,7 @@ import { clock, count, counted, duration, size, visible } from './text.js';
 
 const PAGE = 50;
 const ENDED = {
-  runtime: 'its time was over', 'queue-full': 'the queue was full', 'memory-full': 'the memory for batches was full',
+  runtime: 'its time was over', 'queue-full': 'the queue was full', 'memory-full': 'the memory for batches was full', interrupted: 'partitions were released or taken up',
   stop: 'mb stopped', paused: 'the sensor was paused', error: 'there was an error',
 };
 const FILTERS = [['', 'All ticks'], ['busy', 'Found something, or failed'], ...Object.entries(ENDED).map(([name, words]) => [name, `Ended because ${words}`])];

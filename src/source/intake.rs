@@ -1,0 +1,276 @@
+//! What a sensor keeps from tick to tick: its partitions, and what it shares with the rest of the pipeline.
+//!
+//! Ticks are in `tick`, their rhythm in `sensor`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::commit::ledger::Ledger;
+use crate::config::OnMissingOffsets;
+use crate::config::limits;
+use crate::history::recovery::Resume;
+use crate::kafka::{FetchSettings, Watermarks};
+use crate::model::error::{Class, Error, Result};
+use crate::model::live::Trouble;
+use crate::model::offset::{Offset, Partition};
+use crate::runs::engine::Engine;
+use crate::source::batcher::{BatchLimits, Batcher};
+use crate::source::partition_reader::{PartitionReader, Readers, WHAT};
+use crate::source::signals::{Released, SensorCommand, Signals};
+
+/// The settings of one sensor. A running sensor changes `limits.max_records` alone.
+#[derive(Clone, Debug)]
+pub struct SensorSettings {
+    /// This sensor's number.
+    pub index: usize,
+    /// How many sensors there are: this one reads the partitions whose number modulo `count` is `index`.
+    pub count: usize,
+    pub limits: BatchLimits,
+    pub fetch: FetchSettings,
+    pub tick_runtime: Duration,
+    /// How many lanes the keys of a partition are divided into.
+    pub lanes: u32,
+    pub on_missing_offsets: OnMissingOffsets,
+    /// mb ends once it has caught up, so a record that stays unreadable ends it too.
+    pub until_caught_up: bool,
+    pub topic: Arc<str>,
+    /// The topic's id at the start; another id under the same name is another topic.
+    pub topic_id: Option<String>,
+}
+
+impl SensorSettings {
+    /// The settings of the sensor with this number.
+    pub fn of(engine: &Engine, index: usize) -> SensorSettings {
+        let config = &engine.config;
+        SensorSettings {
+            index,
+            count: config.sensors,
+            limits: BatchLimits {
+                max_records: config.max_batch,
+                max_bytes: config.max_batch_bytes,
+                max_wait: config.max_wait,
+                batch_overhead: config.batch_overhead_bytes(),
+                record_overhead: config.record_overhead_bytes(),
+            },
+            fetch: FetchSettings {
+                min_bytes: config.fetch_min_bytes,
+                max_record_bytes: config.queue_bytes,
+                isolation: config.isolation,
+            },
+            tick_runtime: config.tick_runtime,
+            lanes: config.lane_count(),
+            on_missing_offsets: config.on_missing_offsets,
+            until_caught_up: config.until_caught_up,
+            topic: Arc::clone(&engine.topic_name),
+            topic_id: engine.topic.id.clone(),
+        }
+    }
+
+    fn is_mine(&self, partition: Partition) -> bool {
+        usize::try_from(partition).is_ok_and(|number| number % self.count == self.index)
+    }
+}
+
+/// Where a partition starts whose offsets could not be asked for when mb started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LateStart {
+    Beginning,
+    End,
+}
+
+/// A sensor's state between ticks.
+pub(super) struct Intake {
+    pub settings: SensorSettings,
+    pub engine: Arc<Engine>,
+    pub signals: Signals,
+    /// The partitions that it reads.
+    pub readers: Readers,
+    /// Its partitions that it does not read, until it is told to take them up.
+    released: BTreeSet<Partition>,
+    /// Where partitions start that had no leader when mb started, nor an offset of the group.
+    late_starts: BTreeMap<Partition, LateStart>,
+    /// Partitions that cannot be started yet, for want of a leader.
+    waiting: BTreeMap<Partition, Trouble>,
+    /// The next tick reads this partition alone: a batch from before needs nearly all the memory.
+    pub alone: Option<Partition>,
+    /// How many ticks there were: each one puts another partition first.
+    turn: usize,
+}
+
+impl Intake {
+    pub fn new(settings: SensorSettings, engine: Arc<Engine>, signals: Signals) -> Intake {
+        Intake {
+            settings,
+            engine,
+            signals,
+            readers: Readers::default(),
+            released: BTreeSet::new(),
+            late_starts: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            alone: None,
+            turn: 0,
+        }
+    }
+
+    /// Reads the partition from `resume` on, with a ledger that begins there.
+    pub fn adopt(&mut self, partition: Partition, resume: Resume) {
+        self.engine.ledgers.add(partition, Ledger::new(resume.position, resume.committed));
+        self.take_up(partition, resume);
+    }
+
+    /// Reads the partition from `resume` on; its ledger is in place.
+    pub fn take_up(&mut self, partition: Partition, resume: Resume) {
+        let batcher = Batcher::new(self.settings.limits, resume.position, resume.stored);
+        self.released.remove(&partition);
+        self.readers.insert(PartitionReader::new(partition, batcher));
+    }
+
+    /// Says where a partition starts that has no leader yet, once it has one.
+    pub fn start_late(&mut self, partition: Partition, at: LateStart) {
+        self.late_starts.insert(partition, at);
+    }
+
+    /// Stops reading the partition. Its batch being filled is dropped, and the memory given back.
+    pub fn release(&mut self, partition: Partition) -> Released {
+        self.released.insert(partition);
+        self.waiting.remove(&partition);
+        self.engine.live.troubles.end(&trouble_of(self.settings.index, partition));
+        self.engine.ledgers.set_unreadable(partition, false);
+        if self.alone == Some(partition) {
+            self.alone = None;
+        }
+        let Some(reader) = self.readers.remove(partition) else {
+            return Released { partition, position: None, unqueued: Vec::new() };
+        };
+        let position = Some(reader.cursor());
+        Released { partition, position, unqueued: reader.into_unqueued() }
+    }
+
+    /// Carries out the commands that came between ticks.
+    pub fn apply_commands(&mut self) {
+        while let Some(command) = self.signals.command() {
+            match command {
+                SensorCommand::Release { partition, done } => {
+                    // Nobody may be waiting for the answer any more.
+                    let _ = done.send(self.release(partition));
+                }
+                SensorCommand::TakeUp { partition, resume } => self.take_up(partition, resume),
+            }
+        }
+    }
+
+    /// Applies settings that a person has changed.
+    pub fn apply_settings(&mut self) {
+        let max_records = self.signals.settings().max_batch;
+        if max_records != self.settings.limits.max_records {
+            self.settings.limits.max_records = max_records;
+            self.readers.iter_mut().for_each(|reader| reader.set_max_records(max_records));
+        }
+    }
+
+    /// Finds partitions that were added to the topic, which are read from their beginning whatever `--from`
+    /// says, and partitions whose leader is back; and a topic that was deleted and created again.
+    ///
+    /// # Errors
+    /// `LogReplaced` for a topic created again; `UnknownTopic`, or `Broker` if no broker answers.
+    pub fn look_for_changes(&mut self) -> Result<()> {
+        let topic = Arc::clone(&self.settings.topic);
+        let info = self.engine.broker.topic(&topic)?;
+        info.check_id(self.settings.topic_id.as_deref())?;
+        let is_new = |partition: &Partition| {
+            self.settings.is_mine(*partition)
+                && self.readers.get(*partition).is_none()
+                && !self.released.contains(partition)
+        };
+        let added: Vec<Partition> = info.partitions.into_iter().filter(is_new).collect();
+        if added.is_empty() {
+            return Ok(());
+        }
+        for (partition, marks) in self.engine.broker.watermarks(&topic, &added)? {
+            match marks {
+                Ok(marks) => self.start(partition, marks),
+                // The next tick asks again. The other partitions do not wait for this one's leader.
+                Err(error) if error.class() == Class::Retry => {
+                    let who = trouble_of(self.settings.index, partition);
+                    self.engine.live.troubles.begin(&who, WHAT, &error.to_string());
+                    self.waiting.entry(partition).or_default().begin(WHAT, &error.to_string());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins with a partition that nobody has read before.
+    fn start(&mut self, partition: Partition, marks: Watermarks) {
+        let topic = &self.settings.topic;
+        let position = match self.late_starts.remove(&partition) {
+            Some(LateStart::End) => marks.end,
+            Some(LateStart::Beginning) | None => marks.beginning,
+        };
+        log::info!("partition {topic}/{partition} is new: reading it from offset {position}");
+        if let Some(trouble) = self.waiting.remove(&partition) {
+            trouble.end(WHAT);
+            self.engine.live.troubles.end(&trouble_of(self.settings.index, partition));
+        }
+        self.engine.history.start_partition(partition, position);
+        self.adopt(partition, Resume { position, committed: None, stored: Vec::new() });
+    }
+
+    /// Where each partition's fresh consumer starts. Clients read in this order, and a tick with a backlog may
+    /// not get past the first partition: so each tick begins with another one.
+    pub fn assignment(&mut self, now: Instant) -> Vec<(Partition, Offset)> {
+        let alone = self.alone;
+        let readers = self.readers.iter_mut();
+        let mine = readers.filter(|reader| alone.is_none_or(|alone| alone == reader.partition()));
+        let mut from: Vec<_> =
+            mine.map(|reader| (reader.partition(), reader.begin_reading(now))).collect();
+        if !from.is_empty() {
+            let first = self.turn % from.len();
+            from.rotate_left(first);
+        }
+        self.turn = self.turn.wrapping_add(1);
+        from
+    }
+
+    /// Tells the ledgers about gaps and finished batches that the cursors have passed.
+    pub fn report(&mut self) {
+        for reader in self.readers.iter_mut() {
+            reader.report(&self.engine.ledgers);
+            if reader.recovered() {
+                let who = trouble_of(self.settings.index, reader.partition());
+                self.engine.live.troubles.end(&who);
+                self.engine.ledgers.set_unreadable(reader.partition(), false);
+            }
+        }
+    }
+
+    /// The partition pauses, because it cannot be read; the page and the readiness show why.
+    pub fn fail(&mut self, partition: Partition, error: Error, now: Instant) {
+        let Some(reader) = self.readers.get_mut(partition) else { return };
+        let who = trouble_of(self.settings.index, partition);
+        self.engine.live.troubles.begin(&who, WHAT, &error.to_string());
+        reader.fail(error, now);
+        let stays = reader.unreadable_for(limits::UNREADABLE_TRIES).is_some();
+        self.engine.ledgers.set_unreadable(partition, stays);
+        if self.alone == Some(partition) {
+            self.alone = None;
+        }
+    }
+
+    /// `--until-caught-up`: the unreadable record at which mb ends, when everything else is done. mb would wait
+    /// for it for ever.
+    pub fn last_unreadable(&self) -> Option<Error> {
+        if !self.settings.until_caught_up || !self.engine.ledgers.waits_for_unreadable_only() {
+            return None;
+        }
+        let mut readers = self.readers.iter();
+        readers.find_map(|reader| reader.unreadable_for(limits::UNREADABLE_TRIES)).cloned()
+    }
+}
+
+/// Who is in trouble if the partition cannot be read.
+fn trouble_of(sensor: usize, partition: Partition) -> String {
+    format!("sensor-{sensor}, partition {partition}")
+}

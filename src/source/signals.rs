@@ -1,0 +1,172 @@
+//! What reaches a sensor from outside while it works: the stop, pauses and changed settings, and commands to
+//! release a partition or to take one up. And why a tick ended, which is often one of these.
+
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+
+use crate::config::limits;
+use crate::config::steering::{Next, Orders, Settings};
+use crate::history::recovery::Resume;
+use crate::model::offset::{Offset, Partition};
+use crate::model::stored::Stored;
+use crate::model::thread::stopped_within;
+
+/// Why a tick ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    Runtime,
+    QueueFull,
+    MemoryFull,
+    /// A person has paused the sensors.
+    Paused,
+    /// A partition is to be released or taken up; the next tick begins at once.
+    Interrupted,
+    Stopping,
+    Error,
+}
+
+impl Ended {
+    /// As the history and the API have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Ended::Runtime => "runtime",
+            Ended::QueueFull => "queue-full",
+            Ended::MemoryFull => "memory-full",
+            Ended::Paused => "paused",
+            Ended::Interrupted => "interrupted",
+            Ended::Stopping => "stop",
+            Ended::Error => "error",
+        }
+    }
+}
+
+/// What a running sensor is told to do with one partition, while it goes on with the others.
+#[derive(Debug)]
+pub enum SensorCommand {
+    /// Stop reading the partition. After the answer no run of it is planned or pushed to the queue any more,
+    /// until it is taken up again.
+    Release { partition: Partition, done: Sender<Released> },
+    /// Read the partition from `resume` on. The caller has put the ledger that belongs to `resume` in place
+    /// before.
+    TakeUp { partition: Partition, resume: Resume },
+}
+
+/// How far a sensor came with a partition that it has released.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Released {
+    pub partition: Partition,
+    /// Every record below it is in a run that the run queue has accepted, or needs no run. `None` if the
+    /// sensor did not read the partition.
+    pub position: Option<Offset>,
+    /// Batches that have their identity, but whose parts listed here are not in the queue: they will not run.
+    /// The ledger has a batch in flight if it is `registered`.
+    pub unqueued: Vec<Stored>,
+}
+
+/// Commands a running sensor; for any thread.
+#[derive(Clone, Debug)]
+pub struct SensorHandle {
+    commands: Sender<SensorCommand>,
+    wake: Sender<()>,
+}
+
+impl SensorHandle {
+    /// Asks the sensor to release the partition. The answer comes within about
+    /// `limits::STOP_LOOK_INTERVAL`, or later if the sensor waits for a broker that does not answer; if the
+    /// sensor has ended, the receiver is disconnected.
+    #[must_use]
+    pub fn release(&self, partition: Partition) -> Receiver<Released> {
+        let (done, released) = bounded(1);
+        self.send(SensorCommand::Release { partition, done });
+        released
+    }
+
+    /// Asks the sensor to read the partition from `resume` on. Nothing happens if the sensor has ended.
+    pub fn take_up(&self, partition: Partition, resume: Resume) {
+        self.send(SensorCommand::TakeUp { partition, resume });
+    }
+
+    fn send(&self, command: SensorCommand) {
+        if let Err(TrySendError::Full(command)) = self.commands.try_send(command) {
+            self.wake();
+            // An error is a sensor that has ended: then the answer's sender goes with the command.
+            let _ = self.commands.send(command);
+        }
+        self.wake();
+    }
+
+    fn wake(&self) {
+        // Full: it is about to look anyway.
+        let _ = self.wake.try_send(());
+    }
+}
+
+/// The receiving side, owned by the sensor.
+#[derive(Debug)]
+pub(super) struct Signals {
+    stop: Receiver<()>,
+    orders: Orders,
+    commands: Receiver<SensorCommand>,
+}
+
+impl Signals {
+    /// `stop` is closed at the end.
+    pub fn new(stop: Receiver<()>, orders: Orders) -> (Signals, SensorHandle) {
+        let (sender, commands) = bounded(limits::SENSOR_COMMANDS);
+        let handle = SensorHandle { commands: sender, wake: orders.waker() };
+        (Signals { stop, orders, commands }, handle)
+    }
+
+    pub fn settings(&self) -> Settings {
+        self.orders.settings()
+    }
+
+    /// The next command, if there is one.
+    pub fn command(&self) -> Option<SensorCommand> {
+        self.commands.try_recv().ok()
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        stopped_within(&self.stop, Duration::ZERO)
+    }
+
+    pub fn stop(&self) -> &Receiver<()> {
+        &self.stop
+    }
+
+    /// Gets a message whenever there may be a pause, a change or a command.
+    pub fn wake(&self) -> &Receiver<()> {
+        self.orders.wake()
+    }
+
+    /// A person has paused the sensors since the tick began.
+    pub fn is_paused(&self) -> bool {
+        self.orders.ends_tick()
+    }
+
+    /// Why a wait within a tick should end early.
+    pub fn interrupts(&self) -> Option<Ended> {
+        if self.orders.ends_tick() {
+            Some(Ended::Paused)
+        } else if !self.commands.is_empty() {
+            Some(Ended::Interrupted)
+        } else {
+            None
+        }
+    }
+
+    /// Waits until the next tick is to begin, `pause` after `since`, or a command comes.
+    pub fn next_tick(&mut self, since: Instant, pause: Option<Duration>) -> Next {
+        let commands = &self.commands;
+        self.orders.next_tick(&self.stop, since, pause, &|| !commands.is_empty())
+    }
+
+    /// Waits for `limit`, in a tick without anything to read; why the wait ended early.
+    pub fn idle_tick(&self, limit: Duration) -> Option<Ended> {
+        match self.orders.idle_tick(&self.stop, limit, &|| !self.commands.is_empty()) {
+            Next::Stop => Some(Ended::Stopping),
+            Next::Tick | Next::Interrupted => self.interrupts(),
+        }
+    }
+}
