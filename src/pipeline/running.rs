@@ -120,6 +120,7 @@ impl Running {
         })?;
         let sensors = std::mem::take(&mut assembly.sensors);
         let requests = assembly.reprocessor(Reader::open(with.data_dir.path(), scope)?);
+        let delivery = assembly.delivery();
         let Assembly {
             engine,
             committer,
@@ -132,6 +133,9 @@ impl Running {
         } = assembly;
         let mut threads = Threads::default();
         threads.add(history);
+        if let Some(delivery) = delivery {
+            threads.add(events::spawn("dead-letters", &engine.events, move || delivery.run())?);
+        }
         let mut workers = Workers::new(Arc::clone(&engine));
         workers.adjust(&mut threads)?;
         let (commits, commits_stop) = bounded(0);

@@ -54,9 +54,11 @@ pub(super) fn shut_down(
     if !restarts {
         running.engine.step.finish();
     }
-    // What sensors and producer still do is worth nothing: they are not waited for long.
+    // What sensors and producer still do is worth nothing, and dead letters that are not written by now are
+    // made again at the next start: these threads are not waited for long.
     let patience = Instant::now() + limits::INTAKE_STOP_LIMIT;
-    let _ = running.wait_for(&["sensor", "producer", "requests"], patience, stop, false);
+    let ended_by_now = ["sensor", "producer", "requests", "dead-letters"];
+    let _ = running.wait_for(&ended_by_now, patience, stop, false);
     // The thread that asks the log for its ends may wait for a broken broker's answer, which nobody needs now.
     let patience = Instant::now() + limits::WATCH_STOP_LIMIT;
     let _ = running.wait_for(&["watch"], patience, stop, false);

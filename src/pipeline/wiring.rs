@@ -18,6 +18,7 @@ use crate::kafka::{Broker, TopicInfo};
 use crate::model::error::Result;
 use crate::model::events::Event;
 use crate::model::offset::Partition;
+use crate::runs::deliver::Delivery;
 use crate::runs::engine::{Engine, Lasting, Parts};
 use crate::runs::worker::Worker;
 use crate::source::reprocess::{Reprocessor, Resources, WorkSignal};
@@ -146,6 +147,11 @@ impl Assembly {
     /// The worker of this number.
     pub fn worker(&self, index: usize) -> Worker {
         Worker { index, engine: Arc::clone(&self.engine) }
+    }
+
+    /// What brings dead letters to their topic; `None` if they go to none.
+    pub fn delivery(&self) -> Option<Delivery> {
+        Delivery::new(&self.engine)
     }
 
     /// What makes runs of reprocess requests; `reader` is a connection to the history of its own.

@@ -12,7 +12,7 @@ use crate::model::sync::{Condvar, Mutex, MutexGuard};
 pub struct Cancels {
     state: Mutex<State>,
     /// A run's outcome was told, or is about to be.
-    told: Condvar,
+    reported: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -45,7 +45,7 @@ pub enum Found {
 
 impl Cancels {
     /// A run's turn has come. The error that it ends with where it was cancelled: then its step must
-    /// not be run. To be followed by `told`.
+    /// not be run. To be followed by `reported`.
     pub fn begin(&self, run: RunId) -> Option<String> {
         let mut state = self.lock();
         if let Some(error) = state.waiting.remove(&run) {
@@ -66,14 +66,14 @@ impl Cancels {
     }
 
     /// What follows of the attempt is on its way into the history; `ended`: nothing more of this run.
-    pub fn told(&self, run: RunId, ended: bool) {
+    pub fn reported(&self, run: RunId, ended: bool) {
         let mut state = self.lock();
         state.begun.remove(&run);
         if ended {
             state.waiting.remove(&run);
         }
         if state.sleeping > 0 {
-            self.told.notify_all();
+            self.reported.notify_all();
         }
     }
 
@@ -98,7 +98,7 @@ impl Cancels {
                         return Found::Ending;
                     }
                     state.sleeping += 1;
-                    self.told.wait_for(&mut state, left);
+                    self.reported.wait_for(&mut state, left);
                     state.sleeping -= 1;
                 }
             }
@@ -106,7 +106,7 @@ impl Cancels {
     }
 
     /// Takes a cancel back that found no run; false where its run has had its turn by now.
-    pub fn forget(&self, run: RunId) -> bool {
+    pub fn take_back(&self, run: RunId) -> bool {
         self.lock().waiting.remove(&run).is_some()
     }
 
@@ -130,8 +130,8 @@ mod tests {
         assert_eq!(cancels.cancel(RunId(1), "first", LIMIT), Found::NotBegun);
         assert_eq!(cancels.cancel(RunId(1), "second", LIMIT), Found::NotBegun);
         assert_eq!(cancels.begin(RunId(1)).as_deref(), Some("first"));
-        assert!(!cancels.forget(RunId(1)), "it has had its turn");
-        cancels.told(RunId(1), true);
+        assert!(!cancels.take_back(RunId(1)), "it has had its turn");
+        cancels.reported(RunId(1), true);
         assert_eq!(cancels.begin(RunId(2)), None, "others go on");
     }
 
@@ -143,7 +143,7 @@ mod tests {
         assert_eq!(cancels.cancel(RunId(1), "second", LIMIT), Found::InStep);
         assert_eq!(cancels.step_over(RunId(1)).as_deref(), Some("first"));
         assert_eq!(cancels.cancel(RunId(1), "late", Duration::ZERO), Found::Ending);
-        cancels.told(RunId(1), true);
+        cancels.reported(RunId(1), true);
         assert!(cancels.lock().begun.is_empty() && cancels.lock().waiting.is_empty());
     }
 
@@ -157,7 +157,7 @@ mod tests {
             thread::spawn("asking", move || cancels.cancel(RunId(1), "no more", LIMIT)).unwrap()
         };
         // The run is tried again.
-        cancels.told(RunId(1), false);
+        cancels.reported(RunId(1), false);
         assert_eq!(asking.join(), Ok(Found::NotBegun));
         assert_eq!(cancels.begin(RunId(1)).as_deref(), Some("no more"));
     }
@@ -166,10 +166,10 @@ mod tests {
     fn a_cancel_that_comes_as_its_run_ends_leaves_nothing() {
         let cancels = Cancels::default();
         cancels.cancel(RunId(1), "of no run", LIMIT);
-        assert!(cancels.forget(RunId(1)));
+        assert!(cancels.take_back(RunId(1)));
         // Its topic's letters go first: the run ends otherwise.
         cancels.cancel(RunId(2), "too late", LIMIT);
-        cancels.told(RunId(2), true);
+        cancels.reported(RunId(2), true);
         assert!(cancels.lock().waiting.is_empty());
     }
 
@@ -184,7 +184,7 @@ mod tests {
                     .map(|run| {
                         let found = cancels.cancel(RunId(run), "no", LIMIT);
                         // As who asks finds in the history that the run has ended.
-                        found == Found::InStep || !cancels.forget(RunId(run))
+                        found == Found::InStep || !cancels.take_back(RunId(run))
                     })
                     .collect()
             };
@@ -194,7 +194,7 @@ mod tests {
             .map(|run| {
                 let before = cancels.begin(RunId(run)).is_some();
                 let within = !before && cancels.step_over(RunId(run)).is_some();
-                cancels.told(RunId(run), true);
+                cancels.reported(RunId(run), true);
                 before || within
             })
             .collect();

@@ -95,7 +95,7 @@ impl Engine {
             queue: Arc::new(queue.with_cancels(&cancels)),
             budget: Budget::new(config.queue_bytes),
             retry: RetryPolicy::of(&config),
-            dead_letters: DeadLetterTopic::new(&broker, &config, step.name()),
+            dead_letters: DeadLetterTopic::new(&config, step.name()),
             config,
             topic,
             scope,

@@ -30,7 +30,7 @@ impl Requested {
     }
 
     /// The attempt's outcome is on its way into the history, in front of whatever is sent from now on.
-    pub fn told(&self, run: RunId, key: &RunKey) {
+    pub fn reported(&self, run: RunId, key: &RunKey) {
         if key.again.is_some() {
             self.lock().started.remove(&run);
         }
@@ -63,7 +63,7 @@ mod tests {
         assert!(requested.begin(RunId(1), &key(Again::Redrive(7))));
         assert!(requested.begin(RunId(2), &key(Again::Redrive(7))));
         assert!(requested.begin(RunId(3), &key(Again::Replay(8))));
-        requested.told(RunId(2), &key(Again::Redrive(7)));
+        requested.reported(RunId(2), &key(Again::Redrive(7)));
         assert_eq!(requested.cancel(7), [RunId(1)]);
         assert!(!requested.begin(RunId(4), &key(Again::Redrive(7))));
         assert!(requested.begin(RunId(5), &key(Again::Replay(8))));

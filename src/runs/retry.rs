@@ -1,16 +1,26 @@
-//! When a failed attempt is followed by another: pure decisions, the randomness comes in.
+//! When a failed attempt is followed by another. Pure: the randomness comes in.
 
 use std::time::Duration;
 
 use crate::config::{Config, OnFailure};
 use crate::model::backoff::Backoff;
-use crate::step::StepError;
+
+/// How an attempt failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Another attempt may succeed.
+    Passing,
+    /// The step says that no other attempt can help.
+    Final,
+    /// The step wants mb to stop.
+    Stop,
+}
 
 /// What follows a failed attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Another attempt after the pause.
-    Again(Duration),
+    Retry(Duration),
     /// The batch is halved, and its halves get attempts of their own.
     Halve,
     /// The records become dead letters; the offsets go on.
@@ -43,26 +53,20 @@ impl RetryPolicy {
         }
     }
 
-    /// `attempt` (from 1) has failed with `error`, because of any of `suspects` records. `jitter` is a
-    /// random number in 0..1: the pause lies between half and the whole of the exponential one.
-    pub fn after(&self, attempt: u32, error: &StepError, suspects: usize, jitter: f64) -> Verdict {
-        match error {
-            StepError::Stop(_) => Verdict::Halt,
-            // It is no attempt.
-            StepError::NotDone(_) => Verdict::Again(self.backoff),
-            StepError::Retry(_) | StepError::RetryFailed(_) if attempt < self.max_attempts => {
+    /// `attempt` (from 1) has failed, because of any of `suspects` records. `jitter` is a random number in
+    /// 0..1: the pause lies between half and the whole of the exponential one.
+    pub fn after(&self, attempt: u32, failure: Failure, suspects: usize, jitter: f64) -> Verdict {
+        match failure {
+            Failure::Stop => Verdict::Halt,
+            Failure::Passing if attempt < self.max_attempts => {
                 let pauses = Backoff { first: self.backoff, longest: MAX_BACKOFF };
-                Verdict::Again(pauses.pause(attempt - 1, jitter))
+                Verdict::Retry(pauses.pause(attempt - 1, jitter))
             }
-            StepError::Retry(_) | StepError::RetryFailed(_) if self.bisect && suspects > 1 => {
-                Verdict::Halve
-            }
-            StepError::Retry(_) | StepError::RetryFailed(_) | StepError::DeadLetter(_) => {
-                match self.on_failure {
-                    OnFailure::DeadLetter => Verdict::DeadLetter,
-                    OnFailure::Halt => Verdict::Halt,
-                }
-            }
+            Failure::Passing if self.bisect && suspects > 1 => Verdict::Halve,
+            Failure::Passing | Failure::Final => match self.on_failure {
+                OnFailure::DeadLetter => Verdict::DeadLetter,
+                OnFailure::Halt => Verdict::Halt,
+            },
         }
     }
 }
@@ -80,35 +84,30 @@ mod tests {
 
     #[test]
     fn pauses_double_and_the_last_attempt_ends_in_dead_letters() {
-        let error = StepError::Retry("no".into());
-        assert_eq!(POLICY.after(1, &error, 9, 1.0), Verdict::Again(Duration::from_secs(1)));
-        assert_eq!(POLICY.after(2, &error, 9, 1.0), Verdict::Again(Duration::from_secs(2)));
-        assert_eq!(POLICY.after(2, &error, 9, 0.0), Verdict::Again(Duration::from_secs(1)));
-        assert_eq!(POLICY.after(3, &error, 9, 1.0), Verdict::DeadLetter);
+        let after = |attempt, jitter| POLICY.after(attempt, Failure::Passing, 9, jitter);
+        assert_eq!(after(1, 1.0), Verdict::Retry(Duration::from_secs(1)));
+        assert_eq!(after(2, 1.0), Verdict::Retry(Duration::from_secs(2)));
+        assert_eq!(after(2, 0.0), Verdict::Retry(Duration::from_secs(1)));
+        assert_eq!(after(3, 1.0), Verdict::DeadLetter);
         let halting = RetryPolicy { on_failure: OnFailure::Halt, ..POLICY };
-        assert_eq!(halting.after(3, &error, 9, 1.0), Verdict::Halt);
+        assert_eq!(halting.after(3, Failure::Passing, 9, 1.0), Verdict::Halt);
     }
 
     #[test]
     fn a_step_can_give_up_or_stop_at_once() {
-        assert_eq!(
-            POLICY.after(1, &StepError::DeadLetter("bad".into()), 9, 0.5),
-            Verdict::DeadLetter
-        );
-        assert_eq!(POLICY.after(1, &StepError::Stop("stop".into()), 9, 0.5), Verdict::Halt);
+        assert_eq!(POLICY.after(1, Failure::Final, 9, 0.5), Verdict::DeadLetter);
+        assert_eq!(POLICY.after(1, Failure::Stop, 9, 0.5), Verdict::Halt);
     }
 
     #[test]
-    fn a_batch_is_halved_after_its_last_attempt_and_a_record_alone_is_not() {
+    fn a_batch_is_halved_after_its_last_attempt_and_a_single_record_is_not() {
         let bisecting = RetryPolicy { bisect: true, ..POLICY };
-        let error = StepError::Retry("no".into());
-        assert!(matches!(bisecting.after(2, &error, 2, 0.5), Verdict::Again(_)));
-        assert_eq!(bisecting.after(3, &error, 2, 0.5), Verdict::Halve);
-        assert_eq!(bisecting.after(3, &error, 1, 0.5), Verdict::DeadLetter);
-        let given_up = StepError::DeadLetter("all of it".into());
-        assert_eq!(bisecting.after(1, &given_up, 2, 0.5), Verdict::DeadLetter);
+        assert!(matches!(bisecting.after(2, Failure::Passing, 2, 0.5), Verdict::Retry(_)));
+        assert_eq!(bisecting.after(3, Failure::Passing, 2, 0.5), Verdict::Halve);
+        assert_eq!(bisecting.after(3, Failure::Passing, 1, 0.5), Verdict::DeadLetter);
+        assert_eq!(bisecting.after(1, Failure::Final, 2, 0.5), Verdict::DeadLetter);
         let halting = RetryPolicy { on_failure: OnFailure::Halt, ..bisecting };
-        assert_eq!(halting.after(3, &error, 2, 0.5), Verdict::Halve);
-        assert_eq!(halting.after(3, &error, 1, 0.5), Verdict::Halt);
+        assert_eq!(halting.after(3, Failure::Passing, 2, 0.5), Verdict::Halve);
+        assert_eq!(halting.after(3, Failure::Passing, 1, 0.5), Verdict::Halt);
     }
 }

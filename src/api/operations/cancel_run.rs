@@ -58,7 +58,7 @@ impl Operation for CancelRun {
                 let still_open = requests::place(context.history(session)?, id)?.is_unfinished();
                 context.with_pipeline(|pipeline| {
                     // If it ended because its turn came meanwhile, it was the cancel that ended it.
-                    if !still_open && pipeline.engine.queue.cancels.forget(RunId(id)) {
+                    if !still_open && pipeline.engine.queue.cancels.take_back(RunId(id)) {
                         return Err(has_ended(id));
                     }
                     Ok(CancelEffect::Waiting)

@@ -1,4 +1,5 @@
-//! Where runs wait: for a worker, behind another run of their lane, or for another attempt.
+//! Where runs wait: for a worker, behind another run of their lane, for another attempt, or
+//! for the dead-letter topic.
 
 mod idle;
 mod parked;

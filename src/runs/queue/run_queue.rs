@@ -20,6 +20,7 @@ use crate::model::sync::{Condvar, Mutex};
 use crate::model::thread::stopped_within;
 use crate::runs::cancels::Cancels;
 use crate::runs::requested::Requested;
+use crate::runs::undelivered::Undelivered;
 
 use super::idle::IdleWorkers;
 use super::state::State;
@@ -41,6 +42,8 @@ pub struct RunQueue {
     /// A partition has no run with a worker any more, or whoever waits for that should look at its
     /// condition.
     idle_partitions: Condvar,
+    /// A run's dead letters are to be delivered, or mb is stopping.
+    undelivered: Condvar,
     /// Workers that look at the queue again when they are woken.
     idle: IdleWorkers,
     closed: AtomicBool,
@@ -71,6 +74,7 @@ impl RunQueue {
             receiver,
             state: Mutex::new(State::new(order, bytes)),
             idle_partitions: Condvar::new(),
+            undelivered: Condvar::new(),
             idle: IdleWorkers::default(),
             closed: AtomicBool::new(false),
             requested: Requested::default(),
@@ -225,7 +229,45 @@ impl RunQueue {
     /// Idle workers look whether they are to end, and `wait_idle` looks at its condition.
     pub fn look_again(&self) {
         self.idle.wake_all();
-        self.wake_idle_waiters();
+        // Under the lock nobody is between a look at the condition and the sleep.
+        let _state = self.state.lock();
+        self.idle_partitions.notify_all();
+        self.undelivered.notify_all();
+    }
+
+    /// Keeps a run that is given up on until its dead letters are delivered; not before `due`.
+    pub fn keep_undelivered(&self, run: Run, undelivered: Undelivered, due: Instant) {
+        self.state.lock().keep_undelivered(run, undelivered, due);
+        self.undelivered.notify_one();
+    }
+
+    /// The next run whose dead letters are to be delivered; waits until one is due. `None` if the queue
+    /// is closed. As with `next`, `with_worker` must be called for it.
+    pub fn next_undelivered(&self) -> Option<(Run, Undelivered)> {
+        let mut state = self.state.lock();
+        while !self.is_closed() {
+            let wait = match state.take_undelivered(clock::now()) {
+                Some(Ok(taken)) => return Some(taken),
+                Some(Err(wait)) => wait,
+                None => IDLE,
+            };
+            self.undelivered.wait_for(&mut state, wait);
+        }
+        None
+    }
+
+    /// Like `next_undelivered`, for a caller that does not wait.
+    #[cfg(feature = "testing")]
+    pub fn try_next_undelivered(&self) -> Option<(Run, Undelivered)> {
+        if self.is_closed() {
+            return None;
+        }
+        self.state.lock().take_undelivered(clock::now())?.ok()
+    }
+
+    /// Whether dead letters of any run wait to be delivered.
+    pub fn has_undelivered(&self) -> bool {
+        self.state.lock().has_undelivered()
     }
 
     /// A run has ended for good: those that waited behind it may start.
@@ -253,9 +295,10 @@ impl RunQueue {
         started
     }
 
-    /// A run that waits for another attempt is due now.
+    /// A run that waits for another attempt, or for its dead letters to be delivered, is due now.
     pub fn hurry(&self, run: RunId) {
         self.state.lock().hurry(run, clock::now());
+        self.undelivered.notify_one();
         self.idle.wake_one();
     }
 
@@ -269,6 +312,7 @@ impl RunQueue {
     /// Takes a suspension back: the partition's runs go on as if nothing had happened.
     pub fn resume_partition(&self, partition: Partition) {
         self.state.lock().resume(partition, clock::now());
+        self.undelivered.notify_one();
         self.idle.wake_one();
     }
 
@@ -323,12 +367,6 @@ impl RunQueue {
         }
     }
 
-    fn wake_idle_waiters(&self) {
-        // Under the lock no waiter is between its look at the condition and its sleep.
-        let _state = self.state.lock();
-        self.idle_partitions.notify_all();
-    }
-
     /// Whether runs may have to wait for others.
     pub fn is_ordered(&self) -> bool {
         self.state.lock().is_ordered()
@@ -369,7 +407,7 @@ impl RunQueue {
         self.len() == 0
     }
 
-    /// Runs that wait for another attempt.
+    /// Runs that wait for another attempt, or for the dead-letter topic.
     pub fn waiting_retries(&self) -> usize {
         self.state.lock().retries()
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::config::Order;
 use crate::model::offset::{Partition, RunKey};
 use crate::model::run::{Run, RunId};
+use crate::runs::undelivered::Undelivered;
 
 use super::parked::Parked;
 use super::waiting::Waiting;
@@ -22,7 +23,9 @@ use super::waiting::Waiting;
 #[derive(Debug)]
 pub(super) struct State {
     /// Runs that may start at a time: retries, and those whose lane has become free.
-    retries: Waiting,
+    retries: Waiting<()>,
+    /// Runs that are given up on, until the dead-letter topic has their records.
+    undelivered: Waiting<Undelivered>,
     /// `None` without `--order`: no run waits for another one.
     lanes: Option<Parked>,
     /// By partition, never 0.
@@ -35,13 +38,15 @@ pub(super) struct State {
 struct Suspended {
     /// Came out of the channel; they are not admitted to their lanes yet.
     fresh: Vec<Run>,
-    retries: Waiting,
+    retries: Waiting<()>,
+    undelivered: Waiting<Undelivered>,
 }
 
 impl State {
     pub fn new(order: Order, bytes: usize) -> State {
         State {
             retries: Waiting::default(),
+            undelivered: Waiting::default(),
             lanes: (order != Order::None).then(|| Parked::new(order, bytes / 2)),
             with_workers: BTreeMap::new(),
             suspended: BTreeMap::new(),
@@ -50,8 +55,17 @@ impl State {
 
     /// Hands out a retry that is due, or says how long it is until one is. `None` if no retry waits.
     pub fn take_due(&mut self, now: Instant) -> Option<Result<Run, Duration>> {
-        let taken = self.retries.pop_due(now)?;
+        let taken = self.retries.pop_due(now)?.map(|(run, ())| run);
         Some(taken.inspect(|run| self.hand_out(&run.key)))
+    }
+
+    /// Like `take_due`, for a run whose dead letters are due.
+    pub fn take_undelivered(
+        &mut self,
+        now: Instant,
+    ) -> Option<Result<(Run, Undelivered), Duration>> {
+        let taken = self.undelivered.pop_due(now)?;
+        Some(taken.inspect(|(run, _)| self.hand_out(&run.key)))
     }
 
     /// A run comes out of the channel: it is handed out if it may start now, and waits otherwise.
@@ -101,8 +115,17 @@ impl State {
     pub fn retry(&mut self, run: Run, due: Instant) {
         let suspended = self.suspended.get_mut(&run.key.partition);
         match suspended.filter(|_| is_of_partition(&run.key)) {
-            Some(suspended) => suspended.retries.push(due, run),
-            None => self.retries.push(due, run),
+            Some(suspended) => suspended.retries.push(due, run, ()),
+            None => self.retries.push(due, run, ()),
+        }
+    }
+
+    /// Keeps a run whose dead letters are to be delivered at `due`.
+    pub fn keep_undelivered(&mut self, run: Run, undelivered: Undelivered, due: Instant) {
+        let suspended = self.suspended.get_mut(&run.key.partition);
+        match suspended.filter(|_| is_of_partition(&run.key)) {
+            Some(suspended) => suspended.undelivered.push(due, run, undelivered),
+            None => self.undelivered.push(due, run, undelivered),
         }
     }
 
@@ -135,15 +158,17 @@ impl State {
     }
 
     /// Takes the retries out that `is_taken` names.
-    pub fn drop_retries(&mut self, is_taken: impl Fn(&Run) -> bool) -> Waiting {
+    pub fn drop_retries(&mut self, is_taken: impl Fn(&Run) -> bool) -> Waiting<()> {
         self.retries.split_off(is_taken)
     }
 
-    /// A run that waits for another attempt is due now.
+    /// A run that waits for another attempt, or for its dead letters to be delivered, is due now.
     pub fn hurry(&mut self, run: RunId, now: Instant) {
         self.retries.hurry(run, now);
+        self.undelivered.hurry(run, now);
         for suspended in self.suspended.values_mut() {
             suspended.retries.hurry(run, now);
+            suspended.undelivered.hurry(run, now);
         }
     }
 
@@ -151,16 +176,20 @@ impl State {
     pub fn suspend(&mut self, partition: Partition) {
         let of_partition = |run: &Run| is_of_partition(&run.key) && run.key.partition == partition;
         let retries = self.retries.split_off(of_partition);
-        self.suspended.entry(partition).or_default().retries.append(retries);
+        let undelivered = self.undelivered.split_off(of_partition);
+        let suspended = self.suspended.entry(partition).or_default();
+        suspended.retries.append(retries);
+        suspended.undelivered.append(undelivered);
     }
 
     /// The partition's runs go on as if it had not been suspended.
     pub fn resume(&mut self, partition: Partition, now: Instant) {
         let Some(suspended) = self.suspended.remove(&partition) else { return };
         self.retries.append(suspended.retries);
+        self.undelivered.append(suspended.undelivered);
         for run in suspended.fresh {
             if let Some(run) = self.may_start(run) {
-                self.retries.push(now, run);
+                self.retries.push(now, run, ());
             }
         }
     }
@@ -171,13 +200,14 @@ impl State {
         self.suspend(partition);
         for run in queued {
             if let Some(run) = self.may_start(run) {
-                self.retries.push(now, run);
+                self.retries.push(now, run, ());
             }
         }
-        let Some(Suspended { fresh, retries }) = self.suspended.remove(&partition) else {
+        let Some(Suspended { fresh, retries, undelivered }) = self.suspended.remove(&partition)
+        else {
             return Vec::new();
         };
-        let mut withdrawn: Vec<Run> = retries.into_runs().collect();
+        let mut withdrawn: Vec<Run> = retries.into_runs().chain(undelivered.into_runs()).collect();
         if let Some(lanes) = &mut self.lanes {
             let freed: Vec<_> = withdrawn.iter().map(|run| run.key.lane).collect();
             withdrawn.extend(lanes.withdraw(partition, freed.into_iter()));
@@ -194,10 +224,16 @@ impl State {
         !self.retries.is_empty()
     }
 
-    /// Runs that wait for another attempt, or start as soon as a worker is free.
+    pub fn has_undelivered(&self) -> bool {
+        !self.undelivered.is_empty()
+    }
+
+    /// Runs that wait for another attempt or for the dead-letter topic, or start as soon as a worker is
+    /// free.
     pub fn retries(&self) -> usize {
-        let suspended: usize = self.suspended.values().map(|of| of.retries.len()).sum();
-        self.retries.len() + suspended
+        let of = |suspended: &Suspended| suspended.retries.len() + suspended.undelivered.len();
+        let suspended: usize = self.suspended.values().map(of).sum();
+        self.retries.len() + self.undelivered.len() + suspended
     }
 
     /// Runs that came out of the channel and wait because their partition is suspended.

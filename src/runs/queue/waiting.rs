@@ -7,27 +7,34 @@ use std::time::{Duration, Instant};
 use crate::model::run::{Run, RunId};
 
 /// Runs by the time at which they are due; of those due at the same time, the oldest run is first.
-#[derive(Debug, Default)]
-pub(super) struct Waiting(BinaryHeap<Reverse<Entry>>);
+#[derive(Debug)]
+pub(super) struct Waiting<T>(BinaryHeap<Reverse<Entry<T>>>);
 
 #[derive(Debug)]
-struct Entry {
+struct Entry<T> {
     due: Instant,
     run: Run,
+    with: T,
 }
 
-impl Waiting {
-    pub fn push(&mut self, due: Instant, run: Run) {
-        self.0.push(Reverse(Entry { due, run }));
+impl<T> Default for Waiting<T> {
+    fn default() -> Waiting<T> {
+        Waiting(BinaryHeap::new())
+    }
+}
+
+impl<T> Waiting<T> {
+    pub fn push(&mut self, due: Instant, run: Run, with: T) {
+        self.0.push(Reverse(Entry { due, run, with }));
     }
 
     /// The first run if it is due, otherwise how long it is until one is. `None` if no run waits.
-    pub fn pop_due(&mut self, now: Instant) -> Option<Result<Run, Duration>> {
+    pub fn pop_due(&mut self, now: Instant) -> Option<Result<(Run, T), Duration>> {
         let wait = self.0.peek()?.0.due.saturating_duration_since(now);
         if !wait.is_zero() {
             return Some(Err(wait));
         }
-        self.0.pop().map(|Reverse(entry)| Ok(entry.run))
+        self.0.pop().map(|Reverse(entry)| Ok((entry.run, entry.with)))
     }
 
     pub fn len(&self) -> usize {
@@ -39,7 +46,7 @@ impl Waiting {
     }
 
     /// Takes the runs out that `is_taken` names; they keep the times at which they are due.
-    pub fn split_off(&mut self, is_taken: impl Fn(&Run) -> bool) -> Waiting {
+    pub fn split_off(&mut self, is_taken: impl Fn(&Run) -> bool) -> Waiting<T> {
         let all = std::mem::take(&mut self.0).into_vec();
         let (taken, kept): (Vec<_>, Vec<_>) =
             all.into_iter().partition(|Reverse(entry)| is_taken(&entry.run));
@@ -47,7 +54,7 @@ impl Waiting {
         Waiting(taken.into())
     }
 
-    pub fn append(&mut self, mut other: Waiting) {
+    pub fn append(&mut self, mut other: Waiting<T>) {
         self.0.append(&mut other.0);
     }
 
@@ -65,22 +72,22 @@ impl Waiting {
     }
 }
 
-impl PartialEq for Entry {
-    fn eq(&self, other: &Entry) -> bool {
+impl<T> PartialEq for Entry<T> {
+    fn eq(&self, other: &Entry<T>) -> bool {
         self.cmp(other) == Ordering::Equal
     }
 }
 
-impl Eq for Entry {}
+impl<T> Eq for Entry<T> {}
 
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Entry) -> Option<Ordering> {
+impl<T> PartialOrd for Entry<T> {
+    fn partial_cmp(&self, other: &Entry<T>) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for Entry {
-    fn cmp(&self, other: &Entry) -> Ordering {
+impl<T> Ord for Entry<T> {
+    fn cmp(&self, other: &Entry<T>) -> Ordering {
         (self.due, self.run.id).cmp(&(other.due, other.run.id))
     }
 }

@@ -13,11 +13,11 @@ use crate::model::batch::Record;
 use crate::model::offset::RunKey;
 use crate::step::record_json::entry;
 
-/// What stands for Connect's exception class where the step named the record; otherwise it is how
-/// its attempts ended (`DeadLetters::why`).
+/// Stands for Connect's exception class if the step named the record. Otherwise that is how the attempts
+/// of the run ended (`DeadLetters::why`).
 pub const NAMED: &str = "named";
 
-/// What all letters of a run share.
+/// What all dead letters of a run share.
 #[derive(Debug)]
 pub struct Origin<'a> {
     pub key: &'a RunKey,
@@ -28,8 +28,8 @@ pub struct Origin<'a> {
 
 pub type Header<'a> = (Cow<'a, str>, Option<Cow<'a, [u8]>>);
 
-/// The record's own headers, then those that say what happened. A name that is not UTF-8 cannot be
-/// written by every client: what is wrong in it is replaced.
+/// The record's own headers, then those that say what happened. Not every client can write a name that is
+/// not UTF-8: what is wrong in it is replaced.
 pub fn headers<'a>(
     origin: &Origin<'a>,
     record: &Record<'a>,
@@ -67,8 +67,8 @@ pub fn headers<'a>(
     own.chain(of_mb.into_iter().map(|(name, value)| (Cow::Borrowed(name), value))).collect()
 }
 
-/// The letter as one JSON value, for clients without headers:
-/// `{"key":…,"value":…,"headers":{NAME:TEXT,…}}`, where bytes that are not UTF-8 stand as base64 under
+/// The dead letter as one JSON value, for clients without headers:
+/// `{"key":…,"value":…,"headers":{NAME:TEXT,…}}`, bytes that are not UTF-8 stand as base64 under
 /// `key_base64` and `value_base64`.
 pub fn envelope(record: &Record<'_>, headers: &[Header<'_>]) -> Vec<u8> {
     let envelope = Envelope { record: *record, headers };
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_letter_has_its_own_headers_first_then_where_it_came_from_and_why() {
+    fn a_dead_letter_has_its_own_headers_first_then_where_it_came_from_and_why() {
         let own = Headers::encode([("trace", Some("7")), ("none", None)]);
         let record = Record {
             offset: Offset::new(12),

@@ -1,0 +1,52 @@
+//! The topic that dead letters go to.
+
+use std::sync::Arc;
+
+use crate::config::{Config, DeadLetterTo};
+use crate::kafka::Broker;
+use crate::model::error::{Error, Result};
+
+/// Where dead letters are written, and what they say of where they came from.
+#[derive(Debug)]
+pub struct DeadLetterTopic {
+    pub(super) name: String,
+    pub(super) group: String,
+    pub(super) step: String,
+    /// Whether the history keeps them too.
+    pub is_also_stored: bool,
+}
+
+impl DeadLetterTopic {
+    /// `None` if dead letters go to no topic.
+    pub fn new(config: &Config, step: &str) -> Option<Arc<DeadLetterTopic>> {
+        let name = config.dead_letter_topic()?;
+        let is_also_stored = matches!(config.dead_letter, DeadLetterTo::Both(_));
+        log::info!(
+            "dead letters go to topic {name}{}",
+            if is_also_stored { " and to the history" } else { "" }
+        );
+        Some(Arc::new(DeadLetterTopic {
+            name,
+            group: config.connection.group.clone(),
+            step: step.to_owned(),
+            is_also_stored,
+        }))
+    }
+}
+
+/// Creates the topic if dead letters are to go to one that does not exist.
+///
+/// # Errors
+/// `Broker` if the broker cannot be asked, or cannot create it.
+pub fn prepare(broker: &dyn Broker, config: &Config) -> Result<()> {
+    let Some(name) = config.dead_letter_topic() else { return Ok(()) };
+    let partitions = config.connection.partitions;
+    match broker.topic(&name) {
+        Err(Error::UnknownTopic { .. }) => {
+            broker.create_topic(&name, partitions)?;
+            log::info!("created topic {name} for dead letters, with {partitions} partitions");
+            Ok(())
+        }
+        answer => answer.map(|_| ()),
+    }
+}

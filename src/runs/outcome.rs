@@ -1,0 +1,421 @@
+//! What follows from a run's turn with a worker. Pure: the facts come in, a list of effects goes out,
+//! and `apply` applies them in that order.
+//!
+//! The order of a list keeps mb's promises. What is recorded comes before whatever lets others act on
+//! it: the history before the ledger, both before the queue. A run that is recorded is reported (to whoever
+//! cancels runs or requests) before it can get another turn.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::time::Instant;
+
+use log::Level;
+
+use crate::config::limits;
+use crate::history::{CANCELLED, DeadLetters};
+use crate::model::batch::Batch;
+use crate::model::error::Error;
+use crate::model::offset::Offset;
+use crate::model::run::{Run, RunState};
+use crate::runs::retry::{Failure, RetryPolicy, Verdict};
+use crate::runs::split::{self, Piece};
+use crate::step::{FailedRecord, StepError};
+
+/// What happened when a run had its turn.
+#[derive(Debug)]
+pub enum Turn {
+    /// The redrive or replay that the run belongs to was cancelled before: the step was not run.
+    RequestCancelled,
+    /// The run was cancelled before: the step was not run. With the error that the run ends with.
+    CancelledBefore(String),
+    /// The step was run (or had nothing to do, for a batch that compaction has emptied).
+    Attempted {
+        result: Result<(), StepError>,
+        /// The records that the step named as failed.
+        failed: Vec<FailedRecord>,
+        /// The error that the run ends with, if it was cancelled while the step was at work.
+        cancelled: Option<String>,
+    },
+}
+
+/// Everything else that decides what follows.
+#[derive(Clone, Copy, Debug)]
+pub struct Situation {
+    /// The number of the attempt, from 1.
+    pub attempt: u32,
+    pub policy: RetryPolicy,
+    /// Where dead letters go: the history, a topic, or both.
+    pub keeps_dead_letters: bool,
+    pub has_dead_letter_topic: bool,
+    /// mb is ending running steps by force: the failure of one says nothing about its records.
+    pub is_forced: bool,
+    /// mb is stopping, and hands out no more runs.
+    pub is_stopping: bool,
+    pub now: Instant,
+    /// A random number in 0..1.
+    pub jitter: f64,
+}
+
+/// One thing to be done. `run` is the run whose turn it was.
+#[derive(Debug)]
+pub enum Effect {
+    Log(Level, String),
+    Count(Count),
+    /// The step has processed a batch: whatever it failed at is over.
+    StepWorks,
+    /// The step has failed, with this error.
+    StepFails(String),
+    /// Writes the attempt to the history, with the state that the run is in now.
+    Record {
+        state: RunState,
+        error: Option<String>,
+        dead_letters: Option<DeadLetters>,
+    },
+    /// Writes to the history that the run has become several. If the history has ended, nothing more is
+    /// done.
+    RecordSplit {
+        error: String,
+        pieces: Vec<Piece>,
+        failed_attempts: u32,
+        extra_bytes: usize,
+    },
+    /// The run's request was cancelled before the run could start.
+    RecordWithdrawal,
+    /// What was recorded is on its way into the history: whoever waits to cancel the run may go on.
+    /// `is_over`: nothing more comes of this run.
+    Report {
+        is_over: bool,
+    },
+    /// The ledger waits for this many runs instead of the one.
+    SplitInLedger {
+        pieces: usize,
+    },
+    /// The run has ended for good: those that waited behind it may start.
+    EndInQueue,
+    /// The run gets another attempt.
+    Retry {
+        due: Instant,
+        failed_attempts: u32,
+    },
+    /// The pieces of `RecordSplit` take the run's place in the queue.
+    StartPieces {
+        due: Instant,
+    },
+    /// The dead-letter topic must have the records before anything is recorded.
+    HandOver {
+        error: String,
+        dead_letters: DeadLetters,
+    },
+    /// mb stops, with this error.
+    Halt(Error),
+}
+
+/// What a counter of `model::live` counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Count {
+    AttemptFailed,
+    RunSucceeded,
+    RunFailed,
+    RunHalted,
+    RunSplit,
+    Processed { records: usize, bytes: usize },
+    DeadLetters(usize),
+}
+
+/// Decides what follows from a run's turn.
+pub fn decide(run: &Run, turn: Turn, now: &Situation) -> Vec<Effect> {
+    match turn {
+        Turn::RequestCancelled => {
+            vec![Effect::RecordWithdrawal, Effect::Report { is_over: true }]
+        }
+        Turn::CancelledBefore(error) => {
+            let dead_letters = now.dead_letters(run, BTreeMap::new(), CANCELLED);
+            give_up(run, run.failed_attempts, error, dead_letters, now)
+        }
+        Turn::Attempted { result, failed, cancelled } => {
+            let named = names_that_count(&run.batch, &result, failed);
+            match result {
+                Ok(()) if named.is_empty() => succeeded(run),
+                Err(_) if now.is_forced => vec![
+                    Effect::Log(
+                        Level::Info,
+                        format!(
+                            "run {} was interrupted: it is made again at the next start",
+                            run.key
+                        ),
+                    ),
+                    Effect::Report { is_over: false },
+                ],
+                Err(StepError::NotDone(why)) if cancelled.is_none() => not_done(run, &why, now),
+                result => failed_attempt(run, result.err(), named, cancelled, now),
+            }
+        }
+    }
+}
+
+/// What follows once the dead-letter topic has the records of a run that is given up on, or at once if
+/// there is no such topic.
+pub fn settle(run: &Run, attempts: u32, error: String, dead_letters: DeadLetters) -> Vec<Effect> {
+    let records = dead_letters.batch.len();
+    let bytes = dead_letters.batch.payload_bytes();
+    let failed = if dead_letters.why == CANCELLED { "was cancelled" } else { "failed" };
+    let follows = if run.key.again.is_none() { " and the offsets go on" } else { "" };
+    vec![
+        Effect::Log(
+            Level::Error,
+            format!(
+                "run {} {failed} after {attempts} attempt(s): {error}; {records} record(s) are kept as \
+                 dead letters{follows}",
+                run.key
+            ),
+        ),
+        Effect::Count(Count::RunFailed),
+        Effect::Count(Count::Processed {
+            records: run.batch.len() - records,
+            bytes: run.batch.payload_bytes().saturating_sub(bytes),
+        }),
+        Effect::Count(Count::DeadLetters(records)),
+        Effect::Record {
+            state: RunState::Failed,
+            error: Some(error),
+            dead_letters: Some(dead_letters),
+        },
+        Effect::Report { is_over: true },
+        Effect::EndInQueue,
+    ]
+}
+
+fn succeeded(run: &Run) -> Vec<Effect> {
+    vec![
+        Effect::Count(Count::RunSucceeded),
+        Effect::StepWorks,
+        Effect::Count(Count::Processed {
+            records: run.batch.len(),
+            bytes: run.batch.payload_bytes(),
+        }),
+        Effect::Record { state: RunState::Succeeded, error: None, dead_letters: None },
+        Effect::Report { is_over: true },
+        Effect::EndInQueue,
+    ]
+}
+
+/// The attempt says nothing about the records, and does not count.
+fn not_done(run: &Run, why: &str, now: &Situation) -> Vec<Effect> {
+    let why = one_line(why);
+    let key = &run.key;
+    if now.is_stopping {
+        let text = format!("run {key} is not done: {why}; it is made again at the next start");
+        return vec![Effect::Log(Level::Info, text), Effect::Report { is_over: false }];
+    }
+    let pause = limits::ROOM_RETRY_INTERVAL;
+    vec![
+        Effect::Log(
+            Level::Warn,
+            format!("run {key} is not done: {why}; it is attempted again in {pause:.1?}"),
+        ),
+        Effect::Report { is_over: false },
+        Effect::Retry { due: now.now + pause, failed_attempts: run.failed_attempts },
+    ]
+}
+
+/// The attempt failed, or the step says so of some records and has processed the others. The attempt of a
+/// run that was cancelled meanwhile is its last.
+fn failed_attempt(
+    run: &Run,
+    error: Option<StepError>,
+    named: BTreeMap<Offset, String>,
+    cancelled: Option<String>,
+    now: &Situation,
+) -> Vec<Effect> {
+    let records = run.batch.len();
+    let suspects = if named.is_empty() { records } else { 1 };
+    let error = error.unwrap_or_else(|| StepError::DeadLetter("records failed".to_owned()));
+    let is_cancelled = cancelled.is_some();
+    let text = cancelled.unwrap_or_else(|| error_text(&error, &named, records));
+    let mut effects = vec![Effect::Count(Count::AttemptFailed)];
+    if !is_cancelled {
+        effects.push(Effect::StepFails(text.clone()));
+    }
+    let (failure, why) = match &error {
+        _ if is_cancelled => (None, CANCELLED),
+        StepError::DeadLetter(_) => (Some(Failure::Final), "dead-letter"),
+        StepError::RetryFailed(_) => (Some(Failure::Passing), "retry-failed"),
+        StepError::Stop(_) => (Some(Failure::Stop), "retry"),
+        // `NotDone` comes here for cancelled runs only.
+        StepError::Retry(_) | StepError::NotDone(_) => (Some(Failure::Passing), "retry"),
+    };
+    let verdict = failure.map_or(Verdict::DeadLetter, |failure| {
+        now.policy.after(now.attempt, failure, suspects, now.jitter)
+    });
+    effects.extend(match verdict {
+        Verdict::Retry(pause) => retry(run, text, &named, pause, now),
+        Verdict::Halve => halve(run, text, now),
+        Verdict::DeadLetter => {
+            let dead_letters = now.dead_letters(run, named, why);
+            give_up(run, now.attempt, text, dead_letters, now)
+        }
+        Verdict::Halt => halt(run, text, now),
+    });
+    effects
+}
+
+fn retry(
+    run: &Run,
+    error: String,
+    named: &BTreeMap<Offset, String>,
+    pause: std::time::Duration,
+    now: &Situation,
+) -> Vec<Effect> {
+    let text = format!(
+        "run {}: attempt {} of {} failed: {error}; retrying in {pause:.1?}",
+        run.key, now.attempt, now.policy.max_attempts
+    );
+    let mut effects = vec![Effect::Log(Level::Warn, text)];
+    let due = now.now + pause;
+    if named.is_empty() || named.len() == run.batch.len() {
+        effects.extend([
+            Effect::Record { state: RunState::Queued, error: Some(error), dead_letters: None },
+            Effect::Report { is_over: false },
+            Effect::Retry { due, failed_attempts: now.attempt },
+        ]);
+    } else {
+        // The other records are processed: only those that were named are attempted again.
+        let failed: BTreeSet<Offset> = named.keys().copied().collect();
+        let pieces = split::pieces(&run.batch, &failed);
+        effects.extend(become_pieces(run, error, pieces, now.attempt, due, now));
+    }
+    effects
+}
+
+fn halve(run: &Run, error: String, now: &Situation) -> Vec<Effect> {
+    let text = format!(
+        "run {} failed after {} attempt(s): {error}; its {} records are halved (--bisect)",
+        run.key,
+        now.attempt,
+        run.batch.len()
+    );
+    let halves = split::halves(run.key.range, &run.batch);
+    let mut effects = vec![Effect::Log(Level::Warn, text)];
+    effects.extend(become_pieces(run, error, halves.into(), 0, now.now, now));
+    effects
+}
+
+fn become_pieces(
+    run: &Run,
+    error: String,
+    pieces: Vec<Piece>,
+    failed_attempts: u32,
+    due: Instant,
+    now: &Situation,
+) -> Vec<Effect> {
+    let count = pieces.len();
+    let open: usize = pieces.iter().map(|(_, batch)| batch.len()).sum();
+    let open_bytes: usize = pieces.iter().map(|(_, batch)| batch.payload_bytes()).sum();
+    // With --bisect the memory for one run per record was acquired with each record. Without it nothing
+    // says how many pieces there will be before a step names records, and to wait for memory here could
+    // be to wait for ever: they are counted on top, and the sensors wait.
+    let extra_bytes = if now.policy.bisect { 0 } else { count * limits::SPLIT_RECORD_BYTES };
+    let mut effects = vec![
+        Effect::RecordSplit { error, pieces, failed_attempts, extra_bytes },
+        Effect::Report { is_over: true },
+        Effect::Count(Count::RunSplit),
+        Effect::Count(Count::Processed {
+            records: run.batch.len() - open,
+            bytes: run.batch.payload_bytes().saturating_sub(open_bytes),
+        }),
+    ];
+    if run.key.again.is_none() {
+        effects.push(Effect::SplitInLedger { pieces: count });
+    }
+    effects.push(Effect::StartPieces { due });
+    effects
+}
+
+fn give_up(
+    run: &Run,
+    attempts: u32,
+    error: String,
+    dead_letters: DeadLetters,
+    now: &Situation,
+) -> Vec<Effect> {
+    if now.has_dead_letter_topic {
+        vec![Effect::HandOver { error, dead_letters }]
+    } else {
+        settle(run, attempts, error, dead_letters)
+    }
+}
+
+fn halt(run: &Run, error: String, now: &Situation) -> Vec<Effect> {
+    let text = format!(
+        "run {} failed after {} attempt(s): {error}; halting as asked: nothing is committed past it",
+        run.key, now.attempt
+    );
+    vec![
+        Effect::Count(Count::RunHalted),
+        Effect::Record { state: RunState::Halted, error: Some(error), dead_letters: None },
+        Effect::Report { is_over: false },
+        Effect::Halt(Error::Halt(text)),
+    ]
+}
+
+impl Situation {
+    /// The named records as dead letters, or all of the run's if none was named.
+    fn dead_letters(
+        &self,
+        run: &Run,
+        reasons: BTreeMap<Offset, String>,
+        why: &'static str,
+    ) -> DeadLetters {
+        let batch = if reasons.is_empty() {
+            run.batch.clone()
+        } else {
+            run.batch.select(|record| reasons.contains_key(&record.offset))
+        };
+        let permit = std::sync::Arc::clone(&run.permit);
+        DeadLetters { batch, permit, reasons, why, stored: self.keeps_dead_letters }
+    }
+}
+
+/// The records that count as failed, with the reasons that the step gave.
+fn names_that_count(
+    batch: &Batch,
+    result: &Result<(), StepError>,
+    failed: Vec<FailedRecord>,
+) -> BTreeMap<Offset, String> {
+    match result {
+        Ok(()) | Err(StepError::DeadLetter(_) | StepError::RetryFailed(_)) => failed
+            .into_iter()
+            // A user's step may name what it was not given.
+            .filter(|failed| batch.contains(failed.offset))
+            .map(|failed| (failed.offset, one_line(&failed.reason)))
+            .collect(),
+        // The step may have ended before it came to the other records.
+        Err(StepError::Retry(_) | StepError::Stop(_) | StepError::NotDone(_)) => BTreeMap::new(),
+    }
+}
+
+fn error_text(error: &StepError, named: &BTreeMap<Offset, String>, records: usize) -> String {
+    let mut text = one_line(error.message());
+    if let Some((offset, reason)) = named.first_key_value() {
+        let failed = named.len();
+        let _ = write!(text, " ({failed} of {records} records named, first {offset}: {reason})");
+    }
+    text
+}
+
+/// A step's error as it goes into log and history: one line, bounded, control characters shown.
+fn one_line(text: &str) -> String {
+    let mut line = String::new();
+    for c in text.chars() {
+        if line.len() >= limits::ERROR_CHARS {
+            line.push('…');
+            break;
+        }
+        match c {
+            '\n' => line.push_str("; "),
+            c if c.is_control() => line.extend(c.escape_default()),
+            c => line.push(c),
+        }
+    }
+    line
+}
