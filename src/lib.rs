@@ -34,10 +34,10 @@
 //! They are private. The feature `testing` makes them public for mb's own tests and benches; nothing behind it
 //! is covered by semantic versioning.
 
+mod cli;
+
 #[cfg(not(feature = "testing"))]
 mod api;
-#[cfg(not(feature = "testing"))]
-mod cli;
 #[cfg(not(feature = "testing"))]
 mod commit;
 #[cfg(not(feature = "testing"))]
@@ -62,9 +62,6 @@ mod step;
 #[cfg(feature = "testing")]
 #[doc(hidden)]
 pub mod api;
-#[cfg(feature = "testing")]
-#[doc(hidden)]
-pub mod cli;
 #[cfg(feature = "testing")]
 #[doc(hidden)]
 pub mod commit;

@@ -1,4 +1,5 @@
-//! How the commands get at the log, a running mb's embedded topic included.
+//! How commands reach the topic: on a Kafka broker, in the data directory, or through the mb that runs on
+//! the data directory.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -10,7 +11,7 @@ use log::info;
 use crate::api::context::Status;
 use crate::api::operations::overview::GetStatus;
 use crate::api::socket::{Client, RemoteTopic};
-use crate::cli::args::Given;
+use crate::cli::flags::Common;
 use crate::config::data_dir::DataDir;
 use crate::config::limits;
 use crate::config::{self, Connection};
@@ -20,61 +21,59 @@ use crate::kafka::{Broker, TopicInfo};
 use crate::model::error::{Error, Result};
 use crate::model::offset::Partition;
 
-/// A broker for a command, and the lock on the data directory where the command opened the
-/// embedded topic itself.
+/// A broker for a command, and the lock on the data directory if the command opened the embedded topic
+/// itself.
 pub struct Connected {
     pub broker: Arc<dyn Broker>,
-    /// What was asked for, with the running mb's answers where nothing was typed.
+    /// As typed; what was not typed is as the running mb reported it.
     pub connection: Connection,
     data_dir: Option<DataDir>,
 }
 
 impl Connected {
-    /// Whether the command has the data directory's lock meanwhile.
+    /// Whether the command holds the data directory's lock.
     pub fn holds_data_dir(&self) -> bool {
         self.data_dir.is_some()
     }
 }
 
-/// How a command takes the embedded topic.
+/// When a command uses the embedded topic, if no Kafka was named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Embedded {
-    /// Where it is there already.
+    /// If it exists.
     IfPresent,
-    /// Made where it is not there.
+    /// Always; it is created if it does not exist.
     Welcome,
-    /// Only where `--client embedded` says so; made where it is not there.
+    /// Only with `--client embedded`; it is created if it does not exist.
     IfNamed,
 }
 
-/// The broker that `connection` describes. Without a named server, an mb that runs on the data
-/// directory says where its topic is, and which topic and group it has.
+/// The broker that the flags describe. Without `--bootstrap-server`, an mb that runs on the data
+/// directory says where its topic is, and which topic and group it uses.
 ///
 /// # Errors
-/// `Broker` where none answers in time; `Config` where the data directory cannot be used.
-pub fn broker(connection: &Connection, given: Given, embedded: Embedded) -> Result<Connected> {
-    broker_under(None, connection, given, embedded)
+/// `Broker` if no broker answers in time; `Config` if the data directory cannot be used.
+pub fn broker(common: &Common, embedded: Embedded) -> Result<Connected> {
+    broker_under(None, common, embedded)
 }
 
-/// The same, for a command that has locked the data directory already; the answer keeps the lock.
+/// As `broker`, for a command that may have locked the data directory already; the result keeps the lock.
 ///
 /// # Errors
 /// As `broker`.
 pub fn broker_under(
     held: Option<DataDir>,
-    connection: &Connection,
-    given: Given,
+    common: &Common,
     embedded: Embedded,
 ) -> Result<Connected> {
-    connection.check()?;
-    let mut connection = connection.clone();
+    let mut connection = common.connection.clone();
     let may_run = held.is_none() && connection.bootstrap_server.is_none();
     if may_run && let Some(mut client) = Client::connect(&connection.data_dir)? {
         let status = started(&mut client, &connection.data_dir)?;
-        if !given.topic {
+        if !common.topic_given {
             connection.topic = status.topic;
         }
-        if !given.group {
+        if !common.group_given {
             connection.group = status.group;
         }
         match status.bootstrap_server {
@@ -96,7 +95,7 @@ pub fn broker_under(
     let open_embedded = || -> Result<Arc<dyn Broker>> {
         if embedded == Embedded::IfPresent && !is_there {
             return Err(Error::Config(format!(
-                "--data-dir: there is no embedded topic in {}; name the folder that mb runs with",
+                "--data-dir: there is no embedded topic in {}; name the directory that mb runs with",
                 connection.data_dir.display()
             )));
         }
@@ -107,7 +106,7 @@ pub fn broker_under(
         Ok(Arc::new(topics))
     };
     let keep_waiting = |wait: Duration| {
-        // Signals end a command without further ado.
+        // A signal ends the process: commands set no handler.
         std::thread::sleep(wait);
         true
     };
@@ -116,10 +115,11 @@ pub fn broker_under(
     Ok(Connected { broker, connection, data_dir: lock.into_inner() })
 }
 
-/// What the running mb says of itself once it has its broker; one that is just starting is waited for.
+/// The status of the running mb once it has reached its broker. An mb that is still starting gets
+/// `limits::LOCK_LIMIT` for that.
 ///
 /// # Errors
-/// `Other` where it still waits for its broker.
+/// `Other` if it still waits for its broker then.
 fn started(client: &mut Client, data_dir: &Path) -> Result<Status> {
     let deadline = Instant::now() + limits::LOCK_LIMIT;
     loop {
@@ -135,7 +135,7 @@ fn started(client: &mut Client, data_dir: &Path) -> Result<Status> {
 /// All partitions of the topic, or the one that `--partition` names.
 ///
 /// # Errors
-/// `Config` where the topic has no such partition.
+/// `Config` if the topic has no such partition.
 pub fn partitions(info: &TopicInfo, only: Option<Partition>) -> Result<Vec<Partition>> {
     match only {
         None => Ok(info.partitions.clone()),
@@ -150,10 +150,10 @@ pub fn partitions(info: &TopicInfo, only: Option<Partition>) -> Result<Vec<Parti
     }
 }
 
-/// The topic, which is created where it does not exist.
+/// The topic, which is created if it does not exist.
 ///
 /// # Errors
-/// Where the broker does not answer, will not create it, or does not know it afterwards.
+/// If the broker does not answer, refuses to create the topic, or does not know it afterwards.
 pub fn topic_or_create(broker: &dyn Broker, connection: &Connection) -> Result<TopicInfo> {
     match broker.topic(&connection.topic) {
         Err(Error::UnknownTopic { .. }) => {}
@@ -162,7 +162,7 @@ pub fn topic_or_create(broker: &dyn Broker, connection: &Connection) -> Result<T
     let (topic, partitions) = (&connection.topic, connection.partitions);
     broker.create_topic(topic, partitions)?;
     info!("created topic {topic} with {partitions} partitions");
-    // Brokers learn of a new topic one after another.
+    // Brokers learn of a new topic one after another, so the next answer may still be "unknown".
     let deadline = Instant::now() + limits::TOPIC_CREATION_LIMIT;
     loop {
         match broker.topic(topic) {

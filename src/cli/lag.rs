@@ -1,23 +1,43 @@
-//! `mb lag`: how far a group is behind, partition by partition, as Kafka's own consumer-groups tool
-//! shows it.
-
-use serde::Serialize;
+//! `mb lag`: how far the group is behind in each partition, as Kafka's consumer-groups tool shows it.
 
 use log::info;
+use serde::Serialize;
 
-use crate::cli::args::LagArgs;
+use crate::cli::flags::{Command, Common, Flags, flags};
+use crate::cli::terminal::Terminal;
 use crate::cli::{connect, output};
-use crate::config::Connection;
+use crate::config::{Client, Connection};
 use crate::kafka::{Broker, Watermarks, require_all};
 use crate::model::error::{Error, Result};
 use crate::model::offset::{Offset, Partition};
+
+flags! {
+    #[argh(
+        description = "Shows how far the group is behind in each partition, with the columns of Kafka's consumer-groups \
+            tool. A - means that the group has committed no offset in that partition.",
+        example = "mb lag --topic orders --group mb\nmb lag --json"
+    )]
+    struct LagFlags {
+        "Output": {
+            /// print one JSON array
+            #[argh(switch)]
+            json: bool,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct LagArgs {
+    pub common: Common,
+    pub json: bool,
+}
 
 /// The columns of `kafka-consumer-groups --describe`, without those of the group's members.
 const HEADING: [&str; 6] =
     ["GROUP", "TOPIC", "PARTITION", "CURRENT-OFFSET", "LOG-END-OFFSET", "LAG"];
 
-/// One partition's line. A group that has committed nothing there has no offset and no lag; Kafka's
-/// tool shows such a partition with dashes while a member reads it, and else not at all.
+/// One partition's line. If the group has committed nothing there, the partition has no offset and no
+/// lag; Kafka's tool shows such a partition with dashes while a member reads it, and otherwise not at all.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Row {
     pub group: String,
@@ -26,54 +46,62 @@ pub struct Row {
     pub current_offset: Option<i64>,
     /// `None` for a partition without a leader.
     pub log_end_offset: Option<i64>,
-    /// Negative where the committed offset is beyond the end: the topic is another than it was.
+    /// Negative if the committed offset is beyond the log's end: the topic was deleted and created anew.
     pub lag: Option<i64>,
 }
 
-/// Runs the command.
-///
-/// # Errors
-/// `UnknownTopic`, or whatever the broker cannot answer; for one partition of several, after the rows of all.
-pub fn run(args: &LagArgs) -> Result<()> {
-    let connected = connect::broker(&args.connection, args.given, connect::Embedded::IfPresent)?;
-    info!(
-        "lag of group {} in topic {}: {}",
-        connected.connection.group,
-        connected.connection.topic,
-        connected.broker.describe()
-    );
-    let (rows, unanswered) = rows(connected.broker.as_ref(), &connected.connection)?;
-    if args.json {
-        output::print_json(&rows)?;
-        return unanswered.map_or(Ok(()), Err);
+impl Command for LagFlags {
+    const NAME: &'static str = "lag";
+    const SUMMARY: &'static str = "show how far the group is behind, per partition";
+    const USAGE: &'static [&'static str] = &["[FLAGS]"];
+    type Args = LagArgs;
+
+    fn check(self) -> Result<LagArgs> {
+        Ok(LagArgs { common: self.common()?, json: self.json })
     }
-    let dash = || "-".to_owned();
-    let cells: Vec<_> = rows
-        .into_iter()
-        .map(|row| {
-            [
-                row.group,
-                row.topic,
-                row.partition.to_string(),
-                row.current_offset.map_or_else(dash, |offset| offset.to_string()),
-                row.log_end_offset.map_or_else(dash, |offset| offset.to_string()),
-                row.lag.map_or_else(dash, |lag| lag.to_string()),
-            ]
-        })
-        .collect();
-    output::print_table(HEADING, &cells)?;
-    unanswered.map_or(Ok(()), Err)
+
+    /// If the broker does not answer for some partitions, their error is returned after all rows are printed.
+    fn run(args: LagArgs, _: &Terminal) -> Result<()> {
+        let connected = connect::broker(&args.common, connect::Embedded::IfPresent)?;
+        info!(
+            "lag of group {} in topic {}: {}",
+            connected.connection.group,
+            connected.connection.topic,
+            connected.broker.describe()
+        );
+        let (rows, unanswered) = rows(connected.broker.as_ref(), &connected.connection)?;
+        if args.json {
+            output::print_json(&rows)?;
+            return unanswered.map_or(Ok(()), Err);
+        }
+        let dash = || "-".to_owned();
+        let cells: Vec<_> = rows
+            .into_iter()
+            .map(|row| {
+                [
+                    row.group,
+                    row.topic,
+                    row.partition.to_string(),
+                    row.current_offset.map_or_else(dash, |offset| offset.to_string()),
+                    row.log_end_offset.map_or_else(dash, |offset| offset.to_string()),
+                    row.lag.map_or_else(dash, |lag| lag.to_string()),
+                ]
+            })
+            .collect();
+        output::print_table(HEADING, &cells)?;
+        unanswered.map_or(Ok(()), Err)
+    }
 }
 
-/// A row per partition of the topic, in their order, and the first error of a partition that the broker did
-/// not answer for.
+/// One row per partition of the topic, in ascending order, and the first error of a partition that the
+/// broker did not answer for.
 ///
 /// # Errors
 /// `UnknownTopic`, or whatever the broker cannot answer.
 pub fn rows(broker: &dyn Broker, connection: &Connection) -> Result<(Vec<Row>, Option<Error>)> {
     let (topic, group) = (&connection.topic, &connection.group);
     let partitions = broker.topic(topic)?.partitions;
-    // The offsets first: the end moves on meanwhile, so that a lag is never too small.
+    // The offsets first: the log's end only grows until it is read, so a lag is never shown too small.
     let committed = require_all(broker.committed(group, topic, &partitions)?)?;
     let watermarks = broker.watermarks(topic, &partitions)?;
     let mut unanswered = None;

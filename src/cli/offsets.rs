@@ -1,7 +1,7 @@
-//! `mb offsets`: moves a group's offsets, as `kafka-consumer-groups --reset-offsets` does, and makes
-//! the history forget what was planned for the old ones. Without `--execute` it only shows.
+//! `mb offsets`: moves the committed offsets of a group, as `kafka-consumer-groups --reset-offsets` does, and
+//! voids what the history had planned for the old ones. Without `--execute` it only shows the new offsets.
 //!
-//! Which offsets are ours at the next start is decided in `history::recovery`.
+//! Whether a committed offset is this mb's own at the next start is decided in `history::recovery`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,15 +9,132 @@ use std::path::Path;
 use log::{info, warn};
 use serde::Serialize;
 
-use crate::cli::args::{OffsetsArgs, Target};
-use crate::cli::{connect, output};
-use crate::config::Connection;
+use crate::cli::errors::{either, usage};
+use crate::cli::flags::{Command, Common, Flags, flags};
+use crate::cli::terminal::Terminal;
+use crate::cli::{connect, output, values};
 use crate::config::data_dir::DataDir;
+use crate::config::{Client, Connection};
 use crate::history;
 use crate::history::reset::Reset;
 use crate::kafka::{Broker, TopicInfo, Watermarks, require_all};
 use crate::model::error::{Error, Result};
 use crate::model::offset::{Offset, Partition};
+
+flags! {
+    #[argh(
+        description = "Moves the committed offsets of the group, as Kafka's consumer-groups tool does with --reset-offsets: \
+            processing continues at the new offsets, and records behind them that were processed before are \
+            processed again. Without --execute it only shows the new offsets. No mb may run on the data \
+            directory; move the cursor of a running mb on its page.\n\
+            \n\
+            TIME is 2026-11-24T06:10:30Z, or has an offset such as +01:00. Without either it is UTC, and a date \
+            alone is its midnight.",
+        example = "mb offsets --topic orders --group mb --to-earliest --execute\n\
+            mb offsets --to-datetime 2026-11-24T06:00:00Z\n\
+            mb offsets --shift-by -10 --partition 3 --execute"
+    )]
+    struct OffsetsFlags {
+        "Target (one of them)": {
+            /// to the first record in the log
+            #[argh(switch)]
+            to_earliest: bool,
+
+            /// to the log's end, after all records
+            #[argh(switch)]
+            to_latest: bool,
+
+            /// to the first record with this timestamp or a later one, or to the log's end if there is none
+            #[argh(option, arg_name = "TIME", from_str_fn(values::time))]
+            to_datetime: Option<i64>,
+
+            /// to this offset, or to the beginning or end of the log if it lies outside
+            #[argh(option, arg_name = "N", from_str_fn(values::whole::<0, { i64::MAX as u64 }, _>))]
+            to_offset: Option<i64>,
+
+            /// by N from the committed offset: forward, or backward if N is negative
+            #[argh(option, arg_name = "N", from_str_fn(values::signed))]
+            shift_by: Option<i64>,
+        }
+        "What to do": {
+            /// only this partition (if not set: all partitions)
+            #[argh(option, arg_name = "P", from_str_fn(values::whole::<0, { i32::MAX as u64 }, _>))]
+            partition: Option<i32>,
+
+            /// commit the new offsets (if not set, nothing is changed)
+            #[argh(switch)]
+            execute: bool,
+
+            /// print one JSON array
+            #[argh(switch)]
+            json: bool,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct OffsetsArgs {
+    pub common: Common,
+    pub target: Target,
+    /// One partition rather than all.
+    pub partition: Option<Partition>,
+    /// Commit the new offsets rather than only show them.
+    pub execute: bool,
+    pub json: bool,
+}
+
+/// Where `mb offsets` moves a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    Earliest,
+    Latest,
+    /// The first record at or after this time, in milliseconds since 1970.
+    Time(i64),
+    Offset(Offset),
+    Shift(i64),
+}
+
+impl Command for OffsetsFlags {
+    const NAME: &'static str = "offsets";
+    const SUMMARY: &'static str = "move the committed offsets of the group";
+    const USAGE: &'static [&'static str] = &["[FLAGS] TARGET"];
+    type Args = OffsetsArgs;
+
+    fn check(self) -> Result<OffsetsArgs> {
+        Ok(OffsetsArgs {
+            common: self.common()?,
+            target: self.target()?,
+            partition: self.partition,
+            execute: self.execute,
+            json: self.json,
+        })
+    }
+
+    fn run(args: OffsetsArgs, _: &Terminal) -> Result<()> {
+        run(&args)
+    }
+}
+
+impl OffsetsFlags {
+    fn target(&self) -> Result<Target> {
+        let targets = [
+            ("--to-earliest", self.to_earliest.then_some(Target::Earliest)),
+            ("--to-latest", self.to_latest.then_some(Target::Latest)),
+            ("--to-datetime", self.to_datetime.map(Target::Time)),
+            ("--to-offset", self.to_offset.map(|offset| Target::Offset(Offset::new(offset)))),
+            ("--shift-by", self.shift_by.map(Target::Shift)),
+        ];
+        let names = || either(&targets.map(|(name, _)| name));
+        let mut given = targets.iter().filter_map(|(name, target)| Some((name, (*target)?)));
+        match (given.next(), given.next()) {
+            (Some((_, target)), None) => Ok(target),
+            (None, _) => usage(format!("target: got none, expected {}", names())),
+            (Some((first, _)), Some((second, _))) => {
+                usage(format!("{second}: got {first} as well, expected one of {}", names()))
+            }
+        }
+    }
+}
 
 const HEADING: [&str; 6] =
     ["GROUP", "TOPIC", "PARTITION", "CURRENT-OFFSET", "NEW-OFFSET", "LAG-AFTER"];
@@ -44,16 +161,10 @@ struct Move {
     marks: Watermarks,
 }
 
-/// Runs the command.
-///
-/// # Errors
-/// `Config` where an mb runs on the data directory, or the target does not fit the group or topic;
-/// `UnknownTopic`; whatever the broker cannot answer or refuses.
-pub fn run(args: &OffsetsArgs) -> Result<()> {
-    let data_dir = &args.connection.data_dir;
+fn run(args: &OffsetsArgs) -> Result<()> {
+    let data_dir = &args.common.connection.data_dir;
     let held = if args.execute { hold(data_dir)? } else { None };
-    let connected =
-        connect::broker_under(held, &args.connection, args.given, connect::Embedded::IfPresent)?;
+    let connected = connect::broker_under(held, &args.common, connect::Embedded::IfPresent)?;
     let (broker, connection) = (connected.broker.as_ref(), &connected.connection);
     info!(
         "offsets of group {} in topic {}: {}",

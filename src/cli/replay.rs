@@ -1,5 +1,5 @@
-//! `mb replay`: asks for a range of the log to be processed once more, in runs of its own; nothing is
-//! committed for it. What becomes of it is in `again`.
+//! `mb replay`: requests that a range of the log is processed once more, in new runs; the committed offsets
+//! stay where they are. How a replay is carried out is in `source::reprocess`.
 
 use std::collections::BTreeMap;
 
@@ -8,13 +8,77 @@ use serde::Serialize;
 
 use crate::api::instance::Instance;
 use crate::api::operations::requests::ReplayRanges;
-use crate::cli::args::{ReplayArgs, Span};
-use crate::cli::{connect, dead_letters, output};
+use crate::cli::errors::usage;
+use crate::cli::flags::{Command, Common, Flags, flags};
+use crate::cli::terminal::Terminal;
+use crate::cli::{connect, dead_letters, output, values};
+use crate::config::Client;
 use crate::history::requests::Replay;
 use crate::history::{self, schema};
 use crate::kafka::{Backend, Broker, TopicInfo, Watermarks, require_all};
+use crate::model::clock;
 use crate::model::error::{Error, Result};
 use crate::model::offset::{Offset, OffsetRange, Partition};
+
+flags! {
+    #[argh(
+        description = "Processes a range of the topic once more, in new runs: at once if mb runs, otherwise at its next \
+            start. The committed offsets of the group stay where they are. Records that the log no longer has \
+            are skipped with a warning.\n\
+            \n\
+            TIME is 2026-11-24T06:10:30Z, or has an offset such as +01:00. Without either it is UTC, and a date \
+            alone is its midnight.",
+        example = "mb replay --topic orders --partition 3 --from 1000 --to 1999\n\
+            mb replay --since 2026-11-24T06:00:00Z --until 2026-11-24T07:00:00Z"
+    )]
+    struct ReplayFlags {
+        "Range": {
+            /// first offset to replay; with --partition
+            #[argh(option, arg_name = "N", from_str_fn(values::whole::<0, { i64::MAX as u64 }, _>))]
+            from: Option<i64>,
+
+            /// last offset to replay (if not set: the last one in the log)
+            #[argh(option, arg_name = "N", from_str_fn(values::whole::<0, { i64::MAX as u64 }, _>))]
+            to: Option<i64>,
+
+            /// replay from the first record with this timestamp or a later one
+            #[argh(option, arg_name = "TIME", from_str_fn(values::time))]
+            since: Option<i64>,
+
+            /// stop before the first record with this timestamp or a later one (if not set: the log's end)
+            #[argh(option, arg_name = "TIME", from_str_fn(values::time))]
+            until: Option<i64>,
+
+            /// only this partition (if not set: all partitions)
+            #[argh(option, arg_name = "P", from_str_fn(values::whole::<0, { i32::MAX as u64 }, _>))]
+            partition: Option<i32>,
+        }
+        "Output": {
+            /// print one JSON array
+            #[argh(switch)]
+            json: bool,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct ReplayArgs {
+    pub common: Common,
+    /// One partition rather than all.
+    pub partition: Option<Partition>,
+    pub span: Span,
+    pub json: bool,
+}
+
+/// What `mb replay` replays; without an end, everything up to the log's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Span {
+    /// Both are included.
+    Offsets { from: Offset, to: Option<Offset> },
+    /// In milliseconds since 1970: from the first record at or after `since`, up to but not including
+    /// the first one at or after `until`.
+    Times { since: i64, until: Option<i64> },
+}
 
 /// One partition's line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -26,13 +90,68 @@ struct Row {
     last_offset: i64,
 }
 
-/// # Errors
-/// `Config` where there is no history, no such partition, or nothing in the log that could be
-/// replayed; whatever the broker cannot answer.
-pub fn run(args: &ReplayArgs) -> Result<()> {
-    let data_dir = &args.connection.data_dir;
+impl Command for ReplayFlags {
+    const NAME: &'static str = "replay";
+    const SUMMARY: &'static str = "process a range of the topic once more";
+    const USAGE: &'static [&'static str] = &[
+        "[FLAGS] --partition P --from N [--to N]",
+        "[FLAGS] --since TIME [--until TIME] [--partition P]",
+    ];
+    type Args = ReplayArgs;
+
+    fn check(self) -> Result<ReplayArgs> {
+        let common = self.common()?;
+        let span = self.span()?;
+        Ok(ReplayArgs { common, partition: self.partition, span, json: self.json })
+    }
+
+    fn run(args: ReplayArgs, _: &Terminal) -> Result<()> {
+        replay(&args)
+    }
+}
+
+impl ReplayFlags {
+    fn span(&self) -> Result<Span> {
+        match (self.from, self.to, self.since, self.until) {
+            (Some(from), to, None, None) => {
+                if let Some(to) = to.filter(|to| *to < from) {
+                    return usage(format!("--to: got {to}, expected --from ({from}) or more"));
+                }
+                if self.partition.is_none() {
+                    return usage(
+                        "--from: got this flag without --partition, expected --partition P as well, \
+                         because each partition has offsets of its own",
+                    );
+                }
+                Ok(Span::Offsets { from: Offset::new(from), to: to.map(Offset::new) })
+            }
+            (None, None, Some(since), until) => {
+                if let Some(until) = until.filter(|until| *until <= since) {
+                    return usage(format!(
+                        "--until: got {}, expected a time after --since ({})",
+                        clock::format_ms(until),
+                        clock::format_ms(since)
+                    ));
+                }
+                Ok(Span::Times { since, until })
+            }
+            (None, Some(to), None, None) => {
+                usage(format!("--to: got {to} without --from, expected --from N as well"))
+            }
+            (None, None, None, _) => usage(
+                "range: got none, expected --partition P --from N --to N, or --since TIME --until TIME",
+            ),
+            _ => usage(
+                "range: got offsets and times, expected --from and --to, or --since and --until",
+            ),
+        }
+    }
+}
+
+fn replay(args: &ReplayArgs) -> Result<()> {
+    let data_dir = &args.common.connection.data_dir;
     schema::check_exists(&data_dir.join(history::FILE))?;
-    let connected = connect::broker(&args.connection, args.given, connect::Embedded::IfPresent)?;
+    let connected = connect::broker(&args.common, connect::Embedded::IfPresent)?;
     let (broker, connection) = (connected.broker.as_ref(), &connected.connection);
     let info = broker.topic(&connection.topic)?;
     let ranges = ranges(broker, &info, args.partition, args.span)?;
@@ -58,7 +177,7 @@ pub fn run(args: &ReplayArgs) -> Result<()> {
     for (request, (partition, range)) in numbers.iter().zip(&ranges) {
         info!(
             "request {request}: {}/{partition} {range} is replayed {when}; mb runs --request {request}{} \
-             shows how that goes",
+             lists its runs",
             info.name,
             output::data_dir_flag(&connection.data_dir)
         );

@@ -1,34 +1,194 @@
-//! `mb runs`: the newest runs as a table, one run whole, or what is to be done to some.
+//! `mb runs`: lists runs, shows one in full, cancels runs that are not over, and replays the offsets of runs.
 
 use std::fmt::Write as _;
 
+use log::{info, warn};
 use serde_json::json;
 
 use crate::api::instance::Instance;
-use crate::api::operations::runs::{GetRun, ListRuns};
-use crate::cli::args::{RunsAction, RunsArgs};
-use crate::cli::{output, steer};
+use crate::api::operations::cancel_run::{CancelEffect, CancelRun};
+use crate::api::operations::runs::{GetRun, ListRuns, ReplayRun};
+use crate::cli::errors::{shown, usage};
+use crate::cli::flags::{Command, Common, Flags, flags};
+use crate::cli::terminal::Terminal;
+use crate::cli::{control, output, values};
+use crate::config::Client;
+use crate::config::limits;
 use crate::config::units::format_bytes;
 use crate::history::query::{RunDetail, RunRow, Selection};
 use crate::model::clock::format_ms as format_time;
 use crate::model::error::{Error, Result};
 
-/// # Errors
-/// `Usage` for an id that is none or a state that there is not; `Config` where there is no
-/// history; `Other` where there is no such run.
-pub fn run(args: &RunsArgs) -> Result<()> {
-    let data_dir = &args.connection.data_dir;
-    match &args.action {
-        RunsAction::List => list(args),
-        RunsAction::Show(id) => show(args, id),
-        RunsAction::Cancel { ids, note } => steer::cancel_runs(data_dir, ids, note),
-        RunsAction::Again { ids } => steer::runs_again(data_dir, ids),
+flags! {
+    #[argh(
+        description = "Lists the runs in the history, newest first, or shows one run in full, whether an mb runs on the data \
+            directory or not.\n\
+            \n\
+            With a running mb, cancel gives up on runs that are not over, whose records become dead letters, \
+            and replay processes the offsets of runs once more, in new runs.\n\
+            \n\
+            TIME is 2026-11-24T06:10:30Z, or has an offset such as +01:00. Without either it is UTC, and a date \
+            alone is its midnight.",
+        example = "mb runs --state failed\nmb runs 17\nmb runs cancel 17 --note 'wrong table'\nmb runs replay 17"
+    )]
+    struct RunsFlags {
+        "Cancelling": {
+            /// the run to show; or cancel or replay, followed by one run or more
+            #[argh(positional, arg_name = "[ACTION] RUN-ID")]
+            words: Vec<String>,
+
+            /// with cancel: the reason, which is stored with the run
+            #[argh(option, arg_name = "TEXT", from_str_fn(values::text))]
+            note: Option<String>,
+        }
+        "Selection": {
+            /// only runs in this state: queued, running, succeeded, failed, halted, split or voided
+            #[argh(option, arg_name = "STATE", from_str_fn(values::text))]
+            state: Option<String>,
+
+            /// only runs of this partition
+            #[argh(option, arg_name = "P", from_str_fn(values::whole::<0, { i32::MAX as u64 }, _>))]
+            partition: Option<i32>,
+
+            /// only runs whose error contains TEXT
+            #[argh(option, arg_name = "TEXT", from_str_fn(values::text))]
+            error: Option<String>,
+
+            /// only runs queued at TIME or later
+            #[argh(option, arg_name = "TIME", from_str_fn(values::time))]
+            since: Option<i64>,
+
+            /// only runs queued before TIME
+            #[argh(option, arg_name = "TIME", from_str_fn(values::time))]
+            until: Option<i64>,
+
+            /// only runs of this redrive or replay
+            #[argh(option, arg_name = "N", from_str_fn(values::whole::<1, { i64::MAX as u64 }, _>))]
+            request: Option<i64>,
+
+            /// the newest N runs, 1 to 1000000 (default 20)
+            #[argh(option, arg_name = "N", from_str_fn(values::whole::<1, 1_000_000, _>))]
+            limit: Option<u32>,
+        }
+        "Output": {
+            /// print one JSON array
+            #[argh(switch)]
+            json: bool,
+        }
     }
 }
 
-fn list(args: &RunsArgs) -> Result<()> {
-    let selection = &args.selection;
-    let mut instance = Instance::of(&args.connection.data_dir)?;
+#[derive(Debug)]
+pub struct RunsArgs {
+    pub common: Common,
+    pub action: Action,
+    pub json: bool,
+}
+
+/// What `mb runs` does.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    List(Box<Selection>),
+    Show { id: i64 },
+    Cancel { ids: Vec<i64>, note: String },
+    Replay { ids: Vec<i64> },
+}
+
+impl Command for RunsFlags {
+    const NAME: &'static str = "runs";
+    const SUMMARY: &'static str = "list runs, show one, cancel or replay them";
+    const USAGE: &'static [&'static str] =
+        &["[FLAGS] [RUN-ID]", "[FLAGS] cancel RUN-ID…", "[FLAGS] replay RUN-ID…"];
+    type Args = RunsArgs;
+
+    fn check(self) -> Result<RunsArgs> {
+        let common = self.common()?;
+        let action = self.action(&common)?;
+        Ok(RunsArgs { common, action, json: self.json })
+    }
+
+    fn run(args: RunsArgs, _: &Terminal) -> Result<()> {
+        match &args.action {
+            Action::List(selection) => list(&args, selection),
+            Action::Show { id } => show(&args, *id),
+            Action::Cancel { ids, note } => cancel(&args, ids, note),
+            Action::Replay { ids } => replay(&args, ids),
+        }
+    }
+}
+
+impl RunsFlags {
+    fn action(&self, common: &Common) -> Result<Action> {
+        let action = match &self.words[..] {
+            [] => Action::List(Box::new(self.selection(common))),
+            [action, ids @ ..] if ["cancel", "replay", "again"].contains(&action.as_str()) => {
+                let ids = values::ids("RUN-ID", ids, "mb runs")?;
+                if ids.is_empty() || ids.len() > limits::REQUEST_IDS {
+                    return usage(format!(
+                        "RUN-ID: got {} of them, expected 1 to {} after {action}",
+                        ids.len(),
+                        limits::REQUEST_IDS
+                    ));
+                }
+                if action == "again" {
+                    warn!("mb runs again is deprecated: use mb runs replay");
+                }
+                match action.as_str() {
+                    "cancel" => Action::Cancel { ids, note: self.note.clone().unwrap_or_default() },
+                    _ => Action::Replay { ids },
+                }
+            }
+            [id] => {
+                Action::Show { id: values::ids("RUN-ID", std::slice::from_ref(id), "mb runs")?[0] }
+            }
+            [_, extra, ..] => {
+                return usage(format!(
+                    "argument: got {} as well, expected one RUN-ID, or cancel or replay in front of several",
+                    shown(extra)
+                ));
+            }
+        };
+        if self.note.is_some() && !matches!(action, Action::Cancel { .. }) {
+            return usage(
+                "--note: got this flag without cancel, expected mb runs cancel RUN-ID… --note TEXT",
+            );
+        }
+        if let (Some(word), true) = (self.words.first(), self.selects()) {
+            return usage(format!(
+                "argument: got {} and --state, --partition, --error, --since, --until, --request or \
+                 --limit, expected a RUN-ID or a selection",
+                shown(word)
+            ));
+        }
+        Ok(action)
+    }
+
+    fn selection(&self, common: &Common) -> Selection {
+        Selection {
+            state: self.state.clone(),
+            topic: common.typed_topic(),
+            group: common.typed_group(),
+            of_request: self.request,
+            partition: self.partition,
+            error: self.error.clone(),
+            since: self.since,
+            until: self.until,
+            limit: self.limit.unwrap_or(values::LIST_LIMIT),
+            ..Selection::default()
+        }
+    }
+
+    /// Whether a flag selects runs of a list.
+    fn selects(&self) -> bool {
+        let texts = self.state.is_some() || self.error.is_some();
+        let times = self.since.is_some() || self.until.is_some();
+        let numbers = self.partition.is_some() || self.request.is_some() || self.limit.is_some();
+        texts || times || numbers
+    }
+}
+
+fn list(args: &RunsArgs, selection: &Selection) -> Result<()> {
+    let mut instance = Instance::of(&args.common.connection.data_dir)?;
     let heading = [
         "RUN", "STATE", "GROUP", "KEY", "RECORDS", "BYTES", "ATTEMPTS", "QUEUED", "WAIT",
         "RUN-TIME", "WORKER", "ERROR",
@@ -40,23 +200,49 @@ fn list(args: &RunsArgs) -> Result<()> {
     })
 }
 
-fn show(args: &RunsArgs, id: &str) -> Result<()> {
-    let number: i64 = id.parse().ok().filter(|id| *id > 0).ok_or_else(|| {
-        Error::Usage(format!(
-            "RUN-ID: got {id:?}, expected a run's number, as in the first column of mb runs"
-        ))
-    })?;
-    let detail = Instance::of(&args.connection.data_dir)?.perform(GetRun { id: number })?;
+fn show(args: &RunsArgs, id: i64) -> Result<()> {
+    let data_dir = &args.common.connection.data_dir;
+    let detail = Instance::of(data_dir)?.perform(GetRun { id })?;
     let detail = detail.ok_or_else(|| {
         Error::Other(format!(
-            "run {number} is not in the history of {}: it never was, or --history-keep has removed it",
-            args.connection.data_dir.display()
+            "run {id} is not in the history of {}: it never was, or --history-keep has removed it",
+            data_dir.display()
         ))
     })?;
     if args.json {
         return output::print_json(&[json!(detail)]);
     }
     output::print(&text(&detail))
+}
+
+/// Gives up on runs that are not over; runs before the first error stay cancelled.
+fn cancel(args: &RunsArgs, ids: &[i64], note: &str) -> Result<()> {
+    let mut client = control::connect(&args.common.connection.data_dir)?;
+    for id in ids {
+        let cancelled = client.perform(CancelRun { id: *id, note: note.to_owned() })?;
+        let what = match cancelled.did {
+            CancelEffect::Waiting => "it is still waiting, and its step will not be run",
+            CancelEffect::Ended => "its command is being ended",
+            CancelEffect::Stalled => {
+                "its step runs inside mb and cannot be ended, so the run is marked as stalled until the \
+                 step returns"
+            }
+        };
+        info!("run {id} is cancelled: {what}; its records become dead letters");
+    }
+    Ok(())
+}
+
+/// Replays the offsets of runs; requests made before the first error stay.
+fn replay(args: &RunsArgs, ids: &[i64]) -> Result<()> {
+    let mut client = control::connect(&args.common.connection.data_dir)?;
+    for id in ids {
+        let request = client.perform(ReplayRun { id: *id })?.request;
+        info!(
+            "run {id} is replayed as request {request}: mb runs --request {request} lists its runs"
+        );
+    }
+    Ok(())
 }
 
 fn row(run: &RunRow) -> [String; 12] {

@@ -1,13 +1,15 @@
-//! The values of flags: one function per kind, each of which takes the text and gives the value or
-//! the rule that it breaks. Which flag takes which is in `flags`; how an error reads, in `bridge`.
+//! The kinds of values that flags take: one function per kind, from a text to the value, or to the rule
+//! that the text breaks. Which flag takes which kind is declared with each command.
 
 use std::time::Duration;
 
+use crate::cli::errors::{either, shown, usage};
 use crate::config::units;
 use crate::config::{
     Client, DeadLetterTo, Isolation, OnFailure, OnMissingOffsets, Order, StartFrom,
 };
 use crate::model::clock;
+use crate::model::error::{Error, Result};
 
 /// A whole number from `MIN` to `MAX`.
 pub fn whole<const MIN: u64, const MAX: u64, T: TryFrom<u64>>(text: &str) -> Result<T, String> {
@@ -39,7 +41,7 @@ pub fn positive_duration(text: &str) -> Result<Duration, String> {
     if duration.is_zero() { Err(rule()) } else { Ok(duration) }
 }
 
-/// A whole number, below 0 too.
+/// A whole number, which may be negative.
 pub fn signed(text: &str) -> Result<i64, String> {
     let digits = text.strip_prefix('-').unwrap_or(text);
     let value = units::parse_whole(digits).and_then(|value| i64::try_from(value).ok());
@@ -57,7 +59,7 @@ pub fn rate(text: &str) -> Result<f64, String> {
     units::parse_rate(text)
 }
 
-/// Any text but none.
+/// Any text that is not empty.
 pub fn text(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("one character or more".to_owned()) } else { Ok(text.to_owned()) }
 }
@@ -94,7 +96,8 @@ pub fn on_failure(text: &str) -> Result<OnFailure, String> {
     choice(text, &[("dead-letter", OnFailure::DeadLetter), ("halt", OnFailure::Halt)])
 }
 
-/// `store`, `topic:NAME`, `both` or `both:NAME`. Whether Kafka takes the name is checked with the rest.
+/// `store`, `topic:NAME`, `both` or `both:NAME`. Whether Kafka allows the name is checked by
+/// `Config::check`.
 pub fn dead_letter(text: &str) -> Result<DeadLetterTo, String> {
     let named = |prefix| text.strip_prefix(prefix).filter(|name: &&str| !name.is_empty());
     match text {
@@ -116,7 +119,7 @@ pub fn order(text: &str) -> Result<Order, String> {
     choice(text, &orders)
 }
 
-/// The steps that have a name; a command has none, it is `--exec`.
+/// The steps of `--step`; a command is `--exec`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StepName {
     Discard,
@@ -129,13 +132,6 @@ pub fn step(text: &str) -> Result<StepName, String> {
         text,
         &[("discard", StepName::Discard), ("log", StepName::Log), ("files", StepName::Files)],
     )
-}
-
-/// Which of the flags were typed that a running mb could answer for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Given {
-    pub topic: bool,
-    pub group: bool,
 }
 
 /// Where the page is served.
@@ -155,8 +151,8 @@ impl Default for Listen {
     }
 }
 
-/// `off`, `HOST:PORT`, or a port alone, which is on 127.0.0.1. Whether the host exists is found
-/// out by listening.
+/// `off`, `HOST:PORT`, or a port alone, which is on 127.0.0.1. Whether the host exists shows when mb
+/// listens there.
 pub fn listen(text: &str) -> Result<Listen, String> {
     let rule =
         || "HOST:PORT such as 127.0.0.1:3000, a port from 0 to 65535 alone, or off".to_owned();
@@ -166,7 +162,7 @@ pub fn listen(text: &str) -> Result<Listen, String> {
     let (host, port) = text.rsplit_once(':').unwrap_or(("127.0.0.1", text));
     let port =
         units::parse_whole(port).and_then(|port| u16::try_from(port).ok()).ok_or_else(rule)?;
-    // An IPv6 address has colons of its own, so it comes in brackets.
+    // An IPv6 address contains colons, so it must be in brackets.
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     let fits = match bare {
         Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
@@ -191,13 +187,39 @@ fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
     Err(either(&names))
 }
 
-/// `a`, `a or b`, `a, b or c`.
-pub fn either(names: &[&str]) -> String {
-    match names {
-        [] => String::new(),
-        [only] => (*only).to_owned(),
-        [others @ .., last] => format!("{} or {last}", others.join(", ")),
+/// Rows that a list shows without `--limit`.
+pub const LIST_LIMIT: u32 = 20;
+
+/// The action that a command's first word names, and the words after it.
+///
+/// # Errors
+/// `Usage` if there is no word, or it is none of `actions`.
+pub fn action<'a>(words: &'a [String], actions: &[&str]) -> Result<(&'a str, &'a [String])> {
+    match words.split_first() {
+        None => usage(format!("ACTION: got none, expected {}", either(actions))),
+        Some((action, rest)) if actions.contains(&action.as_str()) => Ok((action, rest)),
+        Some((other, _)) => {
+            usage(format!("ACTION: got {}, expected {}", shown(other), either(actions)))
+        }
     }
+}
+
+/// Numbers above 0, as the first column of what the command `list` prints has them; `name` is what errors
+/// call them.
+///
+/// # Errors
+/// `Usage` for anything else.
+pub fn ids(name: &str, words: &[String], list: &str) -> Result<Vec<i64>> {
+    let number = |text: &String| {
+        let number = units::parse_whole(text).and_then(|number| i64::try_from(number).ok());
+        number.filter(|number| *number > 0).ok_or_else(|| {
+            Error::Usage(format!(
+                "{name}: got {}, expected a number from the first column of {list}",
+                shown(text)
+            ))
+        })
+    };
+    words.iter().map(number).collect()
 }
 
 #[cfg(test)]
@@ -205,7 +227,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whole_numbers_have_a_range_and_the_error_names_it() {
+    fn a_number_out_of_range_is_refused_with_the_range() {
         assert_eq!(whole::<1, 1000, usize>("1000"), Ok(1000));
         for text in ["0", "1001", "-1", "abc", "1e9", "", "1.5", "+5", "99999999999999999999"] {
             let rule = whole::<1, 1000, usize>(text).expect_err(text);
@@ -214,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signed_number_may_be_below_0() {
+    fn a_signed_number_may_be_negative() {
         assert_eq!(signed("-10"), Ok(-10));
         assert_eq!(signed("0"), Ok(0));
         assert_eq!(signed("9223372036854775807"), Ok(i64::MAX));
@@ -224,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_have_a_range_too() {
+    fn a_size_out_of_range_is_refused_with_the_range() {
         assert_eq!(size::<1024, 1048576, usize>("1MiB"), Ok(1 << 20));
         for text in ["1023", "2MiB", "64k", ""] {
             let rule = size::<1024, 1048576, usize>(text).expect_err(text);
@@ -233,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_choice_names_its_names() {
+    fn an_unknown_name_is_refused_with_the_known_ones() {
         assert_eq!(client("rdkafka"), Ok(Client::Rdkafka));
         assert_eq!(client("Kafka").unwrap_err(), "auto, rdkafka, kafka or embedded");
         assert_eq!(on_failure("").unwrap_err(), "dead-letter or halt");
@@ -245,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_to_listen_on_is_off_a_port_or_host_and_port() {
+    fn listen_takes_off_a_port_or_a_host_and_a_port() {
         let at = |host: &str, port| Ok(Listen::At { host: host.to_owned(), port });
         assert_eq!(listen("off"), Ok(Listen::Off));
         assert_eq!(listen("8080"), at("127.0.0.1", 8080));

@@ -296,6 +296,11 @@ impl Config {
                     .into(),
             ));
         }
+        if let Some(lanes) = self.lanes.filter(|_| self.order != Order::Key) {
+            return Err(Error::Config(format!(
+                "--lanes: got {lanes} without --order key, expected both or neither"
+            )));
+        }
         if self.tick_runtime.is_zero() {
             return Err(Error::Config(
                 "--tick-runtime: got 0, expected more than 0: a tick must have time to read".into(),

@@ -257,10 +257,10 @@ fn flags_in(text: &str) -> BTreeSet<&str> {
         .collect()
 }
 
-/// The flags that a help text lists: those at the beginning of a line.
+/// The flags that a help text lists: those at the beginning of a line, before their description.
 fn listed_flags(help: &str) -> BTreeSet<&str> {
-    let lines = help.lines().filter(|line| line.starts_with("  -") && !line.starts_with("   "));
-    lines.flat_map(|line| flags_in(&line[..line.len().min(40)])).collect()
+    let lines = help.lines().filter_map(|line| line.strip_prefix("  -").map(|_| line.trim_start()));
+    lines.flat_map(|line| flags_in(line.split("  ").next().unwrap_or(line))).collect()
 }
 
 /// The README and the manual, by their paths.

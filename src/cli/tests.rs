@@ -1,38 +1,53 @@
-//! Command lines, and what becomes of them: every flag, every default, every refusal.
+//! Command lines and what they mean: every flag, every default, every refusal.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use argh::{ArgsInfo, FlagInfoKind};
 use proptest::prelude::*;
 
-use super::*;
-use crate::config::{Client, Isolation, OnFailure, StartFrom};
+use crate::cli::commands::{self, Parsed, parse};
+use crate::cli::flags::{Command, Spec};
+use crate::cli::lag::{LagArgs, LagFlags};
+use crate::cli::line::Line;
+use crate::cli::main_job::{MainArgs, MainFlags, StepChoice};
+use crate::cli::produce::{ProduceFlags, Source};
+use crate::cli::runs::{Action, RunsFlags};
+use crate::config::{Client, Config, Isolation, OnFailure, StartFrom};
+use crate::history::query::Selection;
 
 fn words(line: &[&str]) -> Vec<OsString> {
     line.iter().map(OsString::from).collect()
 }
 
-fn parsed(line: &[&str]) -> Command {
-    match parse(&words(line)) {
-        Ok(Parsed::Command(command)) => command,
-        other => panic!("{line:?}: {other:?}"),
-    }
+/// What the command line means for the command that it names.
+fn parsed<T: Command>(line: &[&str]) -> T::Args {
+    let entries = commands::all();
+    let specs = entries.each_ref().map(|entry| &entry.spec);
+    let read = Line::read(&words(line), &specs).unwrap();
+    assert_eq!(read.command, T::NAME, "{line:?}");
+    commands::read::<T>(&read).unwrap_or_else(|error| panic!("{line:?}: {error}"))
 }
 
-fn main_job(line: &[&str]) -> RunArgs {
-    match parsed(line) {
-        Command::Run(args) => *args,
-        other => panic!("{line:?}: {other:?}"),
-    }
+fn main_job(line: &[&str]) -> MainArgs {
+    parsed::<MainFlags>(line)
 }
 
 fn printed(line: &[&str]) -> String {
     match parse(&words(line)) {
         Ok(Parsed::Print(text)) => text,
-        other => panic!("{line:?}: {other:?}"),
+        Ok(Parsed::Job(_)) => panic!("{line:?}: a job"),
+        Err(error) => panic!("{line:?}: {error}"),
     }
 }
 
+fn all_specs() -> Vec<Spec> {
+    commands::all().into_iter().map(|entry| entry.spec).collect()
+}
+
 fn error(line: &[&str]) -> String {
-    let error = parse(&words(line)).expect_err(&format!("{line:?}"));
+    let Err(error) = parse(&words(line)) else { panic!("{line:?} is accepted") };
     assert_eq!(error.exit_code(), 64, "{error}");
     let text = error.to_string();
     assert!(!text.contains('\n'), "{text:?}");
@@ -41,7 +56,7 @@ fn error(line: &[&str]) -> String {
 }
 
 #[test]
-fn nothing_given_is_the_default_configuration() {
+fn without_flags_the_configuration_is_the_default_one() {
     let mut args = main_job(&[]);
     let web = args.config.web.take().unwrap();
     assert_eq!(format!("{:?}", args.config), format!("{:?}", Config::default()));
@@ -50,11 +65,11 @@ fn nothing_given_is_the_default_configuration() {
     assert_eq!((web.host.as_str(), web.port, web.read_only), ("127.0.0.1", 3000, false));
 }
 
-/// Each "(default X)" of the help text, given as a value, changes nothing.
+/// Each "(default X)" of the help text, given as the flag's value, changes nothing.
 #[test]
-fn the_defaults_in_the_help_text_are_the_true_ones() {
+fn the_defaults_in_the_help_text_are_those_of_the_configuration() {
     let mut held_to = 0;
-    for flag in RunFlags::get_args_info().flags {
+    for flag in MainFlags::get_args_info().flags {
         let Some((_, default)) = flag.description.rsplit_once("(default ") else { continue };
         let default = default.trim_end_matches(')');
         let needs_rate = flag.description.starts_with("with --rate");
@@ -167,22 +182,25 @@ fn every_flag_reaches_its_setting() {
 }
 
 #[test]
-fn flags_stand_before_and_after_a_command() {
+fn flags_may_stand_before_or_after_the_command() {
     for line in [
         &["--group", "g", "lag", "--topic=t", "--json"][..],
         &["lag", "--group=g", "--json", "--topic", "t"],
         &["--json", "--topic", "t", "--group", "g", "lag"],
     ] {
-        let Command::Lag(args) = parsed(line) else { panic!("{line:?}") };
-        assert_eq!((args.connection.group.as_str(), args.connection.topic.as_str()), ("g", "t"));
-        assert!(args.json);
+        let LagArgs { common, json } = parsed::<LagFlags>(line);
+        assert_eq!(
+            (common.connection.group.as_str(), common.connection.topic.as_str()),
+            ("g", "t")
+        );
+        assert!(json && common.topic_given && common.group_given);
     }
     let text = error(&["--topic", "a", "lag", "--topic", "b"]);
-    assert!(text.starts_with("--topic: got it twice, expected it once"), "{text}");
+    assert!(text.starts_with("--topic: got this flag twice, expected it once"), "{text}");
 }
 
 #[test]
-fn values_may_look_like_anything() {
+fn a_value_may_look_like_a_flag_or_a_command() {
     let exec = |line: &[&str]| main_job(line).step;
     assert_eq!(exec(&["--exec=--help"]), StepChoice::Exec { command: "--help".into() });
     assert_eq!(exec(&["--exec", "-"]), StepChoice::Exec { command: "-".into() });
@@ -192,16 +210,16 @@ fn values_may_look_like_anything() {
 }
 
 #[test]
-fn a_step_is_one_thing() {
+fn exactly_one_step_can_be_chosen() {
     assert_eq!(main_job(&["--step", "discard"]).step, StepChoice::Discard);
     for (line, what) in [
-        (&["--step", "files"][..], "--step: got files without a folder"),
+        (&["--step", "files"][..], "--step: got files without a directory"),
         (&["--out", "d"], "--out: got d without --step files"),
         (&["--out", "d", "--exec", "cat"], "--out: got d without --step files"),
-        (&["--step", "log", "--exec", "cat"], "--exec: got cat and --step too"),
-        (&["--step", "files", "--out", "d", "--exec", "cat"], "--exec: got cat and --step too"),
+        (&["--step", "log", "--exec", "cat"], "--exec: got cat and --step as well"),
+        (&["--step", "files", "--out", "d", "--exec", "cat"], "--exec: got cat and --step as well"),
         (&["--exec", ""], "--exec: got \"\", expected one character or more"),
-        (&["--count", "5"], "--count: got it without --rate"),
+        (&["--count", "5"], "--count: got this flag without --rate"),
     ] {
         let text = error(line);
         assert!(text.starts_with(what), "{text}");
@@ -209,11 +227,8 @@ fn a_step_is_one_thing() {
 }
 
 #[test]
-fn produce_makes_a_sequence_or_posts_stdin() {
-    let produce = |line: &[&str]| match parsed(line) {
-        Command::Produce(args) => args,
-        other => panic!("{other:?}"),
-    };
+fn produce_makes_messages_of_its_own_or_takes_the_lines_of_stdin() {
+    let produce = parsed::<ProduceFlags>;
     let args = produce(&["produce"]);
     assert_eq!(
         (args.source, args.settings.rate, args.rate_given),
@@ -231,8 +246,8 @@ fn produce_makes_a_sequence_or_posts_stdin() {
     assert_eq!(args.settings.rate, 5.0);
     for (line, what) in [
         (&["produce", "x"][..], "argument: got x, expected -"),
-        (&["produce", "-", "-"], "argument: got - too, expected 1 at most"),
-        (&["produce", "-", "--count", "5"], "--count: got it with -"),
+        (&["produce", "-", "-"], "argument: got - as well, expected at most 1"),
+        (&["produce", "-", "--count", "5"], "--count: got this flag with -"),
         (&["produce", "--key-separator", ":"], "--key-separator: got : without -"),
     ] {
         let text = error(line);
@@ -241,26 +256,39 @@ fn produce_makes_a_sequence_or_posts_stdin() {
 }
 
 #[test]
-fn runs_are_listed_or_one_is_shown() {
-    let runs = |line: &[&str]| match parsed(line) {
-        Command::Runs(args) => *args,
-        other => panic!("{other:?}"),
-    };
-    let args = runs(&["runs"]);
-    assert_eq!(args.action, RunsAction::List);
-    assert_eq!(args.selection, Selection { limit: 20, ..Selection::default() });
-    assert!(!args.json);
-    let args = runs(&["runs", "--state", "failed", "--limit", "5", "--json"]);
-    let selection = &args.selection;
-    assert_eq!((selection.state.as_deref(), selection.limit, args.json), (Some("failed"), 5, true));
-    assert_eq!(runs(&["runs", "17"]).action, RunsAction::Show("17".to_owned()));
-    error(&["runs", "17", "--state", "failed"]);
-    error(&["runs", "17", "--partition", "2"]);
-    error(&["runs", "17", "18"]);
+fn runs_are_listed_shown_cancelled_or_replayed() {
+    let action = |line: &[&str]| parsed::<RunsFlags>(line).action;
+    let list = |selection| Action::List(Box::new(selection));
+    assert_eq!(action(&["runs"]), list(Selection { limit: 20, ..Selection::default() }));
+    assert_eq!(
+        action(&["runs", "--state", "failed", "--limit", "5", "--topic", "t"]),
+        list(Selection {
+            state: Some("failed".into()),
+            limit: 5,
+            topic: Some("t".into()),
+            ..Selection::default()
+        })
+    );
+    assert_eq!(action(&["runs", "17"]), Action::Show { id: 17 });
+    let cancel = Action::Cancel { ids: vec![1, 2], note: "why".into() };
+    assert_eq!(action(&["runs", "cancel", "1", "2", "--note", "why"]), cancel);
+    assert_eq!(action(&["runs", "replay", "3"]), Action::Replay { ids: vec![3] });
+    assert_eq!(action(&["runs", "again", "3"]), Action::Replay { ids: vec![3] }, "its old name");
+    for line in [
+        &["runs", "17", "--state", "failed"][..],
+        &["runs", "17", "--partition", "2"],
+        &["runs", "17", "18"],
+        &["runs", "cancel"],
+        &["runs", "replay", "1", "--note", "why"],
+        &["runs", "x"],
+        &["runs", "0"],
+    ] {
+        error(line);
+    }
 }
 
 #[test]
-fn help_and_version_win_wherever_they_stand() {
+fn help_and_version_are_printed_wherever_they_stand() {
     for line in [&["--help"][..], &["-h"], &["help"], &["--rate", "x", "--bogus", "-h"]] {
         assert!(printed(line).starts_with("Usage: mb [FLAGS]"), "{line:?}");
     }
@@ -274,24 +302,60 @@ fn help_and_version_win_wherever_they_stand() {
 
 #[test]
 fn help_lists_each_flag_once_under_a_heading() {
-    for spec in specs() {
-        let text = help(spec.name);
-        for flag in spec.info.flags {
-            let lines = text.lines().filter(|line| {
-                let line = line.strip_prefix("  ").unwrap_or_default();
-                let line = line.strip_prefix("-V, ").or(line.strip_prefix("-h, ")).unwrap_or(line);
-                line.split(' ').next() == Some(flag.long)
-            });
-            assert_eq!(lines.count(), 1, "{} in {text}", flag.long);
+    for spec in all_specs() {
+        let text = printed(
+            &[spec.name, "--help"].into_iter().filter(|w| !w.is_empty()).collect::<Vec<_>>(),
+        );
+        let mut headed = false;
+        let mut listed: Vec<&str> = Vec::new();
+        for line in text.lines() {
+            headed = line.ends_with(':') && !line.starts_with(' ') || headed && !line.is_empty();
+            let flag = line.strip_prefix("  --").and_then(|_| line.split_whitespace().next());
+            if let Some(flag) = flag {
+                assert!(headed, "{flag} in {text}");
+                listed.push(flag);
+            }
         }
-        assert!(!text.contains("Options:") && !text.contains("\n\n\n"), "{text}");
+        // argh adds --help, which stands with -h and --version.
+        let declared: Vec<_> =
+            spec.info.flags.iter().map(|flag| flag.long).filter(|flag| *flag != "--help").collect();
+        assert_eq!(listed, declared);
+        assert!(
+            !text.contains("\n\n\n") && text.lines().all(|line| line.chars().count() <= 100),
+            "{text}"
+        );
     }
 }
 
-/// The bridge relies on it: it reads flags before it knows the command.
+/// A range in a help text is that of the rule which an error names.
 #[test]
-fn one_flag_is_of_one_kind_in_all_commands() {
-    let specs = specs();
+fn the_ranges_in_the_help_text_are_those_of_the_rules() {
+    let mut checked = 0;
+    for spec in all_specs() {
+        for flag in spec.info.flags {
+            let number = |word: &&str| word.starts_with(|c: char| c.is_ascii_digit());
+            let described: Vec<_> = flag.description.split_whitespace().collect();
+            let range =
+                described.windows(3).find(|of| of[1] == "to" && number(&of[0]) && number(&of[2]));
+            let Some([from, _, to]) = range else { continue };
+            let text = error(
+                &[spec.name, flag.long, "x"]
+                    .into_iter()
+                    .filter(|w| !w.is_empty())
+                    .collect::<Vec<_>>(),
+            );
+            let to = to.trim_end_matches([',', ';']);
+            assert!(text.contains(&format!("from {from} to {to}")), "{}: {text}", flag.long);
+            checked += 1;
+        }
+    }
+    assert!(checked > 15, "{checked}");
+}
+
+/// `Line` relies on it, because it reads flags before it knows the command.
+#[test]
+fn a_flag_is_of_the_same_kind_in_every_command() {
+    let specs = all_specs();
     for flag in specs.iter().flat_map(|spec| spec.info.flags) {
         let is_switch = |kind: &FlagInfoKind<'_>| matches!(kind, FlagInfoKind::Switch);
         for other in specs.iter().flat_map(|spec| spec.info.flags) {
@@ -305,16 +369,17 @@ fn one_flag_is_of_one_kind_in_all_commands() {
 }
 
 #[test]
-fn a_wrong_value_names_its_flag_and_the_rule_for_every_flag() {
-    for spec in specs() {
+fn every_flag_refuses_an_empty_value_and_names_its_rule() {
+    for spec in all_specs() {
         for flag in spec.info.flags {
             if matches!(flag.kind, FlagInfoKind::Switch) {
                 continue;
             }
-            let line = [spec.name, flag.long, ""];
-            let line: Vec<&str> =
-                line.into_iter().filter(|w| *w != spec.name || !w.is_empty()).collect();
-            let line = if spec.name.is_empty() { vec![flag.long, ""] } else { line };
+            let line: Vec<&str> = if spec.name.is_empty() {
+                vec![flag.long, ""]
+            } else {
+                vec![spec.name, flag.long, ""]
+            };
             let text = error(&line);
             assert!(text.starts_with(&format!("{}: got \"\", expected ", flag.long)), "{text}");
             let text = error(&line[..line.len() - 1]);
@@ -324,9 +389,9 @@ fn a_wrong_value_names_its_flag_and_the_rule_for_every_flag() {
 }
 
 proptest! {
-    /// Whatever is typed: a command, a text to print, or one line of usage.
+    /// Any words are a command, a text to print, or one line of usage.
     #[test]
-    fn no_command_line_is_a_crash(
+    fn no_command_line_makes_mb_panic(
         line in proptest::collection::vec(
             prop_oneof![
                 proptest::sample::select(vec![
