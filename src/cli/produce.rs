@@ -20,9 +20,9 @@ use crate::source::producer::{ProducerTask, Progress, Reconnect, Report};
 
 flags! {
     #[argh(
-        description = "Produces messages to the topic, which is created if it does not exist. A message is JSON with \
-            a sequence number and the time of sending in milliseconds since 1970: \
-            {\"seq\":0,\"sent_ms\":1700000000000}. With -, the lines of stdin are produced instead.",
+        description = "Produces messages to the topic, which is created if it does not exist. The value of a message is JSON \
+            with a sequence number (seq) and the time of sending (sent_ms, milliseconds since 1970). With -, the \
+            lines of stdin are the messages instead.",
         example = "mb produce --rate 5000 --count 100000\n\
             mb produce --topic orders --key-separator : - < orders.txt"
     )]

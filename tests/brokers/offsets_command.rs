@@ -248,7 +248,7 @@ fn a_target_is_needed_and_only_one() {
         assert!(said.contains(target), "{said}");
     }
     let said = world.refused(64, &["offsets", "--to-earliest", "--shift-by", "1"]);
-    assert!(said.contains("--shift-by: got --to-earliest too"), "{said}");
+    assert!(said.contains("--shift-by: got --to-earliest as well"), "{said}");
 }
 
 #[test]
