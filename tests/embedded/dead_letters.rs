@@ -236,13 +236,13 @@ fn a_running_mb_redrives_and_discards_at_once_and_the_commands_say_what_cannot_b
     }
     let usage = [
         (vec!["redrive"], "expected ID… or --all after redrive"),
-        (vec!["redrive", "--all", "7"], "expected one of the two"),
+        (vec!["redrive", "--all", "7"], "expected only one of them"),
         (vec!["discard", &ids[3]], "expected --note TEXT"),
         (vec!["show"], "expected one"),
         (vec!["list", "--state", "gone"], "expected open, redriving"),
         (vec!["lift"], "expected list, show, redrive or discard"),
         (vec![], "expected list, show, redrive or discard"),
-        (vec!["list", "--note", "x"], "expected it with discard"),
+        (vec!["list", "--note", "x"], "expected it only with discard"),
         (vec!["redrive", "one"], "expected a number"),
     ];
     for (args, says) in usage {
@@ -492,7 +492,7 @@ fn a_redrive_that_halts_every_start_can_be_cancelled_and_its_letters_are_open_ag
         (&["requests", "cancel"], 64, "REQUEST: got 0 of them"),
         (&["requests", "cancel", "x"], 64, "REQUEST: got x"),
         (&["requests", "list", "1"], 64, "expected none"),
-        (&["requests", "list", "--note", "x"], 64, "expected it with cancel"),
+        (&["requests", "list", "--note", "x"], 64, "expected it only with cancel"),
         (&["requests", "list", "--state", "x"], 64, "expected open, done, cancelled or all"),
         (&["requests", "drop"], 64, "expected list or cancel"),
         (&["requests"], 64, "ACTION: got none"),
