@@ -21,7 +21,7 @@ impl Step for CountByKey {
 
     fn prepare(&self, _topic: &str) -> mb::Result<()> {
         fs::create_dir_all(&self.folder).map_err(|cause| {
-            mb::Error::Config(format!("cannot make {}: {cause}", self.folder.display()))
+            mb::Error::Config(format!("cannot create {}: {cause}", self.folder.display()))
         })
     }
 

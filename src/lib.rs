@@ -93,7 +93,10 @@ pub mod source;
 #[doc(hidden)]
 pub mod step;
 
-pub use config::{Client, Config, Produce};
+pub use config::{
+    Client, Config, Connection, DeadLetterTo, Isolation, OnFailure, OnMissingOffsets, Order,
+    Produce, StartFrom, Web,
+};
 pub use model::batch::{Batch, Record};
 pub use model::error::{Error, Result};
 pub use pipeline::builder::Builder;

@@ -1,4 +1,4 @@
-//! The data directory and its lock: one process at a time, for as long as that process lives.
+//! The data directory and its lock: one process at a time uses it, for as long as that process lives.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
@@ -14,7 +14,8 @@ use crate::model::error::{Error, Result};
 
 const LOCK_FILE: &str = "mb.lock";
 
-/// A locked data directory; the lock ends with this value, and with the process in any case.
+/// A locked data directory. The lock is released when this value is dropped, and by the kernel when the
+/// process ends in any way.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
@@ -22,11 +23,11 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    /// Makes the folder where it is missing, and locks it. A command has the lock for moments only:
-    /// so it is tried again for a while.
+    /// Creates the directory if it does not exist, and locks it. A command holds the lock only for moments,
+    /// so this waits up to `limits::LOCK_LIMIT` for it.
     ///
     /// # Errors
-    /// `Config`: it cannot be made or written, or another mb runs on it.
+    /// `Config` if the directory cannot be created or written, or another mb runs on it.
     pub fn lock(path: &Path) -> Result<DataDir> {
         let deadline = Instant::now() + limits::LOCK_LIMIT;
         loop {
@@ -35,7 +36,7 @@ impl DataDir {
             }
             if Instant::now() >= deadline {
                 return Err(Error::Config(format!(
-                    "--data-dir: {} runs on {}; stop it, or name another folder",
+                    "--data-dir: {} runs on {}; stop it, or name another directory",
                     named(path),
                     path.display()
                 )));
@@ -44,14 +45,14 @@ impl DataDir {
         }
     }
 
-    /// `lock`, at once or not at all: `None` where another process has it.
+    /// As `lock`, but without waiting: `None` if another process holds the lock.
     ///
     /// # Errors
-    /// `Config`: it cannot be made or written.
+    /// `Config` if the directory cannot be created or written.
     pub fn try_lock(path: &Path) -> Result<Option<DataDir>> {
         let cannot_use = |what: &Path, cause: &io::Error| {
             Error::Config(format!(
-                "--data-dir: cannot use {}: {cause}; name a folder that mb may write to",
+                "--data-dir: cannot use {}: {cause}; name a directory that mb may write to",
                 what.display()
             ))
         };
@@ -71,12 +72,12 @@ impl DataDir {
             Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
             Err(errno) => return Err(unusable(&io::Error::from(errno))),
         }
-        let note = |file: &mut File| -> io::Result<()> {
+        let write_pid = |file: &mut File| -> io::Result<()> {
             file.set_len(0)?;
             file.rewind()?;
             writeln!(file, "{}", std::process::id())
         };
-        note(&mut file).map_err(|cause| unusable(&cause))?;
+        write_pid(&mut file).map_err(|cause| unusable(&cause))?;
         Ok(Some(DataDir { path: path.to_owned(), _lock: file }))
     }
 
@@ -84,55 +85,56 @@ impl DataDir {
         &self.path
     }
 
-    /// The process that holds the lock on this folder, as errors name it: with its pid where that
-    /// can be read.
+    /// The process that holds the lock on this directory, as errors name it, with its pid if that can be
+    /// read; `None` if nobody holds it.
     pub fn holder(path: &Path) -> Option<String> {
         DataDir::is_held(path).then(|| named(path))
     }
 
-    /// Whether some process holds the lock on this folder.
+    /// Whether a process holds the lock on this directory.
     pub fn is_held(path: &Path) -> bool {
         let Some(file) = open_to_look(path) else { return false };
         flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
     }
 }
 
-/// A file of mb's in the data directory is one, or is not there yet: SQLite would wait for ever at a
-/// FIFO, and has words for a folder that read as if it might pass. `what` it should be.
+/// Checks that a file of mb's in the data directory is a regular file or does not exist yet. Without this
+/// check SQLite would hang on a FIFO, and would report a directory there as an error that seems temporary.
+/// `what` names the file in the error.
 ///
 /// # Errors
-/// `Config` where something else is at its place.
+/// `Config` if something else stands there.
 pub fn check_file(path: &Path, what: &str) -> Result<()> {
     let Ok(found) = fs::metadata(path) else { return Ok(()) };
     let kind = found.file_type();
     let got = match () {
         () if kind.is_file() => return Ok(()),
-        () if kind.is_dir() => "a folder",
+        () if kind.is_dir() => "a directory",
         () if kind.is_fifo() => "a FIFO",
         () if kind.is_socket() => "a socket",
         () => "a device",
     };
     Err(Error::Config(format!(
         "--data-dir: got {got} at {}, expected {what} or nothing there; move it away, or name another \
-         folder",
+         directory",
         path.display()
     )))
 }
 
-/// The file beside `path` whose name goes on with `ending`.
+/// The file beside `path` whose name is that of `path` followed by `ending`.
 pub fn with_ending(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(ending);
     PathBuf::from(name)
 }
 
-/// The lock's file, whatever it is: a FIFO is not waited for.
+/// Opens the lock's file without blocking, even if it is a FIFO.
 fn open_to_look(path: &Path) -> Option<File> {
     let flags = i32::try_from(OFlags::NONBLOCK.bits()).ok()?;
     OpenOptions::new().read(true).custom_flags(flags).open(path.join(LOCK_FILE)).ok()
 }
 
-/// The number is a help for people; without it the words are still right.
+/// The process that runs on this directory: with its pid, unless the file cannot be read.
 fn named(path: &Path) -> String {
     let mut pid = String::new();
     if let Some(mut file) = open_to_look(path) {
@@ -149,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_process_is_told_who_holds_the_folder() {
+    fn the_error_of_a_second_process_names_the_holder_of_the_lock() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("new/deep");
         assert!(!DataDir::is_held(&path));
@@ -166,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_that_is_let_go_soon_is_waited_for() {
+    fn a_lock_that_is_released_soon_is_waited_for() {
         let folder = tempfile::tempdir().unwrap();
         let held = DataDir::lock(folder.path()).unwrap();
         assert!(DataDir::try_lock(folder.path()).unwrap().is_none());
@@ -182,11 +184,11 @@ mod tests {
     }
 
     #[test]
-    fn whether_it_is_held_can_be_asked_while_others_ask() {
+    fn two_processes_can_look_at_the_lock_at_the_same_time() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().to_owned();
         drop(DataDir::lock(&path).unwrap());
-        // What a command that asks has for a moment.
+        // What a command that looks at the lock holds for a moment.
         let asking = File::open(path.join(LOCK_FILE)).unwrap();
         flock(&asking, FlockOperation::NonBlockingLockShared).unwrap();
         assert!(!DataDir::is_held(&path));
@@ -196,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_cannot_be_made_is_a_configuration_error() {
+    fn a_directory_that_cannot_be_created_is_a_configuration_error() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();

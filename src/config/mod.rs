@@ -1,8 +1,8 @@
 //! What a user can set (`settings`), what may change while mb runs (`steering`), what nobody can set
-//! (`limits`), how sizes and durations are written (`units`), and the data directory with its lock
+//! (`limits`), how durations and sizes are written (`units`), and the data directory with its lock
 //! (`data_dir`).
 //!
-//! Flags are parsed in `cli`; every other module sees the checked [`Config`].
+//! Flags are read in `cli`; every other module sees the checked [`Config`].
 
 pub mod data_dir;
 pub mod limits;

@@ -1,5 +1,5 @@
-//! The settings of a pipeline, checked: what the command line or a Rust user's builder made of
-//! them. Flag syntax lives in `cli`; the rules of what fits together live here.
+//! The settings of a pipeline, from the command line or from a Rust program's [`Builder`](crate::Builder), and
+//! the rules for what fits together. How flags are written is in `cli`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,30 +7,50 @@ use std::time::Duration;
 use crate::config::limits;
 use crate::model::error::{Error, Result};
 
-/// Which client speaks to the log.
+/// Which client mb uses for the topic (`--client`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Client {
-    /// rdkafka where it is built in, else crate kafka; the embedded topic where there is no Kafka.
+    /// `Rdkafka` if it is built in, otherwise `Kafka`; the embedded topic if there is no Kafka.
     #[default]
     Auto,
+    /// librdkafka, through crate rdkafka.
     Rdkafka,
+    /// Crate kafka: pure Rust, brokers up to 3.9.
     Kafka,
+    /// A topic in the data directory, without Kafka.
     Embedded,
 }
 
-/// Where the topic is and where mb keeps its own files.
+/// Where the topic is, and where mb keeps its own files.
+///
+/// ```
+/// use mb::{Client, Config};
+///
+/// let mut config = Config::default();
+/// assert_eq!(config.connection.topic, "First_Topic");
+/// config.connection.client = Client::Embedded;
+/// config.connection.bootstrap_server = Some("localhost:9092".to_owned());
+/// let error = config.check().unwrap_err();
+/// assert!(error.to_string().contains("--bootstrap-server"), "an embedded topic has no brokers");
+/// ```
 #[derive(Clone, Debug)]
 pub struct Connection {
-    /// `HOST:PORT[,HOST:PORT…]`; `None`: localhost:9092 if it answers, else the embedded topic
-    /// where that makes sense.
+    /// `HOST:PORT[,HOST:PORT…]`. `None`: localhost:9092 if a broker answers there, otherwise the embedded
+    /// topic if mb itself produces or `client` is `Embedded`.
     pub bootstrap_server: Option<String>,
+    /// Default `First_Topic`.
     pub topic: String,
+    /// The consumer group whose committed offsets are used. Default `mb`.
     pub group: String,
+    /// Default `Auto`.
     pub client: Client,
+    /// The directory of the history, the dead letters and the embedded topic; one process at a time uses it.
+    /// Default `mb-data`.
     pub data_dir: PathBuf,
-    /// Partitions of topics that mb creates.
+    /// Partitions of a topic that mb creates. Default 4.
     pub partitions: u32,
-    /// Bytes of records that the embedded topic keeps; unread ones are never removed.
+    /// Bytes of records above which the embedded topic removes its oldest ones, but never unread ones.
+    /// Default 256 MiB.
     pub embedded_retention_bytes: u64,
 }
 
@@ -48,39 +68,41 @@ impl Default for Connection {
     }
 }
 
-/// Where a group without offsets starts.
+/// Where a partition without a committed offset starts (`--from`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StartFrom {
+    /// At the first record in the log.
     #[default]
     Earliest,
+    /// At the log's end: only records that arrive later are read.
     Latest,
-    /// Only where offsets were committed; else an error.
+    /// Nowhere: a missing committed offset is an error.
     Committed,
 }
 
-/// What happens where offsets that should be read are not in the log: removed by retention before
-/// they were read, or beyond the end of a log that was made again.
+/// What to do if records to be read are not in the log (`--on-missing-offsets`): retention removed them before
+/// they were read, or the topic was deleted and created anew.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnMissingOffsets {
-    /// mb stops with exit 65.
+    /// mb stops with exit code 65.
     #[default]
     Halt,
-    /// They are passed over, counted and recorded; a log that was made again is read from its
-    /// beginning.
+    /// The missing records are skipped, counted and recorded as a gap. A topic that was created anew is read
+    /// from its beginning.
     Skip,
 }
 
-/// Which records of transactions are read (Kafka's `isolation.level`).
+/// Which records of transactions are read (`--isolation`; Kafka's `isolation.level`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isolation {
-    /// Those of committed ones. Reading waits for an open transaction to end.
+    /// Those of committed transactions. An open transaction holds up reading until it ends.
     ReadCommitted,
-    /// All, those of aborted transactions too.
+    /// All records, including those of aborted transactions.
     ReadUncommitted,
 }
 
 impl Isolation {
-    /// Kafka's name for it, and `--isolation`'s.
+    /// The name that Kafka and `--isolation` use.
     pub fn name(self) -> &'static str {
         match self {
             Isolation::ReadCommitted => "read_committed",
@@ -89,51 +111,58 @@ impl Isolation {
     }
 }
 
-/// What becomes of a run whose last attempt failed.
+/// What to do when the last attempt of a run failed (`--on-failure`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnFailure {
-    /// Its records are kept as dead letters and the offsets go on.
+    /// The run's records are kept as dead letters, and its offsets are committed.
     #[default]
     DeadLetter,
-    /// mb stops with exit 65 and nothing is committed past the run.
+    /// mb stops with exit code 65 and commits nothing past the run.
     Halt,
 }
 
-/// Where dead letters are kept.
+/// Where dead letters are kept (`--dead-letter`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum DeadLetterTo {
     /// In the history, from which they can be redriven.
     #[default]
     Store,
-    /// On this topic, and not in the history.
+    /// In this topic, and not in the history.
     Topic(String),
-    /// On a topic and in the history; without a name it is the topic's, and `-dead-letters`.
+    /// In a topic and in the history. `None` names the topic `TOPIC-dead-letters`.
     Both(Option<String>),
 }
 
-/// Which runs wait for others.
+/// In which order records are processed (`--order`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Order {
-    /// None does.
+    /// In any order.
     #[default]
     None,
-    /// A partition's runs start in offset order, one at a time.
+    /// The runs of a partition start in offset order, one at a time.
     Partition,
-    /// Records of one key are processed in offset order, one run at a time: batches are split
-    /// into lanes by key.
+    /// Records with the same key are processed in offset order, one run at a time: batches are split into
+    /// lanes by key.
     Key,
 }
 
-/// The producer that `--rate` starts, and `mb produce`.
+/// The producer that `--rate` starts beside the main job, and that of `mb produce`.
+///
+/// ```
+/// // 10 messages without a rate limit, with keys from 0 to 4.
+/// let produce = mb::Produce { rate: 0.0, count: Some(10), keys: 5, ..mb::Produce::default() };
+/// assert_eq!(produce.message_bytes, 100);
+/// ```
 #[derive(Clone, Debug)]
 pub struct Produce {
-    /// Messages per second; 0 is as fast as it goes.
+    /// Messages per second; 0 for no limit. Default 1000.
     pub rate: f64,
-    /// Messages in all; `None` goes on until the stop.
+    /// Messages in total; `None` (the default) produces until the stop.
     pub count: Option<u64>,
-    /// Bytes of a message's value at least.
+    /// Minimum bytes of a message's value. Default 100.
     pub message_bytes: usize,
-    /// Keys to choose from, the partition following the key; 0 sends without keys, round-robin.
+    /// Number of distinct keys; the partition follows from the key. 0 (the default) produces without keys, to
+    /// one partition after another.
     pub keys: u64,
 }
 
@@ -143,78 +172,115 @@ impl Default for Produce {
     }
 }
 
-/// A pipeline's settings; `Default` is the command line's.
+/// All settings of a pipeline. `Default` has the defaults of the command line, except that there is no HTTP
+/// server.
+///
+/// A Rust program changes them with [`Builder::configure`](crate::Builder::configure); they are checked when the
+/// pipeline starts.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// let config = mb::Config {
+///     max_batch: 500,
+///     max_wait: Duration::from_secs(1),
+///     max_attempts: 5,
+///     ..mb::Config::default()
+/// };
+/// config.check()?;
+/// # Ok::<(), mb::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// Where the topic and the data directory are.
     pub connection: Connection,
+    /// The producer that runs beside the sensors; `None` (the default) for none.
     pub produce: Option<Produce>,
 
-    /// Records of a batch at most.
+    /// Maximum number of records in a batch, 1 to 1,000,000. Default 50.
     pub max_batch: usize,
-    /// Bytes (keys and values) of a batch at most; a larger record is a batch of its own.
+    /// Maximum bytes (keys, values and headers) of a batch; a larger record gets a batch of its own.
+    /// Default 1 MiB.
     pub max_batch_bytes: usize,
-    /// How long a batch may take to fill.
+    /// A batch that is not full is processed after this time. Default 100 ms.
     pub max_wait: Duration,
+    /// How long each tick reads before it closes its consumer. More than 0; default 10 s.
     pub tick_runtime: Duration,
+    /// The pause between two ticks. Default 1 s.
     pub tick_interval: Duration,
+    /// Minimum bytes that the broker collects before it answers a fetch. Default 1.
     pub fetch_min_bytes: usize,
-    /// `None`: read_committed where the client can.
+    /// Which records of transactions are read. `None` (the default): committed ones if the client supports it.
     pub isolation: Option<Isolation>,
-    /// Sensor threads; partitions are split among them.
+    /// Number of sensor threads, which share the partitions. Default 1.
     pub sensors: usize,
+    /// Where a partition without a committed offset starts. Default `Earliest`.
     pub from: StartFrom,
+    /// What to do if records to be read are not in the log. Default `Halt`.
     pub on_missing_offsets: OnMissingOffsets,
 
-    /// Runs that the run queue holds.
+    /// Maximum number of runs that wait for a worker. Default 100.
     pub queue: usize,
-    /// Bytes of batches being filled, queued and running, together.
+    /// Maximum bytes of all batches in memory: filling, queued and running. Default 32 MiB.
     pub queue_bytes: usize,
-    /// Worker threads: the concurrent-run limit.
+    /// Number of workers: how many runs are processed at the same time. Default 5.
     pub max_concurrent_runs: usize,
+    /// In which order records are processed. Default `None`.
     pub order: Order,
-    /// With `Order::Key`: the lanes that a partition's keys are split into; `None` takes
-    /// `max_concurrent_runs`, up to `limits::LANES_MAX`.
+    /// Only with `Order::Key`: number of lanes that the keys of a partition are split into, 1 to 64. `None`
+    /// (the default) takes `max_concurrent_runs`, up to 64.
     pub lanes: Option<u32>,
 
+    /// Number of attempts after which a run is given up on. Default 3.
     pub max_attempts: u32,
-    /// The pause before the second attempt; doubled for each further one, with jitter.
+    /// The pause before the second attempt; it doubles with each further attempt, with jitter. Default 1 s.
     pub retry_backoff: Duration,
+    /// What to do with a run whose last attempt failed. Default `DeadLetter`.
     pub on_failure: OnFailure,
+    /// Where dead letters are kept. Default `Store`.
     pub dead_letter: DeadLetterTo,
-    /// A batch whose last attempt failed is halved, and its halves get attempts of their own, until
-    /// the bad records stand alone.
+    /// Split a batch whose last attempt failed into halves with attempts of their own, and split those in
+    /// turn, until the bad records are isolated. Default false.
     pub bisect: bool,
-    /// Time limit of one attempt; `None` has none.
+    /// Time limit of an attempt; `None` (the default) for none.
     pub step_timeout: Option<Duration>,
 
-    /// Runs that the history keeps.
+    /// Number of runs that the history keeps. Default 100,000.
     pub history_keep: u64,
-    /// What running runs get to finish in at the stop.
+    /// How long running runs may take to finish at the stop. Default 25 s.
     pub drain_timeout: Duration,
-    /// Retry the first contact with the broker for as long as it takes.
+    /// At the start, wait for the broker without a time limit, not only 10 s. Default false.
     pub wait_for_broker: bool,
-    /// End, with exit 0, when all that was in the topic at the start (and all that this
-    /// process' own producer posted) is done.
+    /// Return when everything that was in the topic at the start, and everything that `produce` produced, is
+    /// processed. Default false.
     pub until_caught_up: bool,
 
-    /// A partition with lag and no progress for so long is stalled.
+    /// A partition with lag that makes no progress for this long is stalled. Default 60 s.
     pub stall_after: Duration,
-    /// The age that the oldest unprocessed record may have.
+    /// The age of the oldest unprocessed record above which mb is not ready; `None` (the default) for any age.
     pub freshness: Option<Duration>,
-    /// Where page, API, metrics and health are; `None` for none, which is a library user's default.
+    /// The HTTP server of page, API, metrics and health; `None` (the default) for none. The command line's
+    /// default is 127.0.0.1:3000.
     pub web: Option<Web>,
 }
 
-/// The HTTP server.
+/// The HTTP server (`--listen`).
+///
+/// ```
+/// let web = mb::Web { host: "127.0.0.1".to_owned(), port: 0, token_file: None, read_only: true };
+/// let config = mb::Config { web: Some(web), ..mb::Config::default() };
+/// config.check()?;
+/// # Ok::<(), mb::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Web {
     /// A name or an address, IPv6 without its brackets.
     pub host: String,
-    /// 0 is any free one.
+    /// 0 takes any free port.
     pub port: u16,
-    /// What page and API ask for; needed beyond loopback.
+    /// The file with the token that page and API require; needed if other machines can reach `host`.
     pub token_file: Option<PathBuf>,
-    /// They change nothing.
+    /// Page and API change nothing.
     pub read_only: bool,
 }
 
@@ -256,18 +322,18 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Checks what single values cannot show.
+    /// Checks what single values cannot show. A pipeline does it when it starts.
     ///
     /// # Errors
-    /// `Config`, with both settings named where two do not fit together.
+    /// `Config`, which names both settings if two do not fit together.
     pub fn check(&self) -> Result<()> {
         self.connection.check()?;
         if let Some(name) = self.dead_letter_topic() {
             check_topic("--dead-letter", &name)?;
             if name == self.connection.topic {
                 return Err(Error::Config(format!(
-                    "--dead-letter: got topic {name}, which is --topic too, expected another one: mb \
-                     would read its own dead letters"
+                    "--dead-letter: got topic {name}, which is also --topic, expected another one: mb would \
+                     read its own dead letters"
                 )));
             }
         }
@@ -281,7 +347,7 @@ impl Config {
                 self.queue_bytes,
                 self.max_batch_bytes,
                 if self.bisect {
-                    " (or --max-batch: with --bisect each record may be a run)"
+                    " (or a smaller --max-batch, because with --bisect each record may become a run)"
                 } else {
                     ""
                 }
@@ -291,8 +357,8 @@ impl Config {
             && self.produce.as_ref().is_some_and(|produce| produce.count.is_none())
         {
             return Err(Error::Config(
-                "--until-caught-up: got it with --rate and no --count, expected --count N too: the end \
-                 that it waits for would never come"
+                "--until-caught-up: got this flag with --rate but without --count, expected --count N as \
+                 well: the end that it waits for would never come"
                     .into(),
             ));
         }
@@ -308,10 +374,8 @@ impl Config {
         }
         Ok(())
     }
-}
 
-impl Config {
-    /// The topic that dead letters go to.
+    /// The topic that dead letters go to; `None` if they are only in the history.
     pub fn dead_letter_topic(&self) -> Option<String> {
         match &self.dead_letter {
             DeadLetterTo::Store => None,
@@ -320,7 +384,7 @@ impl Config {
         }
     }
 
-    /// Into how many runs a fresh batch is split, by key.
+    /// Number of lanes that a new batch is split into by key.
     pub fn lane_count(&self) -> u32 {
         let workers = u32::try_from(self.max_concurrent_runs).unwrap_or(u32::MAX);
         match self.order {
@@ -333,20 +397,22 @@ impl Config {
         self.on_missing_offsets == OnMissingOffsets::Skip
     }
 
-    /// Memory of a batch beyond its records, in bytes.
+    /// Bytes that a batch takes beyond its records.
     pub fn batch_overhead_bytes(&self) -> usize {
         limits::RUN_OVERHEAD_BYTES * self.lane_count() as usize
     }
 
-    /// Memory of a record beyond its bytes and its index entry.
+    /// Bytes that a record takes beyond its own bytes and its index entry.
     pub fn record_overhead_bytes(&self) -> usize {
         if self.bisect { limits::SPLIT_RECORD_BYTES } else { 0 }
     }
 }
 
 impl Connection {
+    /// Checks the names and addresses.
+    ///
     /// # Errors
-    /// `Config` for a topic or group that Kafka would not take, or a malformed server list.
+    /// `Config` for a topic or group that Kafka would refuse, or a malformed list of servers.
     pub fn check(&self) -> Result<()> {
         check_topic("--topic", &self.topic)?;
         if self.group.is_empty() {
@@ -359,8 +425,8 @@ impl Connection {
         }
         if self.client == Client::Embedded && self.bootstrap_server.is_some() {
             return Err(Error::Config(
-                "--client embedded: got a --bootstrap-server too, expected one of the two: the \
-                 embedded topic is in the data directory"
+                "--client embedded: got --bootstrap-server as well, expected only one of them: the embedded \
+                 topic is in the data directory"
                     .into(),
             ));
         }
@@ -410,19 +476,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_defaults_fit_together() {
+    fn the_default_settings_fit_together() {
         assert_eq!(Config::default().check(), Ok(()));
     }
 
     #[test]
-    fn a_queue_smaller_than_one_batch_names_both_settings() {
+    fn an_error_about_a_queue_smaller_than_one_batch_names_both_settings() {
         let config = Config { queue_bytes: 1 << 20, ..Config::default() };
         let text = config.check().unwrap_err().to_string();
         assert!(text.contains("--queue-bytes") && text.contains("--max-batch-bytes"), "{text}");
     }
 
     #[test]
-    fn dead_letters_go_to_another_topic_with_a_name_that_kafka_takes() {
+    fn dead_letters_need_another_topic_with_a_legal_name() {
         let config = |dead_letter| Config { dead_letter, ..Config::default() };
         let topic = |name: &str| DeadLetterTo::Topic(name.to_owned());
         assert_eq!(config(topic("letters")).check(), Ok(()));
@@ -436,7 +502,15 @@ mod tests {
     }
 
     #[test]
-    fn topic_names_follow_kafkas_rule() {
+    fn lanes_need_the_order_by_key() {
+        let config = |order| Config { order, lanes: Some(4), ..Config::default() };
+        assert_eq!(config(Order::Key).check(), Ok(()));
+        let text = config(Order::Partition).check().unwrap_err().to_string();
+        assert!(text.contains("--lanes: got 4") && text.contains("--order key"), "{text}");
+    }
+
+    #[test]
+    fn topic_names_are_checked_by_kafkas_rule() {
         for legal in ["a", "First_Topic", "a.b-c_9", &"x".repeat(249)] {
             assert_eq!(check_topic("--topic", legal), Ok(()), "{legal}");
         }
@@ -446,7 +520,7 @@ mod tests {
     }
 
     #[test]
-    fn servers_are_host_and_port() {
+    fn servers_need_a_host_and_a_port() {
         for good in ["localhost:9092", "a:1,b:2", "[::1]:9092"] {
             assert_eq!(check_servers(good), Ok(()), "{good}");
         }

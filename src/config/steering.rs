@@ -1,8 +1,8 @@
-//! What a person changes while mb runs: the settings that may change, whether the sensors are
-//! paused, and ticks that are asked for. Written by who acts on a request, read by the threads that
-//! it concerns, which are woken by it. It outlives a pipeline that begins anew.
+//! What a person may change while mb runs: some settings, whether the sensors are paused, and ticks that
+//! begin at once. The threads that serve requests write it and wake the threads that read it. It outlives a
+//! restart of the pipeline within the process, as after a replaced log.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, never, select};
@@ -12,11 +12,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::model::clock;
+use crate::model::sync::{Mutex, MutexGuard};
 
 /// The settings that may change while mb runs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
-    /// Messages per second of mb's own producer, 0 as fast as it goes; `None` where it has none.
+    /// Messages per second of mb's own producer, 0 for no limit; `None` without a producer.
     pub rate: Option<f64>,
     pub max_batch: usize,
     pub max_concurrent_runs: usize,
@@ -37,21 +38,21 @@ impl Settings {
 #[derive(Debug)]
 pub struct Steering {
     at_start: Settings,
-    state: Mutex<State>,
+    current: Mutex<Current>,
 }
 
 #[derive(Debug)]
-struct State {
-    now: Settings,
+struct Current {
+    settings: Settings,
     paused: bool,
-    /// How often somebody asked for a pause, and for a tick.
+    /// How many pauses, and how many ticks, were requested so far.
     pauses: u64,
     ticks: u64,
-    /// One message is in each whenever its owner should look again.
-    listeners: Vec<Sender<()>>,
+    /// One per subscription: its channel holds a message while there may be a change to look at.
+    subscribers: Vec<Sender<()>>,
 }
 
-/// What waits for the next tick was told.
+/// What a sensor does after a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     Tick,
@@ -63,114 +64,117 @@ pub enum Next {
 impl Steering {
     pub fn new(config: &Config) -> Steering {
         let at_start = Settings::of(config);
-        let state = State {
-            now: at_start.clone(),
+        let current = Current {
+            settings: at_start.clone(),
             paused: false,
             pauses: 0,
             ticks: 0,
-            listeners: Vec::new(),
+            subscribers: Vec::new(),
         };
-        Steering { at_start, state: Mutex::new(state) }
+        Steering { at_start, current: Mutex::new(current) }
     }
 
-    /// As mb was started.
+    /// The settings that mb was started with.
     pub fn at_start(&self) -> &Settings {
         &self.at_start
     }
 
-    /// As they are now.
+    /// The current settings.
     pub fn settings(&self) -> Settings {
-        self.state().now.clone()
+        self.current().settings.clone()
     }
 
-    /// No tick begins by itself.
+    /// Whether ticks begin only on request.
     pub fn is_paused(&self) -> bool {
-        self.state().paused
+        self.current().paused
     }
 
-    /// No tick begins by itself from now on, and those that go on end. False where it was so already:
-    /// then only a tick that was asked for ends.
+    /// From now on ticks begin only on request, and current ticks end. Returns false if the sensors were
+    /// paused already; then this pause only ends ticks that were requested since.
     pub fn pause(&self) -> bool {
-        self.change(|state| {
-            state.pauses += 1;
-            !std::mem::replace(&mut state.paused, true)
+        self.change(|current| {
+            current.pauses += 1;
+            !std::mem::replace(&mut current.paused, true)
         })
     }
 
-    /// Ticks begin by themselves again. False where they did already.
+    /// Ticks begin by themselves again. Returns false if the sensors were not paused.
     pub fn resume(&self) -> bool {
-        self.change(|state| std::mem::replace(&mut state.paused, false))
+        self.change(|current| std::mem::replace(&mut current.paused, false))
     }
 
-    /// Each sensor begins one tick at once, even where it is paused.
+    /// Each sensor begins one tick at once, even if it is paused.
     pub fn tick(&self) {
-        self.change(|state| state.ticks += 1);
+        self.change(|current| current.ticks += 1);
     }
 
-    /// Makes `change` of the settings, where it can be made; what they were, and what they are now.
+    /// Applies `change` to the settings and returns them as they were before and are now.
     ///
     /// # Errors
-    /// What `change` says; then nothing is changed.
+    /// Those of `change`, after which the settings are unchanged.
     pub fn set<E>(
         &self,
         change: impl FnOnce(&mut Settings) -> Result<(), E>,
     ) -> Result<(Settings, Settings), E> {
-        self.change(|state| {
-            let before = state.now.clone();
+        self.change(|current| {
+            let before = current.settings.clone();
             let mut after = before.clone();
             change(&mut after)?;
-            state.now = after.clone();
+            current.settings = after.clone();
             Ok((before, after))
         })
     }
 
-    /// Wakes whoever has it at each change; for one thread.
-    pub fn listen(self: &Arc<Steering>) -> Orders {
-        let (listener, wake) = bounded(1);
-        let mut state = self.state();
-        state.listeners.push(listener.clone());
-        Orders {
+    /// A subscription for one thread, which is woken at each change.
+    pub fn subscribe(self: &Arc<Steering>) -> Subscription {
+        let (waker, wake) = bounded(1);
+        let mut current = self.current();
+        current.subscribers.push(waker.clone());
+        Subscription {
             wake,
-            waker: listener,
+            waker,
             steering: Arc::clone(self),
-            ticks_had: state.ticks,
-            pauses_before: state.pauses,
+            ticks_begun: current.ticks,
+            pauses_before: current.pauses,
         }
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        let mut state = self.state();
-        let changed = change(&mut state);
-        // Full: it will look anyhow. Without its receiver it has ended.
-        state.listeners.retain(|listener| {
-            !matches!(listener.try_send(()), Err(TrySendError::Disconnected(())))
+    fn change<T>(&self, change: impl FnOnce(&mut Current) -> T) -> T {
+        let mut current = self.current();
+        let result = change(&mut current);
+        // A full channel wakes its subscriber anyway; a disconnected one belongs to a thread that has ended.
+        current.subscribers.retain(|subscriber| {
+            !matches!(subscriber.try_send(()), Err(TrySendError::Disconnected(())))
         });
-        changed
+        result
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn current(&self) -> MutexGuard<'_, Current> {
+        self.current.lock()
     }
 }
 
-/// One thread's ear: it is woken at each change, and knows what it has obeyed already.
+/// One thread's view of the steering: it is woken at each change, and remembers which requests it has
+/// carried out.
 #[derive(Debug)]
-pub struct Orders {
+pub struct Subscription {
     wake: Receiver<()>,
     waker: Sender<()>,
     steering: Arc<Steering>,
-    ticks_had: u64,
-    /// Pauses that were asked for before the tick that goes on.
+    /// Requested ticks that this thread has begun.
+    ticks_begun: u64,
+    /// Pauses that were requested before the current tick began.
     pauses_before: u64,
 }
 
-impl Orders {
-    /// Gets a message when there may be something new. Whoever takes it looks at all there is.
+impl Subscription {
+    /// Receives a message when something may have changed. One message may stand for several changes, so
+    /// whoever takes it looks at everything.
     pub fn wake(&self) -> &Receiver<()> {
         &self.wake
     }
 
-    /// Wakes the thread as a change does: it has another reason to look.
+    /// A sender that wakes the thread as a change does, for other reasons to look.
     pub fn waker(&self) -> Sender<()> {
         self.waker.clone()
     }
@@ -179,15 +183,15 @@ impl Orders {
         self.steering.settings()
     }
 
-    /// The tick that goes on is to end: a pause was asked for since it began.
+    /// Whether the current tick must end because a pause was requested since it began.
     pub fn ends_tick(&self) -> bool {
-        let state = self.steering.state();
-        state.paused && state.pauses > self.pauses_before
+        let current = self.steering.current();
+        current.paused && current.pauses > self.pauses_before
     }
 
-    /// Waits until the next tick is to begin: `pause` after `since`, without one the tick interval as
-    /// it is by then; at once if somebody asks for a tick; while paused only then. `interrupts` is asked
-    /// whenever the thread is woken: if true, the wait ends early.
+    /// Waits until the next tick begins: `pause` after `since`, or without `pause` the tick interval, as it
+    /// is set at that time. A requested tick begins at once; while paused, only requested ticks begin.
+    /// Whenever the thread is woken, `interrupts` is called: if it returns true, the wait ends early.
     pub fn next_tick(
         &mut self,
         stop: &Receiver<()>,
@@ -200,17 +204,17 @@ impl Orders {
                 return if is_closed(stop) { Next::Stop } else { Next::Interrupted };
             }
             let wait = {
-                let state = self.steering.state();
-                let asked = state.ticks > self.ticks_had;
-                let interval = pause.unwrap_or(state.now.tick_interval);
+                let current = self.steering.current();
+                let is_requested = current.ticks > self.ticks_begun;
+                let interval = pause.unwrap_or(current.settings.tick_interval);
                 let wait = interval.saturating_sub(since.elapsed());
-                if asked || (!state.paused && wait.is_zero()) {
-                    self.ticks_had = state.ticks;
-                    self.pauses_before = state.pauses;
-                    drop(state);
+                if is_requested || (!current.paused && wait.is_zero()) {
+                    self.ticks_begun = current.ticks;
+                    self.pauses_before = current.pauses;
+                    drop(current);
                     return if is_closed(stop) { Next::Stop } else { Next::Tick };
                 }
-                (!state.paused).then_some(wait)
+                (!current.paused).then_some(wait)
             };
             let due = wait.map_or_else(never, crossbeam_channel::after);
             select! {
@@ -221,8 +225,8 @@ impl Orders {
         }
     }
 
-    /// Waits out a tick without anything to read, `limit` at most; a pause ends it, and `interrupts` as in
-    /// `next_tick`.
+    /// Spends a tick that has nothing to read: waits for `limit`, or until a pause ends the tick, or
+    /// `interrupts` does, as in `next_tick`.
     pub fn idle_tick(
         &self,
         stop: &Receiver<()>,
@@ -248,11 +252,11 @@ fn is_closed(stop: &Receiver<()>) -> bool {
     !matches!(stop.try_recv(), Err(crossbeam_channel::TryRecvError::Empty))
 }
 
-/// Each setting as it is now, and as mb was started.
+/// The settings of a running mb, as the API shows them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "Settings")]
 pub struct SettingsView {
-    /// Messages per second of mb's own producer, 0 as fast as it goes; null where it has none.
+    /// Messages per second of mb's own producer, 0 for no limit; null without a producer.
     pub rate: Option<Setting<f64>>,
     pub max_batch: Setting<u64>,
     pub max_concurrent_runs: Setting<u64>,
@@ -266,7 +270,7 @@ pub struct Setting<T> {
     pub start_value: T,
 }
 
-/// Each setting as it is and as mb was started, for people.
+/// The current settings beside those that mb was started with.
 pub fn settings_view(steering: &Steering) -> SettingsView {
     let (now, start) = (steering.settings(), steering.at_start());
     let whole = |value: usize, start_value: usize| Setting {
@@ -295,13 +299,13 @@ mod tests {
         Arc::new(Steering::new(&Config::default()))
     }
 
-    /// A thread that waits for its next tick, an hour from now.
+    /// A thread that waits for its next tick, which is due in an hour.
     fn waits(
         steering: &Arc<Steering>,
         pause: Option<Duration>,
     ) -> (Sender<()>, thread::Thread<Next>) {
         let (running, stop) = bounded(0);
-        let mut orders = steering.listen();
+        let mut orders = steering.subscribe();
         let thread = thread::spawn("waits", move || {
             orders.next_tick(&stop, Instant::now(), pause, &|| false)
         });
@@ -309,18 +313,18 @@ mod tests {
     }
 
     #[test]
-    fn a_tick_that_is_asked_for_ends_every_wait_and_comes_once() {
+    fn a_requested_tick_ends_every_wait_and_comes_once() {
         let steering = steering();
         let (_running, waiting) = waits(&steering, Some(LONG));
         steering.tick();
         assert_eq!(waiting.join(), Ok(Next::Tick));
 
         let (running, stop) = bounded(0);
-        let mut orders = steering.listen();
+        let mut orders = steering.subscribe();
         steering.pause();
         steering.tick();
         assert_eq!(orders.next_tick(&stop, Instant::now(), None, &|| false), Next::Tick);
-        assert!(!orders.ends_tick(), "it was asked for after the pause");
+        assert!(!orders.ends_tick(), "the tick was requested after the pause");
         drop(running);
         assert_eq!(
             orders.next_tick(&stop, Instant::now(), Some(Duration::ZERO), &|| false),
@@ -329,10 +333,10 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_ends_the_tick_that_goes_on_and_only_a_resume_lets_the_next_one_begin() {
+    fn a_pause_ends_the_current_tick_and_the_next_one_begins_after_a_resume() {
         let steering = steering();
         let (_running, stop) = bounded(0);
-        let mut orders = steering.listen();
+        let mut orders = steering.subscribe();
         assert_eq!(
             orders.next_tick(&stop, Instant::now(), Some(Duration::ZERO), &|| false),
             Next::Tick
@@ -340,16 +344,16 @@ mod tests {
         assert!(steering.pause() && orders.ends_tick());
         assert_eq!(orders.idle_tick(&stop, LONG, &|| false), Next::Tick, "at once");
         let (_running, waiting) = waits(&steering, Some(Duration::ZERO));
-        assert!(!steering.pause(), "it was paused before");
+        assert!(!steering.pause(), "the sensors were paused before");
         assert!(steering.resume() && !steering.resume());
         assert_eq!(waiting.join(), Ok(Next::Tick));
     }
 
     #[test]
-    fn a_wait_is_interrupted_by_who_wakes_it_and_goes_on_after() {
+    fn a_waker_interrupts_the_wait_even_while_paused() {
         let steering = steering();
         let (_running, stop) = bounded(0);
-        let mut orders = steering.listen();
+        let mut orders = steering.subscribe();
         steering.pause();
         let (command, commands) = bounded::<()>(1);
         let waker = orders.waker();
@@ -365,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shorter_interval_counts_for_the_wait_that_goes_on() {
+    fn a_shorter_interval_applies_to_the_current_wait() {
         let steering = steering();
         let longer = |settings: &mut Settings| -> Result<(), ()> {
             settings.tick_interval = LONG;
@@ -384,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_that_cannot_be_made_changes_nothing() {
+    fn a_refused_change_changes_nothing() {
         let steering = steering();
         let refused = steering.set(|settings| {
             settings.max_batch = 7;
@@ -395,11 +399,11 @@ mod tests {
     }
 
     #[test]
-    fn who_listens_no_more_is_forgotten() {
+    fn a_dropped_subscription_is_forgotten() {
         let steering = steering();
-        drop(steering.listen());
-        let _listening = steering.listen();
+        drop(steering.subscribe());
+        let _subscription = steering.subscribe();
         steering.tick();
-        assert_eq!(steering.state().listeners.len(), 1);
+        assert_eq!(steering.current().subscribers.len(), 1);
     }
 }

@@ -1,12 +1,11 @@
-//! Durations, sizes and rates as people write them, and back into text for messages.
-//!
-//! Only the text forms live here; which setting takes which range is said in `cli::args`.
+//! Durations, sizes and rates as people write them, and back into text for messages. Which range a setting
+//! takes is declared with its flag in `cli`.
 
 use std::time::Duration;
 
 use crate::config::limits;
 
-/// What `parse_duration` takes, as it is said in errors.
+/// What `parse_duration` takes, as errors put it.
 pub const DURATION_RULE: &str =
     "seconds such as 10 or 0.25, or a number with ms, s, m or h such as 250ms or 5m, up to 8760h";
 /// What `parse_bytes` takes.
@@ -24,11 +23,11 @@ const NANOS_PER_SECOND: u64 = 1_000_000_000;
 const NANOS_PER_MINUTE: u64 = 60 * NANOS_PER_SECOND;
 const NANOS_PER_HOUR: u64 = 60 * NANOS_PER_MINUTE;
 
-/// A duration: seconds with decimals, or a number with a unit. Exact to the nanosecond; digits
-/// beyond are cut off.
+/// Reads a duration: seconds, with decimals or without, or a number with a unit. Exact to the nanosecond;
+/// further digits are cut off.
 ///
 /// # Errors
-/// The rule, for anything else, a negative number, or more than `limits::DURATION_MAX`.
+/// `DURATION_RULE` for anything else, a negative number, or more than `limits::DURATION_MAX`.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let rule = || DURATION_RULE.to_owned();
     let (number, unit) = split_unit(text);
@@ -44,10 +43,10 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     if duration > limits::DURATION_MAX { Err(rule()) } else { Ok(duration) }
 }
 
-/// A size in bytes, plain or with a unit.
+/// Reads a size in bytes, plain or with a unit.
 ///
 /// # Errors
-/// The rule, for anything else, a negative number, or more than 64 bits hold.
+/// `BYTES_RULE` for anything else, a negative number, or a size beyond 64 bits.
 pub fn parse_bytes(text: &str) -> Result<u64, String> {
     let rule = || BYTES_RULE.to_owned();
     let (number, unit) = split_unit(text);
@@ -61,32 +60,32 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     parse_whole(number).and_then(|count| count.checked_mul(unit_bytes)).ok_or_else(rule)
 }
 
-/// Messages per second; 0 stands for `max`, as fast as it goes.
+/// Reads a rate in messages per second; 0 stands for `max`, no limit.
 ///
 /// # Errors
-/// The rule, for anything else.
+/// `RATE_RULE` for anything else.
 pub fn parse_rate(text: &str) -> Result<f64, String> {
     if text == "max" {
         return Ok(0.0);
     }
-    // Through `scaled` and not through f64's own parser, which takes 1e9, inf and nan.
+    // `scaled` rather than f64's own parser, which accepts 1e9, inf and nan.
     match scaled(text, NANOS_PER_SECOND).map(|billionths| billionths as f64 / 1e9) {
         Some(rate) if (limits::RATE_MIN..=limits::RATE_MAX).contains(&rate) => Ok(rate),
         _ => Err(RATE_RULE.to_owned()),
     }
 }
 
-/// A whole number, digits only.
+/// Reads a whole number of digits only.
 pub fn parse_whole(text: &str) -> Option<u64> {
-    // u64's own parser takes a leading plus sign.
+    // u64's own parser accepts a leading plus sign.
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
     text.parse().ok()
 }
 
-/// A duration in the largest unit that says it in whole numbers, else in seconds with decimals:
-/// `5m`, `90s`, `1.5s`, `250ms`. `parse_duration` reads it back unchanged.
+/// Writes a duration in the largest unit in which it is a whole number, otherwise in seconds or
+/// milliseconds with decimals: `5m`, `90s`, `1.5s`, `250ms`. `parse_duration` reads it back unchanged.
 pub fn format_duration(duration: Duration) -> String {
     let nanos = duration.as_nanos();
     let whole = |unit: u64| {
@@ -103,8 +102,8 @@ pub fn format_duration(duration: Duration) -> String {
     }
 }
 
-/// A size in the largest unit that says it in whole numbers: `32MiB`, `1500`. `parse_bytes` reads
-/// it back unchanged.
+/// Writes a size in the largest unit in which it is a whole number: `32MiB`, `1500`. `parse_bytes` reads it
+/// back unchanged.
 pub fn format_bytes(bytes: u64) -> String {
     for (unit_bytes, unit) in [(GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")] {
         if bytes > 0 && bytes.is_multiple_of(unit_bytes) {
@@ -114,7 +113,7 @@ pub fn format_bytes(bytes: u64) -> String {
     bytes.to_string()
 }
 
-/// `whole` and `nanos` as a decimal number of which `nanos` has `digits` places behind the point.
+/// `whole` plus `nanos` in units of 10^-`digits` as a decimal number, without trailing zeros.
 fn with_decimals(whole: u64, nanos: u32, digits: usize, unit: &str) -> String {
     let scale = 10_u32.pow(digits as u32);
     let whole = whole + u64::from(nanos / scale);
@@ -125,20 +124,20 @@ fn with_decimals(whole: u64, nanos: u32, digits: usize, unit: &str) -> String {
     }
 }
 
-/// The number in front and the letters behind it.
+/// The number at the beginning and the letters after it.
 fn split_unit(text: &str) -> (&str, &str) {
     let end = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     text.split_at(end)
 }
 
-/// A number of digits, with decimals or without, times `unit`; what lies below 1 is cut off.
+/// A decimal number times `unit`, rounded down to a whole number; `None` for any other text.
 fn scaled(text: &str, unit: u64) -> Option<u64> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
     let whole = parse_whole(whole)?.checked_mul(unit)?;
     if fraction.is_empty() || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
-    // 16 places hold a nanosecond of an hour and more; further digits cannot be seen.
+    // 16 decimals are finer than a nanosecond of an hour; further digits would not change the result.
     let seen = &fraction[..fraction.len().min(16)];
     let fraction =
         u128::from(parse_whole(seen)?) * u128::from(unit) / 10_u128.pow(seen.len() as u32);
@@ -172,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_no_duration_and_the_rule_names_the_units() {
+    fn any_other_text_is_refused_with_the_units_of_durations() {
         for text in [
             "",
             " ",
@@ -240,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_are_said_in_their_largest_whole_unit() {
+    fn durations_are_written_in_their_largest_whole_unit() {
         for (nanos, text) in [
             (0, "0s"),
             (1, "0.000001ms"),
@@ -277,12 +276,12 @@ mod tests {
         }
 
         #[test]
-        fn no_text_is_a_crash(text in "\\PC*") {
+        fn no_text_makes_the_parsers_panic(text in "\\PC*") {
             let _ = (parse_duration(&text), parse_bytes(&text), parse_rate(&text));
         }
 
         #[test]
-        fn seconds_read_as_the_standard_library_reads_them(text in "[0-9]{1,6}(\\.[0-9]{1,6})?") {
+        fn seconds_are_read_as_the_standard_library_reads_them(text in "[0-9]{1,6}(\\.[0-9]{1,6})?") {
             let expected = Duration::from_secs_f64(text.parse().unwrap());
             let got = parse_duration(&text).unwrap();
             prop_assert!(got.abs_diff(expected) <= Duration::from_nanos(1), "{got:?} {expected:?}");

@@ -198,7 +198,7 @@ impl Running {
         let partitions = u32::try_from(engine.topic.partitions.len()).unwrap_or(u32::MAX);
         let producer = broker.producer(&topic)?;
         let reconnect = Box::new(move || broker.producer(&topic));
-        let orders = engine.steering.listen();
+        let orders = engine.steering.subscribe();
         produce.rate = orders.settings().rate.unwrap_or(produce.rate);
         let mut task =
             ProducerTask::sequence(produce, posted, partitions, producer, reconnect, stop);

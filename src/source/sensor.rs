@@ -34,7 +34,7 @@ impl Sensor {
     /// The sensor of this number; it stops when `stop` is closed.
     pub fn new(index: usize, engine: &Arc<Engine>, stop: Receiver<()>) -> Sensor {
         let settings = SensorSettings::of(engine, index);
-        let (signals, handle) = Signals::new(stop, engine.steering.listen());
+        let (signals, handle) = Signals::new(stop, engine.steering.subscribe());
         Sensor { intake: Intake::new(settings, Arc::clone(engine), signals), handle }
     }
 

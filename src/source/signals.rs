@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::config::limits;
-use crate::config::steering::{Next, Orders, Settings};
+use crate::config::steering::{Next, Settings, Subscription};
 use crate::history::recovery::Resume;
 use crate::model::offset::{Offset, Partition};
 use crate::model::stored::Stored;
@@ -106,13 +106,13 @@ impl SensorHandle {
 #[derive(Debug)]
 pub(super) struct Signals {
     stop: Receiver<()>,
-    orders: Orders,
+    orders: Subscription,
     commands: Receiver<SensorCommand>,
 }
 
 impl Signals {
     /// `stop` is closed at the end.
-    pub fn new(stop: Receiver<()>, orders: Orders) -> (Signals, SensorHandle) {
+    pub fn new(stop: Receiver<()>, orders: Subscription) -> (Signals, SensorHandle) {
         let (sender, commands) = bounded(limits::SENSOR_COMMANDS);
         let handle = SensorHandle { commands: sender, wake: orders.waker() };
         (Signals { stop, orders, commands }, handle)

@@ -199,7 +199,7 @@ mod tests {
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
         let error = open_writer(&path).unwrap_err();
-        assert!(matches!(error, Error::Config(_)) && error.to_string().contains("a folder at"));
+        assert!(matches!(error, Error::Config(_)) && error.to_string().contains("a directory at"));
     }
 
     #[test]

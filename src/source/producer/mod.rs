@@ -15,7 +15,7 @@ use log::{info, warn};
 
 use crate::config::Produce;
 use crate::config::limits;
-use crate::config::steering::Orders;
+use crate::config::steering::Subscription;
 use crate::kafka::partitioner::{RoundRobin, partition_of_key};
 use crate::kafka::{Delivery, Message, Producer, Sent};
 use crate::model::error::{Class, Error, Result};
@@ -41,7 +41,7 @@ pub struct ProducerTask {
     /// Messages per second; 0 is as fast as it goes.
     pub rate: f64,
     /// Where the rate changes while it posts.
-    pub orders: Option<Orders>,
+    pub orders: Option<Subscription>,
     /// Partitions of the topic, from 0.
     pub partitions: u32,
     pub producer: Box<dyn Producer>,
@@ -107,7 +107,7 @@ impl ProducerTask {
         let start = Instant::now();
         let (mut pace, mut rate) = (Pace::new(self.rate, start), self.rate);
         let never = never();
-        let wake = self.orders.as_ref().map_or(&never, Orders::wake);
+        let wake = self.orders.as_ref().map_or(&never, Subscription::wake);
         let mut messages = self.messages;
         let mut link = Link::new(self.producer, self.reconnect);
         let mut target = Target { partitions: self.partitions, turn: RoundRobin::default() };
