@@ -19,6 +19,7 @@ use crate::model::sync::{Mutex, MutexGuard};
 use crate::observe::overview::SensorView;
 use crate::observe::watch::Watch;
 use crate::runs::engine::Engine;
+use crate::source::cursor_move::CursorMover;
 use crate::source::reprocess::WorkSignal;
 
 /// Which topic a running mb reads, from where.
@@ -84,6 +85,8 @@ pub struct RunningPipeline {
     pub engine: Arc<Engine>,
     /// Wakes the thread that works on redrives and replays.
     pub work_signal: Arc<WorkSignal>,
+    /// Moves the cursor of single partitions.
+    pub cursor: Arc<CursorMover>,
     pub watch: Arc<Watch>,
 }
 

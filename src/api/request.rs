@@ -9,7 +9,7 @@ use super::context::Context;
 use super::metrics::GetMetrics;
 use super::operations::Operation;
 use super::operations::cancel_run::CancelRun;
-use super::operations::cursor::MoveCursor;
+use super::operations::cursor::{CallOffCursorMove, GetCursorMove, MoveCursor};
 use super::operations::dead_letters::{
     CountDeadLetterErrors, Discard, GetDeadLetter, ListDeadLetters, Redrive,
 };
@@ -81,6 +81,8 @@ requests! {
     "tick" Tick,
     "preview" PreviewTick,
     "move_cursor" MoveCursor,
+    "cursor_move" GetCursorMove,
+    "call_off_cursor_move" CallOffCursorMove,
     "set" ChangeSettings,
     "dead_letters" ListDeadLetters,
     "dead_letter_errors" CountDeadLetterErrors,
@@ -121,7 +123,7 @@ mod tests {
             ),
             (ReplayRun { id: 7 }.into(), r#"{"request":"run_again","id":7}"#),
             (
-                MoveCursor { offsets: vec![(0, 5)], dry_run: true }.into(),
+                MoveCursor { offsets: vec![(0, 5)], dry_run: true, wait_s: None }.into(),
                 r#"{"request":"move_cursor","offsets":[[0,5]],"dry_run":true}"#,
             ),
             (

@@ -1,29 +1,35 @@
-//! The committer: sends what the ledgers hold as done to the log, at least once a second while
-//! runs finish, and a last time at the stop.
+//! The committer: the only thread that commits offsets. It sends what the ledgers hold as done to the log, at
+//! least once a second while runs finish, and a last time at the stop.
 //!
-//! Each commit is written to the history as an intent before it is sent, so that a restart can
-//! tell its own commits from somebody's reset.
+//! Each commit is written to the history as an intent before it is sent, so that a restart can tell mb's own
+//! commits from a person's reset. A cursor move is a commit too, and goes through this thread like all others:
+//! so no commit of before can be sent behind it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, select};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, select};
 
+use crate::commit::ledger::Ledger;
 use crate::commit::ledgers::Ledgers;
 use crate::config::limits;
 use crate::history::History;
-use crate::kafka::Broker;
+use crate::history::reset::Reset;
+use crate::kafka::{Broker, CommitError};
 use crate::model::clock;
 use crate::model::crash;
-use crate::model::error::{Class, Result};
+use crate::model::error::{Class, Error, Result};
 use crate::model::events::Event;
 use crate::model::live::{Live, Trouble};
+use crate::model::offset::{Offset, Partition};
+use crate::model::thread::stopped_within;
 
 pub struct Committer {
     pub broker: Arc<dyn Broker>,
     pub group: String,
     pub topic: String,
-    /// The topic's id at the start: another one's offsets are not ours to commit.
+    /// The topic's id at the start: offsets of another topic of this name are not ours to commit.
     pub topic_id: Option<String>,
     pub history: Arc<History>,
     pub ledgers: Arc<Ledgers>,
@@ -38,18 +44,47 @@ pub struct Committer {
 pub enum LastCommit {
     /// The log has all that was done.
     Confirmed,
-    /// It has not; the next start passes over what is done all the same.
+    /// It does not; the next start passes over what is done all the same.
     Open(String),
 }
 
-/// Since when the fate of some commit is not known.
+/// Since when the fate of some commit is unknown.
 #[derive(Clone, Copy, Debug)]
 pub struct Doubt(Option<Instant>);
+
+/// Moves partitions to other offsets. Each is released: no sensor reads it, and none of its runs is with a worker.
+pub struct MoveJob {
+    pub resets: Vec<Reset>,
+    /// Called on the committer's thread once the move is decided, before the next commit.
+    pub done: Box<dyn FnOnce(&Result<Moved, MoveError>, &[Reset]) + Send>,
+}
+
+/// The log has confirmed the new offsets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// Unfinished runs that will not be made again, because they belong to the old offsets.
+    pub void_runs: usize,
+}
+
+/// The partitions were not moved.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MoveError {
+    pub error: Error,
+    /// The history has forgotten the partitions' planned ranges all the same.
+    pub are_ranges_void: bool,
+}
 
 impl Doubt {
     /// `in_doubt`: the process before may have sent a commit that is still on its way.
     pub fn at_start(in_doubt: bool) -> Doubt {
         Doubt(in_doubt.then(clock::now))
+    }
+
+    /// How long a commit that was sent before `now` may still arrive.
+    fn remaining(self, now: Instant) -> Option<Duration> {
+        let since = self.0?;
+        let left = limits::COMMIT_DOUBT.saturating_sub(now.saturating_duration_since(since));
+        Some(left).filter(|left| !left.is_zero())
     }
 }
 
@@ -58,24 +93,25 @@ const WHAT: &str = "committing offsets";
 
 impl Committer {
     /// Commits until `stop` is closed, then a last time.
-    pub fn run(self, stop: &Receiver<()>) -> LastCommit {
+    pub fn run(self, jobs: &Receiver<MoveJob>, stop: &Receiver<()>) -> LastCommit {
         let trouble = Trouble::default();
         let mut failures = 0;
         let mut doubt = Doubt::at_start(self.in_doubt);
-        let stop_or_wait = |wait: Duration| {
-            select! {
-                recv(stop) -> _ => true,
-                recv(self.ledgers.reached()) -> _ => false,
-                default(wait) => false,
-            }
-        };
         loop {
             let wait = match failures {
                 0 => limits::COMMIT_INTERVAL,
                 n => limits::COMMIT_BACKOFF.pause(n, fastrand::f64()),
             };
-            if stop_or_wait(wait) {
-                break;
+            select! {
+                recv(stop) -> _ => break,
+                recv(jobs) -> job => {
+                    if let Ok(job) = job {
+                        self.serve(job, &mut doubt, stop);
+                    }
+                    continue;
+                }
+                recv(self.ledgers.reached()) -> _ => {}
+                default(wait) => {}
             }
             match self.commit(&mut doubt) {
                 Ok(()) => {
@@ -83,12 +119,12 @@ impl Committer {
                     self.live.troubles.end(WHO);
                     failures = 0;
                     if self.ledgers.is_caught_up() {
-                        // Full: another end is on its way already.
+                        // A full channel has another reason to stop in it.
                         let _ = self.events.try_send(Event::CaughtUp);
                     }
                 }
                 Err(error) if error.class() != Class::Retry => {
-                    // Full: another end is on its way already.
+                    // A full channel has another reason to stop in it.
                     let _ = self.events.try_send(Event::Halt(error));
                     break;
                 }
@@ -119,41 +155,151 @@ impl Committer {
         }
     }
 
-    /// One commit of all that is due; `run` repeats it. `doubt` goes from one to the next.
+    /// One commit of everything that is due; `run` repeats it. `doubt` goes from one to the next.
     pub fn commit(&self, doubt: &mut Doubt) -> Result<()> {
         let offsets = self.ledgers.to_commit();
         if offsets.is_empty() {
             return Ok(());
         }
-        // Kafka commits by name: a topic made again would get the offsets of the one before. What
-        // is made again between this look and the commit, the next start notices.
-        self.broker.topic(&self.topic)?.check_id(self.topic_id.as_deref())?;
+        self.check_topic()?;
         if !self.history.intend(&offsets)? {
             return Ok(());
         }
         crash::point("intended");
-        // What arrives late may arrive behind this one, as long as it can when this one is sent.
+        // A late commit that arrives behind this one must have been sent before this moment.
         let sent = clock::now();
-        if let Err(error) = self.broker.commit(&self.group, &self.topic, &offsets) {
-            // It may have reached the log all the same, now or later: its intent stays.
-            doubt.0 = Some(clock::now());
-            return Err(error.into());
+        match self.broker.commit(&self.group, &self.topic, &offsets) {
+            Ok(()) => {
+                crash::point("committed");
+                self.confirm(&offsets, doubt, sent);
+                Ok(())
+            }
+            Err(CommitError::Unknown(error)) => {
+                // The log may have it all the same, now or later: its intent stays.
+                doubt.0 = Some(clock::now());
+                Err(error)
+            }
+            Err(CommitError::Refused { partitions, error }) => {
+                let refused: BTreeSet<Partition> = partitions.into_iter().collect();
+                let (refused, stored): (Vec<_>, Vec<_>) =
+                    offsets.iter().partition(|(partition, _)| refused.contains(partition));
+                if !stored.is_empty() {
+                    self.confirm(&stored, doubt, sent);
+                }
+                // An offset that an earlier commit may still bring keeps its intent: they are one row.
+                if doubt.remaining(sent).is_none() {
+                    self.history.drop_intents(&refused);
+                }
+                Err(error)
+            }
         }
-        crash::point("committed");
-        self.ledgers.confirm(&offsets);
+    }
+
+    fn confirm(&self, offsets: &[(Partition, Offset)], doubt: &mut Doubt, sent: Instant) {
+        self.ledgers.confirm(offsets);
         self.live.committed();
-        let settles = settles(doubt.0, sent);
+        let settles = doubt.remaining(sent).is_none();
         if settles {
             doubt.0 = None;
         }
-        self.history.confirm(&offsets, settles);
-        Ok(())
+        self.history.confirm(offsets, settles);
+    }
+
+    /// Kafka commits by name: a topic that was deleted and made again would get the offsets of the one before.
+    /// If that happens between this look and the commit, the next start notices it.
+    fn check_topic(&self) -> Result<()> {
+        self.broker.topic(&self.topic)?.check_id(self.topic_id.as_deref())
+    }
+
+    /// Does a job; `run` calls it.
+    pub fn serve(&self, job: MoveJob, doubt: &mut Doubt, stop: &Receiver<()>) {
+        let MoveJob { resets, done } = job;
+        let moved = self.move_partitions(&resets, doubt, stop);
+        if matches!(moved, Err(MoveError { are_ranges_void: true, .. })) && is_closed(stop) {
+            // The next start decides, by what the log says then.
+            return;
+        }
+        done(&moved, &resets);
+    }
+
+    /// Moves released partitions: writes the new offsets to the history, commits them, and gives each partition
+    /// a new ledger. A commit without an answer is repeated until the log says where it stands, or mb stops.
+    fn move_partitions(
+        &self,
+        resets: &[Reset],
+        doubt: &mut Doubt,
+        stop: &Receiver<()>,
+    ) -> Result<Moved, MoveError> {
+        let unchanged = |error| MoveError { error, are_ranges_void: false };
+        if let Some(left) = doubt.remaining(clock::now()) {
+            // It would land on top of the move, and undo it.
+            return Err(unchanged(Error::Other(format!(
+                "the cursor was not moved: an earlier commit got no answer and may still reach the log, where it \
+                 would undo the move; try again in {:.0} s",
+                left.as_secs_f64().ceil()
+            ))));
+        }
+        self.check_topic().map_err(unchanged)?;
+        let void_runs =
+            self.history.reset(resets.to_vec(), limits::HISTORY_STOP_LIMIT).map_err(unchanged)?;
+        let offsets: Vec<_> = resets.iter().map(|reset| (reset.partition, reset.to)).collect();
+        self.commit_move(&offsets, doubt, stop)
+            .map_err(|error| MoveError { error, are_ranges_void: true })?;
+        self.history.confirm_reset(resets.to_vec());
+        for (partition, to) in offsets {
+            self.ledgers.add(partition, Ledger::new(to, Some(to)));
+        }
+        self.live.committed();
+        Ok(Moved { void_runs })
+    }
+
+    fn commit_move(
+        &self,
+        offsets: &[(Partition, Offset)],
+        doubt: &mut Doubt,
+        stop: &Receiver<()>,
+    ) -> Result<()> {
+        let trouble = Trouble::default();
+        let mut failures = 0;
+        loop {
+            match self.broker.commit(&self.group, &self.topic, offsets) {
+                Ok(()) => {
+                    trouble.end(WHAT);
+                    return Ok(());
+                }
+                // A try before this one may have been stored.
+                Err(CommitError::Refused { .. }) if failures > 0 && self.holds(offsets) => {
+                    return Ok(());
+                }
+                Err(CommitError::Refused { error, .. }) => return Err(error),
+                Err(CommitError::Unknown(error)) => {
+                    doubt.0 = Some(clock::now());
+                    trouble.begin(WHAT, &error.to_string());
+                    self.live.troubles.begin(WHO, WHAT, &error.to_string());
+                    failures += 1;
+                    let pause = limits::COMMIT_BACKOFF.pause(failures, fastrand::f64());
+                    if !clock::wait_simulated(pause) && stopped_within(stop, pause) {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether the log has just these offsets.
+    fn holds(&self, offsets: &[(Partition, Offset)]) -> bool {
+        let partitions: Vec<_> = offsets.iter().map(|(partition, _)| *partition).collect();
+        let committed = self.broker.committed(&self.group, &self.topic, &partitions);
+        committed.is_ok_and(|committed| {
+            offsets.iter().all(|(partition, to)| {
+                matches!(committed.get(partition), Some(Ok(Some(offset))) if offset == to)
+            })
+        })
     }
 }
 
-/// Whether a commit confirmed at `now` settles all before it; `doubt` is when one failed last.
-fn settles(doubt: Option<Instant>, now: Instant) -> bool {
-    doubt.is_none_or(|since| now.saturating_duration_since(since) >= limits::COMMIT_DOUBT)
+fn is_closed(stop: &Receiver<()>) -> bool {
+    matches!(stop.try_recv(), Err(TryRecvError::Disconnected))
 }
 
 #[cfg(test)]
@@ -163,8 +309,10 @@ mod tests {
     #[test]
     fn doubt_about_a_failed_commit_ends() {
         let now = Instant::now();
-        assert!(settles(None, now));
-        assert!(!settles(Some(now), now + limits::COMMIT_DOUBT / 2), "it may still arrive");
-        assert!(settles(Some(now), now + limits::COMMIT_DOUBT), "or intents would pile up");
+        assert_eq!(Doubt(None).remaining(now), None);
+        let half = limits::COMMIT_DOUBT / 2;
+        assert_eq!(Doubt(Some(now)).remaining(now + half), Some(half), "it may still arrive");
+        let later = Doubt(Some(now)).remaining(now + limits::COMMIT_DOUBT);
+        assert_eq!(later, None, "or intents would pile up");
     }
 }

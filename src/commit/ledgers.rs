@@ -35,12 +35,23 @@ impl Default for Ledgers {
 }
 
 impl Ledgers {
-    /// A partition comes under this process' care.
+    /// A partition comes under this process' care, or goes on from another position: then no run of it is in
+    /// flight.
     pub fn add(&self, partition: Partition, ledger: Ledger) {
         let mut inner = self.lock();
         inner.ledgers.insert(partition, ledger);
         // It may be there already: an empty partition.
         self.check_target(&mut inner, partition);
+    }
+
+    /// The offset that the log holds for the partition, as far as mb knows.
+    pub fn committed(&self, partition: Partition) -> Option<Offset> {
+        self.lock().of(partition).committed()
+    }
+
+    /// The lowest offset of the partition that is not done yet.
+    pub fn committable_of(&self, partition: Partition) -> Offset {
+        self.lock().of(partition).committable()
     }
 
     /// A batch goes into flight, as `runs` runs.

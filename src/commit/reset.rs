@@ -1,6 +1,6 @@
 //! Moves a group's offsets, and makes the history forget what was planned for the old ones: for
-//! `mb offsets --execute`, which holds the data directory's lock, and for a running mb whose threads
-//! have ended for it.
+//! `mb offsets --execute`, which holds the data directory's lock. A running mb moves its cursor by
+//! `source::cursor_move`, with the same plan.
 //!
 //! Which offsets are ours at the next start is decided in `history::recovery`.
 
@@ -13,7 +13,6 @@ use crate::history::schema;
 use crate::kafka::{Broker, TopicInfo, Watermarks, require_all};
 use crate::model::crash;
 use crate::model::error::{Error, Result};
-use crate::model::events::CursorOrder;
 use crate::model::offset::{Offset, Partition};
 
 /// Where each partition comes from and goes to, and where its log is; asks, and changes nothing.
@@ -106,29 +105,6 @@ pub fn execute(
         log::info!(
             "{open_runs} unfinished run(s) of before are void: the new offsets say what is read"
         );
-    }
-    Ok(())
-}
-
-/// Carries an order out, with the log as it is now.
-///
-/// # Errors
-/// `LogReplaced` where the topic is another one by now; as `plan` and `execute`.
-pub fn obey(
-    broker: &dyn Broker,
-    group: &str,
-    topic: &str,
-    history: &Path,
-    order: &CursorOrder,
-) -> Result<()> {
-    let info = broker.topic(topic)?;
-    info.check_id(order.topic_id.as_deref())?;
-    let moves = plan(broker, group, &info, &order.targets)?;
-    let resets: Vec<Reset> = moves.into_iter().map(|(reset, _)| reset).collect();
-    execute(broker, group, &info, history, &resets)?;
-    for Reset { partition, from, to } in &resets {
-        let from = from.map_or_else(|| "none".to_owned(), |from| from.to_string());
-        log::info!("offset of group {group} in {topic}/{partition}: {from} -> {to}, as asked");
     }
     Ok(())
 }

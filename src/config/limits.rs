@@ -46,6 +46,12 @@ pub const COMMIT_BACKOFF: Backoff =
 /// A commit without an answer may still reach the log for this long after its failure. After that time a
 /// confirmed commit settles all earlier ones.
 pub const COMMIT_DOUBT: Duration = Duration::from_secs(60);
+/// How long a sensor may take to let go of a partition: one call to the broker, and a little.
+pub const CURSOR_RELEASE_LIMIT: Duration = Duration::from_secs(12);
+/// How long a cursor move waits for its partitions' running runs, unless the asker says otherwise.
+pub const CURSOR_MOVE_WAIT: Duration = Duration::from_secs(30);
+/// How long the asker waits for the broker to confirm a cursor move; past it the move goes on by itself.
+pub const CURSOR_MOVE_LIMIT: Duration = Duration::from_secs(20);
 /// How often the supervisor looks for stalled runs.
 pub const SUPERVISE_INTERVAL: Duration = Duration::from_secs(1);
 /// From a second signal to the end of the process, whatever it is doing.
@@ -355,6 +361,7 @@ pub const OVERVIEW_RUNS: u32 = 10;
 pub const OVERVIEW_TICKS: u32 = 60;
 
 const _: () = assert!(COMMIT_INTERVAL.as_millis() < 1000, "commits happen at least once a second");
+const _: () = assert!(CURSOR_RELEASE_LIMIT.as_millis() > BROKER_CALL_LIMIT.as_millis());
 const _: () = assert!(COMMIT_DOUBT.as_millis() >= 3 * BROKER_CALL_LIMIT.as_millis());
 const _: () = assert!(FAILED_FILE_BYTES_PER_RECORD > 21, "every record can be named");
 const _: () = assert!(HISTORY_GROUP_WRITES <= HISTORY_QUEUE_WRITES);

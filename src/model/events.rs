@@ -3,7 +3,6 @@
 use crossbeam_channel::Sender;
 
 use crate::model::error::{Error, Result};
-use crate::model::offset::{Offset, Partition};
 use crate::model::thread::{self, Thread};
 
 #[derive(Debug)]
@@ -14,19 +13,8 @@ pub enum Event {
     CaughtUp,
     /// Settings were changed that the watching thread carries out.
     SettingsChanged,
-    /// The cursor is to be moved, for which the pipeline begins anew; a message says that it is
-    /// taken on.
-    MoveCursor(CursorOrder, Sender<()>),
     /// A thread ended, by a panic or not.
     Ended(String),
-}
-
-/// Where a running mb is to go on: partitions' next offsets.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CursorOrder {
-    /// Of the topic that was meant.
-    pub topic_id: Option<String>,
-    pub targets: Vec<(Partition, Offset)>,
 }
 
 /// Says on its way out that the thread ended.

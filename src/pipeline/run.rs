@@ -10,15 +10,13 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::api::{http, socket};
-use crate::commit::reset;
 use crate::config::data_dir::DataDir;
-use crate::config::{Client, Config, Connection, limits};
-use crate::history::{self, left::InUse};
+use crate::config::{Client, Config, limits};
+use crate::history::left::InUse;
 use crate::kafka::Broker;
 use crate::kafka::embedded::Embedded;
 use crate::kafka::select::{Chosen, choose};
 use crate::model::error::{Class, Error, Result};
-use crate::model::events::CursorOrder;
 use crate::model::live::Trouble;
 use crate::model::thread::stopped_within;
 use crate::runs::dead_letters;
@@ -168,23 +166,10 @@ impl Pipeline {
             }
             match shut_down(running, reason, stop)? {
                 Ended::Done(summary) => return Ok(summary),
-                Ended::Restart(None) => log::warn!(
+                Ended::Restart => log::warn!(
                     "starting again with the log as it is now (--on-missing-offsets skip)"
                 ),
-                Ended::Restart(Some(order)) => self.move_cursor(broker.as_ref(), data_dir, &order),
             }
-        }
-    }
-
-    /// Where it cannot be moved, the pipeline goes on where it was.
-    fn move_cursor(&self, broker: &dyn Broker, data_dir: &DataDir, order: &CursorOrder) {
-        let Connection { group, topic, .. } = &self.config.connection;
-        let history = data_dir.path().join(history::FILE);
-        match reset::obey(broker, group, topic, &history, order) {
-            Ok(()) => log::info!("beginning anew at the offsets that were asked for"),
-            Err(error) => log::error!(
-                "moving the cursor: {error}; beginning anew with the offsets that are committed"
-            ),
         }
     }
 

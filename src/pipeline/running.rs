@@ -16,7 +16,7 @@ use crate::history::History;
 use crate::history::requests::Reader;
 use crate::kafka::Broker;
 use crate::model::error::{Error, Result};
-use crate::model::events::{self, CursorOrder, Event, Farewell};
+use crate::model::events::{self, Event, Farewell};
 use crate::model::offset::{Offset, Partition};
 use crate::model::thread::Thread;
 use crate::observe::watch::{Watch, Watcher};
@@ -61,15 +61,12 @@ pub(super) enum StopReason {
     /// As requested, or because everything is done: the word for the log.
     Requested(&'static str),
     Failed(Error),
-    /// The cursor is to be moved; then the threads are started anew.
-    MoveCursor(CursorOrder),
 }
 
 impl StopReason {
     /// Whether the threads are to be started again within this process.
     pub(super) fn restarts(&self, config: &Config) -> bool {
         match self {
-            StopReason::MoveCursor(_) => true,
             StopReason::Failed(Error::LogReplaced(_)) => config.skips_missing_offsets(),
             StopReason::Requested(_) | StopReason::Failed(_) => false,
         }
@@ -123,7 +120,9 @@ impl Running {
         let delivery = assembly.delivery();
         let Assembly {
             engine,
+            cursor,
             committer,
+            committer_jobs,
             work_signal,
             requests_rest,
             events,
@@ -139,13 +138,15 @@ impl Running {
         let mut workers = Workers::new(Arc::clone(&engine));
         workers.adjust(&mut threads)?;
         let (commits, commits_stop) = bounded(0);
-        let committer =
-            events::spawn("committer", &engine.events, move || committer.run(&commits_stop))?;
+        let committer = events::spawn("committer", &engine.events, move || {
+            committer.run(&committer_jobs, &commits_stop)
+        })?;
         // Before a thread can queue the run of a request: a request that is cancelled must not have queued runs
         // that its cancellation does not know of.
         let pipeline = RunningPipeline {
             engine: Arc::clone(&engine),
             work_signal: Arc::clone(&work_signal),
+            cursor,
             watch: Arc::clone(with.watch),
         };
         with.control.attach(status(with.config, Some(with.broker.backend())), pipeline);

@@ -14,7 +14,7 @@ use crossbeam_channel::{Receiver, never, select};
 use crate::commit::committer::LastCommit;
 use crate::config::limits;
 use crate::model::error::{Error, Result};
-use crate::model::events::{CursorOrder, Event};
+use crate::model::events::Event;
 
 use super::running::{Running, StopReason, notify_systemd};
 
@@ -30,8 +30,8 @@ pub struct Summary {
 /// How a pipeline's threads ended.
 pub(super) enum Ended {
     Done(Summary),
-    /// They are to be started anew, after the cursor was moved if that was requested.
-    Restart(Option<CursorOrder>),
+    /// The topic was replaced, and the threads are to be started again with what is there now.
+    Restart,
 }
 
 /// Stops the threads of a pipeline.
@@ -45,12 +45,9 @@ pub(super) fn shut_down(
     stop: &Receiver<()>,
 ) -> Result<Ended> {
     let restarts = running.announce(&reason);
-    running.drain(&reason, restarts, stop)?;
+    running.drain(restarts, stop)?;
     running.watching.take();
     let restarts = restarts && !running.stop_requested;
-    if running.stop_requested && matches!(reason, StopReason::MoveCursor(_)) {
-        log::error!("the cursor was not moved: mb was stopped before; move it again");
-    }
     if !restarts {
         running.engine.step.finish();
     }
@@ -87,9 +84,6 @@ impl Running {
         let runs = self.engine.live.running().len();
         match reason {
             StopReason::Requested(why) => log::info!("stopping ({why}): {runs} run(s) running"),
-            StopReason::MoveCursor(_) => {
-                log::info!("moving the cursor: waiting for {runs} running run(s)");
-            }
             StopReason::Failed(Error::LogReplaced(text)) if restarts => {
                 log::warn!("{text}: beginning with what is there now (--on-missing-offsets skip)")
             }
@@ -99,7 +93,7 @@ impl Running {
     }
 
     /// Stops the intake and lets running runs end.
-    fn drain(&mut self, reason: &StopReason, restarts: bool, stop: &Receiver<()>) -> Result<()> {
+    fn drain(&mut self, restarts: bool, stop: &Receiver<()>) -> Result<()> {
         let began = Instant::now();
         self.intake.take();
         self.engine.budget.close();
@@ -108,12 +102,8 @@ impl Running {
         if !restarts {
             self.engine.step.stopping();
         }
-        // A person who moves the cursor does not mean to end mb.
-        let limit = match reason {
-            StopReason::MoveCursor(_) => limits::DURATION_MAX,
-            StopReason::Requested(_) | StopReason::Failed(_) => self.engine.config.drain_timeout,
-        };
-        self.wait_for(&["worker"], began + limit, stop, true).inspect_err(|_| {
+        let deadline = began + self.engine.config.drain_timeout;
+        self.wait_for(&["worker"], deadline, stop, true).inspect_err(|_| {
             self.engine.forced.store(true, Ordering::Release);
             self.engine.step.abort();
         })
@@ -189,8 +179,7 @@ impl Running {
             Event::Halt(error) => {
                 self.late_halt.get_or_insert(error);
             }
-            // Nobody takes a cursor move on now, which is what its asker is told.
-            Event::CaughtUp | Event::SettingsChanged | Event::MoveCursor(..) => {}
+            Event::CaughtUp | Event::SettingsChanged => {}
         }
     }
 
@@ -224,15 +213,14 @@ impl Running {
         for (request, why) in self.work_signal.blocked() {
             log::warn!("request {request} stays open: {why}");
         }
-        let restart = match reason {
+        let is_replaced = match reason {
             StopReason::Failed(Error::LogReplaced(_))
                 if self.engine.config.skips_missing_offsets() =>
             {
-                Some(None)
+                true
             }
-            StopReason::MoveCursor(order) => Some(Some(order)),
             StopReason::Failed(error) => return Err(error),
-            StopReason::Requested(_) => None,
+            StopReason::Requested(_) => false,
         };
         if let Some(halt) = self.late_halt.take_if(|halt| !matches!(halt, Error::LogReplaced(_))) {
             return Err(halt);
@@ -240,14 +228,13 @@ impl Running {
         if let Some(panic) = self.threads.panic.take() {
             return Err(panic);
         }
-        match restart {
+        if is_replaced && !restarts {
             // What was done belongs to another log: there is nothing to commit.
-            Some(None) if !restarts => return Ok(Ended::Done(summary)),
-            // While the history's thread is still at its file, nobody else may open it.
-            Some(order) if restarts && kept && !self.threads.has("history") => {
-                return Ok(Ended::Restart(order));
-            }
-            _ => {}
+            return Ok(Ended::Done(summary));
+        }
+        // While the history's thread is still at its file, nobody else may open it.
+        if restarts && kept && !self.threads.has("history") {
+            return Ok(Ended::Restart);
         }
         self.check_last(kept, last)?;
         Ok(Ended::Done(summary))

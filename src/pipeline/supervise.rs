@@ -86,10 +86,6 @@ impl Supervisor {
             Event::Halt(error) => Some(StopReason::Failed(error)),
             // The number of workers is adjusted before the next wait.
             Event::SettingsChanged => None,
-            // If the asker has given up waiting, it was told that the cursor is not moved.
-            Event::MoveCursor(order, taken) => {
-                taken.try_send(()).is_ok().then_some(StopReason::MoveCursor(order))
-            }
             Event::CaughtUp if !running.work_signal.is_idle() => {
                 self.is_caught_up = true;
                 None

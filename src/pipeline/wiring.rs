@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::commit::committer::Committer;
+use crate::commit::committer::{Committer, MoveJob};
 use crate::commit::ledgers::Ledgers;
 use crate::config::{Config, limits};
 use crate::history::recovery::Resume;
@@ -21,6 +21,7 @@ use crate::model::offset::Partition;
 use crate::runs::deliver::Delivery;
 use crate::runs::engine::{Engine, Lasting, Parts};
 use crate::runs::worker::Worker;
+use crate::source::cursor_move::CursorMover;
 use crate::source::reprocess::{Reprocessor, Resources, WorkSignal};
 use crate::source::sensor::{LateStart, Sensor};
 use crate::step::Step;
@@ -45,7 +46,11 @@ pub struct Inputs {
 pub struct Assembly {
     pub engine: Arc<Engine>,
     pub sensors: Vec<Sensor>,
+    /// Moves the cursor of single partitions.
+    pub cursor: Arc<CursorMover>,
     pub committer: Committer,
+    /// What the committer does besides committing.
+    pub committer_jobs: Receiver<MoveJob>,
     /// How the thread of reprocess requests learns that there is work.
     pub work_signal: Arc<WorkSignal>,
     woken_by_signal: Receiver<()>,
@@ -92,11 +97,16 @@ pub fn wire<W>(
     let (work_signal, woken_by_signal, requests_rest) =
         WorkSignal::new(&engine.queue, &engine.history);
     let sensors = sensors(&engine, resumes, late_starts, &intake_stop);
+    let (jobs, committer_jobs) = bounded(1);
+    let handles = sensors.iter().map(Sensor::handle).collect();
+    let cursor = Arc::new(CursorMover::new(Arc::clone(&engine), handles, jobs));
     let committer = committer(&engine, in_doubt);
     let assembly = Assembly {
         engine,
         sensors,
+        cursor,
         committer,
+        committer_jobs,
         work_signal,
         woken_by_signal,
         requests_rest,

@@ -2,7 +2,7 @@
 //!
 //! Ticks are in `tick`, their rhythm in `sensor`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -86,8 +86,8 @@ pub(super) struct Intake {
     pub signals: Signals,
     /// The partitions that it reads.
     pub readers: Readers,
-    /// Its partitions that it does not read, until it is told to take them up.
-    released: BTreeSet<Partition>,
+    /// Its partitions that it does not read until it is told to, each with its reader, if it had one.
+    released: BTreeMap<Partition, Option<PartitionReader>>,
     /// Where partitions start that had no leader when mb started, nor an offset of the group.
     late_starts: BTreeMap<Partition, LateStart>,
     /// Partitions that cannot be started yet, for want of a leader.
@@ -105,7 +105,7 @@ impl Intake {
             engine,
             signals,
             readers: Readers::default(),
-            released: BTreeSet::new(),
+            released: BTreeMap::new(),
             late_starts: BTreeMap::new(),
             waiting: BTreeMap::new(),
             alone: None,
@@ -133,18 +133,27 @@ impl Intake {
 
     /// Stops reading the partition. Its batch being filled is dropped, and the memory given back.
     pub fn release(&mut self, partition: Partition) -> Released {
-        self.released.insert(partition);
         self.waiting.remove(&partition);
         self.engine.live.troubles.end(&trouble_of(self.settings.index, partition));
         self.engine.ledgers.set_unreadable(partition, false);
         if self.alone == Some(partition) {
             self.alone = None;
         }
-        let Some(reader) = self.readers.remove(partition) else {
-            return Released { partition, position: None, unqueued: Vec::new() };
+        let Some(mut reader) = self.readers.remove(partition) else {
+            self.released.entry(partition).or_default();
+            return Released { partition, position: None };
         };
+        reader.drop_fill();
         let position = Some(reader.cursor());
-        Released { partition, position, unqueued: reader.into_unqueued() }
+        self.released.insert(partition, Some(reader));
+        Released { partition, position }
+    }
+
+    /// Goes on with a released partition where it was.
+    pub fn restore(&mut self, partition: Partition) {
+        if let Some(Some(reader)) = self.released.remove(&partition) {
+            self.readers.insert(reader);
+        }
     }
 
     /// Carries out the commands that came between ticks.
@@ -155,6 +164,7 @@ impl Intake {
                     // Nobody may be waiting for the answer any more.
                     let _ = done.send(self.release(partition));
                 }
+                SensorCommand::Restore { partition } => self.restore(partition),
                 SensorCommand::TakeUp { partition, resume } => self.take_up(partition, resume),
             }
         }
@@ -181,7 +191,7 @@ impl Intake {
         let is_new = |partition: &Partition| {
             self.settings.is_mine(*partition)
                 && self.readers.get(*partition).is_none()
-                && !self.released.contains(partition)
+                && !self.released.contains_key(partition)
         };
         let added: Vec<Partition> = info.partitions.into_iter().filter(is_new).collect();
         if added.is_empty() {

@@ -9,6 +9,7 @@
 mod backpressure;
 pub mod batcher;
 mod collect;
+pub mod cursor_move;
 mod delivery;
 mod gaps;
 mod intake;

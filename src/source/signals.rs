@@ -9,7 +9,6 @@ use crate::config::limits;
 use crate::config::steering::{Next, Settings, Subscription};
 use crate::history::recovery::Resume;
 use crate::model::offset::{Offset, Partition};
-use crate::model::stored::Stored;
 use crate::model::thread::stopped_within;
 
 /// Why a tick ended.
@@ -45,8 +44,10 @@ impl Ended {
 #[derive(Debug)]
 pub enum SensorCommand {
     /// Stop reading the partition. After the answer no run of it is planned or pushed to the queue any more,
-    /// until it is taken up again.
+    /// until it is restored or taken up.
     Release { partition: Partition, done: Sender<Released> },
+    /// Go on with a released partition as if nothing had happened. Nothing happens if it was not released.
+    Restore { partition: Partition },
     /// Read the partition from `resume` on. The caller has put the ledger that belongs to `resume` in place
     /// before.
     TakeUp { partition: Partition, resume: Resume },
@@ -59,9 +60,6 @@ pub struct Released {
     /// Every record below it is in a run that the run queue has accepted, or needs no run. `None` if the
     /// sensor did not read the partition.
     pub position: Option<Offset>,
-    /// Batches that have their identity, but whose parts listed here are not in the queue: they will not run.
-    /// The ledger has a batch in flight if it is `registered`.
-    pub unqueued: Vec<Stored>,
 }
 
 /// Commands a running sensor; for any thread.
@@ -80,6 +78,12 @@ impl SensorHandle {
         let (done, released) = bounded(1);
         self.send(SensorCommand::Release { partition, done });
         released
+    }
+
+    /// Asks the sensor to go on with a partition that it was asked to release. If it has not come to the release
+    /// yet, it comes to both one after the other.
+    pub fn restore(&self, partition: Partition) {
+        self.send(SensorCommand::Restore { partition });
     }
 
     /// Asks the sensor to read the partition from `resume` on. Nothing happens if the sensor has ended.

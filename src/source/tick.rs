@@ -169,6 +169,10 @@ impl<'a> Tick<'a> {
                     }
                 }
                 // A consumer's partitions are fixed: the next tick's reads this one too.
+                SensorCommand::Restore { partition } => {
+                    self.intake.restore(partition);
+                    self.end(Ended::Interrupted);
+                }
                 SensorCommand::TakeUp { partition, resume } => {
                     self.intake.take_up(partition, resume);
                     self.end(Ended::Interrupted);

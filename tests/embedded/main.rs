@@ -6,6 +6,7 @@ mod bad_input_brokers;
 mod bad_input_files;
 mod cli;
 mod crashes;
+mod cursor_moves;
 mod dead_letter_topic;
 mod dead_letters;
 mod exec_leaks;

@@ -11,7 +11,6 @@ use crate::support::{eventually, eventually_some};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use mb::api::operations::Operation;
 use mb::api::operations::cancel_run::CancelRun;
-use mb::api::operations::cursor::MoveCursor;
 use mb::api::operations::overview::GetStatus;
 use mb::api::operations::preview::PreviewTick;
 use mb::api::operations::records::ReadRecords;
@@ -529,79 +528,4 @@ fn of_a_long_run_the_first_hundred_records_are_shown() {
     let records = mb.perform(ReadRecords { run });
     assert_eq!((records.records.len(), records.of, records.note), (100, 130, None));
     mb.stop();
-}
-
-fn cursor(offsets: &[(i32, i64)], dry_run: bool) -> MoveCursor {
-    MoveCursor { offsets: offsets.to_vec(), dry_run }
-}
-
-#[test]
-fn a_moved_cursor_is_read_from_in_the_same_process_and_settings_survive_it() {
-    let world = World::with_records(30);
-    let step = Recorder::new(|_| Ok(()));
-    let mut mb = Running::start(&world, world.config(), Arc::<Recorder>::clone(&step));
-    eventually(LIMIT, "all is committed", || world.committed("mb") == all(30));
-    mb.set(ChangeSettings {
-        max_batch: Some(5),
-        max_concurrent_runs: Some(2),
-        ..ChangeSettings::default()
-    });
-    let moves = mb.perform(cursor(&[(1, 12), (2, 30)], true));
-    let shown: Vec<_> =
-        moves.iter().map(|m| (m.partition, m.from, m.to, m.beginning, m.end)).collect();
-    assert_eq!(shown, [(1, 30, 12, 0, 30), (2, 30, 30, 0, 30)]);
-    for outside in [&[(1, 31)][..], &[(1, -1)], &[(9, 0)], &[(1, 0), (1, 1)], &[]] {
-        let error = mb.refused(cursor(outside, false));
-        assert_eq!(error.exit_code(), 64, "{error}");
-    }
-    assert_eq!(world.committed("mb"), all(30), "nothing was moved");
-    let moves = mb.perform(cursor(&[(1, 12)], false));
-    assert_eq!(moves[0].to, 12);
-    eventually(LIMIT, "it is read again", || step.numbers_of("orders/1/27-29").len() == 1);
-    let keys: Vec<_> = runs(&world).into_iter().map(|run| run.key).skip(15).collect();
-    assert_eq!(keys, ["orders/1/12-16", "orders/1/17-21", "orders/1/22-26", "orders/1/27-29"]);
-    eventually(LIMIT, "all is committed again", || world.committed("mb") == all(30));
-    mb.perform(Pause {});
-    mb.perform(cursor(&[(0, 0)], false));
-    eventually(LIMIT, "the group is there", || world.committed("mb")[&0].get() == 0);
-    let moves = eventually_some(LIMIT, "mb has begun anew", || {
-        mb.client.perform(cursor(&[(0, 3)], false)).ok()
-    });
-    assert_eq!((moves[0].from, moves[0].to), (0, 3));
-    eventually(LIMIT, "the group is there", || world.committed("mb")[&0].get() == 3);
-    let view: SettingsView = mb.set(ChangeSettings::default());
-    assert_eq!((view.max_batch.value, view.max_batch.start_value), (5, 7));
-    assert!(step.numbers_of("orders/0/3-7").is_empty(), "paused still");
-    mb.stop();
-    // A kill in between leaves what is committed: the next mb begins there.
-    let later = Recorder::new(|_| Ok(()));
-    world.run(world.config(), &later).unwrap();
-    let expected: Vec<_> = (3..30).map(|offset| ("0".to_owned(), offset)).collect();
-    assert_eq!(later.done_records(), expected);
-    assert_eq!(world.committed("mb"), all(30));
-}
-
-#[test]
-fn a_moved_cursor_waits_for_runs_that_run_and_gives_back_those_that_wait() {
-    let world = World::with_records(10);
-    let (step, enters, go) = gated();
-    let config = Config {
-        max_batch: 5,
-        max_concurrent_runs: 1,
-        drain_timeout: Duration::from_millis(10),
-        ..world.config()
-    };
-    let mut mb = Running::start(&world, config, Arc::<Recorder>::clone(&step));
-    let first = enters.recv_timeout(LIMIT).unwrap();
-    assert_eq!(first, "orders/0/0-4");
-    mb.perform(cursor(&[(0, 8)], false));
-    // Past --drain-timeout: a person who moves the cursor does not mean to end mb.
-    std::thread::sleep(Duration::from_millis(50));
-    assert!(!mb.thread.is_finished());
-    drop(go);
-    eventually(LIMIT, "all is committed", || world.committed("mb") == all(10));
-    mb.stop();
-    assert!(step.numbers_of("orders/0/5-9").is_empty(), "void: the cursor passed it");
-    assert_eq!(step.numbers_of("orders/0/8-9"), [1]);
-    assert_eq!(done(&step), 5 + 2 + 20);
 }

@@ -271,6 +271,8 @@ const ASKED: &[(&str, &str, &str, &str, &[u16])] = &[
         &[200],
     ),
     ("POST", "/api/v1/sensor/cursor", "/api/v1/sensor/cursor", r#"{"offsets":{}}"#, &[400]),
+    ("GET", "/api/v1/sensor/cursor", "/api/v1/sensor/cursor", "", &[200]),
+    ("POST", "/api/v1/sensor/cursor/call-off", "/api/v1/sensor/cursor/call-off", "{}", &[200]),
     // That run has ended.
     ("POST", "/api/v1/runs/{id}/cancel", "/api/v1/runs/1/cancel", r#"{"note":"no"}"#, &[409]),
     ("POST", "/api/v1/runs/{id}/cancel", "/api/v1/runs/99999/cancel", "{}", &[404]),

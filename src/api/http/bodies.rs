@@ -50,6 +50,9 @@ pub(super) struct Cursor {
     /// Only says what would be moved.
     #[serde(default)]
     pub dry_run: bool,
+    /// How long to wait for the partitions' running runs, in seconds; 30 by default.
+    #[serde(default)]
+    wait_s: Option<f64>,
 }
 
 impl Cursor {
@@ -59,7 +62,8 @@ impl Cursor {
         if self.offsets.is_empty() {
             return Err(Error::Usage("offsets: got none, expected {\"PARTITION\":OFFSET}".into()));
         }
-        Ok(MoveCursor { offsets: self.offsets.into_iter().collect(), dry_run: self.dry_run })
+        let Cursor { offsets, dry_run, wait_s } = self;
+        Ok(MoveCursor { offsets: offsets.into_iter().collect(), dry_run, wait_s })
     }
 }
 

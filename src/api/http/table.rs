@@ -18,7 +18,7 @@ use super::{assets, openapi, pages};
 use crate::api::metrics::{self, GetMetrics};
 use crate::api::operations::Done;
 use crate::api::operations::cancel_run::CancelRun;
-use crate::api::operations::cursor::CursorMove;
+use crate::api::operations::cursor::{CallOffCursorMove, CursorMove, GetCursorMove};
 use crate::api::operations::dead_letters::GetDeadLetter;
 use crate::api::operations::overview::{GetLag, GetOverview, GetSeries, shared_overview};
 use crate::api::operations::preview::PreviewTick;
@@ -260,6 +260,19 @@ pub(super) static ROUTES: &[Route] = &[
             }),
         )
     },
+    get(
+        "/api/v1/sensor/cursor",
+        "cursorMove",
+        "The partitions whose running runs a cursor move waits for",
+        &[],
+        &Json(|call| call.perform(GetCursorMove {})),
+    ),
+    post(
+        "/api/v1/sensor/cursor/call-off",
+        "callOffCursorMove",
+        "Calls off a cursor move that waits for running runs",
+        &Posted(|call, Empty {}| call.perform(CallOffCursorMove {})),
+    ),
     post(
         "/api/v1/runs/{id}/cancel",
         "cancelRun",

@@ -1,24 +1,36 @@
 //! Moves the cursor and the committed offsets of partitions.
 
-use crossbeam_channel::{TrySendError, bounded};
+use std::time::Duration;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Operation;
-use crate::api::context::{Context, RunningPipeline};
+use crate::api::context::Context;
 use crate::api::session::Session;
 use crate::commit::reset;
 use crate::config::limits;
 use crate::model::error::{Error, Result};
-use crate::model::events::{CursorOrder, Event};
 use crate::model::offset::{Offset, Partition};
 
 /// Where partitions are to go on: their next offsets.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MoveCursor {
     pub offsets: Vec<(i32, i64)>,
     /// Only says what would be moved.
     pub dry_run: bool,
+    /// How long to wait for the partitions' running runs, in seconds; 30 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait_s: Option<f64>,
+}
+
+impl MoveCursor {
+    fn wait(&self) -> Duration {
+        let seconds = self.wait_s.filter(|seconds| seconds.is_finite() && *seconds >= 0.0);
+        seconds.map_or(limits::CURSOR_MOVE_WAIT, |seconds| {
+            Duration::from_secs_f64(seconds.min(limits::DURATION_MAX.as_secs_f64()))
+        })
+    }
 }
 
 /// One partition's move.
@@ -36,6 +48,14 @@ pub struct CursorMove {
 
 impl Operation for MoveCursor {
     type Answer = Vec<CursorMove>;
+
+    /// The partitions' runs are waited for, then the log.
+    fn answer_limit(&self) -> Duration {
+        limits::CURSOR_RELEASE_LIMIT
+            + self.wait()
+            + limits::CURSOR_MOVE_LIMIT
+            + limits::CONTROL_LIMIT
+    }
 
     fn perform(self, context: &Context, _: &mut Session) -> Result<Vec<CursorMove>> {
         context.with_pipeline(|pipeline| {
@@ -56,7 +76,7 @@ impl Operation for MoveCursor {
             });
             let moves = moves.collect();
             if !self.dry_run {
-                request_move(pipeline, CursorOrder { topic_id: topic.id.clone(), targets })?;
+                pipeline.cursor.move_to(&targets, self.wait())?;
             }
             Ok(moves)
         })
@@ -76,16 +96,38 @@ fn targets(offsets: &[(i32, i64)]) -> Result<Vec<(Partition, Offset)>> {
     offsets.iter().map(target).collect()
 }
 
-/// Waits until the supervisor has accepted the move.
-fn request_move(pipeline: &RunningPipeline, request: CursorOrder) -> Result<()> {
-    let refused = || {
-        Error::Other(
-            "mb is stopping or beginning anew, and did not move the cursor: try again".to_owned(),
-        )
-    };
-    let (sender, accepted) = bounded(1);
-    match pipeline.engine.events.try_send(Event::MoveCursor(request, sender)) {
-        Ok(()) => accepted.recv_timeout(limits::CONTROL_LIMIT).map_err(|_| refused()),
-        Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(refused()),
+/// Asks whether a cursor move waits for running runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GetCursorMove {}
+
+/// The partitions whose running runs a cursor move waits for; empty if there is none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct WaitingMove {
+    pub partitions: Vec<Partition>,
+}
+
+impl Operation for GetCursorMove {
+    type Answer = WaitingMove;
+
+    fn perform(self, context: &Context, _: &mut Session) -> Result<WaitingMove> {
+        context.with_pipeline(|pipeline| Ok(WaitingMove { partitions: pipeline.cursor.waiting() }))
+    }
+}
+
+/// Calls off a cursor move that waits for running runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallOffCursorMove {}
+
+/// Whether there was a move to call off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CalledOff {
+    pub called_off: bool,
+}
+
+impl Operation for CallOffCursorMove {
+    type Answer = CalledOff;
+
+    fn perform(self, context: &Context, _: &mut Session) -> Result<CalledOff> {
+        context.with_pipeline(|pipeline| Ok(CalledOff { called_off: pipeline.cursor.call_off() }))
     }
 }

@@ -1,16 +1,24 @@
 //! What commands and queries have in common.
 
+use std::time::Duration;
+
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::api::context::Context;
 use crate::api::session::Session;
+use crate::config::limits;
 use crate::model::error::Result;
 
 /// One thing that mb can be asked for or told to do. The type is the request.
 pub trait Operation {
     type Answer: Serialize + DeserializeOwned;
+
+    /// How long the answer may take when another process performs it.
+    fn answer_limit(&self) -> Duration {
+        2 * limits::CONTROL_LIMIT
+    }
 
     /// # Errors
     /// `Usage` for a request that cannot be right, `Other` if it does not fit how things are; what the history

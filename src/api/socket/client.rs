@@ -57,10 +57,15 @@ impl Client {
     /// # Errors
     /// Those of the operation; `Other` if the running mb does not answer, or with something else.
     pub fn perform<O: Operation + Into<Request>>(&mut self, operation: O) -> Result<O::Answer> {
+        let limit = operation.answer_limit();
         let request: Request = operation.into();
         let mut exchange = || -> io::Result<Vec<u8>> {
             let mut line = serde_json::to_vec(&request)?;
             line.push(b'\n');
+            let stream = self.stream.get_ref();
+            if stream.read_timeout()?.is_some_and(|now| now < limit) {
+                stream.set_read_timeout(Some(limit))?;
+            }
             self.stream.get_mut().write_all(&line)?;
             let mut answer = Vec::new();
             self.stream.read_until(b'\n', &mut answer)?;

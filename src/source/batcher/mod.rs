@@ -125,11 +125,6 @@ impl Batcher {
         self.stored.iter().any(|stored| stored.registered)
     }
 
-    /// The stored batches that are not finished: their records were not read, or the queue lacks runs of them.
-    pub fn into_stored(self) -> Vec<Stored> {
-        self.stored.into_iter().filter(|stored| !stored.is_finished()).collect()
-    }
-
     /// Where a fresh consumer has to start: after everything that was cut or is being filled.
     pub fn read_position(&self) -> Offset {
         let filled = self.fill.as_ref().and_then(|fill| fill.batch.range());

@@ -199,12 +199,6 @@ impl PartitionReader {
         self.batcher.unmade_runs()
     }
 
-    /// Ends the reading: the batches that have an identity and are not in the queue, as far as the queue lacks
-    /// them. The batch being filled is dropped, with its memory.
-    pub fn into_unqueued(self) -> Vec<Stored> {
-        self.batcher.into_stored()
-    }
-
     // Memory.
 
     /// The bytes of memory that the batch being filled holds.
