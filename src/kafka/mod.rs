@@ -6,6 +6,7 @@
 //! `wire` is mb's own request client for topics and offsets, which both Kafka backends use.
 
 mod backend;
+mod record_client;
 mod seam;
 mod topic;
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::config::limits::{FIRST_CONTACT_LIMIT, LOCAL_PROBE_LIMIT, PROBE_LIMIT, SENSOR_BACKOFF};
 use crate::config::{Client, Connection};
 use crate::kafka::Broker;
-use crate::kafka::crate_kafka::Pure;
+use crate::kafka::crate_kafka::CrateKafka;
 #[cfg(feature = "rdkafka")]
 use crate::kafka::librdkafka::Librdkafka;
 use crate::kafka::wire::Wire;
@@ -110,7 +110,7 @@ fn connect(client: KafkaClient, servers: &str, wire: Arc<Wire>) -> Result<Arc<dy
     match client {
         #[cfg(feature = "rdkafka")]
         KafkaClient::Rdkafka => connect_rdkafka(servers, wire),
-        KafkaClient::Kafka => Ok(Arc::new(Pure::connect(servers, wire)?)),
+        KafkaClient::Kafka => Ok(Arc::new(CrateKafka::connect(servers, wire)?)),
     }
 }
 

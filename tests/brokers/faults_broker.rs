@@ -12,7 +12,7 @@ use crate::support::faults::{
 use crate::support::mb::Mb;
 use crate::support::proxy::Mode;
 use crate::support::raw;
-use mb::kafka::crate_kafka::Pure;
+use mb::kafka::crate_kafka::CrateKafka;
 use mb::kafka::wire::Wire;
 use mb::kafka::{Broker, FetchSettings, Flow, Sink};
 use mb::model::batch::Record;
@@ -201,7 +201,8 @@ fn row_13_the_pure_rust_client_gives_all_silent_connections_up_at_once() {
             }
             producer.flush(LIMIT).expect("the broker acknowledges");
         }
-        let broker = Pure::connect(&world.server, Arc::new(Wire::new(&world.server))).unwrap();
+        let broker =
+            CrateKafka::connect(&world.server, Arc::new(Wire::new(&world.server))).unwrap();
         let settings = FetchSettings { min_bytes: 1, max_record_bytes: 1 << 20, isolation: None };
         let mut taken = Taken { next: BTreeMap::new(), count: 0, enough: 70 };
         let read = |taken: &mut Taken| {

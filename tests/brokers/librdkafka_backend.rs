@@ -37,6 +37,7 @@ struct Got {
     positions: BTreeMap<Partition, Offset>,
     /// Stops with so many records.
     enough: Option<usize>,
+    failed: Option<Error>,
 }
 
 impl Got {
@@ -60,8 +61,9 @@ impl Sink for Got {
         self.positions.insert(partition, next);
     }
 
-    fn failed(&mut self, partition: Partition, error: Error) -> Flow {
-        panic!("{partition}: {error}");
+    fn failed(&mut self, _: Partition, error: Error) -> Flow {
+        self.failed = Some(error);
+        Flow::Stop
     }
 }
 
@@ -86,15 +88,20 @@ fn poll_until(consumer: &mut dyn Consumer, got: &mut Got, done: impl Fn(&Got) ->
     let began = Instant::now();
     while !done(got) {
         consumer.poll(WAIT, got).unwrap();
+        assert_eq!(got.failed, None);
         assert!(began.elapsed() < LIMIT, "only {} records, {:?}", got.count(), got.positions);
     }
 }
 
-/// Polls until an error comes.
+/// Polls until an error comes, of the consumer or of a partition.
 fn poll_to_error(consumer: &mut dyn Consumer, limit: Duration) -> Error {
     let began = Instant::now();
     loop {
-        if let Err(error) = consumer.poll(WAIT, &mut Got::default()) {
+        let mut got = Got::default();
+        if let Err(error) = consumer.poll(WAIT, &mut got) {
+            return error;
+        }
+        if let Some(error) = got.failed {
             return error;
         }
         assert!(began.elapsed() < limit, "no error within {limit:?}");

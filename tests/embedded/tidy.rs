@@ -100,7 +100,7 @@ const ADAPTERS: &[(&str, &[&str])] = &[
     ("rdkafka::", &["src/kafka/librdkafka"]),
     ("rdkafka_sys::", &["src/kafka/librdkafka"]),
     ("::kafka::", &["src/kafka/crate_kafka"]),
-    ("kafka_protocol::", &["src/kafka/wire", "src/kafka/crate_kafka/mod.rs"]),
+    ("kafka_protocol::", &["src/kafka/wire"]),
     (
         "rusqlite::",
         &[

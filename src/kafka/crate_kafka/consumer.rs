@@ -1,6 +1,5 @@
-//! One tick's consumer over crate kafka: plain fetches of all partitions together while the
-//! answers have no jump in them, one stored batch at a time where they have. What may be believed
-//! is decided in `trust`.
+//! One tick's consumer over crate kafka: it fetches all partitions together while their offsets have no jumps, and
+//! reads a partition with jumps one stored batch at a time. What may be believed is decided in `trust`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,9 +8,10 @@ use ::kafka::client::fetch::{Data, Response};
 use ::kafka::client::{FetchPartition, KafkaClient};
 use ::kafka::error::KafkaCode;
 
-use super::guard::{Fault, Guard, Pending};
+use super::answer::{CODECS, Part, is_decoding, leaders, part};
+use super::fault::{Fault, explain, words};
+use super::guard::{Guard, Pending};
 use super::trust::{Caution, believed, complete, stops_short};
-use super::{CODECS, explain, words};
 use crate::config::limits::{
     BROKER_CALL_LIMIT, PROBE_LIMIT, PURE_FETCH_BYTES, PURE_PARTITION_FETCH_BYTES,
 };
@@ -23,32 +23,32 @@ use crate::model::error::{Error, Result};
 use crate::model::headers::Headers;
 use crate::model::offset::{Offset, Partition};
 
-/// What a stored batch takes beyond its records' keys and values, at most (with room to spare).
+/// The size of a stored batch beyond its records' keys and values, at most (with room to spare).
 const BATCH_OVERHEAD_BYTES: usize = 64 * 1024;
 
-/// Stored batches of one partition that one poll reads one by one at most, so that the other
-/// partitions have their turn.
+/// How many stored batches of one partition one poll reads one by one, at most: the other partitions must have
+/// their turn.
 const CAREFUL_BATCHES: usize = 64;
 
-pub(super) struct PureConsumer {
+pub(super) struct CrateKafkaConsumer {
     guard: Guard,
     wire: Arc<Wire>,
     topic: Arc<str>,
     settings: FetchSettings,
-    /// Bytes that a plain fetch asks of one partition.
+    /// How many bytes a plain fetch requests of one partition.
     fetch_bytes: usize,
     cursors: Vec<Cursor>,
-    /// Plain fetches in a row that could not be decoded, without a record in between.
+    /// How many plain fetches in a row could not be decoded.
     undecoded: u32,
-    /// The next plain fetch, under way while the records of the one before are handed over.
+    /// The next plain fetch, under way while the records of the previous one are handed over.
     ahead: Option<Ahead>,
 }
 
-/// What a fetch asks for: of each partition from where, and how many bytes.
-type Asked = Vec<(Partition, Offset, i32)>;
+/// What a fetch requests: for each partition the offset, and how many bytes.
+type Requested = Vec<(Partition, Offset, i32)>;
 
 struct Ahead {
-    asked: Asked,
+    requested: Requested,
     pending: Pending<Vec<Response>>,
 }
 
@@ -57,7 +57,7 @@ struct Cursor {
     partition: Partition,
     next: Offset,
     caution: Caution,
-    /// The last plain answer showed that the log goes on at `next`.
+    /// The last plain answer showed that the log has records from `next` on.
     owed: bool,
     paused: bool,
 }
@@ -68,15 +68,7 @@ impl Cursor {
     }
 }
 
-/// What one answer had for one partition.
-enum Part<'a> {
-    Data(&'a Data<'a>),
-    Error(KafkaCode),
-    /// The partition has no leader that the client knows.
-    Missing,
-}
-
-impl PureConsumer {
+impl CrateKafkaConsumer {
     pub(super) fn new(
         guard: Guard,
         wire: Arc<Wire>,
@@ -84,9 +76,9 @@ impl PureConsumer {
         from: &[(Partition, Offset)],
         settings: &FetchSettings,
         fetch_bytes: usize,
-    ) -> PureConsumer {
+    ) -> CrateKafkaConsumer {
         let cursors = from.iter().map(|&(partition, next)| Cursor::new(partition, next));
-        PureConsumer {
+        CrateKafkaConsumer {
             guard,
             wire,
             topic: topic.into(),
@@ -103,8 +95,8 @@ impl PureConsumer {
         found.ok_or_else(|| not_read(&self.topic, partition))
     }
 
-    /// Reads a partition's stored batches one by one while caution is raised. Returns how many
-    /// were passed.
+    /// Reads a partition's stored batches one by one while caution is raised. Returns how many were read or
+    /// skipped.
     fn read_carefully(&mut self, index: usize, sink: &mut dyn Sink) -> Result<(Flow, usize)> {
         let mut passed = 0;
         while self.cursors[index].caution.is_raised() && passed < CAREFUL_BATCHES {
@@ -121,7 +113,9 @@ impl PureConsumer {
                 break;
             };
             if batch.last < next {
-                return Err(self.failure("the broker answers with a batch below the offset asked"));
+                return Err(
+                    self.failure("the broker answers with a batch below the requested offset")
+                );
             }
             if !batch.is_without_records()
                 && self.hand_over_batch(index, &batch, sink)? == Flow::Stop
@@ -173,8 +167,8 @@ impl PureConsumer {
                 return Err(self.unreadable(partition, first, cause));
             }
         };
-        let asked = vec![(partition, next, bytes)];
-        let answer = match self.fetch(asked, Duration::from_millis(100), 1) {
+        let requested = vec![(partition, next, bytes)];
+        let answer = match self.fetch(requested, Duration::from_millis(100), 1) {
             Ok(answer) => answer,
             Err(Fault::Client(cause)) if is_decoding(&cause) => {
                 return Err(self.unreadable(partition, first, words(&cause)));
@@ -193,7 +187,7 @@ impl PureConsumer {
         let offsets: Vec<i64> = data.messages().iter().map(|message| message.offset).collect();
         let proved = match complete(next, batch, &offsets) {
             Some(complete) => complete,
-            // Nothing but this batch was in the answer if it still lies there as it did before.
+            // The answer had only this batch if the log still has it unchanged.
             None => self.wire.stored_batch(&self.topic, partition, next)? == Some(*batch),
         };
         if !proved {
@@ -217,8 +211,8 @@ impl PureConsumer {
         for message in &data.messages()[..count] {
             let cursor = &mut self.cursors[index];
             let offset = Offset::new(message.offset);
-            // A null key or value reads as an empty one here; no key is by far the likelier, no
-            // value the rarer.
+            // The crate reads a null key or value as an empty one. An empty key most likely is no key, while an
+            // empty value most likely is one.
             let record = Record {
                 offset,
                 timestamp: None,
@@ -244,24 +238,24 @@ impl PureConsumer {
         Ok(Flow::Continue)
     }
 
-    /// Fetches the partitions that need no caution, all at once.
+    /// Fetches the partitions that need no caution, all with one request per leader.
     fn read_plainly(&mut self, wait: Duration, sink: &mut dyn Sink) -> Result<Flow> {
         let is_calm = |cursor: &Cursor| !cursor.paused && !cursor.caution.is_raised();
         let calm: Vec<usize> =
             (0..self.cursors.len()).filter(|&i| is_calm(&self.cursors[i])).collect();
         if calm.is_empty() {
-            // No broker waits where there is nothing to ask it for.
+            // No broker does the waiting if nothing is fetched.
             if self.cursors.iter().all(|cursor| cursor.paused) {
                 std::thread::sleep(wait);
             }
             return Ok(Flow::Continue);
         }
         let share = (PURE_FETCH_BYTES / calm.len()).clamp(1, self.fetch_bytes);
-        let asked = self.asked(&calm, share);
-        let answer = match self.fetch(asked, wait, self.settings.min_bytes) {
+        let requested = self.request(&calm, share);
+        let answer = match self.fetch(requested, wait, self.settings.min_bytes) {
             Ok(answer) => answer,
             Err(Fault::Client(cause)) if is_decoding(&cause) && self.undecoded == 0 => {
-                // One partition's batch makes the whole answer fail; read by itself, each shows.
+                // One partition's batch makes the whole answer fail. Read one by one, they show which it is.
                 self.undecoded += 1;
                 for index in calm {
                     self.cursors[index].caution.raise();
@@ -277,7 +271,8 @@ impl PureConsumer {
             let (partition, next) = (self.cursors[index].partition, self.cursors[index].next);
             let data = match part(&answer, partition) {
                 Part::Data(data) => data,
-                // Among others the code for zstd, which the crate does not know.
+                // Among others UNSUPPORTED_COMPRESSION_TYPE (76), which the crate does not know: brokers send it
+                // to clients of old versions for batches in zstd (KIP-110).
                 Part::Error(KafkaCode::Unknown | KafkaCode::CorruptMessage) => {
                     self.cursors[index].caution.raise();
                     continue;
@@ -293,12 +288,12 @@ impl PureConsumer {
             };
             let messages = data.messages();
             let count = believed(next, messages.iter().map(|message| message.offset));
-            // Nothing although there is more: a message above the fetch's size, a marker, a batch
-            // whose records from here on were compacted away.
+            // No message although the log has more: a message larger than the fetch, a marker, or a batch whose
+            // records from here on were compacted away.
             let hidden = messages.is_empty() && data.highwatermark_offset() > next.get();
             let payloads = messages.iter().map(|message| message.key.len() + message.value.len());
-            // An answer ends with its first compressed batch, while the broker has converted all
-            // that was asked for, each time: batch by batch is cheaper then.
+            // The crate stops at the first compressed batch of an answer, while the broker has converted all
+            // that was requested: reading batch by batch is cheaper then.
             let more =
                 messages.last().is_some_and(|last| last.offset < data.highwatermark_offset() - 1);
             let short = more && stops_short(payloads, share);
@@ -311,7 +306,7 @@ impl PureConsumer {
             goes_on |= more;
             found.push((index, data, count));
         }
-        // One that is read carefully needs the client for itself.
+        // A partition that is read carefully needs the client for itself.
         let is_plain = found.len() == calm.len()
             && self.cursors.iter().all(|cursor| cursor.paused || !cursor.caution.is_raised());
         if is_plain && goes_on {
@@ -332,59 +327,59 @@ impl PureConsumer {
         Ok(Flow::Continue)
     }
 
-    /// What is asked of the partitions at `calm` next, `share` bytes of each.
-    fn asked(&self, calm: &[usize], share: usize) -> Asked {
+    /// The next request for the partitions at `calm`, with `share` bytes of each.
+    fn request(&self, calm: &[usize], share: usize) -> Requested {
         let bytes = i32::try_from(share).unwrap_or(i32::MAX);
         let cursors = calm.iter().map(|&index| &self.cursors[index]);
         cursors.map(|cursor| (cursor.partition, cursor.next, bytes)).collect()
     }
 
-    /// Begins with the fetch that follows once `found` is handed over. The log goes on, so that the
-    /// broker answers at once. One that fails is noticed when its answer is looked at.
+    /// Starts the fetch that follows once `found` is handed over. The log goes on, so the broker answers at once.
+    /// A fetch that fails is noticed when its answer is taken.
     fn fetch_ahead(&mut self, calm: &[usize], found: &[(usize, &Data<'_>, usize)], share: usize) {
-        let mut asked = self.asked(calm, share);
-        for ((_, next, _), (_, data, count)) in asked.iter_mut().zip(found) {
+        let mut requested = self.request(calm, share);
+        for ((_, next, _), (_, data, count)) in requested.iter_mut().zip(found) {
             if let Some(last) = data.messages()[..*count].last() {
                 *next = Offset::new(last.offset).next();
             }
         }
-        if let Ok(pending) = self.guard.begin(self.job(asked.clone(), Duration::ZERO, 1)) {
-            self.ahead = Some(Ahead { asked, pending });
+        if let Ok(pending) = self.guard.begin(self.job(requested.clone(), Duration::ZERO, 1)) {
+            self.ahead = Some(Ahead { requested, pending });
         }
     }
 
     fn fetch(
         &mut self,
-        asked: Asked,
+        requested: Requested,
         wait: Duration,
         min_bytes: usize,
     ) -> Result<Vec<Response>, Fault> {
         let limit = wait + BROKER_CALL_LIMIT;
         if let Some(ahead) = self.ahead.take() {
             match self.guard.finish_to_end(ahead.pending, limit) {
-                answer if ahead.asked == asked => return answer,
-                // Nothing more is waited for on connections that are silent.
+                answer if ahead.requested == requested => return answer,
+                // These connections are silent: another request would wait for nothing.
                 Err(fault @ Fault::Own(_)) => return Err(fault),
-                // Partitions were paused or moved meanwhile.
+                // Partitions were paused or moved meanwhile, so the answer does not fit.
                 _ => {}
             }
         }
-        self.guard.call_to_end(limit, self.job(asked, wait, min_bytes))
+        self.guard.call_to_end(limit, self.job(requested, wait, min_bytes))
     }
 
     fn job(
         &self,
-        asked: Asked,
+        requested: Requested,
         wait: Duration,
         min_bytes: usize,
     ) -> impl FnOnce(&mut KafkaClient) -> ::kafka::Result<Vec<Response>> + Send + use<> {
         let topic = Arc::clone(&self.topic);
         move |client| {
-            // The crate asks one leader after the other; each gets its share of the wait.
+            // The crate asks one leader after another; each gets its share of the wait.
             let leaders = leaders(client, &topic);
             client.set_fetch_max_wait_time(wait / leaders)?;
             client.set_fetch_min_bytes(i32::try_from(min_bytes).unwrap_or(i32::MAX));
-            client.fetch_messages(asked.iter().map(|&(partition, offset, bytes)| {
+            client.fetch_messages(requested.iter().map(|&(partition, offset, bytes)| {
                 FetchPartition::new(&topic, partition, offset.get()).with_max_bytes(bytes)
             }))
         }
@@ -419,12 +414,12 @@ impl PureConsumer {
         match code {
             KafkaCode::OffsetOutOfRange => Error::OffsetOutOfRange { topic, partition, offset },
             KafkaCode::LeaderNotAvailable => Error::NoLeader { topic, partition },
-            code => self.failure(format!("the broker says {code:?} of partition {partition}")),
+            code => self.failure(format!("the broker says {code:?} about partition {partition}")),
         }
     }
 }
 
-impl Consumer for PureConsumer {
+impl Consumer for CrateKafkaConsumer {
     fn poll(&mut self, wait: Duration, sink: &mut dyn Sink) -> Result<()> {
         let began = Instant::now();
         let deadline = began + wait;
@@ -467,58 +462,12 @@ impl Consumer for PureConsumer {
     }
 
     fn has_more(&self) -> bool {
-        // One that is still to come may keep waiting what has been handed over.
+        // Only an answer that is here: records that were handed over must not wait for one still to come.
         self.ahead.as_ref().is_some_and(|ahead| ahead.pending.is_answered())
     }
 
     fn close(self: Box<Self>) {
-        // The client is idle here, or given up, with a fetch under way: nothing to wait for.
+        // The client is idle, or abandoned with a fetch under way: nothing to wait for.
         drop(self);
-    }
-}
-
-fn leaders(client: &KafkaClient, topic: &str) -> u32 {
-    let topics = client.topics();
-    let mut hosts: Vec<&str> = topics
-        .partitions(topic)
-        .into_iter()
-        .flatten()
-        .filter_map(|partition| partition.leader().map(|leader| leader.host()))
-        .collect();
-    hosts.sort_unstable();
-    hosts.dedup();
-    u32::try_from(hosts.len()).unwrap_or(1).max(1)
-}
-
-/// The answer's part for one partition.
-fn part(answer: &[Response], wanted: Partition) -> Part<'_> {
-    let partitions = answer.iter().flat_map(Response::topics).flat_map(|topic| topic.partitions());
-    for partition in partitions {
-        if partition.partition() == wanted {
-            return match partition.data() {
-                Ok(data) => Part::Data(data),
-                Err(cause) => match *cause {
-                    ::kafka::Error::Kafka(code) => Part::Error(code),
-                    _ => Part::Error(KafkaCode::Unknown),
-                },
-            };
-        }
-    }
-    Part::Missing
-}
-
-/// Whether the answer came, but could not be read.
-fn is_decoding(cause: &::kafka::Error) -> bool {
-    use std::io::ErrorKind::{InvalidData, InvalidInput, Other};
-    match cause {
-        ::kafka::Error::UnsupportedCompression
-        | ::kafka::Error::UnsupportedProtocol
-        | ::kafka::Error::UnexpectedEOF
-        | ::kafka::Error::CodecError
-        | ::kafka::Error::StringDecodeError
-        | ::kafka::Error::InvalidSnappy(_)
-        | ::kafka::Error::Kafka(KafkaCode::CorruptMessage) => true,
-        ::kafka::Error::Io(cause) => matches!(cause.kind(), InvalidData | InvalidInput | Other),
-        _ => false,
     }
 }

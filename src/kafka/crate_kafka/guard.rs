@@ -1,9 +1,9 @@
-//! Crate kafka's client on a thread of its own, whose calls can be given up. What is asked of the
-//! client, and what its errors mean, is known by the other files of `pure`.
+//! Crate kafka's client on a thread of its own, so that its calls can be abandoned. What the client is used for,
+//! and what its errors mean, is in the other files of this folder.
 //!
-//! The crate has no limit on connecting, keeps connections that failed, and never compares
-//! correlation ids, so a late answer would be read as the next one. Hence: after any error, and
-//! after a call that was given up, the client and its thread are never used again.
+//! The crate has no time limit for connecting, keeps connections that have failed, and never compares correlation
+//! ids: it would take a late answer for the answer to the next request. Hence the rule: after any error, and after
+//! a call that was abandoned, the client and its thread are never used again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,23 +12,15 @@ use std::time::Duration;
 use ::kafka::client::{FetchOffset, KafkaClient};
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 
+use super::fault::{Fault, check_served};
 use crate::config::limits::PROBE_LIMIT;
 use crate::kafka::wire::Wire;
 use crate::model::error::{Error, Result};
 use crate::model::thread::{Thread, spawn};
 
-/// Connections never count as idle: a silent new one in the middle of a call would have no limit.
+/// The crate's idle timeout is never reached: it would replace a connection in the middle of a call, and connect
+/// without a time limit.
 const NEVER_IDLE: Duration = Duration::from_secs(365 * 24 * 3600);
-
-/// What a call ended with, where not with its answer.
-#[derive(Debug)]
-pub(super) enum Fault {
-    Client(::kafka::Error),
-    /// Everything else that mb says itself.
-    Own(Error),
-    /// The stop channel was closed.
-    Stopped,
-}
 
 type Job = Box<dyn FnOnce(&mut KafkaClient) + Send>;
 
@@ -37,25 +29,25 @@ struct Client {
     thread: Thread<()>,
 }
 
-/// A call under way, with the client that is busy with it: dropped, the call is given up.
+/// A call under way, with the client that is busy with it. Dropping it abandons the call.
 pub(super) struct Pending<T> {
     client: Client,
     answer: Receiver<::kafka::Result<T>>,
 }
 
 impl<T> Pending<T> {
-    /// Whether nothing is to be waited for any more.
+    /// Whether the answer is here.
     pub(super) fn is_answered(&self) -> bool {
         !self.answer.is_empty()
     }
 }
 
-/// Makes clients for one topic, one after another as they break.
+/// Creates clients for one topic: a new one whenever the last one failed.
 pub(super) struct Guard {
     servers: String,
     wire: Arc<Wire>,
     topic: Arc<str>,
-    /// Numbers the threads of one `Pure`, so that no two have one name.
+    /// Numbers the threads of one `CrateKafka`, so that no two have the same name.
     threads: Arc<AtomicU64>,
     client: Option<Client>,
 }
@@ -81,8 +73,8 @@ impl Guard {
         self.finish(pending, limit, stop)
     }
 
-    /// Runs `job` on the client's thread, and does not wait for it. Until it is finished another call
-    /// makes a client of its own.
+    /// Runs `job` on the client's thread, and does not wait for it. Another call meanwhile creates a client of its
+    /// own.
     pub(super) fn begin<T: Send + 'static>(
         &mut self,
         job: impl FnOnce(&mut KafkaClient) -> ::kafka::Result<T> + Send + 'static,
@@ -95,7 +87,7 @@ impl Guard {
         let topic = Arc::clone(&self.topic);
         let job: Job = Box::new(move |client| {
             let outcome = prepare(client, &topic).and_then(|()| job(client));
-            // Nobody waits any more where the call was given up.
+            // Nobody receives it if the call was abandoned.
             let _ = sender.send(outcome);
         });
         if client.jobs.send(job).is_err() {
@@ -126,7 +118,7 @@ impl Guard {
             },
             recv(stop) -> _ => Err(Fault::Stopped),
             default(limit) => {
-                // Connections of its age are as silent, most likely.
+                // Other connections of the same age are most likely silent too.
                 self.wire.forget_connections();
                 Err(Fault::Own(Error::broker(
                     format!("finish a call to Kafka at {}", self.servers),
@@ -136,7 +128,7 @@ impl Guard {
         }
     }
 
-    /// Like `finish`, and nothing but its limit ends it.
+    /// Like `finish`; only the limit ends it.
     pub(super) fn finish_to_end<T: Send + 'static>(
         &mut self,
         pending: Pending<T>,
@@ -145,7 +137,7 @@ impl Guard {
         self.finish(pending, limit, &never())
     }
 
-    /// Like `call`, and nothing but its limit ends it.
+    /// Like `call`; only the limit ends it.
     pub(super) fn call_to_end<T: Send + 'static>(
         &mut self,
         limit: Duration,
@@ -154,19 +146,19 @@ impl Guard {
         self.call(limit, &never(), job)
     }
 
-    /// Throws the client away: the next call makes a new one, with fresh metadata.
+    /// Discards the client: the next call creates a new one, with fresh metadata.
     pub(super) fn discard(&mut self) {
         if let Some(client) = self.client.take() {
             close(client);
         }
     }
 
-    /// A new client's thread. Whatever would make the crate hang, or create the topic by asking
-    /// about it, is found out first.
+    /// A new client's thread. First `wire` makes sure of what would make the crate hang (no broker answers) or
+    /// create the topic by asking about it.
     fn start(&self) -> Result<Client> {
-        super::check_served(&self.wire.probe(PROBE_LIMIT)?)?;
+        check_served(&self.wire.probe(PROBE_LIMIT)?)?;
         self.wire.topic(&self.topic)?;
-        // The one that has just answered comes first: the crate connects without a limit.
+        // The server that has just answered comes first, because the crate connects without a time limit.
         let hosts = self.wire.known_servers().split(',').map(str::to_owned).collect();
         let topic = Arc::clone(&self.topic);
         let (jobs, queue) = bounded::<Job>(1);
@@ -189,9 +181,9 @@ impl Drop for Guard {
     }
 }
 
-/// Loads a new client's metadata, and connects it to every leader by a question that changes
-/// nothing: a later call then either works on these connections or fails, and none that was given
-/// up can connect and write long after.
+/// Loads a new client's metadata, and connects it to every leader by a request that changes nothing. Later calls
+/// work on these connections or fail. Without this, a produce call that was abandoned while it was connecting
+/// could still connect and write much later.
 fn prepare(client: &mut KafkaClient, topic: &str) -> ::kafka::Result<()> {
     if !client.topics().contains(topic) {
         client.load_metadata(&[topic])?;
@@ -200,14 +192,14 @@ fn prepare(client: &mut KafkaClient, topic: &str) -> ::kafka::Result<()> {
     Ok(())
 }
 
-/// Ends an idle client; its thread has nothing to wait for.
+/// Ends an idle client, whose thread ends at once.
 fn close(client: Client) {
     drop(client.jobs);
-    // Its panic, if any, was the answer to the call that met it.
+    // A panic of the thread was reported by the call in which it happened.
     let _ = client.thread.join();
 }
 
-/// A client whose thread ended by itself: a panic in the crate.
+/// The fault for a client whose thread has ended by itself: a panic in the crate.
 fn ended(client: Client) -> Fault {
     drop(client.jobs);
     Fault::Own(match client.thread.join() {

@@ -3,15 +3,15 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::mem;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ::kafka::client::{ProduceMessage, RequiredAcks};
 use ::kafka::error::KafkaCode;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use super::guard::{Fault, Guard};
-use super::words;
+use super::fault::{Fault, words};
+use super::guard::Guard;
 use crate::config::limits::{
     BROKER_CALL_LIMIT, PRODUCER_QUEUE_KIB, PURE_CHUNK_BYTES, PURE_LINGER, PURE_UNKNOWN_LIMIT,
 };
@@ -19,6 +19,7 @@ use crate::kafka::wire::Wire;
 use crate::kafka::{Delivery, Message, Producer, Sent};
 use crate::model::error::{Error, Result};
 use crate::model::offset::Partition;
+use crate::model::sync::{Condvar, Mutex, MutexGuard};
 use crate::model::thread::{Thread, spawn};
 
 /// How long the broker may take for the acknowledgement of all in-sync replicas.
@@ -30,7 +31,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// How often a chunk is sent again for an answer that may be final.
 const DOUBTFUL_TRIES: u32 = 3;
 
-pub(super) struct PureProducer {
+pub(super) struct CrateKafkaProducer {
     shared: Arc<Shared>,
     wire: Arc<Wire>,
     topic: String,
@@ -109,13 +110,13 @@ impl Chunk {
     }
 }
 
-impl PureProducer {
+impl CrateKafkaProducer {
     pub(super) fn start(
         guard: Guard,
         wire: Arc<Wire>,
         topic: &str,
         partitions: Vec<Partition>,
-    ) -> Result<PureProducer> {
+    ) -> Result<CrateKafkaProducer> {
         let shared = Arc::new(Shared::default());
         let (stop, stopped) = bounded(0);
         let sending = Sending {
@@ -126,7 +127,7 @@ impl PureProducer {
             stopped,
         };
         let thread = spawn("kafka-producer", move || sending.run())?;
-        Ok(PureProducer {
+        Ok(CrateKafkaProducer {
             shared,
             wire,
             topic: topic.to_owned(),
@@ -163,7 +164,7 @@ impl PureProducer {
     }
 }
 
-impl Producer for PureProducer {
+impl Producer for CrateKafkaProducer {
     fn send(&mut self, message: Message<'_>, wait: Duration) -> Result<Sent> {
         self.check(&message)?;
         let cost = Chunk::cost(&message);
@@ -213,7 +214,7 @@ impl Producer for PureProducer {
     }
 }
 
-impl Drop for PureProducer {
+impl Drop for CrateKafkaProducer {
     fn drop(&mut self) {
         self.stop = None;
         self.shared.lock().stopped = true;
@@ -227,16 +228,17 @@ impl Drop for PureProducer {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn wait<'a>(
         &self,
         on: &Condvar,
-        state: MutexGuard<'a, State>,
+        mut state: MutexGuard<'a, State>,
         limit: Duration,
     ) -> MutexGuard<'a, State> {
-        on.wait_timeout(state, limit).unwrap_or_else(PoisonError::into_inner).0
+        on.wait_for(&mut state, limit);
+        state
     }
 }
 

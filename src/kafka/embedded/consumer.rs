@@ -1,5 +1,4 @@
-//! Reading the embedded topic: one chunk at a time, partitions in turn, and a wait that ends with
-//! the first new record.
+//! Reading the embedded topic: one chunk at a time, partitions in turn; a wait ends with the first new record.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,35 +7,36 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::chunk::Records;
 use super::faults::{Call, Faults, is_leaderless, under};
+use super::shared::Shared;
 use super::store::failed;
-use super::{Embedded, Shared, find_topic, no_partition, watermarks};
+use super::tables::{find_topic, no_partition, watermarks};
 use crate::config::limits;
 use crate::kafka::seam::not_read;
 use crate::kafka::{Consumer, FetchSettings, Flow, Sink};
 use crate::model::error::{Error, Result};
 use crate::model::offset::{Offset, Partition};
 
-/// `FetchSettings::min_bytes` is of no use here: there are no round trips to save, so what is
-/// there is handed over at once. `Sink::position` is never called: the log has no gaps.
+/// `FetchSettings::min_bytes` has no effect: there are no round trips to save, so records are handed over as soon
+/// as they are there. `Sink::position` is never called, because the log has no gaps.
 pub(super) struct EmbeddedConsumer {
     shared: Arc<Shared>,
     faults: Option<Faults>,
-    /// `None` only while it is being given back.
+    /// `None` only while it is returned.
     reader: Option<Connection>,
     topic: String,
     topic_id: i64,
     cursors: Vec<Cursor>,
-    /// Whose turn it is next.
+    /// The cursor whose turn is next.
     turn: usize,
     max_record_bytes: usize,
-    /// The chunk being handed over, kept for its allocation.
+    /// The chunk being handed over; kept to reuse its allocation.
     chunk: Vec<u8>,
 }
 
 struct Cursor {
     partition: Partition,
     next: Offset,
-    /// The partition's row and its end, as last read.
+    /// The partition's row id, and the partition's end when it was last read.
     row: i64,
     end: Offset,
     paused: bool,
@@ -44,13 +44,13 @@ struct Cursor {
 
 impl EmbeddedConsumer {
     pub(super) fn new(
-        embedded: &Embedded,
+        shared: &Arc<Shared>,
+        faults: Option<Faults>,
         topic: &str,
         from: &[(Partition, Offset)],
         settings: &FetchSettings,
-        doing: &str,
     ) -> Result<EmbeddedConsumer> {
-        let shared = Arc::clone(&embedded.shared);
+        let doing = &format!("read topic {topic}");
         let reader = shared.take_reader(doing)?;
         let (topic_id, _) = find_topic(&reader, topic, doing)?;
         let rows = watermarks(&reader, topic_id).map_err(failed(doing))?;
@@ -63,8 +63,8 @@ impl EmbeddedConsumer {
             })
             .collect::<Result<_>>()?;
         Ok(EmbeddedConsumer {
-            shared,
-            faults: embedded.faults.clone(),
+            shared: Arc::clone(shared),
+            faults,
             reader: Some(reader),
             topic: topic.to_owned(),
             topic_id,
@@ -150,7 +150,7 @@ impl EmbeddedConsumer {
         let reader = self.reader.as_ref().expect("a consumer has its reader until it is dropped");
         let first = load_chunk(reader, cursor, &mut self.chunk)
             .map_err(failed(&format!("read {}/{}", self.topic, cursor.partition)))?;
-        // A chunk that begins behind the cursor: retention took the ones before it meanwhile.
+        // If the chunk begins above the cursor, retention has removed the chunks before it meanwhile.
         let Some(first) = first.filter(|first| *first <= cursor.next) else {
             return Err(out_of_range(&self.topic, cursor));
         };
@@ -186,8 +186,8 @@ impl EmbeddedConsumer {
     }
 }
 
-/// Loads the chunk that holds the cursor's record, or the first one behind it; returns its first
-/// offset. No transaction stays open while records are handed over: the sink may wait.
+/// Loads the chunk that holds the cursor's record, or the next one; returns its first offset. No transaction stays
+/// open while records are handed over, because the sink may block.
 fn load_chunk(
     reader: &Connection,
     cursor: &Cursor,

@@ -1,18 +1,18 @@
 //! Faults on demand: an embedded topic that fails as a real broker would, by a plan and a seed.
 //!
-//! For mb's own tests and for users' tests of their pipelines; nothing here runs without
-//! `Embedded::with_faults`.
+//! For mb's own tests and for users' tests of their pipelines, behind the feature `testing`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use crate::model::error::{Error, Result};
 use crate::model::offset::Partition;
+use crate::model::sync::Mutex;
 
-/// Where a fault can strike.
+/// The calls that can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Call {
     /// `topic`, `create_topic`.
@@ -21,14 +21,14 @@ pub enum Call {
     Watermarks,
     /// `committed`.
     Committed,
-    /// `commit`. A fault drawn by probability is, by a fair coin, one before the commit or one
-    /// after it (it was done, and its answer is lost).
+    /// `commit`. Half of the faults drawn by probability come before the commit, half after it: the offsets are
+    /// stored and the answer is lost.
     Commit,
     /// `consumer`, `producer`.
     Open,
     /// A consumer's `poll`, before it hands anything over.
     Poll,
-    /// The write of what a producer has gathered; it is tried again, as a producer's retries are.
+    /// The write of the messages that a producer has gathered. It is retried, as a Kafka producer retries.
     Write,
 }
 
@@ -95,8 +95,8 @@ impl Faults {
         self.plan(|plan| plan.delay = delay);
     }
 
-    /// From now on these partitions, and no others, have no leader: they cannot be read, and nobody knows
-    /// where they begin and end. What is written to them waits in the file.
+    /// From now on these partitions, and no others, have no leader: they cannot be read, and their watermarks are
+    /// unknown. Messages can still be written to them.
     pub fn take_leaders(&self, partitions: impl IntoIterator<Item = Partition>) {
         self.plan(|plan| plan.leaderless = partitions.into_iter().collect());
     }
@@ -127,7 +127,7 @@ impl Faults {
     }
 
     fn plan<T>(&self, change: impl FnOnce(&mut Plan) -> T) -> T {
-        change(&mut super::lock(&self.0))
+        change(&mut self.0.lock())
     }
 
     fn draw(&self, call: Call) -> Option<Strike> {

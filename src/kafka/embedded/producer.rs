@@ -1,51 +1,53 @@
-//! Writing to the embedded topic: messages gather in an outbox and go to the file in groups.
+//! Writing to the embedded topic: messages gather in an outbox and are written to the file in groups.
 //!
-//! There is no thread for it. A message is written at once when the last write is
-//! `limits::EMBEDDED_LINGER` ago or more; else it waits for company, until the next call of the
-//! producer or of anybody who reads finds it due.
+//! No thread exists for it. A message is written at once if the last write is `limits::EMBEDDED_LINGER` ago or
+//! more. Otherwise it waits for others, until the next call of the producer or of any reader finds it due.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, params};
 
+use super::chunk;
 use super::faults::{Call, Faults, under};
 use super::retention::{self, CHUNK_OVERHEAD_BYTES};
+use super::shared::{Shared, Unwritten};
 use super::store::{failed, immediate};
-use super::{Embedded, Shared, chunk, find_topic, lock, no_partition, watermarks};
+use super::tables::{find_topic, no_partition, watermarks};
 use crate::config::limits;
 use crate::kafka::{Delivery, Message, Producer, Sent};
 use crate::model::error::{Error, Result};
 use crate::model::offset::Partition;
+use crate::model::sync::Mutex;
 
 pub(super) struct EmbeddedProducer {
     shared: Arc<Shared>,
     topic: String,
     topic_id: i64,
-    /// As last read: new ones are looked for when a message names one that is not here.
+    /// As last read. They are read again when a message names a partition that is not among them.
     partitions: BTreeSet<Partition>,
     outbox: Arc<Mutex<Outbox>>,
 }
 
-/// What a producer has accepted and not yet written, in chunks, in the order of their writing.
+/// What a producer has accepted and not yet written: chunks, in the order in which they are written.
 pub(super) struct Outbox {
     topic_id: i64,
     doing: String,
     faults: Option<Faults>,
-    /// Where a chunk closes: small enough that retention can work in steps.
+    /// The size at which a chunk is closed: small enough for retention to remove records in steps.
     chunk_bytes: usize,
     chunks: VecDeque<Chunk>,
-    /// Where in `chunks` each partition's open chunk is.
+    /// The index in `chunks` of each partition's open chunk.
     open: BTreeMap<Partition, usize>,
     bytes: usize,
     records: u64,
-    /// When the oldest message came in; `None` for an empty outbox.
+    /// When the oldest message came; `None` if the outbox is empty.
     since: Option<Instant>,
     last_write: Option<Instant>,
-    /// Not before then, after a write that failed.
+    /// When a failed write may be retried.
     retry_at: Option<Instant>,
-    /// The last write found no room: only a commit makes some, or a group that goes.
+    /// The last write found no room. Only a commit makes room, or the removal of a group.
     no_room: bool,
     delivery: Delivery,
 }
@@ -57,19 +59,24 @@ struct Chunk {
 }
 
 impl EmbeddedProducer {
-    pub(super) fn new(embedded: &Embedded, topic: &str, doing: &str) -> Result<EmbeddedProducer> {
-        let shared = Arc::clone(&embedded.shared);
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        faults: Option<Faults>,
+        topic: &str,
+    ) -> Result<EmbeddedProducer> {
+        let shared = Arc::clone(shared);
+        let doing = &format!("write to topic {topic}");
         let (topic_id, partitions) = shared.read(doing, |reader| {
             let (topic_id, _) = find_topic(reader, topic, doing)?;
             let rows = watermarks(reader, topic_id).map_err(failed(doing))?;
             Ok((topic_id, rows.into_keys().collect()))
         })?;
-        // Room for eight chunks at least, so that retention never has to take all or nothing.
+        // Room for at least eight chunks, so that retention never has to remove everything or nothing.
         let eighth = usize::try_from(shared.retention_bytes / 8).unwrap_or(usize::MAX);
         let outbox = Arc::new(Mutex::new(Outbox {
             topic_id,
             doing: doing.to_owned(),
-            faults: embedded.faults.clone(),
+            faults,
             chunk_bytes: limits::EMBEDDED_CHUNK_BYTES.min(eighth),
             chunks: VecDeque::new(),
             open: BTreeMap::new(),
@@ -81,9 +88,10 @@ impl EmbeddedProducer {
             no_room: false,
             delivery: Delivery::default(),
         }));
-        let mut outboxes = lock(&shared.outboxes);
+        let waits = Arc::downgrade(&outbox);
+        let mut outboxes = shared.outboxes.lock();
         outboxes.retain(|outbox| outbox.strong_count() > 0);
-        outboxes.push(Arc::downgrade(&outbox));
+        outboxes.push(waits);
         drop(outboxes);
         Ok(EmbeddedProducer { shared, topic: topic.to_owned(), topic_id, partitions, outbox })
     }
@@ -125,7 +133,7 @@ impl Producer for EmbeddedProducer {
         let deadline = now + wait;
         loop {
             let seen = self.shared.version();
-            let mut outbox = lock(&self.outbox);
+            let mut outbox = self.outbox.lock();
             if outbox.is_full(bytes) && outbox.may_try(now) {
                 outbox.write(&self.shared);
             }
@@ -134,7 +142,7 @@ impl Producer for EmbeddedProducer {
                 outbox.push(&message, bytes, now);
                 if outbox.write_if_due(&self.shared, now).is_some() && first {
                     drop(outbox);
-                    // A reader that waits must learn when this is due.
+                    // A waiting reader must learn when this is due.
                     self.shared.notify();
                 }
                 return Ok(Sent::Accepted);
@@ -151,7 +159,7 @@ impl Producer for EmbeddedProducer {
     }
 
     fn delivery(&mut self) -> Delivery {
-        let mut outbox = lock(&self.outbox);
+        let mut outbox = self.outbox.lock();
         outbox.write_if_due(&self.shared, Instant::now());
         outbox.delivery.clone()
     }
@@ -160,7 +168,7 @@ impl Producer for EmbeddedProducer {
         let deadline = Instant::now() + limit;
         loop {
             let seen = self.shared.version();
-            let mut outbox = lock(&self.outbox);
+            let mut outbox = self.outbox.lock();
             if outbox.may_try(Instant::now()) {
                 outbox.write(&self.shared);
             }
@@ -174,18 +182,17 @@ impl Producer for EmbeddedProducer {
     }
 }
 
-/// What is left is written if it can be; what cannot was never acknowledged.
+/// Writes what is left, if there is room. The rest was never acknowledged.
 impl Drop for EmbeddedProducer {
     fn drop(&mut self) {
-        lock(&self.outbox).write(&self.shared);
-        let gone = Arc::downgrade(&self.outbox);
-        lock(&self.shared.outboxes).retain(|outbox| !Weak::ptr_eq(outbox, &gone));
+        self.outbox.lock().write(&self.shared);
+        let gone: Weak<Mutex<dyn Unwritten>> = Arc::downgrade(&self.outbox) as _;
+        self.shared.outboxes.lock().retain(|outbox| !Weak::ptr_eq(outbox, &gone));
     }
 }
 
 impl Outbox {
-    /// Whether a message of `bytes` has no place; a message that is larger than the outbox goes
-    /// into an empty one.
+    /// Whether a message of `bytes` has no room. A message that is larger than the outbox fits an empty one.
     fn is_full(&self, bytes: usize) -> bool {
         let over = self.bytes + bytes > limits::EMBEDDED_OUTBOX_BYTES && self.bytes > 0;
         over || (self.no_room && self.bytes > 0)
@@ -215,7 +222,7 @@ impl Outbox {
         self.since.get_or_insert(now);
     }
 
-    /// When the gathered messages are to be written; `None` where there are none, or no room.
+    /// When the gathered messages are to be written; `None` if there are none, or no room for them.
     fn due(&self) -> Option<Instant> {
         let since = self.since?;
         if self.no_room {
@@ -229,21 +236,29 @@ impl Outbox {
         Some(self.retry_at.map_or(due, |at| at.max(due)))
     }
 
-    /// Writes what is due; returns when what is left will be.
-    pub(super) fn write_if_due(&mut self, shared: &Shared, now: Instant) -> Option<Instant> {
+    /// Finds the open chunks after some were written.
+    fn reopen(&mut self) {
+        self.open = self.chunks.iter().enumerate().map(|(at, c)| (c.partition, at)).collect();
+        if self.chunks.is_empty() {
+            self.since = None;
+        }
+    }
+}
+
+impl Unwritten for Outbox {
+    fn write_if_due(&mut self, shared: &Shared, now: Instant) -> Option<Instant> {
         if self.due().is_some_and(|due| due <= now) {
             self.write(shared);
         }
         self.due()
     }
 
-    /// Writes all that there is room for, in one transaction, and acknowledges it.
-    pub(super) fn write(&mut self, shared: &Shared) {
+    fn write(&mut self, shared: &Shared) {
         if self.chunks.is_empty() {
             return;
         }
         let written = under(self.faults.as_ref(), Call::Write, &self.doing, || {
-            let mut writer = lock(&shared.writer);
+            let mut writer = shared.writer.lock();
             write_chunks(&mut writer, self.topic_id, &self.chunks, shared)
                 .map_err(failed(&self.doing))
         });
@@ -273,18 +288,9 @@ impl Outbox {
         }
         self.reopen();
     }
-
-    /// Finds the chunks that are still open, after some have gone.
-    fn reopen(&mut self) {
-        self.open = self.chunks.iter().enumerate().map(|(at, c)| (c.partition, at)).collect();
-        if self.chunks.is_empty() {
-            self.since = None;
-        }
-    }
 }
 
-/// Writes chunks, the first ones first, until one has no room; returns how many. Nothing is
-/// written at an error.
+/// Writes chunks, in order, until one has no room; returns how many. After an error nothing was written.
 fn write_chunks(
     writer: &mut Connection,
     topic_id: i64,
@@ -298,7 +304,7 @@ fn write_chunks(
     for chunk in chunks {
         let cost = chunk.cost();
         if used + cost > shared.retention_bytes {
-            // A little more than is needed, so that this is not done for each write.
+            // A little more than necessary, so that not every write has to remove something.
             let over = used + unwritten - shared.retention_bytes;
             used -= retention::remove(&tx, over + shared.retention_bytes / 16)?;
         }
@@ -316,7 +322,7 @@ fn write_chunks(
 }
 
 impl Chunk {
-    /// What it counts for in `--embedded-retention-bytes`.
+    /// How many bytes it counts as in `--embedded-retention-bytes`.
     fn cost(&self) -> u64 {
         self.bytes.len() as u64 + CHUNK_OVERHEAD_BYTES
     }
@@ -341,9 +347,9 @@ fn insert(tx: &Connection, topic_id: i64, chunk: &Chunk) -> rusqlite::Result<()>
     Ok(())
 }
 
-/// Once, and again only where it is somebody else.
+/// Logs once who holds retention back, and again only if it is another group.
 fn say_who_holds_back(shared: &Shared, holder: (String, Option<String>)) {
-    let mut said = lock(&shared.held_back);
+    let mut said = shared.held_back.lock();
     if said.as_ref() == Some(&holder) {
         return;
     }
@@ -351,8 +357,8 @@ fn say_who_holds_back(shared: &Shared, holder: (String, Option<String>)) {
     *said = Some(holder);
 }
 
-/// Why a producer waits, and what ends that. A topic of dead letters may have no group for ever, and
-/// still they are kept: they can be the only ones.
+/// Why a producer waits, and what ends the wait. A topic of dead letters may never have a group; its records are
+/// kept all the same, because they may be the only copy.
 fn held_back((topic, group): &(String, Option<String>), retention_bytes: u64) -> String {
     let cause = match group {
         Some(group) => format!("group {group} has not yet committed them"),

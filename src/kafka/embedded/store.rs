@@ -48,9 +48,12 @@ CREATE TABLE commits (
 ) WITHOUT ROWID;
 ";
 
-/// Where the embedded topic is in a data directory.
+/// The name of the topic file in the data directory.
+pub const FILE: &str = "topic.db";
+
+/// The topic file of a data directory.
 pub(super) fn file(data_dir: &Path) -> PathBuf {
-    data_dir.join(super::FILE)
+    data_dir.join(FILE)
 }
 
 /// Opens the file for writing, and makes it where it is missing or empty.

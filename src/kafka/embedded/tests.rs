@@ -1,32 +1,32 @@
-//! What the embedded topic promises beyond the conformance suite: retention, grouped writes, waits
-//! that end with an event, faults, a full disk; and a comparison with a naive model.
+//! What the embedded topic promises beyond the conformance suite: retention, grouped writes, waits that end with an
+//! event, faults, a full disk.
 
-use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use proptest::prelude::*;
-
-use super::*;
-use crate::kafka::{Flow, Message, Sent, Sink};
+use super::{Call, Embedded, Faults, store};
+use crate::kafka::{Broker, FetchSettings, Flow, Message, Sent, Sink};
 use crate::model::batch::Record;
+use crate::model::error::{Error, Result};
+use crate::model::offset::{Offset, Partition};
 
-const NOW: Duration = Duration::ZERO;
+pub(super) const NOW: Duration = Duration::ZERO;
 const LONG: Duration = Duration::from_secs(20);
 
-type Read = (Partition, i64, Vec<u8>);
+pub(super) type Read = (Partition, i64, Vec<u8>);
 
 /// Takes records until it has `room`.
-struct Taker {
-    read: Vec<Read>,
+pub(super) struct Taker {
+    pub(super) read: Vec<Read>,
     room: usize,
     failed: Vec<(Partition, Error)>,
 }
 
 impl Taker {
-    fn new(room: usize) -> Taker {
+    pub(super) fn new(room: usize) -> Taker {
         Taker { read: Vec::new(), room, failed: Vec::new() }
     }
 }
@@ -48,7 +48,7 @@ impl Sink for Taker {
     }
 }
 
-fn open(dir: &Path, retention_bytes: u64) -> Embedded {
+pub(super) fn open(dir: &Path, retention_bytes: u64) -> Embedded {
     Embedded::open(dir, retention_bytes).unwrap()
 }
 
@@ -59,16 +59,16 @@ fn topic(partitions: u32) -> (tempfile::TempDir, Embedded) {
     (dir, embedded)
 }
 
-fn message(partition: Partition, value: &[u8]) -> Message<'_> {
+pub(super) fn message(partition: Partition, value: &[u8]) -> Message<'_> {
     Message { partition, key: None, value: Some(value), headers: &[] }
 }
 
-fn settings() -> FetchSettings {
+pub(super) fn settings() -> FetchSettings {
     FetchSettings { min_bytes: 1, max_record_bytes: 1 << 20, isolation: None }
 }
 
 /// Reads from `from` until nothing more comes at once.
-fn read_all(embedded: &Embedded, from: &[(Partition, i64)]) -> Result<Vec<Read>> {
+pub(super) fn read_all(embedded: &Embedded, from: &[(Partition, i64)]) -> Result<Vec<Read>> {
     let from: Vec<_> = from.iter().map(|(p, offset)| (*p, Offset::new(*offset))).collect();
     let mut consumer = embedded.consumer("t", &from, &settings())?;
     let mut taker = Taker::new(usize::MAX);
@@ -84,7 +84,7 @@ fn read_all(embedded: &Embedded, from: &[(Partition, i64)]) -> Result<Vec<Read>>
     }
 }
 
-fn marks(embedded: &Embedded, partition: Partition) -> (i64, i64) {
+pub(super) fn marks(embedded: &Embedded, partition: Partition) -> (i64, i64) {
     let marks = embedded.watermarks_of("t", partition).unwrap();
     (marks.beginning.get(), marks.end.get())
 }
@@ -200,7 +200,7 @@ fn unread_records_hold_the_producer_until_they_are_committed() {
     let error = producer.delivery().last_error.unwrap();
     assert!(error.contains("--embedded-retention-bytes"), "{error}");
     assert_eq!(
-        *lock(&embedded.shared.held_back),
+        *embedded.shared.held_back.lock(),
         Some(("t".to_owned(), None)),
         "the log names who holds the room"
     );
@@ -244,7 +244,10 @@ fn a_full_disk_is_an_error_that_passes_and_tears_nothing() {
     let (_dir, embedded) = topic(1);
     write(&embedded, 0, &[b"before"]);
     let pages = |limit: i64| {
-        lock(&embedded.shared.writer)
+        embedded
+            .shared
+            .writer
+            .lock()
             .query_row(&format!("PRAGMA max_page_count = {limit}"), [], |row| row.get::<_, i64>(0))
             .unwrap();
     };
@@ -335,176 +338,4 @@ fn a_message_that_can_never_fit_is_refused() {
     embedded.add_partitions("t", 2).unwrap();
     assert_eq!(producer.send(message(1, b"x"), NOW), Ok(Sent::Accepted));
     assert!(matches!(embedded.add_partitions("t", 1), Err(Error::Config(_))));
-}
-
-// ---- a naive model --------------------------------------------------------------------------
-
-#[derive(Clone, Debug)]
-enum Op {
-    Produce { partition: usize, records: usize, bytes: usize },
-    Commit { group: u8, partition: usize, share: f64 },
-    Fetch { partition: usize, share: f64, room: usize },
-    AddPartition,
-    Reopen,
-}
-
-fn op() -> impl Strategy<Value = Op> {
-    prop_oneof![
-        6 => (0usize..4, 1usize..40, 0usize..700)
-            .prop_map(|(partition, records, bytes)| Op::Produce { partition, records, bytes }),
-        5 => (0u8..3, 0usize..4, 0.0..=1.0)
-            .prop_map(|(group, partition, share)| Op::Commit { group, partition, share }),
-        4 => (0usize..4, 0.0..=1.0, 1usize..60)
-            .prop_map(|(partition, share, room)| Op::Fetch { partition, share, room }),
-        1 => Just(Op::AddPartition),
-        1 => Just(Op::Reopen),
-    ]
-}
-
-/// Every value that was accepted, by partition, and every commit: nothing is ever removed here.
-#[derive(Default)]
-struct Model {
-    logs: Vec<Vec<Vec<u8>>>,
-    commits: BTreeMap<u8, BTreeMap<usize, i64>>,
-    /// Per partition, what the log's beginning may be by now.
-    may_begin: Vec<i64>,
-    serial: u32,
-}
-
-impl Model {
-    /// Below it, every group that has committed anything is done with the partition.
-    fn floor(&self, partition: usize) -> i64 {
-        let offsets =
-            self.commits.values().map(|of| of.get(&partition).copied().unwrap_or_default());
-        offsets.min().unwrap_or_default()
-    }
-
-    /// A beginning never goes back, not even where a group that is new has read nothing yet.
-    fn note_floors(&mut self) {
-        self.may_begin.resize(self.logs.len(), 0);
-        for partition in 0..self.logs.len() {
-            self.may_begin[partition] = self.may_begin[partition].max(self.floor(partition));
-        }
-    }
-
-    fn value(&mut self, bytes: usize) -> Vec<u8> {
-        self.serial += 1;
-        let mut value = self.serial.to_le_bytes().to_vec();
-        value.resize(bytes.max(4), 0xab);
-        value
-    }
-}
-
-const MODEL_RETENTION: u64 = 24 << 10;
-
-fn compare(ops: &[Op]) -> std::result::Result<(), TestCaseError> {
-    let dir = tempfile::tempdir().unwrap();
-    let mut embedded = open(dir.path(), MODEL_RETENTION);
-    embedded.create_topic("t", 2).unwrap();
-    let mut producer = embedded.producer("t").unwrap();
-    let mut model = Model { logs: vec![Vec::new(); 2], ..Model::default() };
-    for op in ops {
-        let partitions = model.logs.len();
-        match *op {
-            Op::Produce { partition, records, bytes } => {
-                let partition = partition % partitions;
-                for _ in 0..records {
-                    let value = model.value(bytes);
-                    let message = message(partition as Partition, &value);
-                    match producer.send(message, NOW).unwrap() {
-                        Sent::Accepted => model.logs[partition].push(value),
-                        Sent::Full => {
-                            prop_assert!(producer.flush(NOW).unwrap() > 0, "full, yet all written")
-                        }
-                    }
-                }
-            }
-            Op::Commit { group, partition, share } => {
-                let partition = partition % partitions;
-                let (_, end) = marks(&embedded, partition as Partition);
-                let offset = (end as f64 * share) as i64;
-                let offsets = [(partition as Partition, Offset::new(offset))];
-                embedded.commit(&group.to_string(), "t", &offsets).unwrap();
-                model.commits.entry(group).or_default().insert(partition, offset);
-            }
-            Op::Fetch { partition, share, room } => {
-                let partition = partition % partitions;
-                let (beginning, end) = marks(&embedded, partition as Partition);
-                let from = beginning + ((end - beginning) as f64 * share) as i64;
-                let mut taker = Taker::new(room);
-                let cursor = [(partition as Partition, Offset::new(from))];
-                let mut consumer = embedded.consumer("t", &cursor, &settings()).unwrap();
-                consumer.poll(NOW, &mut taker).unwrap();
-                let until = (from + room as i64).min(end);
-                let expected: Vec<Read> = (from..until)
-                    .map(|at| (partition as i32, at, model.logs[partition][at as usize].clone()))
-                    .collect();
-                prop_assert_eq!(taker.read, expected);
-            }
-            Op::AddPartition => {
-                if partitions < 4 {
-                    embedded.add_partitions("t", partitions as u32 + 1).unwrap();
-                    model.logs.push(Vec::new());
-                }
-            }
-            Op::Reopen => {
-                drop(producer);
-                embedded = open(dir.path(), MODEL_RETENTION);
-                producer = embedded.producer("t").unwrap();
-                // What the producer still held was not acknowledged: it is lost with it.
-                for (partition, log) in model.logs.iter_mut().enumerate() {
-                    log.truncate(marks(&embedded, partition as Partition).1 as usize);
-                }
-            }
-        }
-        model.note_floors();
-        check(&embedded, producer.flush(NOW).unwrap(), &model)?;
-    }
-    Ok(())
-}
-
-fn check(embedded: &Embedded, held: u64, model: &Model) -> std::result::Result<(), TestCaseError> {
-    let mut unwritten = 0;
-    for (partition, log) in model.logs.iter().enumerate() {
-        let (beginning, end) = marks(embedded, partition as Partition);
-        prop_assert!(beginning <= end && end <= log.len() as i64);
-        prop_assert!(beginning <= model.may_begin[partition], "an unread record was removed");
-        unwritten += log.len() as u64 - end as u64;
-        let read = read_all(embedded, &[(partition as Partition, beginning)]).unwrap();
-        prop_assert_eq!(read.len() as i64, end - beginning);
-        for (at, (_, offset, value)) in (beginning..end).zip(&read) {
-            prop_assert_eq!(at, *offset);
-            prop_assert_eq!(value, &log[at as usize]);
-        }
-    }
-    prop_assert_eq!(unwritten, held, "accepted is written or held");
-    for (group, of) in &model.commits {
-        let partitions: Vec<_> = (0..model.logs.len() as Partition).collect();
-        let stored = embedded.committed(&group.to_string(), "t", &partitions).unwrap();
-        let expected = partitions.iter().map(|partition| {
-            (*partition, Ok(of.get(&(*partition as usize)).copied().map(Offset::new)))
-        });
-        prop_assert_eq!(stored, expected.collect::<BTreeMap<_, _>>());
-    }
-    let mut writer = lock(&embedded.shared.writer);
-    let tx = immediate(&mut writer).unwrap();
-    prop_assert!(retention::used(&tx).unwrap() <= MODEL_RETENTION);
-    // Held back only where nothing more may go.
-    if held > 0 {
-        let removable: i64 =
-            tx.query_row("SELECT count(*) FROM chunks", [], |row| row.get::<_, i64>(0)).unwrap();
-        prop_assert!(removable > 0);
-        let freed = retention::remove(&tx, 1).unwrap();
-        prop_assert_eq!(freed, 0, "there was room to be made");
-    }
-    Ok(())
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
-
-    #[test]
-    fn it_does_what_a_naive_model_does(ops in prop::collection::vec(op(), 1..60)) {
-        compare(&ops)?;
-    }
 }

@@ -1,5 +1,5 @@
-//! One tick's consumer: hands records to the sink, and decides which of librdkafka's errors are
-//! mb's. How records come out of librdkafka is in `native`.
+//! One tick's consumer: hands records to the sink, and decides what librdkafka's errors mean for mb. How records
+//! come out of librdkafka is in `native`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -8,21 +8,22 @@ use rdkafka::consumer::Consumer as _;
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::types::RDKafkaErrorCode;
 
-use super::native::{Client, Event, Failure, Records};
-use super::{context, known_partitions, let_go};
+use super::client::{check_known, close};
+use super::context::{self, Client, Failure};
+use super::native::{Event, Records};
 use crate::config::limits;
 use crate::kafka::seam::not_read;
 use crate::kafka::{Consumer, FetchSettings, Flow, Sink};
 use crate::model::error::{Error, Result};
 use crate::model::offset::{Offset, Partition};
 
-/// A long wait looks after the connection this often.
+/// During a long wait the connection is checked this often.
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
-/// How long one look at a doubtful connection takes at most.
+/// The time limit of one check whether the cluster can be reached.
 const LOOK_LIMIT: Duration = Duration::from_millis(50);
-/// Where one poll brings so many records, more will follow.
+/// If one poll brings this many records, more will follow.
 const BULK_RECORDS: usize = 256;
-/// One question about the topic, after an error, takes at most so long.
+/// The time limit of the question whether the topic exists, after an error.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
 pub(super) struct LibrdkafkaConsumer {
@@ -38,8 +39,8 @@ pub(super) struct LibrdkafkaConsumer {
     has_more: bool,
 }
 
-/// librdkafka has lost a connection, or all of them, or says so: it does also while it still tries
-/// a second address of the same name, and it reconnects by itself. Only time tells.
+/// librdkafka reports that it has lost one connection, or all. It does so even while it still tries a second
+/// address of the same name, and it reconnects by itself, so only a report that persists is an error.
 struct Doubt {
     since: Instant,
     cause: String,
@@ -151,7 +152,7 @@ impl LibrdkafkaConsumer {
         Error::broker(format!("{verb} {}/{partition}", self.topic), failure.reason)
     }
 
-    /// Serves librdkafka's own queue (log lines, errors of the client as a whole).
+    /// Serves the client's own queue (log lines, errors of the client as a whole).
     fn watch(&mut self) -> Result<()> {
         let records = self.records.as_ref().expect("a consumer is polled before its close only");
         for failure in context::serve(records.client()) {
@@ -159,23 +160,23 @@ impl LibrdkafkaConsumer {
                 Code::Authentication | Code::SSL | Code::Fatal => {
                     return Err(Error::broker(self.doing(), failure.reason));
                 }
-                // Topics and partitions that are not there, or are not ours to read.
+                // Topics and partitions that do not exist, or that mb may not read.
                 Code::Fail => {
-                    known_partitions(records.client(), &self.topic, ANSWER_LIMIT)?;
+                    check_known(records.client(), &self.topic, ANSWER_LIMIT)?;
                     return Err(Error::broker(self.doing(), failure.reason));
                 }
                 Code::AllBrokersDown => {
                     self.doubt.get_or_insert_with(|| Doubt::new(failure.reason));
                 }
-                // One connection's trouble, which librdkafka mends by itself where it can; its
-                // words are better than those above.
+                // A problem of one connection, from which librdkafka recovers by itself if it can. Its text
+                // is better than that of AllBrokersDown.
                 Code::BrokerTransportFailure | Code::OperationTimedOut | Code::Resolve => {
                     match &mut self.doubt {
                         Some(doubt) => doubt.cause = failure.reason,
                         None => self.doubt = Some(Doubt::new(failure.reason)),
                     }
                 }
-                // Shown at debug level already, and no reason to stop reading.
+                // In the log at debug level already, and no reason to stop reading.
                 _ => {}
             }
         }
@@ -184,7 +185,7 @@ impl LibrdkafkaConsumer {
         if lasts < LOOK_LIMIT {
             return Ok(());
         }
-        // An empty partition shows nothing of a broker that is back, so ask.
+        // An empty partition does not show that its broker is back, so ask.
         if records.client().fetch_metadata(Some(&self.topic), LOOK_LIMIT).is_ok() {
             self.doubt = None;
         } else if lasts >= limits::BROKER_DOWN_LIMIT {
@@ -193,7 +194,7 @@ impl LibrdkafkaConsumer {
         Ok(())
     }
 
-    /// Pauses or resumes the partition by `call`, where it is not so already.
+    /// Pauses or resumes the partition by `call`, unless it is already in that state.
     fn switch(
         &mut self,
         partition: Partition,
@@ -248,13 +249,13 @@ impl Consumer for LibrdkafkaConsumer {
 impl Drop for LibrdkafkaConsumer {
     fn drop(&mut self) {
         if let Some(records) = self.records.take() {
-            let_go("consumer", records);
+            close("consumer", records);
         }
     }
 }
 
-/// What an error that came instead of a partition's records means to mb. `offset` is where the
-/// partition was to be read.
+/// What an error that came instead of a partition's records means. `offset` is where the partition was to be
+/// read.
 fn meaning(topic: &str, partition: Partition, offset: i64, failure: &Failure) -> Error {
     let offset = Offset::checked(offset);
     match (failure.code, offset) {
@@ -294,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn an_offset_that_is_gone_is_named() {
+    fn an_offset_outside_the_log_is_named() {
         let error = meaning("t", 3, 17, &failure(Code::AutoOffsetReset));
         let expected =
             Error::OffsetOutOfRange { topic: "t".into(), partition: 3, offset: Offset::new(17) };
@@ -302,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_does_not_check_is_unreadable_at_its_offset() {
+    fn a_broken_record_is_unreadable_at_its_offset() {
         for code in [Code::BadMessage, Code::BadCompression, Code::InvalidMessage] {
             let error = meaning("t", 0, 5, &failure(code));
             assert_eq!(error.to_string(), "cannot read t/0 at offset 5: its own words");
@@ -311,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_is_the_brokers_trouble() {
+    fn any_other_code_is_a_broker_error() {
         let error = meaning("t", 0, -1001, &failure(Code::TopicAuthorizationFailed));
         assert_eq!(error, Error::broker("read t/0", "its own words"));
         let unknown = meaning("t", -1, -1001, &failure(Code::UnknownTopicOrPartition));

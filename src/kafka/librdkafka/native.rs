@@ -1,6 +1,5 @@
-//! What librdkafka's C interface has and crate rdkafka does not wrap: reading records by the array,
-//! and pausing one partition of them. All of this backend's unsafe code is here; what records and
-//! errors mean is decided by its callers.
+//! What librdkafka's C interface has and crate rdkafka does not wrap: reading records in batches, and pausing one
+//! partition. All of this backend's unsafe code is here; what records and errors mean is decided by the callers.
 
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::ptr::NonNull;
@@ -9,28 +8,17 @@ use std::time::Duration;
 use std::vec::Drain;
 
 use rdkafka::bindings as ffi;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::producer::{BaseProducer, Producer as _};
 
-use super::context::Context;
+use super::context::{Client, Context, Failure};
 use crate::config::limits;
 use crate::model::batch::Record;
 use crate::model::headers::{self, Headers};
 use crate::model::offset::{Offset, Partition};
 
-/// A client that never joins a group, commits or chooses an offset by itself, and whose own queue
-/// carries nothing but log lines and errors of the client as a whole.
-pub(super) type Client = BaseConsumer<Context>;
-
-/// An error of librdkafka's: its code, and its own words.
-#[derive(Debug)]
-pub(super) struct Failure {
-    pub code: RDKafkaErrorCode,
-    pub reason: String,
-}
-
-/// A C object that is this value's alone and destroyed with it.
+/// A C object that only this value owns, and that is destroyed with it.
 struct Owned<T> {
     object: NonNull<T>,
     destroy: unsafe extern "C" fn(*mut T),
@@ -40,8 +28,8 @@ impl<T> Owned<T> {
     /// `None` for null.
     ///
     /// # Safety
-    /// `object` is null or nobody else's to destroy, and `destroy` is what destroys it. What it
-    /// depends on (its client, above all) must outlive the value.
+    /// `object` is null, or nobody else destroys it and `destroy` is the function that does. Everything that it
+    /// depends on (above all its client) must outlive the value.
     unsafe fn new(object: *mut T, destroy: unsafe extern "C" fn(*mut T)) -> Option<Owned<T>> {
         Some(Owned { object: NonNull::new(object)?, destroy })
     }
@@ -58,19 +46,18 @@ impl<T> Drop for Owned<T> {
     }
 }
 
-/// Gives a producer its servers again. A broker that shuts down or starts may answer for a moment
-/// that the cluster has no brokers: librdkafka (2.12.1) then drops the last one that it knows, and
-/// has nobody left to ask.
+/// Adds the servers to a producer's list again. A broker that is shutting down or starting may answer for a
+/// moment that the cluster has no brokers. librdkafka (2.12.1) then forgets every broker it knows and has none
+/// left to ask, for ever.
 pub(super) fn add_brokers(producer: &BaseProducer<Context>, servers: &str) {
     let Ok(servers) = CString::new(servers) else { return };
     // SAFETY: the client lives as long as `producer`, and the text is copied by the call.
     unsafe { ffi::rd_kafka_brokers_add(producer.client().native_ptr(), servers.as_ptr()) };
 }
 
-/// Partitions being read: their records, ends and errors come out of one queue, in the order of
-/// each partition.
+/// Partitions being read. Their records, ends and errors come out of one queue, in order for each partition.
 pub(super) struct Records {
-    // Fields are dropped in this order: what was taken, then the handles, the client last.
+    // Fields are dropped in this order: messages first, then the handles, the client last.
     taken: Vec<Message>,
     queue: Owned<ffi::rd_kafka_queue_t>,
     topic: Owned<ffi::rd_kafka_topic_t>,
@@ -128,8 +115,8 @@ impl Records {
         if started == 0 { Ok(()) } else { Err(last_failure()) }
     }
 
-    /// Stops fetching the partition, which must be started. What lies in the queue of it is
-    /// outdated from here on: librdkafka drops it rather than hand it over.
+    /// Stops fetching the partition, which must be started. Its messages in the queue are outdated from here on:
+    /// librdkafka drops them.
     pub(super) fn stop_partition(&self, partition: Partition) -> Result<(), Failure> {
         // SAFETY: the handle is alive. The call waits for librdkafka's main thread, which waits for
         // no broker (and nothing was stored that it would commit first).
@@ -141,12 +128,12 @@ impl Records {
         &self.client
     }
 
-    /// What is there, up to `limits::RDKAFKA_TAKE_RECORDS` messages; waits at most `wait` for the first.
+    /// The messages that are there, up to `limits::RDKAFKA_TAKE_RECORDS`; waits at most `wait` for the first.
     pub(super) fn take(&mut self, wait: Duration) -> Drain<'_, Message> {
         debug_assert!(self.taken.is_empty(), "a drain empties it, however it ends");
         self.fill(Duration::ZERO, limits::RDKAFKA_TAKE_RECORDS);
         if self.taken.is_empty() && !wait.is_zero() {
-            // librdkafka waits until an array is full, so the wait is for an array of one.
+            // librdkafka waits until an array is full, so the wait is for an array of one message.
             self.fill(wait, 1);
             if !self.taken.is_empty() {
                 self.fill(Duration::ZERO, limits::RDKAFKA_TAKE_RECORDS - 1);
@@ -157,10 +144,9 @@ impl Records {
 
     fn fill(&mut self, wait: Duration, count: usize) {
         let count = count.min(self.taken.capacity() - self.taken.len());
-        // SAFETY: the array is the vector's spare room, which holds `count` messages, and a
-        // `Message` has the layout of a non-null `rd_kafka_message_t *`. librdkafka writes as many
-        // as it says, each non-null and ours from then on; -1 stands for an error, where it wrote
-        // none.
+        // SAFETY: the array is the vector's spare capacity, which holds `count` messages, and a `Message` has the
+        // layout of a non-null `rd_kafka_message_t *`. librdkafka writes as many pointers as it returns, each
+        // non-null and ours from then on; -1 is an error, after which it has written none.
         unsafe {
             let written = ffi::rd_kafka_consume_batch_queue(
                 self.queue.get(),
@@ -173,25 +159,23 @@ impl Records {
     }
 }
 
-/// A message that librdkafka handed over; destroyed when dropped, so exactly once however the loop
-/// over them ends.
+/// A message from librdkafka. It is destroyed when dropped, so exactly once however a loop over messages ends.
 #[repr(transparent)]
 pub(super) struct Message(NonNull<ffi::rd_kafka_message_t>);
 
-/// What a message says.
+/// What a message contains.
 #[derive(Debug)]
 pub(super) enum Event<'a> {
     Record {
         partition: Partition,
         record: Record<'a>,
     },
-    /// The partition was read to its end: the record that comes next gets this offset or a higher
-    /// one.
+    /// The partition was read to its end: its next record gets this offset or a higher one.
     End {
         partition: Partition,
         next: i64,
     },
-    /// `offset` is the one being asked for, negative where there is none.
+    /// `offset` is the one that was to be read, negative if there is none.
     Failure {
         partition: Partition,
         offset: i64,
@@ -205,7 +189,7 @@ impl Message {
         unsafe { self.0.as_ref() }.partition
     }
 
-    /// `scratch` takes the record's headers, where it has any.
+    /// `scratch` receives the record's headers, if it has any.
     pub(super) fn event<'a>(&'a self, scratch: &'a mut Vec<u8>) -> Event<'a> {
         // SAFETY: the message is alive until `self` is dropped, and nothing changes it.
         let message = unsafe { self.0.as_ref() };
@@ -227,7 +211,7 @@ impl Message {
         }
     }
 
-    /// Encodes the headers behind one another; costs next to nothing where there are none.
+    /// Encodes the headers one after another; costs almost nothing if there are none.
     /// (librdkafka parses them now, and shows a name up to its first NUL byte only.)
     fn headers<'a>(&self, scratch: &'a mut Vec<u8>) -> Result<Headers<'a>, Failure> {
         scratch.clear();
@@ -329,7 +313,7 @@ fn last_failure() -> Failure {
     Failure { code: code.into(), reason }
 }
 
-/// Rounded up: a wait of a fraction of a millisecond must not become none at all.
+/// Rounded up, so that a wait of less than a millisecond does not become none.
 fn milliseconds(wait: Duration) -> c_int {
     c_int::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(c_int::MAX)
 }

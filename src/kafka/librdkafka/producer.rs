@@ -1,5 +1,5 @@
-//! Writes messages through librdkafka's idempotent producer, which keeps each partition's order
-//! over retries.
+//! Writes messages through librdkafka's idempotent producer, which keeps the order of each partition's messages
+//! when it retries.
 
 use std::time::{Duration, Instant};
 
@@ -8,15 +8,15 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
 use super::context::{self, Context};
-use super::{let_go, native};
+use super::{client, native};
 use crate::kafka::{Delivery, Message, Producer, Sent};
 use crate::model::error::{Error, Result};
 
 /// One wait for room in a full buffer; a delivery ends it early.
 const ROOM_WAIT: Duration = Duration::from_millis(5);
-/// Deliveries are counted at least once per so many messages, so that they do not pile up.
+/// Deliveries are counted at least once per this many messages, so that they do not pile up.
 const SERVE_EVERY: u64 = 64;
-/// Where nothing was acknowledged for so long, the client is given its servers again.
+/// If nothing was acknowledged for this long, the client is given its servers again.
 const REVIVE_AFTER: Duration = Duration::from_secs(2);
 
 pub(super) struct LibrdkafkaProducer {
@@ -25,7 +25,7 @@ pub(super) struct LibrdkafkaProducer {
     native: Option<BaseProducer<Context>>,
     servers: String,
     accepted: u64,
-    /// Messages done with when last looked at, and since when it is so many.
+    /// How many messages were acknowledged or failed at the last look, and since when.
     progress: (u64, Instant),
     trouble: Option<String>,
 }
@@ -56,8 +56,8 @@ impl LibrdkafkaProducer {
         }
     }
 
-    /// See `native::add_brokers`: where messages are under way and none arrives, the client may
-    /// have lost its last broker.
+    /// See `native::add_brokers`: if messages are under way and none is acknowledged, the client may have
+    /// forgotten its last broker.
     fn revive_if_quiet(&mut self, delivery: &Delivery) {
         let done = delivery.acknowledged + delivery.failed;
         let (before, since) = self.progress;
@@ -124,7 +124,7 @@ impl Producer for LibrdkafkaProducer {
         self.serve();
         let mut delivery = self.native().client().context().delivery();
         self.revive_if_quiet(&delivery);
-        // A failed delivery says more than the client's own troubles.
+        // A failed delivery says more than a problem of the client.
         delivery.last_error = delivery.last_error.or_else(|| self.trouble.clone());
         delivery
     }
@@ -132,7 +132,7 @@ impl Producer for LibrdkafkaProducer {
     fn flush(&mut self, limit: Duration) -> Result<u64> {
         match self.native().flush(limit) {
             Ok(()) => {}
-            // Not everything is out yet, which is the answer and no error.
+            // Not everything is delivered yet, which is an answer and not an error.
             Err(KafkaError::Flush(Code::OperationTimedOut)) => {}
             Err(error) => {
                 return Err(Error::broker(
@@ -149,8 +149,8 @@ impl Producer for LibrdkafkaProducer {
 impl Drop for LibrdkafkaProducer {
     fn drop(&mut self) {
         if let Some(native) = self.native.take() {
-            // Crate rdkafka's own drop purges what is still queued, and waits a little.
-            let_go("producer", native);
+            // Crate rdkafka's drop discards what is still queued, and waits a little.
+            client::close("producer", native);
         }
     }
 }

@@ -1,5 +1,4 @@
-//! librdkafka's settings, and why they are as they are. (Defaults and ranges: CONFIGURATION.md of
-//! librdkafka.)
+//! librdkafka's settings and the reasons for them. (Defaults and ranges are in librdkafka's CONFIGURATION.md.)
 
 use std::time::Duration;
 
@@ -10,15 +9,15 @@ use crate::config::Isolation;
 use crate::config::limits;
 use crate::kafka::FetchSettings;
 
-/// The broker answers after this time where it has less than `fetch.min.bytes`. A partition that
-/// becomes ready to be fetched waits for the answer under way, so it is short.
+/// The broker answers after this time if it has less than `fetch.min.bytes`. It is short, because a partition
+/// that becomes ready to be fetched waits for the answer that is under way.
 const FETCH_WAIT: Duration = Duration::from_millis(100);
-/// What a compressed or large batch may take beyond the largest record in it.
+/// How much larger than its largest record a compressed or large batch may be.
 const RESPONSE_SLACK_BYTES: usize = 64 << 20;
 /// librdkafka's upper bound for `receive.message.max.bytes`.
 const RESPONSE_BYTES_MAX: usize = i32::MAX as usize;
 
-/// Reads records of so many partitions, from explicit offsets, without a group.
+/// Reads records of this many partitions, from explicit offsets, without a group.
 pub(super) fn consumer(
     servers: &str,
     partitions: usize,
@@ -29,23 +28,24 @@ pub(super) fn consumer(
         .max_record_bytes
         .saturating_add(limits::RDKAFKA_FETCH_BYTES + RESPONSE_SLACK_BYTES)
         .min(RESPONSE_BYTES_MAX);
-    // The broker gathers no more than it may send: so much of all partitions, and of each.
+    // fetch.min.bytes must not exceed what the broker may send, in total and per partition, or each fetch
+    // would wait for its whole time limit.
     let min_bytes = fetch.min_bytes.clamp(1, limits::RDKAFKA_FETCH_BYTES);
     let partition_bytes = limits::rdkafka_fetch_bytes(partitions).max(min_bytes);
     let mut config = common(servers);
     config
-        // Where to start is mb's decision alone.
+        // Only mb decides where to start.
         .set("auto.offset.reset", "error")
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("isolation.level", isolation.name())
-        // Shows how far a partition was read where no record does: behind transaction markers.
+        // Shows how far a partition was read when no record does, for example behind transaction markers.
         .set("enable.partition.eof", "true")
         .set("check.crcs", "true")
-        // Fetching stops at either of the two: bytes of keys and values, or the number of records.
+        // Fetching stops at either limit: bytes of keys and values, or the number of records.
         .set("queued.max.messages.kbytes", limits::RDKAFKA_QUEUE_KIB.to_string())
         .set("queued.min.messages", limits::RDKAFKA_QUEUE_RECORDS.to_string())
-        // A full queue stops the fetching for this long (1000 ms if left alone).
+        // A full queue stops the fetching for this long; the default of 1000 ms would leave workers idle.
         .set("fetch.queue.backoff.ms", "1")
         .set("fetch.error.backoff.ms", "50")
         .set("fetch.wait.max.ms", FETCH_WAIT.as_millis().to_string())
@@ -64,11 +64,11 @@ pub(super) fn producer(servers: &str) -> ClientConfig {
         .set("enable.idempotence", "true")
         .set("linger.ms", "5")
         .set("queue.buffering.max.kbytes", limits::PRODUCER_QUEUE_KIB.to_string())
-        // The topic's own limit decides; what does not even fit the buffer is refused at once.
+        // The topic's own limit decides; only a message that does not fit the buffer is refused at once.
         .set("message.max.bytes", (limits::PRODUCER_QUEUE_KIB * 1024).to_string())
-        // A lost broker is waited for, however long it takes.
+        // A lost broker is waited for without a limit.
         .set("message.timeout.ms", "0")
-        // A frozen broker's connection is given up, and the messages sent again, after this.
+        // After this time the connection to a frozen broker is closed and the messages are sent again.
         .set("request.timeout.ms", "10000")
         .set("topic.metadata.propagation.max.ms", "5000");
     config
@@ -90,10 +90,10 @@ pub(super) fn common(servers: &str) -> ClientConfig {
         .set("reconnect.backoff.max.ms", "1000")
         .set("retry.backoff.ms", "50")
         .set("topic.metadata.refresh.fast.interval.ms", "20")
-        // A topic that the broker does not know is reported after this time. (It is short, as a
-        // topic is asked for by another way before anything reads it.)
+        // An unknown topic is reported after this time. It may be short, because `wire` has looked the topic up
+        // before anything reads it.
         .set("topic.metadata.propagation.max.ms", "1000")
-        // Lines go to mb's log at debug level, and some are listened to (`context`).
+        // Lines go to mb's log at debug level; `context` takes errors from some of them.
         .set_log_level(RDKafkaLogLevel::Info);
     config
 }
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fetch_may_bring_what_the_broker_is_to_gather() {
+    fn a_fetch_may_bring_as_much_as_the_broker_is_to_collect() {
         for min_bytes in [0, 1, 300_000, 1 << 20, 64 << 20] {
             for partitions in [0, 1, 2, 3, 4, 1000] {
                 let fetch =

@@ -2,7 +2,6 @@
 //! group, with retries that end at a deadline.
 
 use std::collections::BTreeMap;
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use kafka_protocol::ResponseError;
@@ -13,10 +12,11 @@ use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequest, OffsetF
 use kafka_protocol::messages::{ApiKey, FindCoordinatorRequest, GroupId};
 use kafka_protocol::protocol::StrBytes;
 
+use super::client::Wire;
+use super::codes::{error_name, retriable};
 use super::metadata::name;
 use super::reader::{Read, Reader};
-use super::session::{Ask, Cause};
-use super::{Wire, broken, error_name, retriable};
+use super::session::{Ask, Cause, broken};
 use crate::config::limits::{BROKER_CALL_LIMIT, PROBE_LIMIT};
 use crate::kafka::{CommitError, PerPartition};
 use crate::model::error::{Error, Result};
@@ -41,13 +41,6 @@ impl Answer {
         let partitions = self.partitions.iter().map(|(_, _, code)| *code);
         std::iter::once(self.group).chain(partitions).filter(|code| *code != 0)
     }
-}
-
-/// Why a coordinator's answer is missing.
-struct Missing {
-    cause: Cause,
-    /// No request has reached a coordinator, so nothing can have been changed.
-    unsent: bool,
 }
 
 impl Wire {
@@ -80,7 +73,7 @@ impl Wire {
                     read_committed(&answer, version).map_err(broken)
                 })
             })
-            .map_err(|missing| fail(missing.cause))?;
+            .map_err(fail)?;
         if answer.group != 0 {
             return Err(fail(explain(answer.group)));
         }
@@ -139,12 +132,13 @@ impl Wire {
         let body = OffsetCommitRequest::default()
             .with_group_id(group_id(group))
             .with_topics(vec![committed]);
-        // Some answer to an earlier request of this call may stand for offsets that were written.
-        let mut in_doubt = false;
+        // Whether a request was written, and whether the answer to one leaves its fate open.
+        let (mut sent, mut in_doubt) = (false, false);
         let answer = self.coordinated(group, false, |address, deadline| {
-            let answer = self.on(address, deadline, |session| {
+            let answer = self.once(address, deadline, |session| {
                 let version = session.version(ApiKey::OffsetCommit, (2, 7))?;
                 let ask = Ask { api: ApiKey::OffsetCommit, version, body: &body };
+                sent = true;
                 let answer = session.exchange(&ask, ANSWER_BYTES, deadline)?;
                 read_commit(&answer, version).map_err(broken)
             });
@@ -156,10 +150,8 @@ impl Wire {
         };
         match answer {
             Ok(answer) => judge_commit(&answer, offsets, in_doubt, &fail),
-            Err(Missing { cause, unsent: true }) => {
-                Err(CommitError::all_refused(offsets, fail(cause)))
-            }
-            Err(Missing { cause, unsent: false }) => Err(CommitError::Unknown(fail(cause))),
+            Err(cause) if !sent => Err(CommitError::all_refused(offsets, fail(cause))),
+            Err(cause) => Err(CommitError::Unknown(fail(cause))),
         }
     }
 
@@ -171,22 +163,17 @@ impl Wire {
         group: &str,
         harmless: bool,
         mut ask: impl FnMut(&str, Instant) -> Result<Answer, Cause>,
-    ) -> Result<Answer, Missing> {
+    ) -> Result<Answer, Cause> {
         let deadline = Instant::now() + BROKER_CALL_LIMIT;
         let is_last_try = || Instant::now() + RETRY_INTERVAL >= deadline;
-        let mut unsent = true;
         loop {
-            match self.coordinator(group, deadline) {
-                Err(cause) => return Err(Missing { cause, unsent }),
-                Ok(Err(code)) if !retriable(code) || is_last_try() => {
-                    return Err(Missing { cause: explain(code), unsent });
-                }
-                Ok(Err(_)) => {}
-                Ok(Ok(address)) => {
-                    unsent = false;
+            match self.coordinator(group, deadline)? {
+                Err(code) if !retriable(code) || is_last_try() => return Err(explain(code)),
+                Err(_) => {}
+                Ok(address) => {
                     let answer = ask(&address, deadline);
                     if answer.as_ref().is_ok_and(|answer| answer.codes().next().is_none()) {
-                        return answer.map_err(|cause| Missing { cause, unsent });
+                        return answer;
                     }
                     self.forget_coordinator(group);
                     match answer {
@@ -194,7 +181,7 @@ impl Wire {
                             return Ok(answer);
                         }
                         Err(cause) if !harmless || is_last_try() => {
-                            return Err(Missing { cause: format!("{address}: {cause}"), unsent });
+                            return Err(format!("{address}: {cause}"));
                         }
                         Ok(_) | Err(_) => {}
                     }
@@ -206,7 +193,7 @@ impl Wire {
 
     /// The coordinator's address; the inner error is the broker's code.
     fn coordinator(&self, group: &str, deadline: Instant) -> Result<Result<String, i16>, Cause> {
-        if let Some(known) = self.coordinators().get(group) {
+        if let Some(known) = self.coordinators.lock().get(group) {
             return Ok(Ok(known.clone()));
         }
         let body =
@@ -218,17 +205,13 @@ impl Wire {
             read_coordinator(&answer, version).map_err(broken)
         })?;
         if let Ok(address) = &found {
-            self.coordinators().insert(group.to_owned(), address.clone());
+            self.coordinators.lock().insert(group.to_owned(), address.clone());
         }
         Ok(found)
     }
 
     fn forget_coordinator(&self, group: &str) {
-        self.coordinators().remove(group);
-    }
-
-    fn coordinators(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, String>> {
-        self.coordinators.lock().unwrap_or_else(PoisonError::into_inner)
+        self.coordinators.lock().remove(group);
     }
 }
 
@@ -321,8 +304,8 @@ fn explain(code: i16) -> String {
     ];
     if in_use.iter().any(|refusal| refusal.code() == code) {
         return format!(
-            "{}: the group has active members: another consumer uses this group; stop it, or name \
-             another group with --group",
+            "{}: the group has active members: another consumer uses this group; stop it, or use another \
+             group with --group",
             error_name(code)
         );
     }
@@ -425,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_in_use_by_others_is_named() {
+    fn the_error_says_if_other_consumers_use_the_group() {
         let text = explain(ResponseError::UnknownMemberId.code());
         assert!(text.contains("the group has active members"), "{text}");
     }

@@ -1,4 +1,4 @@
-//! The cluster and one topic as a broker describes them, and creating a topic.
+//! The cluster and one topic as a broker describes them; creating a topic.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -11,18 +11,19 @@ use kafka_protocol::messages::metadata_request::{MetadataRequest, MetadataReques
 use kafka_protocol::messages::{ApiKey, TopicName};
 use kafka_protocol::protocol::StrBytes;
 
+use super::client::Wire;
+use super::codes::{error_name, retriable};
 use super::reader::{Read, Reader};
-use super::session::{Ask, Cause, Session};
-use super::{Wire, broken, error_name, retriable};
+use super::session::{Ask, Cause, Session, broken};
 use crate::config::limits::BROKER_CALL_LIMIT;
 use crate::kafka::TopicInfo;
 use crate::model::error::{Error, Result};
 use crate::model::offset::Partition;
 
-/// Bytes of an answer at most: a topic of 100,000 partitions fits.
+/// The largest answer, in bytes: a topic of 100,000 partitions fits.
 const ANSWER_BYTES: usize = 16 << 20;
 
-/// How often a broker is asked again whether the topic is ready.
+/// The wait before a broker is asked again whether the topic is ready.
 const LEADER_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Default)]
@@ -41,12 +42,12 @@ pub(super) struct Metadata {
 pub(super) struct PartitionMetadata {
     pub(super) error: i16,
     pub(super) index: Partition,
-    /// The leader's node; negative where there is none.
+    /// The leader's node; negative if there is none.
     pub(super) leader: i32,
 }
 
 impl Metadata {
-    /// Why the topic cannot be used yet, `None` where every partition has a leader.
+    /// Why the topic cannot be used yet; `None` if every partition has a leader.
     fn not_ready(&self, partitions: usize) -> Option<String> {
         if self.error != 0 {
             return Some(error_name(self.error));
@@ -63,7 +64,7 @@ impl Wire {
     /// The topic's id, cluster and partitions. Never creates the topic.
     ///
     /// # Errors
-    /// `UnknownTopic`; `Broker` where it cannot be asked.
+    /// `UnknownTopic`; `Broker` if no broker answers.
     pub fn topic(&self, topic: &str) -> Result<TopicInfo> {
         let deadline = Instant::now() + BROKER_CALL_LIMIT;
         let doing = || format!("ask {} about topic {topic}", self.servers());
@@ -71,7 +72,7 @@ impl Wire {
             let metadata =
                 self.metadata(topic, deadline).map_err(|cause| Error::broker(doing(), cause))?;
             match metadata.error {
-                // A partition without a leader is a partition all the same.
+                // Partitions without a leader are listed too.
                 0 => return Ok(describe(topic, metadata)),
                 code if code == ResponseError::UnknownTopicOrPartition.code() => {
                     return Err(Error::UnknownTopic { topic: topic.to_owned() });
@@ -84,8 +85,8 @@ impl Wire {
         }
     }
 
-    /// Creates the topic with the broker's own replication factor, and waits until every partition
-    /// has a leader that serves it. Fine where it exists, whatever its partitions.
+    /// Creates the topic with the broker's default replication factor, and waits until every partition has a
+    /// leader that serves it. Does nothing if the topic exists, whatever its partitions.
     ///
     /// # Errors
     /// `Broker`, with the broker's name for what is wrong.
@@ -126,7 +127,7 @@ impl Wire {
         }
     }
 
-    /// One request to the controller; the inner error is the broker's code and words.
+    /// One request to the controller; the inner error is the broker's code and message.
     #[allow(clippy::type_complexity)]
     fn ask_to_create(
         &self,
@@ -142,12 +143,12 @@ impl Wire {
             .ok_or("the cluster lists no broker")?;
         let left = deadline.saturating_duration_since(Instant::now());
         self.on(address, deadline, |session| {
-            // Versions 5 and later tell more than is needed here.
+            // Versions 5 and later return more than is needed here.
             let version = session.version(ApiKey::CreateTopics, (2, 4))?;
             let new = CreatableTopic::default()
                 .with_name(name(topic))
                 .with_num_partitions(i32::try_from(partitions).unwrap_or(i32::MAX))
-                // "The broker's default" is known since version 4 (Kafka 2.4).
+                // -1, the broker's default, is accepted since version 4 (KIP-464, Kafka 2.4).
                 .with_replication_factor(if version >= 4 { -1 } else { 1 });
             let body = CreateTopicsRequest::default()
                 .with_topics(vec![new])
@@ -161,8 +162,8 @@ impl Wire {
 
     pub(super) fn metadata(&self, topic: &str, deadline: Instant) -> Result<Metadata, Cause> {
         self.anywhere(deadline, |session, deadline| {
-            // Version 4 is the first that can leave an unknown topic uncreated, 10 the first with
-            // topic ids, 13 would only add a top-level error.
+            // Version 4 is the first that can ask about a topic without creating it, 10 the first
+            // with topic ids (KIP-516); 13 would only add a top-level error.
             let version = session.version(ApiKey::Metadata, (4, 12))?;
             ask_metadata(session, version, topic, deadline)
         })
@@ -198,7 +199,7 @@ fn describe(topic: &str, metadata: Metadata) -> TopicInfo {
     partitions.sort_unstable();
     TopicInfo {
         name: topic.to_owned(),
-        // As Kafka's own tools print a topic id.
+        // In the form in which Kafka's tools print a topic id.
         id: (metadata.topic_id != 0)
             .then(|| URL_SAFE_NO_PAD.encode(metadata.topic_id.to_be_bytes())),
         cluster_id: metadata.cluster_id,
@@ -262,7 +263,7 @@ fn read_partition(partition: &mut Reader<'_>, version: i16) -> Read<PartitionMet
     Ok(PartitionMetadata { error, index, leader })
 }
 
-/// The code of the one topic that was to be created, and the broker's words.
+/// The code of the one topic that was to be created, and the broker's message.
 fn read_created(answer: &[u8]) -> Read<(i16, Option<String>)> {
     let mut reader = Reader::new(answer, false);
     let _throttle_ms = reader.i32()?;

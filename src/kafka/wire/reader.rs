@@ -1,17 +1,17 @@
-//! A reader of Kafka's wire types that believes no length before the bytes are there. What the
-//! fields of an answer mean is its caller's business.
+//! A reader of Kafka's wire types that trusts no length before the bytes are there. What the fields of an answer
+//! mean is decided by its caller.
 //!
-//! Crate kafka-protocol decodes too, but allocates whatever length the peer states, which ends the
-//! process on a flipped byte; so mb encodes with it and decodes here.
+//! Crate kafka-protocol can decode too, but it allocates whatever length the peer states: one flipped byte
+//! makes it ask for gigabytes, which ends the process. So mb encodes with that crate and decodes here.
 
-/// The answer ended early or states what cannot be.
+/// The answer ended early or contains an impossible value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Broken;
 
 pub(super) type Read<T> = Result<T, Broken>;
 
-/// Reads from the front of an answer. `flexible` is the protocol's word for the versions with
-/// compact lengths and tagged fields.
+/// Reads from the front of an answer. `flexible` is the protocol's word for versions with compact lengths and
+/// tagged fields (KIP-482).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reader<'a> {
     rest: &'a [u8],
@@ -53,7 +53,7 @@ impl<'a> Reader<'a> {
         self.fixed().map(u128::from_be_bytes)
     }
 
-    /// An unsigned varint of 32 bits: seven bits a byte, the lowest first.
+    /// An unsigned varint of 32 bits: seven bits per byte, the lowest first.
     fn uvarint(&mut self) -> Read<u32> {
         let mut value = 0u32;
         for shift in (0..35).step_by(7) {
@@ -66,8 +66,8 @@ impl<'a> Reader<'a> {
         Err(Broken)
     }
 
-    /// A length, `None` for null; never more than there are bytes left, since every element takes
-    /// one at least.
+    /// A length, `None` for null; never more than the bytes that are left, since every element takes at least
+    /// one.
     fn length(&mut self, fixed_width: fn(&mut Self) -> Read<i64>) -> Read<Option<usize>> {
         let length =
             if self.flexible { i64::from(self.uvarint()?) - 1 } else { fixed_width(self)? };
@@ -85,7 +85,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// What there is of a byte string that may be cut off.
+    /// A byte string that may be cut off by the answer's end: the part that is there.
     pub(super) fn cut_bytes(&mut self) -> Read<&'a [u8]> {
         let length =
             if self.flexible { i64::from(self.uvarint()?) - 1 } else { self.i32()?.into() };
@@ -102,7 +102,7 @@ impl<'a> Reader<'a> {
         (0..length).map(|_| element(self)).collect()
     }
 
-    /// Passes over the tagged fields that end every structure of a flexible version.
+    /// Skips the tagged fields that end every structure of a flexible version.
     pub(super) fn tags(&mut self) -> Read<()> {
         if self.flexible {
             for _ in 0..self.uvarint()? {
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn null_is_told_from_empty_and_other_negative_lengths_are_broken() {
+    fn null_differs_from_empty_and_other_negative_lengths_are_broken() {
         assert_eq!(Reader::new(&[0xff, 0xff], false).string(), Ok(None));
         assert_eq!(Reader::new(&[0, 0], false).string(), Ok(Some("")));
         assert_eq!(Reader::new(&[0xff, 0xfe], false).string(), Err(Broken));

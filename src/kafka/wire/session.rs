@@ -1,5 +1,5 @@
-//! One connection to one broker: connecting, frames and versions, every wait under a deadline.
-//! What is asked over it lives in the other files of `wire`.
+//! One connection to one broker: connecting, frames and versions; every wait has a deadline. What is requested
+//! over it lives in the other files of `wire`.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -8,15 +8,24 @@ use std::time::{Duration, Instant};
 
 use kafka_protocol::messages::{ApiKey, ApiVersionsRequest, RequestHeader};
 use kafka_protocol::protocol::{Encodable, StrBytes, encode_request_header_into_buffer};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, sockopt};
 
 use super::reader::{Broken, Read, Reader};
 use crate::model::error::Error;
 use crate::model::thread::call_with_limit;
 
-/// Bytes of an answer to ApiVersions at most; real ones are below 1 KiB.
+/// The largest answer to ApiVersions, in bytes; real ones are below 1 KiB.
 const VERSIONS_ANSWER_BYTES: usize = 64 * 1024;
 
-/// What went wrong on a connection, as one line that names no server: its caller does.
+/// When an idle connection is first checked, how often it is checked again if no answer comes, and after how
+/// many checks it counts as broken. Without keepalive a firewall or NAT in between may drop an idle connection
+/// unnoticed, and the next request on it waits for its whole time limit.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_PROBES: u32 = 3;
+
+/// What went wrong on a connection, as one line. It does not name the server: the caller does.
 pub(super) type Cause = String;
 
 /// The lowest and highest version that a broker serves, by API key.
@@ -27,6 +36,8 @@ pub(super) struct Session {
     stream: TcpStream,
     next_correlation_id: i32,
     pub(super) versions: Versions,
+    /// When it was last used.
+    used: Instant,
 }
 
 impl Session {
@@ -36,11 +47,12 @@ impl Session {
         let stream = connect(address, deadline)?;
         let mut session = Session {
             stream,
-            // Not the same on every connection, so that an answer to somebody else shows.
+            // Random, so that an answer which a faulty proxy sends to the wrong connection is noticed.
             next_correlation_id: fastrand::i32(1..i32::MAX / 2),
             versions: Versions::new(),
+            used: Instant::now(),
         };
-        // Version 0 is understood by every broker since 0.10.
+        // Every broker since 0.10 understands version 0.
         let request =
             Ask { api: ApiKey::ApiVersions, version: 0, body: &ApiVersionsRequest::default() };
         let answer = session.exchange(&request, VERSIONS_ANSWER_BYTES, deadline)?;
@@ -50,6 +62,22 @@ impl Session {
         }
         session.versions = versions;
         Ok(session)
+    }
+
+    /// The connection will wait for its next request from now on.
+    pub(super) fn rest(&mut self) {
+        self.used = Instant::now();
+    }
+
+    pub(super) fn idle_for(&self) -> Duration {
+        self.used.elapsed()
+    }
+
+    /// Whether the broker has neither closed the connection nor sent anything unexpected on it. A broker that
+    /// was restarted has closed it, and a request written now would be lost.
+    pub(super) fn is_open(&self) -> bool {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        matches!(rustix::net::recv(&self.stream, &mut [0_u8][..], flags), Err(Errno::AGAIN))
     }
 
     /// The highest version of `api` from `ours` (both ends included) that the broker serves.
@@ -68,7 +96,7 @@ impl Session {
             })
     }
 
-    /// Sends a request and returns its answer behind the correlation id, at most `limit` bytes.
+    /// Sends a request and returns its answer without the correlation id, at most `limit` bytes.
     pub(super) fn exchange<R: Encodable>(
         &mut self,
         request: &Ask<'_, R>,
@@ -76,13 +104,12 @@ impl Session {
         deadline: Instant,
     ) -> Result<Vec<u8>, Cause> {
         let length = self.ask(request, limit, deadline)?;
-        // The limit was checked, so the length may be believed.
         let mut answer = vec![0; length];
         self.fill(&mut answer, deadline)?;
         Ok(answer)
     }
 
-    /// Like `exchange`, but keeps the first `head` bytes of the answer only, whatever its size.
+    /// Like `exchange`, but keeps only the first `head` bytes of the answer, whatever its size.
     pub(super) fn exchange_head<R: Encodable>(
         &mut self,
         request: &Ask<'_, R>,
@@ -102,7 +129,7 @@ impl Session {
         Ok(answer)
     }
 
-    /// Sends a request, reads its answer's head and returns how many bytes follow.
+    /// Sends a request, reads the head of its answer and returns how many bytes follow.
     fn ask<R: Encodable>(
         &mut self,
         request: &Ask<'_, R>,
@@ -180,8 +207,8 @@ impl<R: Encodable> Ask<'_, R> {
     }
 }
 
-/// The length of an answer (correlation id and body) from its first four bytes, which also show
-/// what else may be listening there.
+/// The length of an answer (correlation id and body) from its first four bytes. They also show what listens
+/// there if it is not Kafka.
 fn answer_length(head: [u8; 4], limit: usize) -> Result<usize, Cause> {
     if head == *b"HTTP" {
         return Err("an HTTP server answers there, not Kafka: check the port".into());
@@ -218,6 +245,7 @@ fn connect(address: &str, deadline: Instant) -> Result<TcpStream, Cause> {
         match TcpStream::connect_timeout(one, share) {
             Ok(stream) => {
                 let _ = stream.set_nodelay(true);
+                keep_alive(&stream);
                 return Ok(stream);
             }
             Err(cause) if cause.kind() == ErrorKind::TimedOut => {
@@ -230,7 +258,15 @@ fn connect(address: &str, deadline: Instant) -> Result<TcpStream, Cause> {
     Err(causes.join("; "))
 }
 
-/// All addresses of a name; the system's resolver has no time limit, so it runs on its own thread.
+/// Best effort: a connection works without it.
+fn keep_alive(stream: &TcpStream) {
+    let _ = sockopt::set_socket_keepalive(stream, true);
+    let _ = sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE);
+    let _ = sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL);
+    let _ = sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES);
+}
+
+/// All addresses of a name. The system's resolver has no time limit, so it runs on a thread of its own.
 fn resolve(address: &str, deadline: Instant) -> Result<Vec<SocketAddr>, Cause> {
     if let Ok(address) = address.parse() {
         return Ok(vec![address]);
@@ -258,7 +294,7 @@ fn resolve(address: &str, deadline: Instant) -> Result<Vec<SocketAddr>, Cause> {
     }
 }
 
-/// What is left until the deadline; an error where it has passed.
+/// The time until the deadline; an error if it has passed.
 fn remaining(deadline: Instant) -> Result<Duration, Cause> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() { Err(silent()) } else { Ok(left) }
@@ -287,6 +323,11 @@ fn not_kafka() -> Cause {
     "what answers there is no Kafka".into()
 }
 
+/// The cause for an answer that cannot be decoded.
+pub(super) fn broken(Broken: Broken) -> Cause {
+    "the answer is broken: no Kafka, or bytes were changed on the way".into()
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
@@ -299,8 +340,8 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_millis(300);
 
-    /// A server for one connection: it reads a request, hands it to `answer` and sends what comes
-    /// back; then it holds the connection open, or closes it.
+    /// A server for one connection: it reads a request, sends what `answer` returns for it, and then keeps the
+    /// connection open (`hold`) or closes it.
     struct Fake {
         address: String,
         release: Option<Sender<()>>,
@@ -327,7 +368,7 @@ mod tests {
             Fake { address, release: Some(release), thread }
         }
 
-        /// What a probe of it says, and that it says so in time.
+        /// The outcome of a probe as text; checks that the probe keeps its limit.
         fn probe(mut self) -> String {
             let started = Instant::now();
             let outcome = Wire::new(&self.address).probe(LIMIT);
@@ -356,6 +397,15 @@ mod tests {
     const VERSIONS: &[u8] = &[0, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 16];
 
     #[test]
+    fn connections_are_kept_alive() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let stream = connect(&address, Instant::now() + LIMIT * 10).unwrap();
+        assert_eq!(sockopt::socket_keepalive(&stream), Ok(true));
+        assert_eq!(sockopt::tcp_keepidle(&stream), Ok(KEEPALIVE_IDLE));
+    }
+
+    #[test]
     fn a_broker_says_what_it_serves() {
         let fake = Fake::new(false, |request| frame(request, VERSIONS));
         assert_eq!(fake.probe(), "{1: (0, 16)}");
@@ -379,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_hangs_up_is_no_kafka_or_wants_tls() {
+    fn a_server_that_hangs_up_is_not_kafka_or_expects_tls() {
         let text = Fake::new(false, |_| Vec::new()).probe();
         assert!(text.contains("closed the connection") && text.contains("TLS"), "{text}");
     }
@@ -437,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_port_and_a_name_that_is_none_are_told_apart() {
+    fn a_closed_port_and_an_unknown_name_have_different_errors() {
         let port = {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             listener.local_addr().unwrap()
@@ -450,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn the_second_server_is_asked_where_the_first_is_silent() {
+    fn the_second_server_is_asked_if_the_first_is_silent() {
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let good = Fake::new(false, |request| frame(request, VERSIONS));
         let servers = format!("{},{}", silent.local_addr().unwrap(), good.address);
@@ -461,7 +511,7 @@ mod tests {
 
     #[test]
     fn a_black_hole_ends_at_the_limit() {
-        // 192.0.2.0/24 is kept for documentation (RFC 5737): nobody answers there.
+        // 192.0.2.0/24 is reserved for documentation (RFC 5737): nothing answers there.
         let started = Instant::now();
         let outcome = Wire::new("192.0.2.1:9092").probe(LIMIT);
         assert!(outcome.is_err());

@@ -1,22 +1,22 @@
-//! What lies in a partition's log at an offset: the header of the stored batch, without its
-//! records. For the backend whose client cannot tell an empty stretch of log from dropped records.
+//! The header of the stored batch at an offset of a partition's log, without its records. The backend
+//! `crate_kafka` needs it, because its client drops records in a way that looks like a gap in the log.
 
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::ApiKey;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchRequest, FetchTopic};
 
+use super::client::Wire;
+use super::codes::{error_name, retriable};
 use super::metadata::name;
 use super::reader::{Read, Reader};
-use super::session::{Ask, Cause, Session};
-use super::{Wire, broken, error_name, retriable};
-use crate::config::limits::BROKER_CALL_LIMIT;
+use super::session::{Ask, Cause, Session, broken};
+use crate::config::limits::{BROKER_CALL_LIMIT, LEADER_LIMIT};
 use crate::model::error::{Error, Result};
 use crate::model::offset::{Offset, Partition};
 
-/// Bytes of an answer that are kept: all before the records, and the first batch's header.
+/// How many bytes of an answer are kept: everything before the records, and the first batch's header.
 const HEAD_BYTES: usize = 4096;
 
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
@@ -24,29 +24,29 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 /// The header of a stored batch (Kafka's record batch format 2; Kafka 0.11 and later).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoredBatch {
-    /// Offset of the first record that was ever in it.
+    /// Offset of the first record that it had when it was written.
     pub base: Offset,
-    /// Offset of the last one: every record of the log up to here is in this batch or before it.
+    /// Offset of the last one: the records of the log up to here are in this batch or before it.
     pub last: Offset,
-    /// Bytes that it takes in the log.
+    /// Its size in the log, in bytes.
     pub bytes: usize,
-    /// Records in it by now; compaction takes some away.
+    /// How many records it has now; compaction removes some.
     pub records: i32,
     /// Kafka's name of its compression codec, "none" for none.
     pub codec: &'static str,
-    /// A transaction's marker: its record is the broker's own.
+    /// A transaction's marker: its record is the broker's, not a producer's.
     pub control: bool,
     checksum: i32,
 }
 
 impl StoredBatch {
-    /// An uncompressed batch, for the tests of those who judge by headers.
+    /// An uncompressed batch, for tests of decisions that are based on headers.
     #[cfg(test)]
     pub(crate) fn for_tests(base: Offset, last: Offset, records: i32) -> StoredBatch {
         StoredBatch { base, last, bytes: 100, records, codec: "none", control: false, checksum: 0 }
     }
 
-    /// Whether a consumer gets nothing from it.
+    /// Whether it has no record for a consumer.
     pub fn is_without_records(&self) -> bool {
         self.control || self.records <= 0
     }
@@ -66,14 +66,15 @@ impl Wire {
     /// The stored batch that holds `offset`, or the next one above it; `None` at the log's end.
     ///
     /// # Errors
-    /// `OffsetOutOfRange`; `Unreadable` for a log of before Kafka 0.11; `Broker`.
+    /// `OffsetOutOfRange`; `Unreadable` for a record format older than Kafka 0.11's; `NoLeader`; `Broker`.
     pub fn stored_batch(
         &self,
         topic: &str,
         partition: Partition,
         offset: Offset,
     ) -> Result<Option<StoredBatch>> {
-        let deadline = Instant::now() + BROKER_CALL_LIMIT;
+        let began = Instant::now();
+        let deadline = began + BROKER_CALL_LIMIT;
         let fail = |cause: String| {
             Error::broker(format!("look at {topic}/{partition} from offset {offset}"), cause)
         };
@@ -97,9 +98,9 @@ impl Wire {
                         topic: topic.to_owned(),
                         partition,
                         offset,
-                        cause:
-                            "it is stored in a format of before Kafka 0.11; use --client rdkafka"
-                                .to_owned(),
+                        cause: "it is stored in the record format of Kafka 0.10 or older; use \
+                                --client rdkafka"
+                            .to_owned(),
                     });
                 }
                 Found::Error(code) if code == ResponseError::OffsetOutOfRange.code() => {
@@ -108,8 +109,14 @@ impl Wire {
                 }
                 Found::Error(code) => {
                     self.forget_leaders();
-                    if !retriable(code) || Instant::now() + RETRY_INTERVAL >= deadline {
-                        return Err(fail(error_name(code)));
+                    let is_leaderless = code == ResponseError::LeaderNotAvailable.code();
+                    let limit = if is_leaderless { began + LEADER_LIMIT } else { deadline };
+                    if !retriable(code) || Instant::now() + RETRY_INTERVAL >= limit {
+                        let topic = topic.to_owned();
+                        return Err(match is_leaderless {
+                            true => Error::NoLeader { topic, partition },
+                            false => fail(error_name(code)),
+                        });
                     }
                     std::thread::sleep(RETRY_INTERVAL);
                 }
@@ -117,7 +124,7 @@ impl Wire {
         }
     }
 
-    /// The address of the partition's leader, `None` where there is none now.
+    /// The address of the partition's leader, `None` if it has none now.
     fn leader(
         &self,
         topic: &str,
@@ -125,24 +132,20 @@ impl Wire {
         deadline: Instant,
     ) -> Result<Option<String>, Cause> {
         let key = (topic.to_owned(), partition);
-        if let Some(known) = self.leaders().get(&key) {
+        if let Some(known) = self.leaders.lock().get(&key) {
             return Ok(Some(known.clone()));
         }
         let metadata = self.metadata(topic, deadline)?;
         let leader = metadata.partitions.iter().find(|one| one.index == partition);
         let address = leader.and_then(|one| metadata.brokers.get(&one.leader)).cloned();
         if let Some(address) = &address {
-            self.leaders().insert(key, address.clone());
+            self.leaders.lock().insert(key, address.clone());
         }
         Ok(address)
     }
 
     fn forget_leaders(&self) {
-        self.leaders().clear();
-    }
-
-    fn leaders(&self) -> std::sync::MutexGuard<'_, super::Leaders> {
-        self.leaders.lock().unwrap_or_else(PoisonError::into_inner)
+        self.leaders.lock().clear();
     }
 }
 
@@ -153,8 +156,8 @@ fn ask(
     offset: Offset,
     deadline: Instant,
 ) -> Result<Found, Cause> {
-    // Since version 3 the first batch comes whole, however small the limit; 11 and later may send
-    // the client to another replica, whose log may end earlier.
+    // Since version 3 (KIP-74) the first batch comes whole, however small the limit. Version 11 and later
+    // (KIP-392) may send the client to a follower, whose log may end earlier.
     let version = session.version(ApiKey::Fetch, (4, 10))?;
     let wanted = FetchPartition::default()
         .with_partition(partition)

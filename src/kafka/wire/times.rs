@@ -2,7 +2,6 @@
 //! leader. What stands for "no record is that young" is the caller's decision.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use kafka_protocol::ResponseError;
@@ -11,10 +10,11 @@ use kafka_protocol::messages::list_offsets_request::{
 };
 use kafka_protocol::messages::{ApiKey, BrokerId};
 
+use super::client::Wire;
+use super::codes::{error_name, retriable};
 use super::metadata::{Metadata, name};
 use super::reader::{Read, Reader};
-use super::session::{Ask, Cause};
-use super::{Wire, broken, error_name, retriable};
+use super::session::{Ask, Cause, broken};
 use crate::config::limits::{BROKER_CALL_LIMIT, LEADER_LIMIT};
 use crate::kafka::topic::found_or_end;
 use crate::kafka::{PerPartition, Watermarks};
@@ -233,20 +233,16 @@ impl Wire {
     }
 
     fn is_leaderless(&self, topic: &str, partition: Partition) -> bool {
-        self.leaderless().get(topic).is_some_and(|known| known.contains(&partition))
+        self.leaderless.lock().get(topic).is_some_and(|known| known.contains(&partition))
     }
 
     fn note_leaderless(&self, topic: &str, partition: Partition, is_leaderless: bool) {
-        let mut leaderless = self.leaderless();
+        let mut leaderless = self.leaderless.lock();
         if is_leaderless {
             leaderless.entry(topic.to_owned()).or_default().insert(partition);
         } else if let Some(known) = leaderless.get_mut(topic) {
             known.remove(&partition);
         }
-    }
-
-    fn leaderless(&self) -> MutexGuard<'_, BTreeMap<String, BTreeSet<Partition>>> {
-        self.leaderless.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is wrong with a partition that its leader does not serve; `None` if all are served. A broker
@@ -379,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn every_version_spoken_is_read_alike() {
+    fn every_version_in_use_reads_the_same() {
         for version in 1..=5 {
             assert_eq!(read_times(&answer(version), version), Ok(vec![(3, 0, 7)]), "{version}");
         }

@@ -95,12 +95,12 @@ suite!(
 
 fn connect_pure(servers: &str) -> Box<dyn Broker> {
     let wire = Arc::new(Wire::new(servers));
-    Box::new(mb::kafka::crate_kafka::Pure::connect(servers, wire).unwrap())
+    Box::new(mb::kafka::crate_kafka::CrateKafka::connect(servers, wire).unwrap())
 }
 
 fn connect_pure_by_small_fetches(servers: &str) -> Box<dyn Broker> {
     let wire = Arc::new(Wire::new(servers));
-    let pure = mb::kafka::crate_kafka::Pure::connect(servers, wire).unwrap();
+    let pure = mb::kafka::crate_kafka::CrateKafka::connect(servers, wire).unwrap();
     Box::new(pure.with_fetch_bytes(200_000))
 }
 
