@@ -97,6 +97,8 @@ pub use config::{
     Client, Config, Connection, DeadLetterTo, Isolation, OnFailure, OnMissingOffsets, Order,
     Produce, StartFrom, Web,
 };
+#[cfg(feature = "testing")]
+pub use kafka::embedded;
 pub use model::batch::{Batch, Record};
 pub use model::error::{Error, Result};
 pub use pipeline::builder::Builder;

@@ -1,21 +1,21 @@
-//! Which partition a message goes to: by its key as Kafka's own producers choose, or in turn.
+//! Which partition a message goes to: by its key, as Kafka's own producers choose, or round robin.
 
 use crate::model::murmur::murmur2;
 use crate::model::offset::Partition;
 
 /// The partition of a key: `(murmur2(key) & 0x7fffffff) % partitions`, the rule of Kafka's Java
-/// producer (BuiltInPartitioner.partitionForKey), so that one key stays in one partition whoever
+/// producer (BuiltInPartitioner.partitionForKey), so that a key is always in the same partition, whichever program
 /// writes it.
 ///
 /// # Panics
-/// Where `partitions` is not above 0.
+/// If `partitions` is 0.
 pub fn partition_of_key(key: &[u8], partitions: u32) -> Partition {
     assert!(partitions > 0, "a topic has one partition or more");
     let positive = (murmur2(key) & 0x7fff_ffff) as u32;
     (positive % partitions) as Partition
 }
 
-/// Partitions in turn, for messages without a key.
+/// One partition after another, for messages without a key.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RoundRobin {
     next: u32,
@@ -23,7 +23,7 @@ pub struct RoundRobin {
 
 impl RoundRobin {
     /// # Panics
-    /// Where `partitions` is not above 0.
+    /// If `partitions` is 0.
     pub fn next(&mut self, partitions: u32) -> Partition {
         assert!(partitions > 0, "a topic has one partition or more");
         let partition = self.next % partitions;
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn partitions_come_in_turn_and_a_grown_topic_is_used_whole() {
+    fn partitions_take_turns_and_added_ones_are_used_too() {
         let mut turn = RoundRobin::default();
         let three: Vec<_> = (0..4).map(|_| turn.next(3)).collect();
         assert_eq!(three, [0, 1, 2, 0]);

@@ -176,7 +176,8 @@ pub trait Sink {
 
     /// The partition cannot be read on, for a reason of its own: `Unreadable`, `OffsetOutOfRange`,
     /// `NoLeader`, or `Broker` for an error code of this partition. The consumer has paused it, as `pause`
-    /// does, and goes on with the others; `Consumer::resume` takes it up again.
+    /// does, and goes on with the others; `Consumer::resume` takes it up again. If the sink answers `Stop`, the
+    /// poll ends early, but nothing is lost: the consumer may be polled again.
     fn failed(&mut self, partition: Partition, error: Error) -> Flow;
 }
 

@@ -1,5 +1,5 @@
-//! Which backend speaks to the log, and why. The backends themselves know nothing of the choice,
-//! and nothing outside `broker` knows what was chosen.
+//! Which backend speaks to the log, and why. The backends do not know of the choice, and nothing outside `kafka`
+//! knows which one was chosen.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::kafka::librdkafka::Librdkafka;
 use crate::kafka::wire::Wire;
 use crate::model::error::{Class, Error, Result};
 
-/// Where Kafka is looked for when no server was named.
+/// Where mb looks for Kafka if no server is configured.
 pub const LOCAL_SERVER: &str = "localhost:9092";
 
 /// A backend, connected.
@@ -23,14 +23,14 @@ pub struct Chosen {
     pub reason: String,
 }
 
-/// Chooses and connects. `wants_embedded`: the embedded topic is welcome (`--rate` or `--client
-/// embedded`). `keep_waiting` sleeps at most that long and is false once a stop was asked for;
-/// then the last error comes back.
+/// Chooses a backend and connects it. `wants_embedded`: the embedded topic may be used if no Kafka is found
+/// (`--rate` or `--client embedded`). `keep_waiting` sleeps at most the given time and returns false once a stop
+/// was requested; then the last error is returned.
 ///
 /// # Errors
-/// `Broker` where the first contact fails for `FIRST_CONTACT_LIMIT` (with `wait_for_broker` it is
-/// tried again for as long as `keep_waiting` goes on); `Config` where the client does not fit the
-/// broker or is not built in; `Other`, with a hint, where no server was named and none is there.
+/// `Broker` if the first contact fails for `FIRST_CONTACT_LIMIT` (with `wait_for_broker` it is retried for as long
+/// as `keep_waiting` returns true); `Config` if the client does not fit the broker or is not built in; `Other`,
+/// with a hint, if no server is configured and none is found.
 pub fn choose(
     connection: &Connection,
     wants_embedded: bool,
@@ -80,7 +80,7 @@ enum KafkaClient {
     Kafka,
 }
 
-/// The Kafka client that the setting means in this build, and why.
+/// The Kafka client that the setting selects in this build, and why.
 fn kafka_client(setting: Client) -> Result<(KafkaClient, String)> {
     let (client, reason) = match setting {
         Client::Kafka => (KafkaClient::Kafka, "--client kafka"),
@@ -130,23 +130,24 @@ fn nowhere(cause: &Error) -> Error {
 struct Contact<'a> {
     servers: &'a str,
     group: &'a str,
-    /// `None`: as long as it takes.
+    /// `None`: without a limit.
     limit: Option<Duration>,
     keep_waiting: &'a dyn Fn(Duration) -> bool,
 }
 
 impl Contact<'_> {
-    /// Tries until a broker was made: a broker that is just starting refuses connections for a
-    /// while, and one that answers but is still loading is always tried again.
+    /// Tries until it has connected, or the limit is reached. A broker that is starting refuses connections for a
+    /// while. A coordinator that answers but is still loading the group's offsets is always waited for: going on
+    /// without its offsets would start the group anew.
     fn make(
         &self,
         connect: &dyn Fn(Arc<Wire>) -> Result<Arc<dyn Broker>>,
     ) -> Result<Arc<dyn Broker>> {
         let started = Instant::now();
         let wire = Arc::new(Wire::new(self.servers));
-        let mut backoff = SENSOR_BACKOFF.first;
-        let mut told = String::new();
-        let mut whole = None;
+        let mut failures = 0;
+        let mut logged = String::new();
+        let mut last_full_try = None;
         loop {
             let left = self.limit.map(|limit| limit.saturating_sub(started.elapsed()));
             let limit = PROBE_LIMIT.min(left.unwrap_or(PROBE_LIMIT)).max(SENSOR_BACKOFF.first);
@@ -168,32 +169,35 @@ impl Contact<'_> {
             }
             let left = self.limit.map(|limit| limit.saturating_sub(started.elapsed()));
             if left.is_some_and(|left| left.is_zero()) && !loading {
-                // A last try whose time was cut short says less than one that had all of it.
-                return Err(whole.filter(|_| limit < PROBE_LIMIT).unwrap_or(failed));
+                // The error of a try that had its full time is more accurate than "no answer in time" after a
+                // shortened one.
+                return Err(last_full_try.filter(|_| limit < PROBE_LIMIT).unwrap_or(failed));
             }
             if self.limit.is_none() || loading {
                 let text = failed.to_string();
-                if text != told {
+                if text != logged {
                     log::warn!("waiting for the broker: {text}");
-                    told = text;
+                    logged = text;
                 }
             }
-            // The last try comes at the very end of the limit.
-            let pause = if loading { backoff } else { backoff.min(left.unwrap_or(backoff)) };
+            let pause = SENSOR_BACKOFF.pause(failures, fastrand::f64());
+            failures += 1;
+            // The last try is made exactly when the limit is reached.
+            let pause = if loading { pause } else { pause.min(left.unwrap_or(pause)) };
             if !(self.keep_waiting)(pause) {
                 return Err(failed);
             }
             if limit == PROBE_LIMIT {
-                whole = Some(failed);
+                last_full_try = Some(failed);
             }
-            backoff = (backoff * 2).min(SENSOR_BACKOFF.longest);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
+    use std::cell::RefCell;
+    use std::collections::BTreeSet;
     use std::net::TcpListener;
 
     use super::*;
@@ -229,23 +233,28 @@ mod tests {
     #[test]
     fn waiting_for_the_broker_goes_on_until_the_stop() {
         let servers = closed_port();
-        let pauses = Cell::new(0);
+        let pauses = RefCell::new(Vec::new());
         let contact = Contact {
             servers: &servers,
             group: "mb",
             limit: None,
             keep_waiting: &|pause| {
-                assert!(pause <= SENSOR_BACKOFF.longest);
-                pauses.set(pauses.get() + 1);
-                pauses.get() < 20
+                pauses.borrow_mut().push(pause);
+                pauses.borrow().len() < 20
             },
         };
         assert!(contact.make(&never).is_err());
-        assert_eq!(pauses.get(), 20);
+        let pauses = pauses.into_inner();
+        assert_eq!(pauses.len(), 20);
+        let longest = SENSOR_BACKOFF.longest;
+        assert!(pauses.iter().all(|pause| *pause <= longest));
+        // At the cap, too, they differ: many mb that wait for one broker do not all ask it at once.
+        let at_the_cap: BTreeSet<_> = pauses[10..].iter().collect();
+        assert!(at_the_cap.len() > 1 && pauses[10..].iter().all(|pause| *pause >= longest / 2));
     }
 
     #[test]
-    fn the_embedded_topic_is_opened_where_it_is_asked_for() {
+    fn the_embedded_topic_is_opened_if_it_is_requested() {
         let connection = Connection { client: Client::Embedded, ..Connection::default() };
         let opened =
             choose(&connection, true, false, &|_| true, &|| Err(Error::Other("opened".into())));

@@ -389,7 +389,12 @@ impl Sink for Tick<'_> {
             return Flow::Stop;
         }
         match error {
-            Error::OffsetOutOfRange { offset, .. } => self.missing.push((partition, offset)),
+            Error::OffsetOutOfRange { offset, .. } => {
+                self.missing.push((partition, offset));
+                // The topic may have been deleted and created again. Look at it first: the other partitions
+                // would read the new topic's records under the old one's offsets.
+                return Flow::Stop;
+            }
             error if error.class() == Class::Retry => self.pause(partition, error),
             error => self.fail(error),
         }

@@ -70,6 +70,57 @@ fn row_11_a_4_4_cluster_loses_leader_coordinator_and_each_broker_and_nothing_is_
     });
 }
 
+/// Partition N of the topic is on broker N + 1 alone, and broker 3 is down when mb starts.
+#[test]
+fn a_partition_without_a_leader_stops_neither_the_start_nor_the_lag_of_the_others() {
+    const VALUES: usize = 100;
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let cluster = Cluster::start(V3_9);
+    let topic = unique("spread");
+    cluster.node(1).create_topic_on(&topic, &[1, 2, 3]);
+    eventually(LIMIT, "there are coordinators", || cluster.committed("any", &topic, 3).is_some());
+    cluster.wait_until_in_sync(&[OFFSETS_TOPIC]);
+    let values: Vec<_> = (0..VALUES).map(|n| n.to_string().into_bytes()).collect();
+    for partition in 0..3 {
+        raw::produce(&cluster.bootstrap(), "none", &topic, partition, &values);
+    }
+    cluster.node(3).kill9();
+    eventually(LIMIT, "partition 2 has no leader", || cluster.leaders(&topic)[&2] < 0);
+
+    let servers = cluster.bootstrap();
+    let mut jobs = Vec::new();
+    for client in ["rdkafka", "kafka"] {
+        let group = unique("group");
+        let args = ["--bootstrap-server", &servers, "--topic", &topic, "--client", client];
+        let job = ["--group", &group, "--listen", "off", "--step", "discard"];
+        let mb = Mb::start(&[&args[..], &job, &["--tick-runtime", "2"]].concat());
+        let has = |offsets: [i64; 3]| {
+            let committed = cluster.committed(&group, &topic, 3);
+            committed == Some((0..3).zip(offsets).collect())
+        };
+        eventually(LIMIT, &format!("{client}: the others are read"), || has([100, 100, 0]));
+
+        let lag =
+            Mb::run_in(mb.data_dir(), &[&["lag", "--json", "--group", &group], &args[..]].concat());
+        let rows: serde_json::Value = serde_json::from_slice(&lag.stdout).unwrap();
+        let lags: Vec<_> = (0..3).map(|row| rows[row]["lag"].as_i64()).collect();
+        assert_eq!(lags, [Some(0), Some(0), None], "{rows}");
+        let stderr = String::from_utf8_lossy(&lag.stderr);
+        assert!(stderr.contains(&format!("{topic}/2 has no leader")), "{stderr}");
+        assert_eq!(lag.status.code(), Some(1));
+        jobs.push((client, group, mb));
+    }
+    cluster.node(3).restart();
+    for (client, group, mut mb) in jobs {
+        eventually(LIMIT, &format!("{client}: partition 2 follows"), || {
+            let committed = cluster.committed(&group, &topic, 3);
+            committed.is_some_and(|offsets| offsets.values().all(|offset| *offset == 100))
+        });
+        mb.term();
+        assert_eq!(mb.wait(STOP_LIMIT).code(), Some(0), "{}", mb.stderr().join("\n"));
+    }
+}
+
 /// `in_turn`: those that are stopped by SIGTERM, one after another, and started again in the end.
 fn brokers_lost(row: &mut Row, version: &str, ways: &[Way], in_turn: &mut [i32]) {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);

@@ -253,6 +253,13 @@ impl Kafka {
         self.wait_until_served(topic, count);
     }
 
+    /// Creates a topic whose partition N is on the Nth of `brokers` alone.
+    pub fn create_topic_on(&self, topic: &str, brokers: &[i32]) {
+        let on: Vec<_> = brokers.iter().map(i32::to_string).collect();
+        let args = ["--create", "--topic", topic, "--replica-assignment", &on.join(",")];
+        self.tool("topics", &[&args[..], &["--config", "min.insync.replicas=1"]].concat());
+    }
+
     /// Raises the topic's partitions to `partitions`.
     pub fn add_partitions(&self, topic: &str, partitions: u32) {
         let count = partitions.to_string();

@@ -52,6 +52,15 @@ struct Ahead {
     pending: Pending<Vec<Response>>,
 }
 
+/// What a plain answer has for one partition.
+struct Judged<'a> {
+    data: &'a Data<'a>,
+    /// How many of its messages can be believed.
+    count: usize,
+    /// The log has more.
+    goes_on: bool,
+}
+
 /// A partition and the next offset to hand over.
 struct Cursor {
     partition: Partition,
@@ -264,47 +273,17 @@ impl CrateKafkaConsumer {
             }
             Err(fault) => return Err(explain(fault, |cause| self.failure(cause))),
         };
-        let mut failed = Vec::new();
-        let mut found = Vec::with_capacity(calm.len());
+        let (mut failed, mut found) = (Vec::new(), Vec::with_capacity(calm.len()));
         let mut goes_on = false;
         for &index in &calm {
-            let (partition, next) = (self.cursors[index].partition, self.cursors[index].next);
-            let data = match part(&answer, partition) {
-                Part::Data(data) => data,
-                // Among others UNSUPPORTED_COMPRESSION_TYPE (76), which the crate does not know: brokers send it
-                // to clients of old versions for batches in zstd (KIP-110).
-                Part::Error(KafkaCode::Unknown | KafkaCode::CorruptMessage) => {
-                    self.cursors[index].caution.raise();
-                    continue;
+            match self.judge(index, &answer, share) {
+                Ok(Some(judged)) => {
+                    goes_on |= judged.goes_on;
+                    found.push((index, judged.data, judged.count));
                 }
-                Part::Error(code) => {
-                    failed.push((index, self.broker_error(partition, next, code)));
-                    continue;
-                }
-                Part::Missing => {
-                    failed.push((index, self.leaderless(partition)));
-                    continue;
-                }
-            };
-            let messages = data.messages();
-            let count = believed(next, messages.iter().map(|message| message.offset));
-            // No message although the log has more: a message larger than the fetch, a marker, or a batch whose
-            // records from here on were compacted away.
-            let hidden = messages.is_empty() && data.highwatermark_offset() > next.get();
-            let payloads = messages.iter().map(|message| message.key.len() + message.value.len());
-            // The crate stops at the first compressed batch of an answer, while the broker has converted all
-            // that was requested: reading batch by batch is cheaper then.
-            let more =
-                messages.last().is_some_and(|last| last.offset < data.highwatermark_offset() - 1);
-            let short = more && stops_short(payloads, share);
-            if hidden || count < messages.len() || short {
-                self.cursors[index].owed = true;
-                self.cursors[index].caution.raise();
-            } else if count > 0 {
-                self.cursors[index].caution.lower();
+                Ok(None) => {}
+                Err(error) => failed.push((index, error)),
             }
-            goes_on |= more;
-            found.push((index, data, count));
         }
         // A partition that is read carefully needs the client for itself.
         let is_plain = found.len() == calm.len()
@@ -325,6 +304,47 @@ impl CrateKafkaConsumer {
             }
         }
         Ok(Flow::Continue)
+    }
+
+    /// What is to be handed over of a plain answer for one partition; `None` if the partition is to be read
+    /// carefully. Raises and lowers its caution.
+    fn judge<'a>(
+        &mut self,
+        index: usize,
+        answer: &'a [Response],
+        share: usize,
+    ) -> Result<Option<Judged<'a>>> {
+        let (partition, next) = (self.cursors[index].partition, self.cursors[index].next);
+        let data = match part(answer, partition) {
+            Part::Data(data) => data,
+            // Among others UNSUPPORTED_COMPRESSION_TYPE (76), which the crate does not know: brokers send it to
+            // clients of old versions for batches in zstd (KIP-110).
+            Part::Error(KafkaCode::Unknown | KafkaCode::CorruptMessage) => {
+                self.cursors[index].caution.raise();
+                return Ok(None);
+            }
+            Part::Error(code) => return Err(self.broker_error(partition, next, code)),
+            Part::Missing => return Err(self.leaderless(partition)),
+        };
+        let messages = data.messages();
+        let count = believed(next, messages.iter().map(|message| message.offset));
+        // No message although the log has more: a message larger than the fetch, a marker, or a batch whose
+        // records from here on were compacted away.
+        let hidden = messages.is_empty() && data.highwatermark_offset() > next.get();
+        let payloads = messages.iter().map(|message| message.key.len() + message.value.len());
+        // The crate stops at the first compressed batch of an answer, while the broker has converted all that
+        // was requested: reading batch by batch is cheaper then.
+        let end = data.highwatermark_offset();
+        let goes_on = messages.last().is_some_and(|last| last.offset < end - 1);
+        let short = goes_on && stops_short(payloads, share);
+        let cursor = &mut self.cursors[index];
+        if hidden || count < messages.len() || short {
+            cursor.owed = true;
+            cursor.caution.raise();
+        } else if count > 0 {
+            cursor.caution.lower();
+        }
+        Ok(Some(Judged { data, count, goes_on }))
     }
 
     /// The next request for the partitions at `calm`, with `share` bytes of each.

@@ -1,5 +1,5 @@
-//! The producer over crate kafka: a bounded buffer, and a thread that sends it chunk by chunk with
-//! acks=all, keeping each partition's order over every retry.
+//! The producer over crate kafka: a bounded buffer, and a thread that sends it chunk by chunk with acks=all. Each
+//! partition's messages keep their order through every retry.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::mem;
@@ -28,7 +28,7 @@ const ACK_LIMIT: Duration = Duration::from_secs(5);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
-/// How often a chunk is sent again for an answer that may be final.
+/// How often a chunk is sent again after an error that may be permanent.
 const DOUBTFUL_TRIES: u32 = 3;
 
 pub(super) struct CrateKafkaProducer {
@@ -36,7 +36,7 @@ pub(super) struct CrateKafkaProducer {
     wire: Arc<Wire>,
     topic: String,
     partitions: Vec<Partition>,
-    /// Closed at the end, which ends every wait of the thread.
+    /// Closing it ends every wait of the thread.
     stop: Option<Sender<()>>,
     thread: Option<Thread<()>>,
 }
@@ -44,9 +44,9 @@ pub(super) struct CrateKafkaProducer {
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
-    /// Messages came, or the end.
+    /// Signalled when messages come, and at the end.
     work: Condvar,
-    /// Messages were acknowledged or given up.
+    /// Signalled when messages were acknowledged or given up.
     room: Condvar,
 }
 
@@ -55,7 +55,7 @@ struct State {
     /// Full chunks, then the one being filled.
     full: VecDeque<Chunk>,
     open: Chunk,
-    /// Bytes of everything accepted and not yet acknowledged or given up.
+    /// The bytes of all messages that were accepted and not yet acknowledged or given up.
     bytes: usize,
     under_way: u64,
     delivery: Delivery,
@@ -78,7 +78,7 @@ struct Entry {
 }
 
 impl Chunk {
-    /// What a message takes in the buffer.
+    /// The bytes that a message takes in the buffer.
     fn cost(message: &Message<'_>) -> usize {
         message.key.map_or(0, <[u8]>::len)
             + message.value.map_or(0, <[u8]>::len)
@@ -151,7 +151,7 @@ impl CrateKafkaProducer {
             });
         }
         if !self.partitions.contains(&message.partition) {
-            // It may have been added meanwhile.
+            // The partition may have been added meanwhile.
             self.partitions = self.wire.topic(&self.topic)?.partitions;
             if !self.partitions.contains(&message.partition) {
                 return Err(Error::broker(
@@ -170,7 +170,7 @@ impl Producer for CrateKafkaProducer {
         let cost = Chunk::cost(&message);
         let deadline = Instant::now() + wait;
         let mut state = self.shared.lock();
-        // A message above the whole buffer goes alone.
+        // A message larger than the whole buffer is sent alone.
         while state.bytes > 0 && state.bytes + cost > PRODUCER_QUEUE_KIB * 1024 {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -220,7 +220,7 @@ impl Drop for CrateKafkaProducer {
         self.shared.lock().stopped = true;
         self.shared.work.notify_one();
         if let Some(thread) = self.thread.take() {
-            // Every wait of the thread ends with the stop; its panic has nobody to go to.
+            // Every wait of the thread ends with the stop. Nobody is left to receive its panic.
             let _ = thread.join();
         }
     }
@@ -251,12 +251,12 @@ struct Sending {
     stopped: Receiver<()>,
 }
 
-/// The messages of one partition that are not yet acknowledged: places in the chunk, in order.
+/// The messages of one partition that are not yet acknowledged: indexes into the chunk, in order.
 struct Pending {
     entries: VecDeque<usize>,
-    /// How many go in one request; halved where the broker finds them too large together.
+    /// How many are sent in one request; halved if the broker finds them too large together.
     at_once: usize,
-    /// Answers that may be final.
+    /// How many errors came that may be permanent.
     doubts: u32,
 }
 
@@ -269,7 +269,7 @@ impl Sending {
         }
     }
 
-    /// Waits for messages, and a little longer for company; `None` at the stop.
+    /// Waits for a message, and a little longer for others to go with it; `None` at the stop.
     fn next_chunk(&self) -> Option<Chunk> {
         let mut state = self.shared.lock();
         let mut linger_until = None;
@@ -355,7 +355,7 @@ impl Sending {
         true
     }
 
-    /// One request: of each partition, what may go at once.
+    /// Sends one request: of each partition, as many messages as may go at once.
     fn send(
         &mut self,
         chunk: &Arc<Chunk>,
@@ -378,7 +378,7 @@ impl Sending {
             .collect())
     }
 
-    /// Takes each partition's answer; returns why something has to be sent again after a pause.
+    /// Processes each partition's answer; returns why something has to be sent again after a pause.
     fn settle(
         &self,
         chunk: &Chunk,
@@ -405,14 +405,14 @@ impl Sending {
                 Verdict::TooLarge if sent > 1 => one.at_once = sent / 2,
                 Verdict::Doubtful if one.doubts < DOUBTFUL_TRIES => {
                     one.doubts += 1;
-                    trouble = Some(format!("the broker says {code:?} of partition {partition}"));
+                    trouble = Some(format!("the broker says {code:?} about partition {partition}"));
                 }
-                Verdict::Again => {
-                    trouble = Some(format!("the broker says {code:?} of partition {partition}"));
+                Verdict::Retry => {
+                    trouble = Some(format!("the broker says {code:?} about partition {partition}"));
                 }
-                Verdict::TooLarge | Verdict::Doubtful | Verdict::Final => {
+                Verdict::TooLarge | Verdict::Doubtful | Verdict::Permanent => {
                     let gone = one.entries.drain(..sent).collect();
-                    let cause = format!("the broker says {code:?} of partition {partition}");
+                    let cause = format!("the broker says {code:?} about partition {partition}");
                     self.give_up(chunk, gone, &cause);
                 }
             }
@@ -448,13 +448,13 @@ impl Sending {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
-    /// It passes by itself: a leader moves, replicas come back.
-    Again,
-    /// It may pass.
+    /// Send again: the error passes by itself, for example when a leader moves or replicas come back.
+    Retry,
+    /// The error may pass.
     Doubtful,
-    /// Fewer at once may fit.
+    /// Fewer messages at once may fit.
     TooLarge,
-    Final,
+    Permanent,
 }
 
 fn verdict(code: KafkaCode) -> Verdict {
@@ -472,11 +472,11 @@ fn verdict(code: KafkaCode) -> Verdict {
         | NetworkException
         | NotEnoughReplicas
         | NotEnoughReplicasAfterAppend
-        // A topic that is gone for good shows in its metadata, before anything is sent.
-        | UnknownTopicOrPartition => Verdict::Again,
+        // A deleted topic is noticed in its metadata, before anything is sent.
+        | UnknownTopicOrPartition => Verdict::Retry,
         MessageSizeTooLarge | RecordListTooLarge => Verdict::TooLarge,
-        // Codes that the crate does not know are among these.
+        // `Unknown` also stands for the codes that the crate does not know.
         CorruptMessage | Unknown => Verdict::Doubtful,
-        _ => Verdict::Final,
+        _ => Verdict::Permanent,
     }
 }

@@ -1,43 +1,43 @@
-//! How far an answer of crate kafka can be believed, and what a stored batch's header proves. Pure
-//! decisions on offsets; who fetches and hands over is `consumer`.
+//! How far an answer of crate kafka can be believed, and what a stored batch's header proves. Pure functions of
+//! offsets; `consumer` fetches and hands over.
 //!
-//! The crate drops, without an error, all messages that precede a compressed batch in one answer.
-//! So only messages that follow the asked offset without a jump are believed; at a jump the log
-//! itself is asked, by the header of the stored batch, and that batch alone is fetched.
+//! If an answer contains a compressed batch, the crate drops all messages before it, without an error. So only
+//! messages that follow the requested offset without a jump are believed. At a jump `wire` reads the header of the
+//! stored batch there, and that batch is fetched alone.
 
 use crate::kafka::wire::StoredBatch;
 use crate::model::offset::Offset;
 
-/// What a message takes beyond key and value in format 0: offset, size, checksum, two bytes of
-/// attributes, two lengths.
+/// The size of a message beyond key and value in format 0: offset, size, checksum, two bytes of attributes, two
+/// lengths.
 const MESSAGE_OVERHEAD_BYTES: usize = 26;
 
-/// How many messages at the front of an answer are sure to be all that the log has: those that
-/// follow `asked` without a jump.
-pub(super) fn believed(asked: Offset, offsets: impl IntoIterator<Item = i64>) -> usize {
-    let expected = asked.get()..;
+/// How many messages at the front of an answer are certainly all that the log has: those that follow the requested
+/// offset without a jump.
+pub(super) fn believed(requested: Offset, offsets: impl IntoIterator<Item = i64>) -> usize {
+    let expected = requested.get()..;
     expected.zip(offsets).take_while(|(expected, found)| expected == found).count()
 }
 
-/// Whether the messages of an answer are all that `batch` has from `asked` on, nothing else having
-/// been in the answer. `None`: the header cannot tell, since some of its records lie below.
-pub(super) fn complete(asked: Offset, batch: &StoredBatch, offsets: &[i64]) -> Option<bool> {
-    let lowest = asked.max(batch.base).get();
+/// Whether the messages of an answer that has only this batch are all of its records from the requested offset on.
+/// `None`: the header cannot tell, because some of the batch's records may lie below that offset.
+pub(super) fn complete(requested: Offset, batch: &StoredBatch, offsets: &[i64]) -> Option<bool> {
+    let lowest = requested.max(batch.base).get();
     let ascending = offsets.is_sorted_by(|one, next| one < next);
     let inside = offsets.iter().all(|offset| (lowest..=batch.last.get()).contains(offset));
     if !ascending || !inside {
         return Some(false);
     }
-    (asked <= batch.base).then(|| usize::try_from(batch.records) == Ok(offsets.len()))
+    (requested <= batch.base).then(|| usize::try_from(batch.records) == Ok(offsets.len()))
 }
 
-/// Whether messages with these payload bytes fill less than half of what was asked for.
-pub(super) fn stops_short(payloads: impl Iterator<Item = usize>, asked_bytes: usize) -> bool {
-    payloads.map(|payload| payload + MESSAGE_OVERHEAD_BYTES).sum::<usize>() < asked_bytes / 2
+/// Whether messages with these payload sizes fill less than half of the requested bytes.
+pub(super) fn stops_short(payloads: impl Iterator<Item = usize>, requested_bytes: usize) -> bool {
+    payloads.map(|payload| payload + MESSAGE_OVERHEAD_BYTES).sum::<usize>() < requested_bytes / 2
 }
 
-/// For how many stored batches a partition is read one by one once its log showed a jump: twice as
-/// many each time, since logs with jumps (compacted, transactional, mixed codecs) have many.
+/// For how many stored batches a partition is read one by one after a jump: twice as many each time, because logs
+/// with jumps (compacted, transactional, mixed codecs) usually have many.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Caution {
     left: u32,
@@ -58,7 +58,7 @@ impl Caution {
         self.left = self.left.saturating_sub(1);
     }
 
-    /// The log has no more at the moment.
+    /// The log has no more records at the moment.
     pub(super) fn rest(&mut self) {
         self.left = 0;
     }
@@ -86,25 +86,37 @@ mod tests {
     fn only_messages_without_a_jump_are_believed() {
         assert_eq!(believed(Offset::new(5), [5, 6, 7]), 3);
         assert_eq!(believed(Offset::new(5), [5, 6, 9, 10]), 2);
-        assert_eq!(believed(Offset::new(5), [100, 101]), 0, "a first offset above the asked one");
+        assert_eq!(
+            believed(Offset::new(5), [100, 101]),
+            0,
+            "a first offset above the requested one"
+        );
         assert_eq!(believed(Offset::new(5), [4, 5]), 0);
         assert_eq!(believed(Offset::new(5), []), 0);
     }
 
     #[test]
-    fn a_batch_is_complete_when_its_header_counts_as_many_records() {
-        let asked = Offset::new(10);
-        assert_eq!(complete(asked, &batch(10, 12, 3), &[10, 11, 12]), Some(true));
-        assert_eq!(complete(asked, &batch(10, 19, 2), &[13, 17]), Some(true), "compacted");
-        assert_eq!(complete(asked, &batch(20, 22, 3), &[20, 21, 22]), Some(true), "after a gap");
-        assert_eq!(complete(asked, &batch(10, 12, 3), &[11, 12]), Some(false), "one is missing");
-        assert_eq!(complete(asked, &batch(10, 12, 3), &[10, 11, 13]), Some(false), "outside");
-        assert_eq!(complete(asked, &batch(10, 12, 3), &[10, 12, 11]), Some(false), "disorder");
-        assert_eq!(complete(asked, &batch(10, 12, 3), &[]), Some(false));
+    fn a_batch_is_complete_if_the_answer_has_as_many_records_as_its_header_says() {
+        let requested = Offset::new(10);
+        assert_eq!(complete(requested, &batch(10, 12, 3), &[10, 11, 12]), Some(true));
+        assert_eq!(complete(requested, &batch(10, 19, 2), &[13, 17]), Some(true), "compacted");
+        assert_eq!(
+            complete(requested, &batch(20, 22, 3), &[20, 21, 22]),
+            Some(true),
+            "after a gap"
+        );
+        assert_eq!(
+            complete(requested, &batch(10, 12, 3), &[11, 12]),
+            Some(false),
+            "one is missing"
+        );
+        assert_eq!(complete(requested, &batch(10, 12, 3), &[10, 11, 13]), Some(false), "outside");
+        assert_eq!(complete(requested, &batch(10, 12, 3), &[10, 12, 11]), Some(false), "disorder");
+        assert_eq!(complete(requested, &batch(10, 12, 3), &[]), Some(false));
     }
 
     #[test]
-    fn the_count_proves_nothing_where_the_batch_begins_below() {
+    fn the_count_proves_nothing_if_the_batch_begins_below_the_requested_offset() {
         assert_eq!(complete(Offset::new(11), &batch(10, 12, 3), &[11, 12]), None);
         assert_eq!(complete(Offset::new(11), &batch(10, 12, 3), &[10, 11, 12]), Some(false));
     }
@@ -117,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn caution_grows_while_jumps_go_on_and_ends_with_them() {
+    fn caution_grows_while_jumps_continue_and_ends_with_them() {
         let mut caution = Caution::default();
         assert!(!caution.is_raised());
         caution.raise();

@@ -1,9 +1,8 @@
-//! How records lie in a chunk: a run of consecutive offsets of one partition, one row of the file.
+//! The encoding of records in a chunk: consecutive offsets of one partition, in one row of the file.
 //!
-//! A record is a head of 20 bytes (timestamp i64, then the lengths of key, value and headers as
-//! u32, little-endian; a length of `u32::MAX` is a missing key or a null value), then the three.
-//! Headers lie as `headers` encodes them. Offsets are not written: the row has the first one, and
-//! they are dense.
+//! A record is a head of 20 bytes (timestamp i64, then the lengths of key, value and headers as u32, little-endian; a
+//! length of `u32::MAX` is a missing key or a null value), followed by key, value and headers. Headers are encoded by
+//! `model::headers`. Offsets are not written: the row has the first one, and they are dense.
 
 use rusqlite::{Connection, OptionalExtension};
 
@@ -15,7 +14,7 @@ use crate::model::offset::Offset;
 const HEAD_BYTES: usize = 20;
 const NONE: u32 = u32::MAX;
 
-/// Bytes that the message takes in a chunk.
+/// How many bytes the message takes in a chunk.
 pub(super) fn encoded_bytes(message: &Message<'_>) -> usize {
     HEAD_BYTES
         + message.key.map_or(0, <[u8]>::len)
@@ -29,8 +28,8 @@ fn headers_bytes(message: &Message<'_>) -> usize {
     message.headers.iter().map(bytes).sum()
 }
 
-/// Writes the message behind the others of `chunk`. The caller has checked its size against
-/// `limits::EMBEDDED_RECORD_BYTES`, so each length fits 32 bits.
+/// Appends the message to `chunk`. The caller has checked its size against `limits::EMBEDDED_RECORD_BYTES`, so each
+/// length fits 32 bits.
 pub(super) fn encode(chunk: &mut Vec<u8>, message: &Message<'_>, timestamp: i64) {
     let length = |bytes: Option<&[u8]>| bytes.map_or(NONE, |bytes| bytes.len() as u32);
     chunk.extend_from_slice(&timestamp.to_le_bytes());
@@ -44,8 +43,7 @@ pub(super) fn encode(chunk: &mut Vec<u8>, message: &Message<'_>, timestamp: i64)
     }
 }
 
-/// Reads a chunk's records in offset order; `None` as an item is a chunk that is broken from
-/// there on.
+/// Reads a chunk's records in offset order. An item `None` means that the chunk is broken from there on.
 pub(super) struct Records<'a> {
     rest: &'a [u8],
     offset: Offset,
@@ -86,7 +84,7 @@ impl<'a> Records<'a> {
 }
 
 impl<'a> Iterator for Records<'a> {
-    /// A record as it was written, or `None` for a broken chunk.
+    /// A record as it was written; `None` if the chunk is broken.
     type Item = Option<Record<'a>>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -101,8 +99,8 @@ impl<'a> Iterator for Records<'a> {
     }
 }
 
-/// The offset of the first record of a partition (by its row) whose timestamp is at or after
-/// `timestamp_ms`. A chunk that is broken counts as far as it can be read.
+/// The offset of the first record of a partition (by its row id) whose timestamp is at or after `timestamp_ms`. A
+/// broken chunk counts as far as it can be read.
 pub(super) fn first_at(
     reader: &Connection,
     partition_row: i64,
@@ -112,7 +110,7 @@ pub(super) fn first_at(
         "SELECT first_offset, last_offset, records FROM chunks \
          WHERE partition = ?1 AND last_offset > ?2 ORDER BY last_offset LIMIT 1",
     )?;
-    // One chunk at a time: nothing is held open while the others are looked at.
+    // One chunk per query, so that no read transaction stays open for the whole search.
     let mut passed = -1_i64;
     loop {
         let looked = statement.query_row([partition_row, passed], |row| {
@@ -174,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_chunk_yields_what_is_whole_and_then_says_that_it_is_broken() {
+    fn a_truncated_chunk_yields_its_whole_records_and_then_none() {
         let mut chunk = Vec::new();
         encode(&mut chunk, &message(None, Some(b"one"), &[]), 1);
         let whole = chunk.len();

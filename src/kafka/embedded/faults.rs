@@ -32,19 +32,49 @@ pub enum Call {
     Write,
 }
 
-/// A plan of faults, shared by all its clones: steer it from a test while the pipeline runs.
+/// A plan of faults, shared by all its clones: a test changes it while the pipeline runs.
+///
+/// Here the answer to the first commit is an error and a partition has no leader at first. The pipeline processes
+/// all records all the same.
 ///
 /// ```
-/// # use mb::kafka::{Broker, embedded::{Call, Embedded, Faults}};
-/// # let dir = std::env::temp_dir().join(format!("mb-faults-{}", std::process::id()));
+/// use std::sync::Arc;
+///
+/// use mb::embedded::{Call, Embedded, Faults};
+/// use mb::{Attempt, Builder, Produce, Step, StepError, Stopper};
+///
+/// /// Counts nothing and accepts everything; the first batch brings the leader back.
+/// struct Heal(Faults);
+///
+/// impl Step for Heal {
+///     fn name(&self) -> &str {
+///         "heal"
+///     }
+///
+///     fn run(&self, _: &mut Attempt<'_>) -> Result<(), StepError> {
+///         self.0.take_leaders([]);
+///         Ok(())
+///     }
+/// }
+///
+/// let folder = tempfile::tempdir().unwrap();
 /// let faults = Faults::new(7);
-/// let broker = Embedded::open(&dir, 1 << 20)?.with_faults(faults.clone());
-/// broker.create_topic("orders", 4)?;
-/// faults.fail_next(Call::Topic, 1);
-/// assert!(broker.topic("orders").is_err());
-/// assert!(broker.topic("orders").is_ok());
-/// # std::fs::remove_dir_all(&dir).unwrap();
-/// # Ok::<(), mb::model::error::Error>(())
+/// faults.fail_next(Call::Commit, 1);
+/// faults.take_leaders([1]);
+/// let topics = Embedded::open(folder.path(), 1 << 20)?.with_faults(faults.clone());
+/// let pipeline = Builder::new(Heal(faults.clone()))
+///     .topic("orders")
+///     .data_dir(folder.path())
+///     .configure(|config| {
+///         config.produce = Some(Produce { rate: 0.0, count: Some(40), ..Produce::default() });
+///         config.until_caught_up = true;
+///     })
+///     .build()
+///     .with_broker(Arc::new(topics));
+/// let (_stopper, stop) = Stopper::new();
+/// assert_eq!(pipeline.run(&stop)?.records_done, 40);
+/// assert_eq!(faults.struck(), 1);
+/// # Ok::<(), mb::Error>(())
 /// ```
 #[derive(Clone)]
 pub struct Faults(Arc<Mutex<Plan>>);

@@ -50,7 +50,7 @@ impl Model {
         offsets.min().unwrap_or_default()
     }
 
-    /// A beginning never goes back, not even where a group that is new has read nothing yet.
+    /// A beginning never moves back, not even if a new group has read nothing yet.
     fn note_floors(&mut self) {
         self.may_begin.resize(self.logs.len(), 0);
         for partition in 0..self.logs.len() {
@@ -160,7 +160,7 @@ fn check(embedded: &Embedded, held: u64, model: &Model) -> std::result::Result<(
     let mut writer = embedded.shared.writer.lock();
     let tx = immediate(&mut writer).unwrap();
     prop_assert!(retention::used(&tx).unwrap() <= MODEL_RETENTION);
-    // Held back only where nothing more may go.
+    // Messages are held back only if nothing more may be removed.
     if held > 0 {
         let removable: i64 =
             tx.query_row("SELECT count(*) FROM chunks", [], |row| row.get::<_, i64>(0)).unwrap();

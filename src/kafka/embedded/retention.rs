@@ -1,25 +1,24 @@
-//! What may be removed from the embedded topic, and who holds the rest back.
+//! Which records may be removed from the embedded topic, and which group prevents the removal of the others.
 //!
-//! A chunk may go when every group that has commits on its topic has committed past its last
-//! record; a topic that no group has committed on is all unread. Oldest chunks go first, and only
-//! when room is needed.
+//! A chunk may be removed when every group that has commits on its topic has committed past its last record. A topic
+//! without any commit counts as unread. The oldest chunks are removed first, and only when room is needed.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use rusqlite::{OptionalExtension, Transaction, params};
 
-/// What a chunk's row takes in the file beyond its records: row and index entry, rounded up.
+/// The bytes of a chunk's row beyond its records: row and index entry, rounded up.
 pub(super) const CHUNK_OVERHEAD_BYTES: u64 = 64;
 
-/// Bytes that all records of the file count for.
+/// How many bytes all records of the file count as.
 pub(super) fn used(tx: &Transaction<'_>) -> rusqlite::Result<u64> {
     tx.prepare_cached("SELECT coalesce(sum(bytes), 0) FROM partitions")?
         .query_row([], |row| row.get(0))
 }
 
-/// The lowest committed offset of each partition that holds records: below it every group is done.
-/// A group that has commits on the topic but none on a partition holds all of that one.
+/// The lowest committed offset of each partition that has records: every group is done with those below it. A group
+/// that has commits on the topic but none on a partition keeps all of that partition.
 fn floors(tx: &Transaction<'_>) -> rusqlite::Result<Vec<(i64, i64)>> {
     tx.prepare_cached(
         "SELECT p.id, (
@@ -50,8 +49,8 @@ fn oldest(tx: &Transaction<'_>, partition: i64, floor: i64) -> rusqlite::Result<
     .optional()
 }
 
-/// Removes the oldest chunks that may go until `wanted` bytes are free again or none is left;
-/// returns the bytes removed. A chunk's id tells its age.
+/// Removes the oldest chunks that may be removed, until `wanted` bytes are free or none is left; returns the bytes
+/// removed. Chunks are ordered by age through their ids.
 pub(super) fn remove(tx: &Transaction<'_>, wanted: u64) -> rusqlite::Result<u64> {
     let mut heads = BinaryHeap::new();
     for (partition, floor) in floors(tx)? {
@@ -77,8 +76,7 @@ pub(super) fn remove(tx: &Transaction<'_>, wanted: u64) -> rusqlite::Result<u64>
     Ok(removed)
 }
 
-/// Who holds back the topic that takes the most bytes: its name, and the group that has committed
-/// least of it, if any group has.
+/// The topic that takes the most bytes, and the group that has committed least of it, if there is one.
 pub(super) fn holder(tx: &Transaction<'_>) -> rusqlite::Result<(String, Option<String>)> {
     let (topic, name): (i64, String) = tx.query_row(
         "SELECT t.id, t.name FROM partitions p JOIN topics t ON t.id = p.topic

@@ -1,6 +1,6 @@
 //! The embedded topic's file: its schema, how it is opened and recognised, and its connections.
 //!
-//! What is asked of it is in `embedded` and its other parts; what may be removed, in `retention`.
+//! Queries are in the other files of `embedded`; what may be removed is decided in `retention`.
 
 use std::path::{Path, PathBuf};
 
@@ -17,8 +17,8 @@ const SCHEMA_VERSION: i64 = 1;
 /// SQLite's `application_id` of an embedded topic: "mbto" in ASCII.
 const APPLICATION_ID: i64 = 0x6d62_746f;
 
-/// Offsets of a partition are dense, so a chunk's records need no index: `last_offset` finds the
-/// chunk. `bytes` is what counts for retention, in a chunk and summed in its partition.
+/// Offsets of a partition are dense, so a chunk's records need no index: `last_offset` finds the chunk. `bytes` is
+/// what counts for retention, per chunk and summed per partition.
 const SCHEMA: &str = "
 CREATE TABLE cluster (id TEXT NOT NULL);
 CREATE TABLE topics (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, uuid TEXT NOT NULL);
@@ -56,10 +56,10 @@ pub(super) fn file(data_dir: &Path) -> PathBuf {
     data_dir.join(FILE)
 }
 
-/// Opens the file for writing, and makes it where it is missing or empty.
+/// Opens the file for writing, and creates it if it is missing or empty.
 ///
 /// # Errors
-/// `Config` where the file is another program's, a newer mb's, broken, or cannot be written.
+/// `Config` if the file belongs to another program or a newer mb, is broken, or cannot be written.
 pub(super) fn open_writer(path: &Path) -> Result<Connection> {
     check_file(path, "the embedded topic")?;
     let mut connection = open(path, OpenFlags::default()).map_err(|cause| refuse(path, cause))?;
@@ -70,7 +70,7 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection> {
     Ok(connection)
 }
 
-/// Opens another connection, that reads only, to a file that `open_writer` has opened.
+/// Opens a read-only connection to a file that `open_writer` has opened.
 pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     open(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)
 }
@@ -82,8 +82,8 @@ fn open(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Whether the file is an embedded topic already (true) or blank (false). Reads only: a file that
-/// is not ours stays as it is.
+/// Whether the file is an embedded topic (true) or blank (false). Only reads, so that another program's file stays
+/// unchanged.
 fn recognise(path: &Path, connection: &Connection) -> Result<bool> {
     let number = |sql| {
         connection
@@ -121,20 +121,21 @@ fn create(connection: &mut Connection) -> rusqlite::Result<()> {
     tx.commit()
 }
 
-/// With NORMAL a write outlives a kill of the process at once, and a loss of power from the next
-/// checkpoint on. Free pages are used again before the file grows, which bounds it.
+/// With synchronous = NORMAL a write survives a kill of the process at once, and a power failure from the next
+/// checkpoint on. SQLite reuses free pages before the file grows, which bounds its size.
 fn tune(connection: &Connection) -> rusqlite::Result<()> {
     connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     connection.query_row("PRAGMA journal_size_limit = 16777216", [], |_| Ok(()))
 }
 
-/// BEGIN IMMEDIATE: a transaction that begins as a reader cannot wait for the lock later on.
+/// BEGIN IMMEDIATE, because a transaction that begins as a reader cannot wait for the write lock later: SQLite
+/// answers SQLITE_BUSY at once.
 pub(super) fn immediate(connection: &mut Connection) -> rusqlite::Result<Transaction<'_>> {
     connection.transaction_with_behavior(TransactionBehavior::Immediate)
 }
 
-/// For `map_err`: SQLite's error under what was being done.
+/// For `map_err`: SQLite's error, with what was being done.
 pub(super) fn failed(doing: &str) -> impl Fn(rusqlite::Error) -> Error + '_ {
     move |cause| match cause.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => {
@@ -144,7 +145,7 @@ pub(super) fn failed(doing: &str) -> impl Fn(rusqlite::Error) -> Error + '_ {
     }
 }
 
-/// An error at opening: mostly one that no retry mends.
+/// The error for a file that cannot be opened; most causes are permanent.
 fn refuse(path: &Path, cause: rusqlite::Error) -> Error {
     let shown = path.display();
     match cause.sqlite_error_code() {

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use kafka_protocol::messages::ApiKey;
 
-use super::session::{Cause, Session, Versions};
+use super::connect::Cause;
+use super::session::{Session, Versions};
 use crate::model::error::{Error, Result};
 use crate::model::offset::Partition;
 use crate::model::sync::Mutex;

@@ -13,10 +13,11 @@ use kafka_protocol::messages::{ApiKey, FindCoordinatorRequest, GroupId};
 use kafka_protocol::protocol::StrBytes;
 
 use super::client::Wire;
-use super::codes::{error_name, retriable};
+use super::codes::{explain, is_refusal, retriable};
+use super::connect::Cause;
 use super::metadata::name;
 use super::reader::{Read, Reader};
-use super::session::{Ask, Cause, broken};
+use super::session::{Ask, broken};
 use crate::config::limits::{BROKER_CALL_LIMIT, PROBE_LIMIT};
 use crate::kafka::{CommitError, PerPartition};
 use crate::model::error::{Error, Result};
@@ -55,12 +56,12 @@ impl Wire {
         topic: &str,
         partitions: &[Partition],
     ) -> Result<PerPartition<Option<Offset>>> {
-        let asked = OffsetFetchRequestTopic::default()
+        let requested = OffsetFetchRequestTopic::default()
             .with_name(name(topic))
             .with_partition_indexes(partitions.to_vec());
         let body = OffsetFetchRequest::default()
             .with_group_id(group_id(group))
-            .with_topics(Some(vec![asked]));
+            .with_topics(Some(vec![requested]));
         let fail =
             |cause: Cause| Error::broker(format!("read the offsets of group {group}"), cause);
         let answer = self
@@ -253,65 +254,6 @@ fn judge_commit(
     })
 }
 
-/// Whether a broker that answers a commit with this code has stored nothing, and never will.
-///
-/// Every other code leaves doubt. A coordinator writes offsets to its log and waits for the replicas; if
-/// there are too few of them, or it loses the leadership meanwhile, it answers CoordinatorNotAvailable,
-/// NotCoordinator or RequestTimedOut, although the write may survive (`appendForGroup` in Kafka's
-/// GroupMetadataManager and `handleOperationException` in its newer CoordinatorRuntime translate the log's
-/// errors to these).
-fn is_refusal(code: i16) -> bool {
-    use ResponseError::{
-        CoordinatorLoadInProgress, FencedInstanceId, FencedMemberEpoch, GroupAuthorizationFailed,
-        GroupIdNotFound, IllegalGeneration, InvalidCommitOffsetSize, InvalidGroupId,
-        InvalidRequest, NonEmptyGroup, OffsetMetadataTooLarge, RebalanceInProgress,
-        StaleMemberEpoch, TopicAuthorizationFailed, UnknownMemberId, UnknownTopicOrPartition,
-        UnsupportedVersion,
-    };
-    matches!(
-        ResponseError::try_from_code(code),
-        Some(
-            CoordinatorLoadInProgress
-                | FencedInstanceId
-                | FencedMemberEpoch
-                | GroupAuthorizationFailed
-                | GroupIdNotFound
-                | IllegalGeneration
-                | InvalidCommitOffsetSize
-                | InvalidGroupId
-                | InvalidRequest
-                | NonEmptyGroup
-                | OffsetMetadataTooLarge
-                | RebalanceInProgress
-                | StaleMemberEpoch
-                | TopicAuthorizationFailed
-                | UnknownMemberId
-                | UnknownTopicOrPartition
-                | UnsupportedVersion
-        )
-    )
-}
-
-fn explain(code: i16) -> String {
-    // The broker takes offsets from a client outside the group only while the group has no members.
-    let in_use = [
-        ResponseError::UnknownMemberId,
-        ResponseError::IllegalGeneration,
-        ResponseError::RebalanceInProgress,
-        ResponseError::FencedInstanceId,
-        ResponseError::StaleMemberEpoch,
-        ResponseError::NonEmptyGroup,
-    ];
-    if in_use.iter().any(|refusal| refusal.code() == code) {
-        return format!(
-            "{}: the group has active members: another consumer uses this group; stop it, or use another \
-             group with --group",
-            error_name(code)
-        );
-    }
-    error_name(code)
-}
-
 fn read_coordinator(answer: &[u8], version: i16) -> Read<Result<String, i16>> {
     let mut reader = Reader::new(answer, false);
     if version >= 1 {
@@ -392,24 +334,5 @@ mod tests {
         assert!(matches!(refused_now, Err(CommitError::Unknown(_))), "{refused_now:?}");
         let silent = judged(&[(0, 0)], false);
         assert!(matches!(silent, Err(CommitError::Unknown(_))), "partition 1: {silent:?}");
-    }
-
-    #[test]
-    fn an_answer_that_a_broker_gives_after_writing_is_no_refusal() {
-        use ResponseError::{
-            CoordinatorNotAvailable, GroupAuthorizationFailed, NotCoordinator, RequestTimedOut,
-            UnknownServerError,
-        };
-        for error in [CoordinatorNotAvailable, NotCoordinator, RequestTimedOut, UnknownServerError]
-        {
-            assert!(!is_refusal(error.code()), "{error:?}");
-        }
-        assert!(is_refusal(GroupAuthorizationFailed.code()));
-    }
-
-    #[test]
-    fn the_error_says_if_other_consumers_use_the_group() {
-        let text = explain(ResponseError::UnknownMemberId.code());
-        assert!(text.contains("the group has active members"), "{text}");
     }
 }

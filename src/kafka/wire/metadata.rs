@@ -13,8 +13,9 @@ use kafka_protocol::protocol::StrBytes;
 
 use super::client::Wire;
 use super::codes::{error_name, retriable};
+use super::connect::Cause;
 use super::reader::{Read, Reader};
-use super::session::{Ask, Cause, Session, broken};
+use super::session::{Ask, Session, broken};
 use crate::config::limits::BROKER_CALL_LIMIT;
 use crate::kafka::TopicInfo;
 use crate::model::error::{Error, Result};

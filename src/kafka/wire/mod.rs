@@ -5,6 +5,7 @@
 
 mod client;
 mod codes;
+mod connect;
 #[cfg(test)]
 mod connection_tests;
 mod group;

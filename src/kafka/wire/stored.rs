@@ -9,9 +9,10 @@ use kafka_protocol::messages::fetch_request::{FetchPartition, FetchRequest, Fetc
 
 use super::client::Wire;
 use super::codes::{error_name, retriable};
+use super::connect::Cause;
 use super::metadata::name;
 use super::reader::{Read, Reader};
-use super::session::{Ask, Cause, Session, broken};
+use super::session::{Ask, Session, broken};
 use crate::config::limits::{BROKER_CALL_LIMIT, LEADER_LIMIT};
 use crate::model::error::{Error, Result};
 use crate::model::offset::{Offset, Partition};
@@ -180,7 +181,7 @@ fn read_fetch(answer: &[u8], version: i16) -> Read<Found> {
             return Ok(Found::Error(code));
         }
     }
-    // One topic with one partition was asked for.
+    // The request has one topic with one partition.
     if reader.i32()? != 1 {
         return Err(super::reader::Broken);
     }

@@ -12,9 +12,10 @@ use kafka_protocol::messages::{ApiKey, BrokerId};
 
 use super::client::Wire;
 use super::codes::{error_name, retriable};
+use super::connect::Cause;
 use super::metadata::{Metadata, name};
 use super::reader::{Read, Reader};
-use super::session::{Ask, Cause, broken};
+use super::session::{Ask, broken};
 use crate::config::limits::{BROKER_CALL_LIMIT, LEADER_LIMIT};
 use crate::kafka::topic::found_or_end;
 use crate::kafka::{PerPartition, Watermarks};
@@ -206,16 +207,16 @@ impl Wire {
         let (leaders, troubles) = by_leader(metadata, &missing);
         found.extend(troubles.into_iter().map(|(partition, trouble)| (partition, Err(trouble))));
         let count = leaders.len();
-        for (index, (address, asked)) in leaders.into_iter().enumerate() {
+        for (index, (address, requested)) in leaders.into_iter().enumerate() {
             // A leader that does not answer leaves time for the others.
             let left = deadline.saturating_duration_since(Instant::now());
             let share = Instant::now() + left / u32::try_from(count - index).unwrap_or(u32::MAX);
             // An answer without a partition that was asked for is no better than an error.
-            found.extend(asked.iter().map(|partition| (*partition, Err(Trouble::Unanswered))));
-            match self.ask_times(&address, topic, &asked, time, share) {
+            found.extend(requested.iter().map(|partition| (*partition, Err(Trouble::Unanswered))));
+            match self.ask_times(&address, topic, &requested, time, share) {
                 Ok(answer) => {
                     for (partition, code, offset) in answer {
-                        if asked.binary_search(&partition).is_ok() {
+                        if requested.binary_search(&partition).is_ok() {
                             let at = match code {
                                 0 => Ok(Offset::checked(offset)),
                                 code => Err(Trouble::of_code(code)),
@@ -226,7 +227,7 @@ impl Wire {
                 }
                 Err(cause) => {
                     let trouble = Trouble::Leader(format!("{address}: {cause}"));
-                    found.extend(asked.iter().map(|one| (*one, Err(trouble.clone()))));
+                    found.extend(requested.iter().map(|one| (*one, Err(trouble.clone()))));
                 }
             }
         }
@@ -256,8 +257,8 @@ impl Wire {
     ) -> Result<Option<String>, Cause> {
         let all: BTreeSet<_> =
             metadata.partitions.iter().map(|partition| partition.index).collect();
-        for (address, asked) in by_leader(metadata, &all).0 {
-            for (partition, code, _) in self.ask_times(&address, topic, &asked, 0, deadline)? {
+        for (address, requested) in by_leader(metadata, &all).0 {
+            for (partition, code, _) in self.ask_times(&address, topic, &requested, 0, deadline)? {
                 if code != 0 {
                     return Ok(Some(format!("partition {partition}: {}", error_name(code))));
                 }
@@ -274,13 +275,13 @@ impl Wire {
         timestamp_ms: i64,
         deadline: Instant,
     ) -> Result<Answer, Cause> {
-        let asked = partitions.iter().map(|partition| {
+        let requested = partitions.iter().map(|partition| {
             ListOffsetsPartition::default()
                 .with_partition_index(*partition)
                 .with_timestamp(timestamp_ms)
         });
         let topics = vec![
-            ListOffsetsTopic::default().with_name(name(topic)).with_partitions(asked.collect()),
+            ListOffsetsTopic::default().with_name(name(topic)).with_partitions(requested.collect()),
         ];
         // Replica id -1 says that a consumer asks.
         let body = ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(topics);
