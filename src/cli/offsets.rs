@@ -3,7 +3,6 @@
 //!
 //! Whether a committed offset is this mb's own at the next start is decided in `history::recovery`.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use log::{info, warn};
@@ -13,11 +12,12 @@ use crate::cli::errors::{either, usage};
 use crate::cli::flags::{Command, Common, Flags, flags};
 use crate::cli::terminal::Terminal;
 use crate::cli::{connect, output, values};
+use crate::commit::move_plan::{self, Move, Target};
 use crate::config::data_dir::DataDir;
 use crate::config::{Client, Connection};
 use crate::history;
 use crate::history::reset::Reset;
-use crate::kafka::{Broker, TopicInfo, Watermarks, require_all};
+use crate::kafka::{Broker, TopicInfo};
 use crate::model::error::{Error, Result};
 use crate::model::offset::{Offset, Partition};
 
@@ -83,17 +83,6 @@ pub struct OffsetsArgs {
     pub json: bool,
 }
 
-/// Where `mb offsets` moves a group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target {
-    Earliest,
-    Latest,
-    /// The first record at or after this time, in milliseconds since 1970.
-    Time(i64),
-    Offset(Offset),
-    Shift(i64),
-}
-
 impl Command for OffsetsFlags {
     const NAME: &'static str = "offsets";
     const SUMMARY: &'static str = "move the committed offsets of the group";
@@ -150,17 +139,6 @@ struct Row {
     lag_after: i64,
 }
 
-/// Where one partition goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Move {
-    partition: Partition,
-    current: Option<Offset>,
-    /// What was asked for; it may lie outside the log, below 0 too.
-    wanted: i64,
-    new: Offset,
-    marks: Watermarks,
-}
-
 fn run(args: &OffsetsArgs) -> Result<()> {
     let data_dir = &args.common.connection.data_dir;
     let held = if args.execute { hold(data_dir)? } else { None };
@@ -173,41 +151,27 @@ fn run(args: &OffsetsArgs) -> Result<()> {
         broker.describe()
     );
     let topic = broker.topic(&connection.topic)?;
-    let moves = plan(broker, connection, &topic, args.target, args.partition)?;
-    for one in moves.iter().filter(|one| one.wanted != one.new.get()) {
-        let (side, mark) = if one.wanted < one.new.get() {
-            ("below the log's beginning", one.marks.beginning)
-        } else {
-            ("above the log's end", one.marks.end)
-        };
-        warn!(
-            "offset {} of {}/{} is {side}: {mark} is taken",
-            one.wanted, connection.topic, one.partition
-        );
-    }
-    let no_record =
-        |one: &&Move| matches!(args.target, Target::Time(_)) && one.new >= one.marks.end;
-    for one in moves.iter().filter(no_record) {
-        warn!(
-            "{}/{} has no record from that time on, by the records' timestamps: the log's end {} is \
-             taken",
-            connection.topic, one.partition, one.new
-        );
+    let partitions = connect::partitions(&topic, args.partition)?;
+    let targets: Vec<_> =
+        partitions.into_iter().map(|partition| (partition, args.target)).collect();
+    let moves = move_plan::plan(broker, &connection.group, &topic, &targets)?;
+    for note in moves.iter().filter_map(|planned| planned.note(&topic.name)) {
+        warn!("{note}");
     }
     if args.execute {
         execute(broker, connection, &topic, &moves)?;
     }
     print(connection, &moves, args.json)?;
     if args.execute {
-        info!("committed for group {}", connection.group);
+        info!("committed the new offsets of group {}", connection.group);
     } else {
-        info!("dry run: nothing was changed; the same with --execute commits the new offsets");
+        info!("dry run: nothing was changed; run it with --execute to commit the new offsets");
     }
     Ok(())
 }
 
-/// The lock on the data directory, so that no mb starts there meanwhile; `None` where there is no
-/// such folder, thus no mb either.
+/// The lock on the data directory, so that no mb starts there during the move; `None` if the directory does not
+/// exist, because then no mb uses it.
 fn hold(data_dir: &Path) -> Result<Option<DataDir>> {
     if !data_dir.exists() {
         return Ok(None);
@@ -221,52 +185,7 @@ fn hold(data_dir: &Path) -> Result<Option<DataDir>> {
     DataDir::lock(data_dir).map(Some)
 }
 
-/// Where each partition goes; asks, and changes nothing.
-fn plan(
-    broker: &dyn Broker,
-    connection: &Connection,
-    info: &TopicInfo,
-    target: Target,
-    only: Option<Partition>,
-) -> Result<Vec<Move>> {
-    let (topic, group) = (&info.name, &connection.group);
-    let partitions = connect::partitions(info, only)?;
-    let committed = require_all(broker.committed(group, topic, &partitions)?)?;
-    let marks = require_all(broker.watermarks(topic, &partitions)?)?;
-    let by_time = match target {
-        Target::Time(ms) => require_all(broker.offsets_at(topic, &partitions, ms)?)?,
-        _ => BTreeMap::new(),
-    };
-    let to = |(partition, marks): (Partition, Watermarks)| {
-        let current = committed[&partition];
-        let wanted = match target {
-            Target::Earliest => marks.beginning.get(),
-            Target::Latest => marks.end.get(),
-            // What came between the two questions is above the end that was told.
-            Target::Time(_) => by_time.get(&partition).copied().unwrap_or(marks.end).get(),
-            Target::Offset(offset) => offset.get(),
-            Target::Shift(by) => match current {
-                Some(current) => current.get().saturating_add(by),
-                None => {
-                    return Err(Error::Config(format!(
-                        "--shift-by: group {group} has no committed offset in {topic}/{partition}; \
-                         use another target such as --to-earliest, or --partition for one that has"
-                    )));
-                }
-            },
-        };
-        let new = match target {
-            Target::Offset(_) | Target::Shift(_) => {
-                wanted.clamp(marks.beginning.get(), marks.end.get())
-            }
-            _ => wanted,
-        };
-        Ok(Move { partition, current, wanted, new: Offset::new(new), marks })
-    };
-    marks.into_iter().map(to).collect()
-}
-
-/// Commits the new offsets, with the history made ready for them.
+/// Commits the new offsets, and voids in the history what was planned for the old ones.
 fn execute(
     broker: &dyn Broker,
     connection: &Connection,
@@ -278,18 +197,18 @@ fn execute(
     crate::commit::reset::execute(broker, &connection.group, topic, &path, &resets)
 }
 
-fn reset(one: &Move) -> Reset {
-    Reset { partition: one.partition, from: one.current, to: one.new }
+fn reset(planned: &Move) -> Reset {
+    Reset { partition: planned.partition, from: planned.from, to: planned.to }
 }
 
 fn print(connection: &Connection, moves: &[Move], json: bool) -> Result<()> {
-    let row = |one: &Move| Row {
+    let row = |planned: &Move| Row {
         group: connection.group.clone(),
         topic: connection.topic.clone(),
-        partition: one.partition,
-        current_offset: one.current.map(Offset::get),
-        new_offset: one.new.get(),
-        lag_after: (one.marks.end.get() - one.new.get()).max(0),
+        partition: planned.partition,
+        current_offset: planned.from.map(Offset::get),
+        new_offset: planned.to.get(),
+        lag_after: (planned.marks.end.get() - planned.to.get()).max(0),
     };
     let rows: Vec<Row> = moves.iter().map(row).collect();
     if json {
@@ -313,6 +232,7 @@ fn print(connection: &Connection, moves: &[Move], json: bool) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::time::Duration;
 
     use super::*;
@@ -379,17 +299,19 @@ mod tests {
 
         fn plan(&self, target: Target, only: Option<Partition>) -> Result<Vec<Move>> {
             let info = self.topics.topic("t").unwrap();
-            plan(&self.topics, &self.connection, &info, target, only)
+            let partitions = connect::partitions(&info, only)?;
+            let targets: Vec<_> = partitions.iter().map(|partition| (*partition, target)).collect();
+            move_plan::plan(&self.topics, &self.connection.group, &info, &targets)
         }
 
         fn news(&self, target: Target, only: Option<Partition>) -> Vec<(Partition, i64)> {
             let moves = self.plan(target, only).unwrap();
-            moves.iter().map(|one| (one.partition, one.new.get())).collect()
+            moves.iter().map(|planned| (planned.partition, planned.to.get())).collect()
         }
     }
 
     #[test]
-    fn each_target_is_a_place_in_the_log() {
+    fn each_target_leads_to_an_offset_in_the_log() {
         let world = World::new();
         assert_eq!(world.news(Target::Earliest, None), [(0, 0), (1, 0)]);
         assert_eq!(world.news(Target::Latest, None), [(0, 10), (1, 10)]);
@@ -401,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_outside_the_log_is_its_beginning_or_end() {
+    fn a_target_outside_the_log_becomes_its_beginning_or_end() {
         let world = World::new();
         for (target, new) in [
             (Target::Offset(Offset::new(i64::MAX)), 10),
@@ -411,20 +333,20 @@ mod tests {
             (Target::Shift(i64::MIN), 0),
         ] {
             let moves = world.plan(target, Some(0)).unwrap();
-            assert_eq!(moves[0].new.get(), new, "{target:?}");
-            assert_ne!(moves[0].wanted, new, "{target:?} is told to be outside");
+            assert_eq!(moves[0].to.get(), new, "{target:?}");
+            assert!(moves[0].is_outside() && moves[0].note("t").is_some(), "{target:?}");
         }
     }
 
     #[test]
-    fn a_partition_without_an_offset_cannot_be_shifted_and_is_named() {
+    fn a_shift_of_a_partition_without_a_committed_offset_is_refused() {
         let error = World::new().plan(Target::Shift(-1), None).unwrap_err();
         assert_eq!(error.exit_code(), 78);
         assert!(error.to_string().contains("no committed offset in t/1"), "{error}");
     }
 
     #[test]
-    fn a_partition_that_is_not_there_is_refused() {
+    fn an_unknown_partition_is_refused() {
         let error = World::new().plan(Target::Earliest, Some(2)).unwrap_err();
         assert_eq!(error.exit_code(), 78);
         let text = error.to_string();
@@ -432,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn the_history_takes_the_new_offset_for_its_own_and_forgets_its_ranges() {
+    fn the_history_accepts_the_new_offset_as_its_own_and_voids_its_ranges() {
         let world = World::new();
         let path = world.connection.data_dir.join(history::FILE);
         let info = world.topics.topic("t").unwrap();
@@ -463,24 +385,24 @@ mod tests {
             if !killed_before_the_commit {
                 world.topics.commit("mb", "t", &[(0, Offset::new(new))]).unwrap();
             }
-            // What `startup` asks.
+            // What `startup` asks the broker and the history.
             let committed = world.topics.committed("mb", "t", &[0]).unwrap()[&0].clone().unwrap();
             let recorded = recovery::recorded(&db, scope).unwrap();
             let position = Offset::new(if killed_before_the_commit { 4 } else { new });
-            // Finished ranges above it would be passed over, though somebody asked for them.
+            // No stored ranges: a finished one would be skipped, although its offsets were requested again.
             let resume = Resume { position, committed: Some(position), stored: vec![] };
             assert_eq!(
                 recovery::resume(recorded.get(&0), committed),
                 Standing::Ours(resume),
                 "to {new}, killed before the commit: {killed_before_the_commit}"
             );
-            // mb has nothing of the other one: it begins with whatever is committed there.
+            // The history knows nothing of partition 1, which starts with whatever is committed there.
             assert_eq!(recorded.get(&1), None);
         }
     }
 
     #[test]
-    fn a_history_that_cannot_be_used_is_known_before_anything_is_changed() {
+    fn an_unusable_history_is_reported_before_anything_is_changed() {
         let world = World::new();
         std::fs::write(world.connection.data_dir.join(history::FILE), "garbage".repeat(999))
             .unwrap();
@@ -493,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_not_there_needs_no_lock_and_is_not_made() {
+    fn a_missing_data_directory_needs_no_lock_and_is_not_created() {
         let world = World::new();
         let missing = world.connection.data_dir.join("none");
         assert!(hold(&missing).unwrap().is_none());

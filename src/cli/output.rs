@@ -1,5 +1,5 @@
-//! What commands print on stdout: text and tables for people, JSON for programs. A reader that
-//! goes away (`mb lag | head -1`) ends the printing quietly.
+//! What commands print on stdout: text and tables for people, JSON for programs. If the reader closes the pipe
+//! (`mb lag | head -1`), printing ends without an error.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -12,17 +12,17 @@ use crate::config;
 use crate::config::limits;
 use crate::model::error::{Error, Result};
 
-/// Prints `text` as it is.
+/// Prints `text` unchanged.
 ///
 /// # Errors
-/// Where stdout cannot be written to (a full disk); a closed pipe is none.
+/// `Other` if stdout cannot be written, as on a full disk; a closed pipe is no error.
 pub fn print(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     written(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
 }
 
-/// What a command that is named to a person needs beside its own words: the data directory, where it
-/// is another one than they would get without a word.
+/// The flag that a command suggested in a message needs to find this data directory; empty if it is the
+/// default one.
 pub fn data_dir_flag(data_dir: &Path) -> String {
     if data_dir == config::Connection::default().data_dir {
         return String::new();
@@ -30,7 +30,7 @@ pub fn data_dir_flag(data_dir: &Path) -> String {
     format!(" --data-dir {}", data_dir.display())
 }
 
-/// Prints one JSON array, an element a line.
+/// Prints one JSON array with one element per line.
 ///
 /// # Errors
 /// As `print`.
@@ -38,7 +38,7 @@ pub fn print_json<T: Serialize>(elements: &[T]) -> Result<()> {
     print(&json(elements)?)
 }
 
-/// Prints rows under a heading, each column as wide as its widest cell.
+/// Prints rows below a heading, each column as wide as its widest cell.
 ///
 /// # Errors
 /// As `print`.
@@ -49,11 +49,11 @@ pub fn print_table<const COLUMNS: usize>(
     print(&table(heading, rows))
 }
 
-/// Prints a list that comes page by page, as `print_table` or `print_json` would all of it; the
-/// columns are as wide as on the first page.
+/// Prints a list that is read page by page, in the form of `print_table` or `print_json`. Columns are at least
+/// as wide as on the first page.
 ///
-/// `next` gives the rows behind the one it is given (behind none: the first ones), at most so many
-/// of them; fewer where no more follow.
+/// `next` is given the last row so far (`None` at first) and a number; it returns that many of the rows that
+/// follow, or fewer if no more exist.
 ///
 /// # Errors
 /// As `print`, and those of `next`.
@@ -68,18 +68,18 @@ pub fn print_pages<T: Serialize, const COLUMNS: usize>(
     let mut page: Vec<T> = Vec::new();
     let mut printed = 0;
     loop {
-        let asked = limits::LIST_ROWS.min(limit - printed);
+        let wanted = limits::LIST_ROWS.min(limit - printed);
         let first = printed == 0;
-        page = if asked == 0 { Vec::new() } else { next(page.last(), asked)? };
+        page = if wanted == 0 { Vec::new() } else { next(page.last(), wanted)? };
         if json {
             print(&elements(&page, first)?)?;
         } else {
             let rows: Vec<_> = page.iter().map(&cells).collect();
             print(&table_under(first.then_some(heading), &rows, &mut widths))?;
         }
-        let came = u32::try_from(page.len()).unwrap_or(asked);
-        printed += came;
-        if came < asked || printed >= limit {
+        let returned = u32::try_from(page.len()).unwrap_or(wanted);
+        printed += returned;
+        if returned < wanted || printed >= limit {
             break;
         }
     }
@@ -90,14 +90,15 @@ fn json<T: Serialize>(all: &[T]) -> Result<String> {
     Ok(elements(all, true)? + if all.is_empty() { "]\n" } else { "\n]\n" })
 }
 
-/// The elements of an array, after its opening bracket or after others.
+/// The elements of an array, after the opening bracket or after earlier elements.
 fn elements<T: Serialize>(elements: &[T], first: bool) -> Result<String> {
     let mut text = String::from(if first { "[" } else { "" });
     for (place, element) in elements.iter().enumerate() {
         text.push_str(if first && place == 0 { "\n" } else { ",\n" });
         let element = serde_json::to_string(element)
             .map_err(|cause| Error::Other(format!("cannot write JSON: {cause}")))?;
-        // JSON lets these stand, and a terminal may obey them. They can only be within strings.
+        // JSON does not escape these control characters, and a terminal may act on them. They can only be
+        // within strings.
         for c in element.chars() {
             match c {
                 '\u{7f}'..='\u{9f}' => text.push_str(&format!("\\u{:04x}", u32::from(c))),
@@ -112,7 +113,7 @@ fn table<const COLUMNS: usize>(heading: [&str; COLUMNS], rows: &[[String; COLUMN
     table_under(Some(heading), rows, &mut [0; COLUMNS])
 }
 
-/// Rows, under a heading or others of these widths.
+/// Rows below a heading, or below earlier rows of these widths.
 fn table_under<const COLUMNS: usize>(
     heading: Option<[&str; COLUMNS]>,
     rows: &[[String; COLUMNS]],
@@ -138,8 +139,8 @@ fn table_under<const COLUMNS: usize>(
     text
 }
 
-/// Text from outside made harmless for a terminal: control characters (newlines and escape
-/// sequences among them) and those that turn the direction of writing are spelt out.
+/// Makes text from outside harmless for a terminal: control characters (including newlines and escape
+/// sequences) and characters that change the writing direction are written as escapes.
 pub fn escape(text: &str) -> Cow<'_, str> {
     let harmful = |c: char| {
         c.is_control()
@@ -179,9 +180,9 @@ mod tests {
     }
 
     #[test]
-    fn a_list_ends_at_its_limit_or_where_a_page_is_not_full() {
+    fn a_list_ends_at_its_limit_or_with_a_page_that_is_not_full() {
         let size = limits::LIST_ROWS;
-        for (limit, there, asked) in [
+        for (limit, existing, expected) in [
             (0, 9, vec![]),
             (7, 9, vec![7]),
             (20, 9, vec![20]),
@@ -193,11 +194,11 @@ mod tests {
             let next = |last: Option<&u32>, rows: u32| {
                 seen.push(rows);
                 let from = last.map_or(0, |last| last + 1);
-                Ok((from..there.min(from + rows)).collect())
+                Ok((from..existing.min(from + rows)).collect())
             };
-            // Nothing to be read on stdout: the cells are empty.
+            // The cells are empty, to print nothing between the lines of the test run.
             print_pages(false, [""], limit, |_| [String::new()], next).unwrap();
-            assert_eq!(seen, asked, "limit {limit}, {there} there");
+            assert_eq!(seen, expected, "limit {limit} of {existing} rows");
         }
     }
 
@@ -213,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn text_from_outside_cannot_steer_the_terminal() {
+    fn control_characters_are_escaped() {
         assert_eq!(escape("plain ü 漢"), "plain ü 漢");
         assert_eq!(
             escape("a\n\u{1b}[31mb\u{9b}\u{202e}\0"),

@@ -1,4 +1,4 @@
-//! An overview as text for a terminal: `mb status`, and `mb top` each second. Values in, text out.
+//! An overview as text for a terminal, for `mb status` and `mb top`. Values in, text out.
 
 use std::fmt::Write as _;
 
@@ -6,12 +6,12 @@ use crate::cli::output::escape;
 use crate::model::clock;
 use crate::observe::overview::{LagView, Overview, RunningView};
 
-/// Partitions that are shown one by one.
+/// Partitions that are listed.
 const PARTITIONS: usize = 8;
-/// Ticks and runs that are.
+/// Ticks and runs that are listed.
 const NEWEST: usize = 5;
 
-/// The overview in lines of up to `width` characters.
+/// The overview as lines of up to `width` characters.
 pub fn picture(overview: &Overview, width: usize) -> String {
     let mut text = String::new();
     for line in lines(overview) {
@@ -54,7 +54,7 @@ fn lines(overview: &Overview) -> Vec<String> {
     ));
     lines.push(format!("lag {}", lag(&overview.lag)));
     lines.push(format!(
-        "queue {} of {} run(s), {} of {}; {} wait for another attempt; {} dead letter(s) open; memory {}",
+        "queue {} of {} run(s), {} of {}; {} wait(s) for another attempt; {} dead letter(s) open; memory {}",
         queue.runs,
         queue.limit,
         bytes(queue.bytes),
@@ -118,7 +118,7 @@ fn lines(overview: &Overview) -> Vec<String> {
     lines
 }
 
-/// The one line that somebody in a hurry reads.
+/// The line that says whether mb keeps up.
 fn verdict(overview: &Overview) -> String {
     if let Some(what) = &overview.waiting_for {
         return format!("waiting for {what}");
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn the_third_line_says_how_it_goes() {
+    fn the_third_line_says_whether_mb_keeps_up() {
         let third = |overview: &Overview| picture(overview, 200).lines().nth(2).unwrap().to_owned();
         let mut overview = overview();
         assert_eq!(third(&overview), "1200 message(s) behind, caught up in about 1m 15s");
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_fit_the_terminal_and_cannot_steer_it() {
+    fn lines_are_cut_to_the_width_and_have_no_control_characters() {
         let mut overview = overview();
         overview.health.reasons.push(Reason {
             reason: "step".into(),
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_and_durations_are_for_people() {
+    fn sizes_and_durations_have_readable_units() {
         assert_eq!([0, 812, 3_250_585].map(bytes), ["0 B", "812 B", "3.1 MiB"]);
         let shown = [0.42, 12.9, 200.0, 18_720.0, 183_600.0].map(seconds);
         assert_eq!(shown, ["0.4s", "12s", "3m 20s", "5h 12m", "2d 3h"]);

@@ -1,9 +1,7 @@
 //! `mb replay`: requests that a range of the log is processed once more, in new runs; the committed offsets
 //! stay where they are. How a replay is carried out is in `source::reprocess`.
 
-use std::collections::BTreeMap;
-
-use log::{info, warn};
+use log::info;
 use serde::Serialize;
 
 use crate::api::instance::Instance;
@@ -13,12 +11,11 @@ use crate::cli::flags::{Command, Common, Flags, flags};
 use crate::cli::terminal::Terminal;
 use crate::cli::{connect, dead_letters, output, values};
 use crate::config::Client;
-use crate::history::requests::Replay;
 use crate::history::{self, schema};
-use crate::kafka::{Backend, Broker, TopicInfo, Watermarks, require_all};
 use crate::model::clock;
-use crate::model::error::{Error, Result};
+use crate::model::error::Result;
 use crate::model::offset::{Offset, OffsetRange, Partition};
+use crate::source::reprocess::plan::{self, Span};
 
 flags! {
     #[argh(
@@ -68,16 +65,6 @@ pub struct ReplayArgs {
     pub partition: Option<Partition>,
     pub span: Span,
     pub json: bool,
-}
-
-/// What `mb replay` replays; without an end, everything up to the log's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Span {
-    /// Both are included.
-    Offsets { from: Offset, to: Option<Offset> },
-    /// In milliseconds since 1970: from the first record at or after `since`, up to but not including
-    /// the first one at or after `until`.
-    Times { since: i64, until: Option<i64> },
 }
 
 /// One partition's line.
@@ -154,18 +141,10 @@ fn replay(args: &ReplayArgs) -> Result<()> {
     let connected = connect::broker(&args.common, connect::Embedded::IfPresent)?;
     let (broker, connection) = (connected.broker.as_ref(), &connected.connection);
     let info = broker.topic(&connection.topic)?;
-    let ranges = ranges(broker, &info, args.partition, args.span)?;
-    let replay = Replay {
-        embedded: broker.backend() == Backend::Embedded,
-        cluster_id: info.cluster_id.clone().unwrap_or_default(),
-        group: connection.group.clone(),
-        topic: info.name.clone(),
-        topic_id: info.id.clone().unwrap_or_default(),
-        ranges: ranges
-            .iter()
-            .map(|(partition, range)| (*partition, range.first.get(), range.last.get()))
-            .collect(),
-    };
+    let partitions = connect::partitions(&info, args.partition)?;
+    let plan = plan::plan(broker, &info.name, &partitions, args.span)?;
+    plan.log_notes();
+    let replay = plan.request(broker.backend(), &info, &connection.group);
     let mut instance = if connected.holds_data_dir() {
         Instance::stopped(data_dir, None)
     } else {
@@ -174,7 +153,7 @@ fn replay(args: &ReplayArgs) -> Result<()> {
     let status = instance.status()?;
     let numbers = instance.perform(ReplayRanges(replay))?;
     let when = dead_letters::when(status.as_ref(), &info.name, &connection.group);
-    for (request, (partition, range)) in numbers.iter().zip(&ranges) {
+    for (request, (partition, range)) in numbers.iter().zip(&plan.ranges) {
         info!(
             "request {request}: {}/{partition} {range} is replayed {when}; mb runs --request {request}{} \
              lists its runs",
@@ -189,67 +168,8 @@ fn replay(args: &ReplayArgs) -> Result<()> {
         first_offset: range.first.get(),
         last_offset: range.last.get(),
     };
-    let rows: Vec<Row> = numbers.iter().zip(&ranges).map(row).collect();
+    let rows: Vec<Row> = numbers.iter().zip(&plan.ranges).map(row).collect();
     print(rows, args.json)
-}
-
-/// What is replayed of each partition: of the range that was asked for, what the log has now.
-fn ranges(
-    broker: &dyn Broker,
-    info: &TopicInfo,
-    only: Option<Partition>,
-    span: Span,
-) -> Result<Vec<(Partition, OffsetRange)>> {
-    let topic = &info.name;
-    let partitions = connect::partitions(info, only)?;
-    let marks = require_all(broker.watermarks(topic, &partitions)?)?;
-    let at = |time: Option<i64>| -> Result<BTreeMap<Partition, Offset>> {
-        match time {
-            Some(ms) => require_all(broker.offsets_at(topic, &partitions, ms)?),
-            None => Ok(BTreeMap::new()),
-        }
-    };
-    let (since, until) = match span {
-        Span::Offsets { .. } => (BTreeMap::new(), BTreeMap::new()),
-        Span::Times { since, until } => (at(Some(since))?, at(until)?),
-    };
-    let mut ranges = Vec::new();
-    for (partition, Watermarks { beginning, end }) in marks {
-        // Offsets that bound it: the first one included, the second one not.
-        let (first, next) = match span {
-            Span::Offsets { from, to } => {
-                // Far behind the end there may be no next offset; near or far, it is said below.
-                let behind = |to: Offset| if to < end { to.next() } else { to.max(end.next()) };
-                (from, to.map_or(end, behind))
-            }
-            Span::Times { .. } => (
-                since.get(&partition).copied().unwrap_or(end),
-                until.get(&partition).copied().unwrap_or(end),
-            ),
-        };
-        if first < beginning {
-            let last = beginning.min(next).get() - 1;
-            warn!(
-                "{topic}/{partition} {first}-{last} is not in the log any more (retention): the replay \
-                 begins at {beginning}"
-            );
-        }
-        if next > end {
-            warn!("{topic}/{partition} ends at {end}: what comes later is not replayed");
-        }
-        let (first, next) = (first.max(beginning), next.min(end));
-        if first < next {
-            ranges.push((partition, OffsetRange::new(first, Offset::new(next.get() - 1))));
-        } else {
-            info!("{topic}/{partition} has nothing in that range");
-        }
-    }
-    if ranges.is_empty() {
-        return Err(Error::Config(format!(
-            "range: nothing of topic {topic} lies in it, expected offsets or times that the log has"
-        )));
-    }
-    Ok(ranges)
 }
 
 fn print(rows: Vec<Row>, json: bool) -> Result<()> {

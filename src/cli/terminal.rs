@@ -1,5 +1,4 @@
-//! The terminal that stderr may be: one progress bar at its foot, with log lines written above it.
-//! What the bar counts is its owner's business.
+//! Stderr as a terminal: one progress bar at its bottom, with log lines written above it.
 
 use std::env;
 use std::io::{self, IsTerminal, Write};
@@ -7,30 +6,30 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Stderr, with the bar that stands on it now. Clones share the bar.
+/// Stderr, with the current bar if there is one. Clones share the bar.
 #[derive(Clone, Debug, Default)]
 pub struct Terminal {
     bar: Arc<Mutex<Option<ProgressBar>>>,
 }
 
 impl Terminal {
-    /// Whether somebody looks on.
+    /// Whether stderr is a terminal.
     pub fn is_watched(&self) -> bool {
         io::stderr().is_terminal()
     }
 
-    /// Whether log lines may be coloured there (no-color.org).
+    /// Whether log lines may be coloured (no-color.org).
     pub fn takes_colours(&self) -> bool {
         let no_colour = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         self.is_watched() && !no_colour && env::var_os("TERM").is_some_and(|term| term != "dumb")
     }
 
-    /// Shows a bar until its value is dropped; `doing` reads as in "5 of 10 posted".
+    /// Shows a bar until the returned value is dropped; `doing` reads as in "5 of 10 posted".
     pub fn bar(&self, to_do: u64, doing: &str) -> Bar {
         let style = format!(
             "{{wide_bar}} {{human_pos}} of {{human_len}} {doing}, {{per_sec}}, {{eta}} left"
         );
-        // A word that is no template shows as the plain bar.
+        // If `doing` makes no valid template, the default bar is shown.
         let style =
             ProgressStyle::with_template(&style).unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = ProgressBar::new(to_do).with_style(style);
@@ -44,7 +43,7 @@ impl Terminal {
     }
 }
 
-/// For the log: each write is whole lines.
+/// For the log, which writes whole lines.
 impl Write for Terminal {
     fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
         let write = || io::stderr().write_all(lines);
@@ -60,7 +59,7 @@ impl Write for Terminal {
     }
 }
 
-/// A bar that is shown; dropped, it is gone from the terminal.
+/// A visible bar; dropping it removes it from the terminal.
 pub struct Bar {
     terminal: Terminal,
 }

@@ -6,28 +6,28 @@
 
 use std::path::Path;
 
+use crate::commit::move_plan::{self, Move, Target};
 use crate::history::left::{self, InUse};
 use crate::history::recovery::{self, ScopeKey};
 use crate::history::reset::{self, Reset};
 use crate::history::schema;
-use crate::kafka::{Broker, TopicInfo, Watermarks, require_all};
+use crate::kafka::{Broker, TopicInfo, Watermarks};
 use crate::model::crash;
 use crate::model::error::{Error, Result};
 use crate::model::offset::{Offset, Partition};
 
-/// Where each partition comes from and goes to, and where its log is; asks, and changes nothing.
+/// Plans moves to offsets that a program or the page named, which must lie in the log; asks, and changes
+/// nothing.
 ///
 /// # Errors
-/// `Usage` for a partition that there is not, one that is named twice, or an offset outside the log;
-/// `Broker`.
+/// `Usage` for a partition that does not exist or is named twice, or an offset outside the log; `Broker`.
 pub fn plan(
     broker: &dyn Broker,
     group: &str,
     topic: &TopicInfo,
     targets: &[(Partition, Offset)],
 ) -> Result<Vec<(Reset, Watermarks)>> {
-    let mut partitions = Vec::new();
-    for (partition, _) in targets {
+    for (index, (partition, _)) in targets.iter().enumerate() {
         if !topic.partitions.contains(partition) {
             let last = topic.partitions.last().copied().unwrap_or_default();
             return Err(Error::Usage(format!(
@@ -35,26 +35,25 @@ pub fn plan(
                 topic.name
             )));
         }
-        if partitions.contains(partition) {
+        if targets[..index].iter().any(|(other, _)| other == partition) {
             return Err(Error::Usage(format!(
                 "partition: got {partition} twice, expected it once"
             )));
         }
-        partitions.push(*partition);
     }
-    let committed = require_all(broker.committed(group, &topic.name, &partitions)?)?;
-    let marks = require_all(broker.watermarks(&topic.name, &partitions)?)?;
-    let to_move = |(partition, to): &(Partition, Offset)| {
-        let (partition, to, marks) = (*partition, *to, marks[partition]);
-        if to < marks.beginning || to > marks.end {
+    let targets: Vec<_> =
+        targets.iter().map(|(partition, to)| (*partition, Target::Offset(*to))).collect();
+    let within_log = |planned: Move| {
+        let Move { partition, from, wanted, to, marks, .. } = planned;
+        if planned.is_outside() {
             return Err(Error::Usage(format!(
-                "offset: got {to} for {}/{partition}, expected one in its log, from {} to its end {}",
+                "offset: got {wanted} for {}/{partition}, expected one in its log, from {} to its end {}",
                 topic.name, marks.beginning, marks.end
             )));
         }
-        Ok((Reset { partition, from: committed[&partition], to }, marks))
+        Ok((Reset { partition, from, to }, marks))
     };
-    targets.iter().map(to_move).collect()
+    move_plan::plan(broker, group, topic, &targets)?.into_iter().map(within_log).collect()
 }
 
 /// Makes the history ready for the new offsets, commits them, and records that they are confirmed:

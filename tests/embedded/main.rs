@@ -12,6 +12,7 @@ mod dead_letters;
 mod exec_leaks;
 mod exec_step;
 mod metrics;
+mod old_data;
 mod pipeline;
 mod pipeline_bisect;
 mod pipeline_leaders;
