@@ -10,7 +10,7 @@ use crate::commit::ledger::Ledger;
 use crate::config::OnMissingOffsets;
 use crate::config::limits;
 use crate::history::recovery::Resume;
-use crate::kafka::{FetchSettings, Watermarks};
+use crate::kafka::{FetchSettings, TopicInfo, Watermarks};
 use crate::model::error::{Class, Error, Result};
 use crate::model::live::Trouble;
 use crate::model::offset::{Offset, Partition};
@@ -186,8 +186,7 @@ impl Intake {
     /// `LogReplaced` for a topic created again; `UnknownTopic`, or `Broker` if no broker answers.
     pub fn look_for_changes(&mut self) -> Result<()> {
         let topic = Arc::clone(&self.settings.topic);
-        let info = self.engine.broker.topic(&topic)?;
-        info.check_id(self.settings.topic_id.as_deref())?;
+        let info = self.check_topic()?;
         let is_new = |partition: &Partition| {
             self.settings.is_mine(*partition)
                 && self.readers.get(*partition).is_none()
@@ -210,6 +209,18 @@ impl Intake {
             }
         }
         Ok(())
+    }
+
+    /// Asks the broker about the topic, and compares its id. An error of a partition may be the first sign that
+    /// the topic was deleted and created again; if mb went on at its offset without this, it would read records
+    /// of the new topic as if they were those of the old one.
+    ///
+    /// # Errors
+    /// `LogReplaced` for a topic created again; `UnknownTopic`, or `Broker` if no broker answers.
+    pub fn check_topic(&self) -> Result<TopicInfo> {
+        let info = self.engine.broker.topic(&self.settings.topic)?;
+        info.check_id(self.settings.topic_id.as_deref())?;
+        Ok(info)
     }
 
     /// Begins with a partition that nobody has read before.

@@ -134,6 +134,9 @@ impl<'a> Tick<'a> {
             if self.ended.is_some() {
                 return Ok(());
             }
+            if self.intake.readers.iter().any(|reader| reader.retry_is_due(self.now)) {
+                self.intake.check_topic()?;
+            }
             let any_held = backpressure::open_and_close(self.intake, self.now, consumer)?;
             let wait = self.wait(any_held);
             consumer.poll(wait, self)?;
@@ -259,6 +262,7 @@ impl<'a> Tick<'a> {
         if self.flush() == Flow::Stop || self.ended.is_some() {
             return Ok(());
         }
+        self.intake.check_topic()?;
         let gap = Gap::find(self.intake, partition, offset)?;
         if self.cut_now(partition) == Flow::Continue && self.flush() == Flow::Continue {
             gap.skip(self.intake);

@@ -112,7 +112,7 @@ impl PartitionReader {
     pub fn begin_reading(&mut self, now: Instant) -> Offset {
         self.passed = None;
         (self.held, self.paused) = (false, false);
-        if self.retry_at().is_some_and(|at| at <= now) {
+        if self.retry_is_due(now) {
             self.begin_retry();
         }
         self.batcher.skip_finished();
@@ -369,8 +369,13 @@ impl PartitionReader {
         self.failing.as_ref()?.retry_at
     }
 
-    /// The back-off is over: the next try begins. For a reader with a consumer of its own.
-    pub fn begin_retry(&mut self) {
+    /// Whether its pause after an error is over at `now`, and the next try has not begun.
+    pub fn retry_is_due(&self, now: Instant) -> bool {
+        self.retry_at().is_some_and(|at| at <= now)
+    }
+
+    /// The next try begins.
+    fn begin_retry(&mut self) {
         if let Some(failing) = &mut self.failing {
             failing.retry_at = None;
         }
