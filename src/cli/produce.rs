@@ -116,7 +116,7 @@ impl Command for ProduceFlags {
 
         let (stop, stopped) = bounded(0);
         let task = ProducerTask {
-            orders: None,
+            subscription: None,
             rate: args.settings.rate,
             progress: progress(&args, terminal),
             messages: messages(args)?,
@@ -199,7 +199,7 @@ fn progress(args: &ProduceArgs, terminal: &Terminal) -> Progress {
     };
     // The closing line of the log replaces the bar.
     let bar = terminal.bar(count, "posted");
-    Progress::Tell(Box::new(move |acknowledged| bar.set(acknowledged)))
+    Progress::Call(Box::new(move |acknowledged| bar.set(acknowledged)))
 }
 
 /// A message that was not acknowledged is an error, even after a clean stop.

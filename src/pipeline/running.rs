@@ -203,7 +203,7 @@ impl Running {
         produce.rate = orders.settings().rate.unwrap_or(produce.rate);
         let mut task =
             ProducerTask::sequence(produce, posted, partitions, producer, reconnect, stop);
-        task.orders = Some(orders);
+        task.subscription = Some(orders);
         let live = Arc::clone(&engine.live);
         task.live = Some(Arc::clone(&live));
         let thread = events::spawn("producer", &engine.events, move || {

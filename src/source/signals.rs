@@ -110,20 +110,20 @@ impl SensorHandle {
 #[derive(Debug)]
 pub(super) struct Signals {
     stop: Receiver<()>,
-    orders: Subscription,
+    subscription: Subscription,
     commands: Receiver<SensorCommand>,
 }
 
 impl Signals {
     /// `stop` is closed at the end.
-    pub fn new(stop: Receiver<()>, orders: Subscription) -> (Signals, SensorHandle) {
+    pub fn new(stop: Receiver<()>, subscription: Subscription) -> (Signals, SensorHandle) {
         let (sender, commands) = bounded(limits::SENSOR_COMMANDS);
-        let handle = SensorHandle { commands: sender, wake: orders.waker() };
-        (Signals { stop, orders, commands }, handle)
+        let handle = SensorHandle { commands: sender, wake: subscription.waker() };
+        (Signals { stop, subscription, commands }, handle)
     }
 
     pub fn settings(&self) -> Settings {
-        self.orders.settings()
+        self.subscription.settings()
     }
 
     /// The next command, if there is one.
@@ -141,17 +141,17 @@ impl Signals {
 
     /// Gets a message whenever there may be a pause, a change or a command.
     pub fn wake(&self) -> &Receiver<()> {
-        self.orders.wake()
+        self.subscription.wake()
     }
 
     /// A person has paused the sensors since the tick began.
     pub fn is_paused(&self) -> bool {
-        self.orders.ends_tick()
+        self.subscription.ends_tick()
     }
 
     /// Why a wait within a tick should end early.
     pub fn interrupts(&self) -> Option<Ended> {
-        if self.orders.ends_tick() {
+        if self.subscription.ends_tick() {
             Some(Ended::Paused)
         } else if !self.commands.is_empty() {
             Some(Ended::Interrupted)
@@ -163,12 +163,12 @@ impl Signals {
     /// Waits until the next tick is to begin, `pause` after `since`, or a command comes.
     pub fn next_tick(&mut self, since: Instant, pause: Option<Duration>) -> Next {
         let commands = &self.commands;
-        self.orders.next_tick(&self.stop, since, pause, &|| !commands.is_empty())
+        self.subscription.next_tick(&self.stop, since, pause, &|| !commands.is_empty())
     }
 
     /// Waits for `limit`, in a tick without anything to read; why the wait ended early.
     pub fn idle_tick(&self, limit: Duration) -> Option<Ended> {
-        match self.orders.idle_tick(&self.stop, limit, &|| !self.commands.is_empty()) {
+        match self.subscription.idle_tick(&self.stop, limit, &|| !self.commands.is_empty()) {
             Next::Stop => Some(Ended::Stopping),
             Next::Tick | Next::Interrupted => self.interrupts(),
         }

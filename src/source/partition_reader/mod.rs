@@ -127,7 +127,9 @@ impl PartitionReader {
             return Offer::Done;
         }
         if self.batcher.take_at_once(record) {
-            self.read_below(record.offset.next());
+            if self.failing.is_some() {
+                self.read_below(record.offset.next());
+            }
             return Offer::Done;
         }
         match self.batcher.cut_before(record.offset, record.payload_bytes()) {

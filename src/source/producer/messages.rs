@@ -1,7 +1,7 @@
 //! What a producer posts: numbered messages of its own, or the lines of a stream.
 //!
-//! Keys and values only: when they are sent is `pacing`'s, where they go `partitioner`'s, and how
-//! `producer`'s.
+//! This file makes keys and values. When they are posted is decided in `pacing`, to which partition in
+//! `kafka::partitioner`.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -15,8 +15,8 @@ use crate::model::thread;
 
 /// A source of messages, one at a time.
 pub trait Messages: Send {
-    /// Goes to the next message; waits for it until `deadline`, or until `stop` has a message or
-    /// is disconnected.
+    /// Goes to the next message; waits for it until `deadline`, or until `stop` has a message or is
+    /// disconnected.
     fn next(&mut self, stop: &Receiver<()>, deadline: Instant) -> Next;
 
     /// Key and value of the message that `next` has made ready.
@@ -27,18 +27,18 @@ pub trait Messages: Send {
 pub enum Next {
     /// `current` is the next message.
     Ready,
-    /// None came in time.
+    /// No message came in time.
     Pending,
-    /// `stop` was seen while waiting for one.
+    /// The stop came first.
     Stopped,
-    /// There are no more.
+    /// There are no more messages.
     End,
-    /// There may be more, but they cannot be had.
+    /// There may be more messages, but they cannot be read.
     Failed(Error),
 }
 
-/// `{"seq":0,"sent_ms":1700000000000}` and so on, padded to a size with a `"pad"` string; keys
-/// `key-0`, `key-1`, … in turn, or none.
+/// Numbered messages: `{"seq":0,"sent_ms":1700000000000}` and so on, padded to a size with a `"pad"` string;
+/// with keys `key-0`, `key-1`, … in turn, or without.
 #[derive(Debug)]
 pub struct Sequence {
     settings: Produce,
@@ -48,7 +48,7 @@ pub struct Sequence {
 }
 
 impl Sequence {
-    /// From number `next` on, up to `settings.count`; `settings.rate` is no matter here.
+    /// Messages from number `next` on, up to `settings.count`. `settings.rate` has no effect here.
     pub fn from(next: u64, settings: Produce) -> Sequence {
         Sequence { settings, next, key: Vec::new(), value: Vec::new() }
     }
@@ -89,7 +89,7 @@ impl Messages for Sequence {
     }
 }
 
-/// Some lines on end, each with its newline cut off.
+/// Consecutive lines, without their newlines.
 #[derive(Debug, Default)]
 struct Chunk {
     bytes: Vec<u8>,
@@ -97,24 +97,25 @@ struct Chunk {
     lines: Vec<(usize, usize)>,
 }
 
-/// The lines of a stream, bytes as they are; read on a thread of its own, since a read from a pipe
-/// or a terminal has no time limit.
+/// The lines of a stream, with their bytes unchanged. A thread of its own reads them, since a read from a pipe or
+/// a terminal has no time limit.
 #[derive(Debug)]
 pub struct Lines {
     chunks: Receiver<Result<Chunk>>,
     chunk: Chunk,
-    /// The current line's place in the chunk, and the next one's.
+    /// Where the current line begins and ends in the chunk.
     line: (usize, usize),
+    /// The number of the next line in the chunk.
     next: usize,
     key_separator: Option<Vec<u8>>,
 }
 
 impl Lines {
-    /// Starts reading. The thread ends with the stream, or, once the `Lines` are gone, with the
-    /// next read; nobody waits for it.
+    /// Starts reading. The thread ends with the stream, or with the next read after the `Lines` are dropped;
+    /// nobody waits for it.
     ///
     /// # Errors
-    /// Where the thread cannot be started.
+    /// `Other` if the thread cannot be started.
     pub fn read(
         stream: impl Read + Send + 'static,
         key_separator: Option<String>,
@@ -127,7 +128,7 @@ impl Lines {
                 let (chunk, end) = match read_chunk(&mut reader, lines_before) {
                     Ok(read) => read,
                     Err(error) => {
-                        // Nobody listens any more where the producer has stopped.
+                        // The receiver is gone if the producer has stopped.
                         let _ = sender.send(Err(error));
                         return;
                     }
@@ -176,7 +177,7 @@ impl Messages for Lines {
     }
 }
 
-/// Lines until the chunk is full or the next read might wait; and whether that was the end.
+/// Reads lines until the chunk is full or the next read might block; and whether the stream ended.
 fn read_chunk(reader: &mut BufReader<impl Read>, lines_before: u64) -> Result<(Chunk, bool)> {
     let mut chunk = Chunk::default();
     loop {
@@ -258,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sequence_without_keys_has_none() {
+    fn a_sequence_without_keys_has_null_keys() {
         let found = all(Sequence::from(0, Produce { count: Some(1), ..Produce::default() }));
         assert_eq!(found[0].0, None);
         assert!(
@@ -278,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_separator_splits_at_its_first_place() {
+    fn a_line_is_split_at_its_first_separator() {
         let expected = [
             (Some(b"k".to_vec()), b"v::w".to_vec()),
             (None, b"plain".to_vec()),
@@ -288,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_waits_is_pending_and_a_stop_is_seen() {
+    fn a_silent_stream_is_pending_and_the_stop_ends_the_wait() {
         let (silent, _writer) = std::io::pipe().unwrap();
         let mut messages = Lines::read(silent, None).unwrap();
         let (open, stop) = bounded::<()>(0);
@@ -298,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_comes_before_the_stream_has_ended() {
+    fn a_line_is_ready_before_the_stream_has_ended() {
         let (reader, mut writer) = std::io::pipe().unwrap();
         let mut messages = Lines::read(reader, None).unwrap();
         let (_open, stop) = bounded::<()>(0);
@@ -336,9 +337,9 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn lines_come_as_split_has_them(text in proptest::collection::vec(prop_oneof![Just(b'\n'), any::<u8>()], 0..2000)) {
+        fn lines_are_those_that_split_finds(text in proptest::collection::vec(prop_oneof![Just(b'\n'), any::<u8>()], 0..2000)) {
             let mut expected: Vec<Vec<u8>> = text.split(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
-            // What follows the last newline is a line only where there is something.
+            // What follows the last newline is a line only if it is not empty.
             if expected.last().is_some_and(Vec::is_empty) {
                 expected.pop();
             }

@@ -1,6 +1,6 @@
-//! When a paced producer sends what: absolute deadlines, so that no delay adds up.
+//! When a paced producer posts each message. Deadlines are absolute, so delays do not add up.
 //!
-//! Pure: the time is an argument; whoever sleeps until `next_wake` is the producer.
+//! Pure: the time is an argument, and the caller sleeps until `next_wake`.
 
 use std::time::{Duration, Instant};
 
@@ -15,26 +15,26 @@ const INTERVAL_NANOS: u128 = limits::PACING_INTERVAL.as_nanos();
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     start: Instant,
-    /// Messages sent before the start.
+    /// Messages posted before the start.
     before: u64,
-    /// Millionths of a message per second; `None` is as fast as it goes.
+    /// Millionths of a message per second; `None` is as fast as possible.
     rate: Option<u128>,
 }
 
 impl Pace {
-    /// `rate` messages per second, counted from `start`; 0 is as fast as it goes.
+    /// `rate` messages per second, counted from `start`; 0 is as fast as possible.
     ///
     /// # Panics
-    /// Where `rate` is negative or no number: `units::parse_rate` lets neither through.
+    /// If `rate` is negative or not a number: `units::parse_rate` lets neither through.
     pub fn new(rate: f64, start: Instant) -> Pace {
         assert!(rate >= 0.0 && rate.is_finite(), "a rate of {rate} messages per second");
-        // A rate above 0 stays one, however small.
+        // A rate above 0 must not become 0, however small it is.
         let rate = (rate > 0.0).then(|| ((rate * MILLIONTHS).round() as u128).max(1));
         Pace { start, before: 0, rate }
     }
 
-    /// Another rate from now on, `sent` messages having been sent: what the pace before still owed is
-    /// owed no more, so that no burst follows.
+    /// Another rate from now on, after `sent` messages. Messages that the old pace was behind with are not made
+    /// up for, so no burst follows.
     ///
     /// # Panics
     /// As `new`.
@@ -42,14 +42,14 @@ impl Pace {
         Pace { before: sent, ..Pace::new(rate, now) }
     }
 
-    /// False where it is as fast as it goes.
+    /// False if it is as fast as possible.
     pub fn is_paced(&self) -> bool {
         self.rate.is_some()
     }
 
-    /// How many messages should have been sent by `now`, all in all: time times rate, to the
-    /// nearest whole one. So each message comes in the middle of its interval, and after any number
-    /// of whole intervals exactly so many were sent.
+    /// How many messages should have been posted by `now` in total: time times rate, rounded to the nearest
+    /// integer. So each message is due in the middle of its interval, and after any whole number of intervals
+    /// exactly that many messages were posted.
     pub fn due(&self, now: Instant) -> u64 {
         let Some(rate) = self.rate else { return u64::MAX };
         let nanos = now.saturating_duration_since(self.start).as_nanos();
@@ -58,15 +58,15 @@ impl Pace {
         self.before.saturating_add(since)
     }
 
-    /// When to look again after `sent` messages: when the next one is due, put off to the next
-    /// whole `limits::PACING_INTERVAL` where several come in one.
+    /// When to wake after `sent` messages: when the next one is due, or if several are due per
+    /// `limits::PACING_INTERVAL`, at the next whole interval.
     pub fn next_wake(&self, sent: u64) -> Instant {
         let Some(rate) = self.rate else { return self.start };
         let halves = 2 * u128::from(sent.saturating_sub(self.before)) + 1;
         let exact = (halves * (NANOS_TIMES_MILLIONTHS / 2)).div_ceil(rate);
         let dense = rate * INTERVAL_NANOS > NANOS_TIMES_MILLIONTHS;
         let nanos = if dense { exact.next_multiple_of(INTERVAL_NANOS) } else { exact };
-        // A wake beyond 584 years is none that anybody waits for.
+        // Nobody waits for a wake in more than 584 years.
         let after = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
         self.start.checked_add(after).unwrap_or(self.start + limits::DURATION_MAX)
     }
@@ -89,10 +89,10 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_rate_goes_on_from_its_moment_without_a_burst() {
+    fn a_changed_rate_starts_at_once_and_without_a_burst() {
         let start = Instant::now();
         let at = start + Duration::from_secs(100);
-        // It was 900 messages behind, and as fast as it goes before: neither counts.
+        // It was 900 messages behind, or as fast as possible before: neither matters.
         for (sent, rate) in [(100, 10.0), (1_000_000, 10.0), (0, 50_000.0)] {
             let pace = Pace::changed(rate, at, sent);
             assert_eq!(pace.due(at), sent, "nothing at once");
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn rate_zero_is_as_fast_as_it_goes() {
+    fn rate_zero_is_as_fast_as_possible() {
         let start = Instant::now();
         let pace = Pace::new(0.0, start);
         assert_eq!(pace.due(start), u64::MAX);

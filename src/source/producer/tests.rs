@@ -1,12 +1,18 @@
-//! The producer task against a client in memory that fails on cue.
+//! The producer task with a client in memory that fails on cue.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::{Produce, limits};
+use crate::kafka::partitioner::partition_of_key;
+use crate::kafka::{Delivery, Message, Producer, Sent};
+use crate::model::error::{Error, Result};
+use crate::model::offset::Partition;
 
 /// What a fake client does with the next message.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -25,7 +31,7 @@ struct Log {
     script: VecDeque<Act>,
     written: Vec<(Partition, Option<Vec<u8>>, Vec<u8>)>,
     producers: u32,
-    /// Producers that cannot be made before one can.
+    /// How many attempts to make a producer fail, before one succeeds.
     away: u32,
     flushes_never_end: bool,
 }
@@ -130,7 +136,7 @@ fn a_full_buffer_only_delays() {
 }
 
 #[test]
-fn a_client_that_fails_is_replaced_and_its_message_is_tried_again() {
+fn a_client_that_fails_is_replaced_and_its_message_is_posted_again() {
     let fake = Fake::with(&[Act::Take, Act::Refuse, Act::Take]);
     fake.log.lock().unwrap().away = 2;
     let report = fake.task(unpaced(4)).1.run();
@@ -140,7 +146,7 @@ fn a_client_that_fails_is_replaced_and_its_message_is_tried_again() {
 }
 
 #[test]
-fn a_message_that_no_client_takes_is_given_up_on_and_counted() {
+fn a_message_that_no_client_takes_is_dropped_and_counted() {
     let tries = [Act::Refuse; limits::PRODUCER_TRIES as usize];
     let fake = Fake::with(&[&[Act::Take], &tries[..]].concat());
     let report = fake.task(unpaced(3)).1.run();
@@ -196,24 +202,24 @@ fn a_flush_without_progress_ends_soon_after_a_stop() {
 }
 
 #[test]
-fn progress_is_told_each_second_and_at_the_end() {
+fn progress_is_reported_each_second_and_at_the_end() {
     let fake = Fake::default();
     let (_stop, mut task) =
         fake.task(Produce { rate: 20.0, count: Some(22), ..Produce::default() });
-    let (sender, told) = bounded(100);
+    let (sender, reported) = bounded(100);
     task.progress =
-        Progress::Tell(Box::new(move |acknowledged| sender.send(acknowledged).unwrap()));
+        Progress::Call(Box::new(move |acknowledged| sender.send(acknowledged).unwrap()));
     let report = task.run();
-    let told: Vec<u64> = told.iter().collect();
-    assert_eq!(told.last(), Some(&22));
-    assert!(told.len() >= 2 && told.is_sorted(), "{told:?}");
-    // The last of 22 comes in the middle of its interval of 50 ms.
+    let reported: Vec<u64> = reported.iter().collect();
+    assert_eq!(reported.last(), Some(&22));
+    assert!(reported.len() >= 2 && reported.is_sorted(), "{reported:?}");
+    // The last of 22 messages is due in the middle of its interval of 50 ms.
     assert!(report.elapsed >= Duration::from_millis(1075), "{report:?}");
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
-    /// Whatever the client does, the counts add up and the order stays.
+    /// Whatever the client does, the counts add up and the order is kept.
     #[test]
     fn the_counts_add_up(
         script in proptest::collection::vec(
