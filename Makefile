@@ -4,7 +4,7 @@
 # The Kafka versions that the tests start.
 KAFKA_VERSIONS := 3.9.1 4.4.0 3.4.1
 
-.PHONY: help build demo test faults soak lint simulate mutants bench bench-quick bench-all start_kafka stop_kafka start_producer check_lag clean
+.PHONY: help build demo test faults soak fuzz axe lint simulate mutants bench bench-quick bench-all start_kafka stop_kafka start_producer check_lag clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z_-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -19,8 +19,9 @@ demo: ## set up, build, and run the main job (more flags in DEMO_ARGS='…')
 
 test: ## set up, check, and run every test, those against real Kafka too
 	scripts/setup test
-	for version in $(KAFKA_VERSIONS); do KAFKA_VERSION=$$version scripts/kafka fetch || exit 1; done
-	$(MAKE) --no-print-directory lint
+	@# The brokers are downloaded while the compiler works.
+	@for version in $(KAFKA_VERSIONS); do KAFKA_VERSION=$$version scripts/kafka fetch || exit 1; done & fetching=$$!; \
+	$(MAKE) --no-print-directory lint && wait $$fetching
 	cargo test --profile ci --locked --no-default-features --lib
 	scripts/test
 
@@ -34,6 +35,14 @@ faults: ## test every kind of fault with 3 seeds each, and with long outages (ma
 soak: ## run on real brokers for MB_SOAK_MINUTES (30) under every kind of fault (make test does so for a short time)
 	scripts/setup test
 	MB_SOAK_MINUTES=$(or $(MB_SOAK_MINUTES),30) cargo test --profile ci --locked --test brokers soak:: -- --nocapture
+
+# Each input that is found is kept: copy it from target/fuzz-TARGET into tests/corpus/TARGET.
+fuzz: ## read inputs made by chance for MB_FUZZ_SECONDS (60) each, where mb reads what others send
+	MB_FUZZ_SECONDS=$(or $(MB_FUZZ_SECONDS),60) cargo test --profile ci --locked --test embedded fuzz:: -- --nocapture
+
+axe: ## check every view of the page with axe, for keyboards and screen readers
+	scripts/setup test
+	MB_TEST_AXE=1 cargo test --profile ci --locked --test page every_view -- --nocapture
 
 lint: ## check format, code, docs, scripts and the systemd unit
 	cargo fmt --all --check

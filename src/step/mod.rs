@@ -8,6 +8,8 @@ pub mod record_json;
 mod shortage;
 
 pub use exec::ExecStep;
+#[cfg(feature = "testing")]
+pub use exec::parse_failed_file;
 pub use files::FilesStep;
 pub use log::LogStep;
 

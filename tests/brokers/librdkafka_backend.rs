@@ -122,22 +122,20 @@ fn is_broker_error<T: std::fmt::Debug>(result: &Result<T>) -> bool {
 
 #[test]
 fn a_fresh_consumer_reads_each_partition_from_the_offset_given() {
-    for version in [V3_9, V4_4] {
-        let kafka = Kafka::shared(version);
-        let broker = broker(kafka);
-        let topic = new_topic(&broker, 2);
-        raw::produce(&kafka.bootstrap(), "lz4", &topic, 0, &values(100));
-        raw::produce(&kafka.bootstrap(), "zstd", &topic, 1, &values(100));
+    let kafka = Kafka::shared(V4_4);
+    let broker = broker(kafka);
+    let topic = new_topic(&broker, 2);
+    raw::produce(&kafka.bootstrap(), "lz4", &topic, 0, &values(100));
+    raw::produce(&kafka.bootstrap(), "zstd", &topic, 1, &values(100));
 
-        let mut reader = consumer(&broker, &topic, &[(0, 0), (1, 60)]);
-        let mut got = Got::default();
-        poll_until(&mut *reader, &mut got, |got| got.positions.len() == 2);
-        reader.close();
-        assert_eq!(got.offsets(0), (0..100).collect::<Vec<_>>());
-        assert_eq!(got.offsets(1), (60..100).collect::<Vec<_>>());
-        assert_eq!(got.values[&1][0], (60, Some(b"value 60".to_vec())));
-        assert_eq!(got.positions, BTreeMap::from([(0, Offset::new(100)), (1, Offset::new(100))]));
-    }
+    let mut reader = consumer(&broker, &topic, &[(0, 0), (1, 60)]);
+    let mut got = Got::default();
+    poll_until(&mut *reader, &mut got, |got| got.positions.len() == 2);
+    reader.close();
+    assert_eq!(got.offsets(0), (0..100).collect::<Vec<_>>());
+    assert_eq!(got.offsets(1), (60..100).collect::<Vec<_>>());
+    assert_eq!(got.values[&1][0], (60, Some(b"value 60".to_vec())));
+    assert_eq!(got.positions, BTreeMap::from([(0, Offset::new(100)), (1, Offset::new(100))]));
 }
 
 #[test]
@@ -177,47 +175,43 @@ fn a_stopped_or_panicking_sink_takes_nothing_more() {
 
 #[test]
 fn aborted_records_stay_unseen_and_the_position_passes_the_markers() {
-    for version in [V3_9, V4_4] {
-        let kafka = Kafka::shared(version);
-        let broker = broker(kafka);
-        let topic = new_topic(&broker, 1);
-        let servers = kafka.bootstrap();
-        // Offsets 0-2 and marker 3, aborted 4-6 and marker 7, 8-10 and marker 11.
-        raw::transaction(&servers, &topic, 0, &values(3), true);
-        raw::transaction(&servers, &topic, 0, &values(3), false);
-        raw::transaction(&servers, &topic, 0, &values(3), true);
+    let kafka = Kafka::shared(V4_4);
+    let broker = broker(kafka);
+    let topic = new_topic(&broker, 1);
+    let servers = kafka.bootstrap();
+    // Offsets 0-2 and marker 3, aborted 4-6 and marker 7, 8-10 and marker 11.
+    raw::transaction(&servers, &topic, 0, &values(3), true);
+    raw::transaction(&servers, &topic, 0, &values(3), false);
+    raw::transaction(&servers, &topic, 0, &values(3), true);
 
-        let end = broker.watermarks_of(&topic, 0).unwrap().end;
-        assert_eq!(end, Offset::new(12));
-        let mut reader = consumer(&broker, &topic, &[(0, 0)]);
-        let mut got = Got::default();
-        poll_until(&mut *reader, &mut got, |got| got.positions.get(&0) == Some(&end));
-        assert_eq!(got.offsets(0), [0, 1, 2, 8, 9, 10]);
-    }
+    let end = broker.watermarks_of(&topic, 0).unwrap().end;
+    assert_eq!(end, Offset::new(12));
+    let mut reader = consumer(&broker, &topic, &[(0, 0)]);
+    let mut got = Got::default();
+    poll_until(&mut *reader, &mut got, |got| got.positions.get(&0) == Some(&end));
+    assert_eq!(got.offsets(0), [0, 1, 2, 8, 9, 10]);
 }
 
 #[test]
 fn an_offset_outside_the_log_is_out_of_range() {
-    for version in [V3_9, V4_4] {
-        let kafka = Kafka::shared(version);
-        let broker = broker(kafka);
-        let topic = new_topic(&broker, 2);
-        raw::produce(&kafka.bootstrap(), "none", &topic, 0, &values(20));
-        raw::produce(&kafka.bootstrap(), "none", &topic, 1, &values(20));
-        kafka.delete_records(&topic, 1, 10);
-        let watermarks = require_all(broker.watermarks(&topic, &[0, 1]).unwrap()).unwrap();
-        assert_eq!(watermarks[&0].beginning, Offset::ZERO);
-        assert_eq!(watermarks[&1].beginning, Offset::new(10));
+    let kafka = Kafka::shared(V4_4);
+    let broker = broker(kafka);
+    let topic = new_topic(&broker, 2);
+    raw::produce(&kafka.bootstrap(), "none", &topic, 0, &values(20));
+    raw::produce(&kafka.bootstrap(), "none", &topic, 1, &values(20));
+    kafka.delete_records(&topic, 1, 10);
+    let watermarks = require_all(broker.watermarks(&topic, &[0, 1]).unwrap()).unwrap();
+    assert_eq!(watermarks[&0].beginning, Offset::ZERO);
+    assert_eq!(watermarks[&1].beginning, Offset::new(10));
 
-        for (partition, offset) in [(0, 21), (1, 9)] {
-            let mut reader = consumer(&broker, &topic, &[(partition, offset)]);
-            let expected = Error::OffsetOutOfRange {
-                topic: topic.clone(),
-                partition,
-                offset: Offset::new(offset),
-            };
-            assert_eq!(poll_to_error(&mut *reader, LIMIT), expected);
-        }
+    for (partition, offset) in [(0, 21), (1, 9)] {
+        let mut reader = consumer(&broker, &topic, &[(partition, offset)]);
+        let expected = Error::OffsetOutOfRange {
+            topic: topic.clone(),
+            partition,
+            offset: Offset::new(offset),
+        };
+        assert_eq!(poll_to_error(&mut *reader, LIMIT), expected);
     }
 }
 
@@ -242,37 +236,35 @@ fn an_unknown_topic_is_named_and_not_created() {
 
 #[test]
 fn offsets_are_committed_for_an_empty_group_and_refused_for_one_in_use() {
-    for version in [V3_9, V4_4] {
-        let kafka = Kafka::shared(version);
-        let broker = broker(kafka);
-        let topic = new_topic(&broker, 3);
-        let group = unique("group");
-        let none = BTreeMap::from([(0, Ok(None)), (1, Ok(None)), (2, Ok(None))]);
-        assert_eq!(broker.committed(&group, &topic, &[0, 1, 2]), Ok(none));
-        let offsets = [(0, Offset::new(5)), (2, Offset::ZERO)];
-        // Again is fine.
-        for _ in 0..2 {
-            broker.commit(&group, &topic, &offsets).unwrap();
-        }
-        let committed = broker.committed(&group, &topic, &[0, 1, 2]).unwrap();
-        let at = |offset| Ok(Some(Offset::new(offset)));
-        assert_eq!(committed, BTreeMap::from([(0, at(5)), (1, Ok(None)), (2, at(0))]));
-
-        let member: BaseConsumer = ClientConfig::new()
-            .set("bootstrap.servers", kafka.bootstrap())
-            .set("group.id", &group)
-            .create()
-            .unwrap();
-        member.subscribe(&[&topic]).unwrap();
-        let began = Instant::now();
-        while member.assignment().unwrap().count() < 3 {
-            member.poll(WAIT);
-            assert!(began.elapsed() < LIMIT, "no assignment");
-        }
-        let error = broker.commit(&group, &topic, &offsets).unwrap_err();
-        assert!(error.to_string().contains("has active members"), "{error}");
-        assert!(matches!(error, CommitError::Refused { .. }), "{error:?}");
+    let kafka = Kafka::shared(V4_4);
+    let broker = broker(kafka);
+    let topic = new_topic(&broker, 3);
+    let group = unique("group");
+    let none = BTreeMap::from([(0, Ok(None)), (1, Ok(None)), (2, Ok(None))]);
+    assert_eq!(broker.committed(&group, &topic, &[0, 1, 2]), Ok(none));
+    let offsets = [(0, Offset::new(5)), (2, Offset::ZERO)];
+    // Again is fine.
+    for _ in 0..2 {
+        broker.commit(&group, &topic, &offsets).unwrap();
     }
+    let committed = broker.committed(&group, &topic, &[0, 1, 2]).unwrap();
+    let at = |offset| Ok(Some(Offset::new(offset)));
+    assert_eq!(committed, BTreeMap::from([(0, at(5)), (1, Ok(None)), (2, at(0))]));
+
+    let member: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", kafka.bootstrap())
+        .set("group.id", &group)
+        .create()
+        .unwrap();
+    member.subscribe(&[&topic]).unwrap();
+    let began = Instant::now();
+    while member.assignment().unwrap().count() < 3 {
+        member.poll(WAIT);
+        assert!(began.elapsed() < LIMIT, "no assignment");
+    }
+    let error = broker.commit(&group, &topic, &offsets).unwrap_err();
+    assert!(error.to_string().contains("has active members"), "{error}");
+    assert!(matches!(error, CommitError::Refused { .. }), "{error:?}");
 }
 
 #[test]

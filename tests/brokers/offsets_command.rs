@@ -146,16 +146,6 @@ fn the_embedded_topic_is_processed_from_where_its_offsets_were_moved() {
 }
 
 #[test]
-fn kafka_3_is_processed_from_where_its_offsets_were_moved_with_the_pure_client() {
-    moves_take_effect(&World::kafka(Kafka::shared(V3_9), "kafka"));
-}
-
-#[test]
-fn kafka_3_is_processed_from_where_its_offsets_were_moved_with_rdkafka() {
-    moves_take_effect(&World::kafka(Kafka::shared(V3_9), "rdkafka"));
-}
-
-#[test]
 fn kafka_4_is_processed_from_where_its_offsets_were_moved() {
     moves_take_effect(&World::kafka(Kafka::shared(V4_4), "rdkafka"));
 }
@@ -203,7 +193,7 @@ fn a_group_with_members_is_not_moved_and_that_is_said() {
     use rdkafka::ClientConfig;
     use rdkafka::consumer::{BaseConsumer, Consumer};
 
-    for (version, client) in [(V3_9, "kafka"), (V3_9, "rdkafka"), (V4_4, "rdkafka")] {
+    for (version, client) in [(V3_9, "kafka"), (V4_4, "rdkafka")] {
         let broker = Kafka::shared(version);
         let world = World::kafka(broker, client);
         world.post(2);

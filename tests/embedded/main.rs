@@ -11,6 +11,8 @@ mod dead_letter_topic;
 mod dead_letters;
 mod exec_leaks;
 mod exec_step;
+mod fuzz;
+mod layout;
 mod metrics;
 mod old_data;
 mod pipeline;

@@ -133,7 +133,7 @@ fn its_words_and_figures_are_right() {
 }
 
 #[test]
-fn every_view_fits_both_widths_in_light_and_dark_and_axe_finds_nothing_serious() {
+fn every_view_fits_both_widths_in_light_and_dark() {
     let kafka = Kafka::shared(V3_9);
     let (server, topic) = (kafka.bootstrap(), unique("looks"));
     kafka.create_topic(&topic, 6, &[]);
@@ -145,7 +145,8 @@ fn every_view_fits_both_widths_in_light_and_dark_and_axe_finds_nothing_serious()
     let args = ["--bootstrap-server", &server, "--topic", &topic, "--exec", step];
     let site = Site::start(data.path(), free_port(), &[&args[..], &["--rate", "300"]].concat());
     let browser = Browser::start();
-    let axe = axe();
+    // It takes half a second for each view: `make axe` asks for it.
+    let axe = std::env::var_os("MB_TEST_AXE").map(|_| axe());
     browser.open(&site.at("/"));
     browser.wait_for("[data-test=connection]", "live");
     eventually(LIMIT, "some runs", || browser.count("[data-test=newest-run]") >= 8);
@@ -170,7 +171,10 @@ fn every_view_fits_both_widths_in_light_and_dark_and_axe_finds_nothing_serious()
                 let wider = "return document.documentElement.scrollWidth - innerWidth;";
                 let wider = browser.script(wider, &serde_json::json!([])).as_i64().unwrap();
                 assert!(wider <= 0, "{name} is {wider} pixels wider than {width}");
-                assert_eq!(browser.serious_faults(&axe), [""; 0], "{name}, {width}, {colours}");
+                if let Some(axe) = &axe {
+                    let faults = browser.serious_faults(axe);
+                    assert_eq!(faults, [""; 0], "{name}, {width}, {colours}");
+                }
             }
         }
     }

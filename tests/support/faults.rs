@@ -7,7 +7,7 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -37,8 +37,6 @@ const WRITER_LIMIT: Duration = Duration::from_secs(30);
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 /// How long one of a test's own questions to the broker may take; without an answer it is skipped.
 const SAMPLE_LIMIT: Duration = Duration::from_secs(1);
-/// Rows of one test binary that use a proxy at the same time.
-const PROXIES: usize = 6;
 
 /// One try of a row: its seed, and chance that follows from it.
 pub struct Row {
@@ -86,22 +84,26 @@ pub fn as_many_runs(records: usize) -> usize {
     records * batch().div_ceil(BATCH)
 }
 
-/// Runs a row with each seed: `MB_FAULT_SEED`, or `MB_FAULT_SEEDS` (default 1) of them by chance.
+/// Runs a row with each seed: `MB_FAULT_SEED`, or `MB_FAULT_SEEDS` of them by chance, or the row's own.
 ///
 /// # Panics
 /// As the row does, having said which seed it was.
 pub fn each_seed(name: &str, row: impl Fn(&mut Row)) {
-    static FIRST: OnceLock<u64> = OnceLock::new();
     let number = |name: &str| {
         let value = std::env::var(name).ok()?;
         Some(value.parse::<u64>().unwrap_or_else(|_| panic!("{name}: got {value}, not a number")))
     };
-    let seeds = match number("MB_FAULT_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => {
-            // All rows begin with one seed, so that they share the broker.
-            let first = *FIRST.get_or_init(|| fastrand::u64(..1_000_000));
-            first..first + number("MB_FAULT_SEEDS").unwrap_or(1)
+    let seeds = match (number("MB_FAULT_SEED"), number("MB_FAULT_SEEDS")) {
+        (Some(seed), _) => seed..seed + 1,
+        (None, Some(seeds)) => {
+            let first = fastrand::u64(..1_000_000);
+            first..first + seeds
+        }
+        // The same each time, so that a change of mb is all that can make a row fail; half of the rows
+        // have an even one, and with it the older broker.
+        (None, None) => {
+            let own = 1 + name.bytes().map(u64::from).sum::<u64>();
+            own..own + 1
         }
     };
     for seed in seeds {
@@ -114,23 +116,6 @@ pub fn each_seed(name: &str, row: impl Fn(&mut Row)) {
         }
         println!("{name}: seed {seed} took {:.1?}", began.elapsed());
     }
-}
-
-/// A broker that the rows of a test binary share, with proxies before it.
-struct Shared {
-    kafka: Kafka,
-    proxies: Mutex<Vec<Proxy>>,
-}
-
-fn shared(version: &str) -> &'static Shared {
-    static OLD: OnceLock<Shared> = OnceLock::new();
-    static NEW: OnceLock<Shared> = OnceLock::new();
-    let cell = if version == V3_9 { &OLD } else { &NEW };
-    cell.get_or_init(|| {
-        let proxies: Vec<_> = (0..PROXIES as u64).map(Proxy::start_without_broker).collect();
-        let kafka = Kafka::start_behind(&proxies, version, &[]);
-        Shared { kafka, proxies: Mutex::new(proxies) }
-    })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -158,7 +143,7 @@ impl std::ops::Deref for Brokers {
 pub struct World {
     pub kafka: Brokers,
     /// Taken from the shared broker's, and given back.
-    proxy: Option<(Proxy, &'static Shared)>,
+    proxy: Option<(Proxy, &'static Kafka)>,
     /// What mb is given, and what the test itself uses.
     pub server: String,
     pub direct: String,
@@ -179,14 +164,14 @@ pub struct World {
 impl World {
     /// On the shared broker, which the row leaves as it is.
     pub fn new(row: &Row) -> World {
-        World::on(Brokers::Shared(&shared(row.version()).kafka), None)
+        World::on(Brokers::Shared(Kafka::shared(row.version())), None)
     }
 
     /// On the shared broker, mb coming by a proxy that the row steers.
     pub fn behind_proxy(row: &Row) -> World {
-        let shared = shared(row.version());
-        let proxy = eventually_some(10 * LIMIT, "a proxy is free", || lock(&shared.proxies).pop());
-        World::on(Brokers::Shared(&shared.kafka), Some((proxy, shared)))
+        let kafka = Kafka::shared(row.version());
+        let proxy = eventually_some(10 * LIMIT, "a proxy is free", || kafka.take_proxy());
+        World::on(Brokers::Shared(kafka), Some((proxy, kafka)))
     }
 
     /// On a broker of its own.
@@ -194,7 +179,7 @@ impl World {
         World::on(Brokers::Own(Box::new(Kafka::start(row.version()))), None)
     }
 
-    fn on(kafka: Brokers, proxy: Option<(Proxy, &'static Shared)>) -> World {
+    fn on(kafka: Brokers, proxy: Option<(Proxy, &'static Kafka)>) -> World {
         let direct = kafka.bootstrap();
         let server = proxy.as_ref().map_or(direct.clone(), |(proxy, _)| proxy.address());
         let topic = unique("faults");
@@ -407,12 +392,12 @@ impl Drop for World {
     fn drop(&mut self) {
         drop(self.watch.take());
         drop(self.writer.take());
-        if let Some((proxy, shared)) = self.proxy.take() {
+        if let Some((proxy, kafka)) = self.proxy.take() {
             proxy.set(Mode::Refuse);
             // Whatever a row left open ends before the next row has it.
             thread::sleep(Duration::from_millis(100));
             proxy.heal();
-            lock(&shared.proxies).push(proxy);
+            kafka.give_back(proxy);
         }
     }
 }

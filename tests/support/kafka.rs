@@ -26,6 +26,9 @@ pub const V3_4: &str = "3.4.1";
 pub const V3_9: &str = "3.9.1";
 pub const V4_4: &str = "4.4.0";
 
+/// Proxies of a shared broker: as many tests may use one at the same time.
+const PROXIES: u64 = 6;
+
 const SUPERVISOR: &str = r#"
 # The reader of the answer may have died meanwhile; that must not end this before its work is done.
 trap : PIPE
@@ -45,6 +48,8 @@ pub struct Kafka {
     port: u16,
     folder: PathBuf,
     supervisor: Mutex<Supervisor>,
+    /// Of a shared broker: the proxies that no test uses just now.
+    proxies: Mutex<Vec<Proxy>>,
 }
 
 struct Supervisor {
@@ -105,13 +110,15 @@ impl Kafka {
             port,
             folder,
             supervisor: Mutex::new(Supervisor { child, requests, answers }),
+            proxies: Mutex::default(),
         };
         kafka.restart();
         kafka
     }
 
     /// The broker of this version that all tests of this test binary share: for tests that leave it
-    /// as it is and use topics and groups of their own (`support::unique`).
+    /// as it is and use topics and groups of their own (`support::unique`). Its cleaner looks for work
+    /// more often than each 15 s, and it can be reached by a few proxies.
     pub fn shared(version: &str) -> &'static Kafka {
         static SHARED: Mutex<BTreeMap<String, &'static OnceLock<Kafka>>> =
             Mutex::new(BTreeMap::new());
@@ -120,7 +127,23 @@ impl Kafka {
             .unwrap_or_else(PoisonError::into_inner)
             .entry(version.to_owned())
             .or_insert_with(|| Box::leak(Box::default()));
-        of_version.get_or_init(|| Kafka::start(version))
+        of_version.get_or_init(|| {
+            let proxies: Vec<_> = (0..PROXIES).map(Proxy::start_without_broker).collect();
+            let cleaner = [("log.cleaner.backoff.ms", "100"), ("log.cleaner.threads", "1")];
+            let mut kafka = Kafka::start_behind(&proxies, version, &cleaner);
+            kafka.proxies = Mutex::new(proxies);
+            kafka
+        })
+    }
+
+    /// A proxy of a shared broker, for one test alone; `None` while others have all of them.
+    pub fn take_proxy(&self) -> Option<Proxy> {
+        self.proxies.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    /// The proxy is healthy, and nobody uses it any more.
+    pub fn give_back(&self, proxy: Proxy) {
+        self.proxies.lock().unwrap_or_else(PoisonError::into_inner).push(proxy);
     }
 
     pub fn version(&self) -> &str {

@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod disk;
 pub mod faults;
 pub mod files;
+pub mod fuzz;
 pub mod http;
 pub mod kafka;
 pub mod mb;
@@ -98,4 +99,14 @@ pub fn in_own_process(test: &str, body: impl FnOnce()) {
     let stdout = String::from_utf8_lossy(&output.stdout);
     let passed = output.status.success() && stdout.contains("1 passed");
     assert!(passed, "{test}:\n{stdout}\n{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The seed of a test that chooses by chance: `MB_TEST_SEED`; without it the same each time, or one by
+/// chance in the long form (`MB_FAULT_LONG`). The test prints it.
+pub fn test_seed() -> u64 {
+    match env::var("MB_TEST_SEED") {
+        Ok(seed) => seed.parse().expect("MB_TEST_SEED is a number"),
+        Err(_) if faults::is_long() => fastrand::u64(..),
+        Err(_) => 7,
+    }
 }

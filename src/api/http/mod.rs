@@ -24,4 +24,7 @@ mod server;
 mod shared;
 mod table;
 
+#[cfg(feature = "testing")]
+pub use self::request::{fields, head};
+
 pub use server::Server;

@@ -30,7 +30,7 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What a coordinator answered, error codes included.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Answer {
+pub(super) struct Answer {
     /// The error code of the group as a whole.
     group: i16,
     /// Each partition with its offset, or -1, and its error code.
@@ -254,7 +254,7 @@ fn judge_commit(
     })
 }
 
-fn read_coordinator(answer: &[u8], version: i16) -> Read<Result<String, i16>> {
+pub(super) fn read_coordinator(answer: &[u8], version: i16) -> Read<Result<String, i16>> {
     let mut reader = Reader::new(answer, false);
     if version >= 1 {
         let _throttle_ms = reader.i32()?;
@@ -273,7 +273,7 @@ fn read_coordinator(answer: &[u8], version: i16) -> Read<Result<String, i16>> {
     })
 }
 
-fn read_committed(answer: &[u8], version: i16) -> Read<Answer> {
+pub(super) fn read_committed(answer: &[u8], version: i16) -> Read<Answer> {
     let mut reader = Reader::new(answer, false);
     if version >= 3 {
         let _throttle_ms = reader.i32()?;
@@ -295,7 +295,7 @@ fn read_committed(answer: &[u8], version: i16) -> Read<Answer> {
     Ok(Answer { group, partitions })
 }
 
-fn read_commit(answer: &[u8], version: i16) -> Read<Answer> {
+pub(super) fn read_commit(answer: &[u8], version: i16) -> Read<Answer> {
     let mut reader = Reader::new(answer, false);
     if version >= 3 {
         let _throttle_ms = reader.i32()?;

@@ -208,7 +208,7 @@ fn describe(topic: &str, metadata: Metadata) -> TopicInfo {
     }
 }
 
-fn read_metadata(answer: &[u8], version: i16, wanted: &str) -> Read<Option<Metadata>> {
+pub(super) fn read_metadata(answer: &[u8], version: i16, wanted: &str) -> Read<Option<Metadata>> {
     let mut reader = Reader::new(answer, version >= 9);
     reader.tags()?;
     let _throttle_ms = reader.i32()?;
@@ -265,7 +265,7 @@ fn read_partition(partition: &mut Reader<'_>, version: i16) -> Read<PartitionMet
 }
 
 /// The code of the one topic that was to be created, and the broker's message.
-fn read_created(answer: &[u8]) -> Read<(i16, Option<String>)> {
+pub(super) fn read_created(answer: &[u8]) -> Read<(i16, Option<String>)> {
     let mut reader = Reader::new(answer, false);
     let _throttle_ms = reader.i32()?;
     let topics = reader.array(|topic| {

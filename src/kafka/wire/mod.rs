@@ -8,6 +8,8 @@ mod codes;
 mod connect;
 #[cfg(test)]
 mod connection_tests;
+#[cfg(feature = "testing")]
+pub mod fuzzing;
 mod group;
 mod metadata;
 mod reader;

@@ -218,7 +218,7 @@ fn answer_length(head: [u8; 4], limit: usize) -> Result<usize, Cause> {
     Ok(length)
 }
 
-fn read_versions(answer: &[u8]) -> Read<(i16, Versions)> {
+pub(super) fn read_versions(answer: &[u8]) -> Read<(i16, Versions)> {
     let mut reader = Reader::new(answer, false);
     let error = reader.i16()?;
     let versions = reader.array(|api| Ok((api.i16()?, (api.i16()?, api.i16()?))))?;

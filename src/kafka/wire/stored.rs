@@ -54,7 +54,7 @@ impl StoredBatch {
 }
 
 /// The outcome of one request.
-enum Found {
+pub(super) enum Found {
     Batch(StoredBatch),
     /// Nothing at or above the offset.
     Nothing,
@@ -171,7 +171,7 @@ fn ask(
     read_fetch(&answer, version).map_err(broken)
 }
 
-fn read_fetch(answer: &[u8], version: i16) -> Read<Found> {
+pub(super) fn read_fetch(answer: &[u8], version: i16) -> Read<Found> {
     let mut reader = Reader::new(answer, false);
     let _throttle_ms = reader.i32()?;
     if version >= 7 {
@@ -205,7 +205,7 @@ fn read_fetch(answer: &[u8], version: i16) -> Read<Found> {
 }
 
 /// The header of a stored batch; see "Record Batch" in Kafka's documentation of its protocol.
-fn read_batch(bytes: &[u8]) -> Read<Found> {
+pub(super) fn read_batch(bytes: &[u8]) -> Read<Found> {
     let mut reader = Reader::new(bytes, false);
     let base = reader.i64()?;
     let length = reader.i32()?;

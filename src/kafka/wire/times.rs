@@ -34,7 +34,7 @@ const BEGINNING: i64 = -2;
 const END: i64 = -1;
 
 /// Each partition with its error code, and its offset or -1.
-type Answer = Vec<(Partition, i16, i64)>;
+pub(super) type Answer = Vec<(Partition, i16, i64)>;
 
 /// What is known of each partition so far.
 type Found = BTreeMap<Partition, Result<Option<Offset>, Trouble>>;
@@ -329,7 +329,7 @@ fn by_leader(
     (by_leader, troubles)
 }
 
-fn read_times(answer: &[u8], version: i16) -> Read<Answer> {
+pub(super) fn read_times(answer: &[u8], version: i16) -> Read<Answer> {
     let mut reader = Reader::new(answer, false);
     if version >= 2 {
         let _throttle_ms = reader.i32()?;

@@ -125,7 +125,7 @@ fn check_size(bytes: u64, limit: u64, records: usize) -> Result<(), String> {
 
 /// One offset a line, in decimal digits; what follows it after a blank is the reason. Blank lines
 /// are passed over, and a line may end in CR LF.
-fn parse(content: &[u8], batch: &Batch) -> Result<Vec<FailedRecord>, String> {
+pub fn parse(content: &[u8], batch: &Batch) -> Result<Vec<FailedRecord>, String> {
     let mut failed = Vec::new();
     for (index, line) in content.split(|byte| *byte == b'\n').enumerate() {
         let line = line.trim_ascii();

@@ -13,6 +13,9 @@ mod groups;
 mod outcome;
 mod process;
 
+#[cfg(feature = "testing")]
+pub use self::failed_file::parse as parse_failed_file;
+
 use std::env;
 use std::fs;
 use std::io;

@@ -75,11 +75,39 @@ macro_rules! suite {
     };
 }
 
+/// The cases about what the broker's version can change: requests of other versions, stored formats.
+macro_rules! version_suite {
+    ($backend:ident, $make:expr) => {
+        suite!($backend, $make,
+            every_kind_of_key_and_value_comes_back
+            headers_come_back_as_they_were_written
+            beginning_and_end_are_known
+            trimmed_logs_begin_above_zero
+            an_offset_outside_the_log_is_named_with_its_partition
+            transactions_leave_gaps
+            commits_are_kept_per_group
+            an_unknown_topic_is_an_error_that_names_it
+            creating_a_topic_twice_changes_nothing
+            partitions_may_be_added
+            every_codec_is_read_or_refused
+        );
+    };
+}
+
 suite!(embedded, EmbeddedSubject::new());
-suite!(rdkafka_on_3_9, KafkaSubject { kafka: Kafka::shared(V3_9), connect: connect_rdkafka });
 suite!(rdkafka_on_4_4, KafkaSubject { kafka: Kafka::shared(V4_4), connect: connect_rdkafka });
 
-suite!(pure_on_3_4, KafkaSubject { kafka: Kafka::shared(V3_4), connect: connect_pure });
+// On the version before the newest that each client reaches, and on the oldest, what a version can change.
+version_suite!(
+    rdkafka_on_3_9,
+    KafkaSubject { kafka: Kafka::shared(V3_9), connect: connect_rdkafka }
+);
+version_suite!(
+    rdkafka_on_3_4,
+    KafkaSubject { kafka: Kafka::shared(V3_4), connect: connect_rdkafka }
+);
+version_suite!(pure_on_3_4, KafkaSubject { kafka: Kafka::shared(V3_4), connect: connect_pure });
+
 suite!(pure_on_3_9, KafkaSubject { kafka: Kafka::shared(V3_9), connect: connect_pure });
 // With so little in an answer the next one is under way more often.
 suite!(

@@ -1,0 +1,22 @@
+//! For the fuzz tests: everything of the wire client that reads a broker's bytes, as one function.
+
+use super::{group, metadata, session, stored, times};
+
+/// Versions of every API that the wire client speaks, and one more on either side.
+const VERSIONS: std::ops::RangeInclusive<i16> = 0..=14;
+
+/// Reads `answer`, the bytes behind an answer's correlation id, as each answer in each version. What comes
+/// of it is not of interest: reading must end, and must not panic.
+pub fn read_answers(answer: &[u8]) {
+    let _ = session::read_versions(answer);
+    let _ = metadata::read_created(answer);
+    let _ = stored::read_batch(answer);
+    for version in VERSIONS {
+        let _ = metadata::read_metadata(answer, version, "orders");
+        let _ = group::read_coordinator(answer, version);
+        let _ = group::read_committed(answer, version);
+        let _ = group::read_commit(answer, version);
+        let _ = times::read_times(answer, version);
+        let _ = stored::read_fetch(answer, version);
+    }
+}
