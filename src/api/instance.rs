@@ -10,7 +10,6 @@ use super::request::Request;
 use super::session::Session;
 use super::socket::Client;
 use crate::config::data_dir::DataDir;
-use crate::config::limits;
 use crate::history::{self, schema};
 use crate::model::error::Result;
 
@@ -48,8 +47,7 @@ impl Instance {
     /// As `of`; `Config` if there is no history.
     pub fn to_change(data_dir: &Path) -> Result<Instance> {
         loop {
-            if let Some(mut client) = Client::connect(data_dir)? {
-                client.wait_up_to(limits::CHANGE_LIMIT)?;
+            if let Some(client) = Client::connect(data_dir)? {
                 return Ok(Instance::Running(client));
             }
             schema::check_exists(&data_dir.join(history::FILE))?;

@@ -102,11 +102,11 @@ fn a_person_sees_runs_go_by_mends_a_failure_pauses_and_adds_workers() {
 
     // Its dead letters are redriven once the step is mended.
     fs::write(&mended, "").unwrap();
-    browser.click("[data-test=run-letters]");
+    browser.click("[data-test=run-dead-letters]");
     browser.wait_for("[data-test=error-group]", "no such customer");
     browser.click("[data-test=redrive-error]");
     browser.click("[data-test=tab-redriven]");
-    browser.wait_for("[data-test=letter]", "redriven");
+    browser.wait_for("[data-test=dead-letter]", "redriven");
 
     // Paused, what is written waits; resumed, it goes on.
     browser.open(&site.at("/"));
@@ -155,8 +155,8 @@ fn every_view_fits_both_widths_in_light_and_dark() {
         ("runs", "/runs", "[data-test=run]"),
         ("run", "/runs/1", "[data-test=run-view] [data-test=record]"),
         ("ticks", "/ticks", "[data-test=sensor-state]"),
-        ("dead-letters", "/dead-letters", "[data-test=letter]"),
-        ("dead-letter", "/dead-letters/1", "[data-test=letter-view]"),
+        ("dead-letters", "/dead-letters", "[data-test=dead-letter]"),
+        ("dead-letter", "/dead-letters/1", "[data-test=dead-letter-view]"),
         ("lag", "/lag", "[data-test=partition]"),
     ];
     for (width, height) in WIDTHS {
@@ -218,10 +218,10 @@ fn hostile_content_is_text_and_the_page_lives() {
     }
     browser.open(&site.at("/dead-letters"));
     browser.wait_for("[data-test=error-group]", "<script>");
-    eventually(LIMIT, "four letters", || browser.count("[data-test=letter]") == 4);
+    eventually(LIMIT, "four letters", || browser.count("[data-test=dead-letter]") == 4);
     for id in 1..=4 {
         browser.open(&site.at(&format!("/dead-letters/{id}")));
-        browser.wait_for("[data-test=letter-view]", "");
+        browser.wait_for("[data-test=dead-letter-view]", "");
     }
     browser.open(&site.at("/"));
     browser.wait_for("[data-test=connection]", "live");
@@ -264,7 +264,7 @@ fn a_first_start_says_on_every_view_what_will_come() {
     browser.open(&site.at("/runs/7"));
     browser.wait_for("[data-test=error]", "7");
     browser.open(&site.at("/"));
-    browser.wait_for("[data-test=verdict]", "no message has come yet");
+    browser.wait_for("[data-test=verdict]", "no messages yet");
     let faults = browser.errors();
     // A run that there is not is a 404, which Chromium counts among errors.
     assert!(faults.iter().all(|fault| fault.contains("404")), "{faults:?}");

@@ -67,15 +67,15 @@ const said = (changes) => {
 };
 
 test('the verdict says whether mb keeps up, and if not, why', () => {
-  assert.equal(said({ lag: { total: 0 } }), 'good: Keeping up: nothing is left to do');
-  assert.equal(said({ lag: { total: 0 }, totals: { records_in: 0 } }), 'good: Ready: no message has come yet');
-  assert.equal(said({ lag: { seconds: 3 } }), 'good: Keeping up: 5,000 messages on the way');
+  assert.equal(said({ lag: { total: 0 } }), 'good: Keeping up: everything is processed');
+  assert.equal(said({ lag: { total: 0 }, totals: { records_in: 0 } }), 'good: Ready: no messages yet');
+  assert.equal(said({ lag: { seconds: 3 } }), 'good: Keeping up: 5,000 messages in progress');
   assert.equal(said({}), 'bad: Behind by 5,000 messages, and not catching up.');
   assert.equal(said({ lag: { catch_up_s: 240 } }), 'warn: Behind by 5,000 messages, caught up in ~4 min.');
   assert.equal(said({ sensor: { paused: true } }), 'warn: Paused, 5,000 messages behind: no tick begins by itself');
   assert.equal(said({ waiting_for: 'the broker' }), 'wait: Waiting for the broker');
-  assert.equal(said({ lag: { total: null } }), 'wait: Lag is not known yet');
-  assert.match(said({ lag: { seconds: 3 }, freshness: { fresh: false, age_s: 90, policy_s: 60 } }), /^bad: Behind .*waits for 90 s, the limit is 60 s\.$/);
+  assert.equal(said({ lag: { total: null } }), 'wait: The lag is not known yet');
+  assert.match(said({ lag: { seconds: 3 }, freshness: { fresh: false, age_s: 90, policy_s: 60 } }), /^bad: Behind .*has waited for 90 s, the limit is 60 s\.$/);
 });
 
 test('the verdict names the worst reason and leaves the others to the list', () => {

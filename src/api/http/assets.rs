@@ -1,4 +1,4 @@
-//! The page's files, in the binary. What is in them is in `page/`.
+//! The page's files, which are in the binary. They are kept in `page/`.
 
 use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -7,7 +7,7 @@ use super::request::Request;
 use super::response::Response;
 
 struct Asset {
-    /// As under `/assets/`.
+    /// The name under `/assets/`.
     name: &'static str,
     content_type: &'static str,
     bytes: &'static [u8],
@@ -32,11 +32,11 @@ const ASSETS: &[Asset] = &[
     file("app.js", JS, include_bytes!("page/app.js")),
     file("charts.js", JS, include_bytes!("page/charts.js")),
     file("controls.js", JS, include_bytes!("page/controls.js")),
+    file("dead-letters.js", JS, include_bytes!("page/dead-letters.js")),
     file("dom.js", JS, include_bytes!("page/dom.js")),
     file("follow-worker.js", JS, include_bytes!("page/follow-worker.js")),
     file("follow.js", JS, include_bytes!("page/follow.js")),
     file("lag.js", JS, include_bytes!("page/lag.js")),
-    file("letters.js", JS, include_bytes!("page/letters.js")),
     file("live.js", JS, include_bytes!("page/live.js")),
     file("overview.js", JS, include_bytes!("page/overview.js")),
     file("records.js", JS, include_bytes!("page/records.js")),
@@ -48,12 +48,12 @@ const ASSETS: &[Asset] = &[
     file("verdict.js", JS, include_bytes!("page/verdict.js")),
 ];
 
-/// What each of the page's addresses answers.
+/// The answer at each of the page's addresses.
 pub fn index(request: &Request) -> Response {
     answer(&INDEX, request)
 }
 
-/// The file by its name; `None` where there is none.
+/// The file of this name, if there is one.
 pub fn asset(name: &str, request: &Request) -> Option<Response> {
     ASSETS.iter().find(|asset| asset.name == name).map(|asset| answer(asset, request))
 }
@@ -68,7 +68,7 @@ fn answer(asset: &Asset, request: &Request) -> Response {
     } else {
         Response::new(200, asset.content_type, Cow::Borrowed(asset.bytes))
     };
-    // A browser asks each time whether it is still the same: mb may have become another version.
+    // A browser must check each time whether the file is still the same: mb may have been upgraded.
     response.header("ETag", tag).header("Cache-Control", "no-cache".to_owned())
 }
 

@@ -1,9 +1,9 @@
-//! Who may ask for what: the names that mb answers to, where a change may come from, the token, and
-//! the browsers that are signed in. Values in, decisions out, but for the token's file.
+//! Who may ask for what: the names that mb answers to, the origins that a change may come from, the token, and
+//! the browsers that are signed in. Takes values and returns decisions; reads nothing but the token's file.
 //!
-//! A page of another site that a browser shows must neither read nor change anything here, whatever
-//! names it gives itself (DNS rebinding): so `Host` is checked for everything but `/healthz`, and a
-//! change needs JSON and, where the browser says where it comes from, the same origin.
+//! Another site's page, open in the same browser, must neither read nor change anything here, even if its own
+//! name resolves to this machine (DNS rebinding). So `Host` is checked for everything except `/healthz`, and a
+//! change needs JSON and, if the browser sends its origin, the same one.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -21,31 +21,31 @@ use crate::config::limits;
 use crate::model::error::{Error, Result};
 use crate::model::sync::{Mutex, MutexGuard};
 
-/// The cookie of a browser that is signed in; the port follows, which cookies themselves do not go by:
-/// there may be another mb beside this one.
+/// The cookie of a signed-in browser. Its name ends with the port: cookies are shared between ports (RFC 6265,
+/// 8.5), and another mb may listen on another one.
 const COOKIE: &str = "mb_session_";
 
 pub struct Guard {
     cookie: String,
-    /// Without their ports, IPv6 in brackets.
+    /// Without ports; IPv6 addresses in brackets.
     hosts: BTreeSet<String>,
-    /// As people open the page.
+    /// The name in the page's address.
     host: String,
     port: u16,
-    /// It is reached from other machines, by addresses that need not be its own.
+    /// Other machines can reach it, possibly under addresses that are not its own.
     is_open: bool,
     token: Option<String>,
     pub read_only: bool,
-    /// Ids of browsers that are signed in, and since when; the oldest first.
+    /// Ids of signed-in browsers, and since when; the oldest first.
     signed_in: Mutex<Vec<(String, Instant)>>,
 }
 
 /// The addresses of `--listen`.
 ///
 /// # Errors
-/// `Config` where the name has none.
+/// `Config` if the name has no address.
 pub fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>> {
-    // Whatever the machine's own files say of it; the server adds ::1.
+    // Independent of /etc/hosts; the server adds ::1.
     if host == "localhost" {
         return Ok(vec![SocketAddr::from((Ipv4Addr::LOCALHOST, port))]);
     }
@@ -64,23 +64,22 @@ pub fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>> {
 
 impl Guard {
     /// # Errors
-    /// `Config` where other machines could reach it and there is no token, or the token's file is
-    /// unfit.
+    /// `Config` if other machines could reach it without a token, or the token's file cannot be used.
     pub fn new(web: &Web, addresses: &[SocketAddr]) -> Result<Guard> {
         let is_open = addresses.iter().any(|address| !address.ip().is_loopback());
         let token = web.token_file.as_deref().map(read_token).transpose()?;
         if is_open && token.is_none() {
             return Err(Error::Config(format!(
-                "--listen: {} is reached from other machines, which needs --token-file FILE with a \
-                 token of {} bytes at least; or listen on 127.0.0.1",
+                "--listen: other machines can reach {}, which needs --token-file FILE with a token of at \
+                 least {} bytes; or listen on 127.0.0.1",
                 web.host,
                 limits::TOKEN_BYTES_MIN
             )));
         }
         if is_open {
             log::warn!(
-                "page: other machines reach it, and without TLS, so whoever is on the way can read \
-                 the token: a proxy with TLS belongs in front of it"
+                "page: other machines can reach it without TLS, so the token can be read on the network: put a \
+                 proxy with TLS in front of it"
             );
         }
         let bracketed = match web.host.parse() {
@@ -116,22 +115,22 @@ impl Guard {
         &self.cookie
     }
 
-    /// The port that was found where any was asked for.
+    /// With the port that was bound, if any free one was asked for.
     pub fn on_port(mut self, port: u16) -> Guard {
         self.port = port;
         self.cookie = format!("{COOKIE}{port}");
         self
     }
 
-    /// Where people open the page.
+    /// The page's address.
     pub fn url(&self) -> String {
         format!("http://{}:{}/", self.host, self.port)
     }
 
     /// # Errors
-    /// Where the request was meant for another name, or was made by another site's page.
+    /// If the request was sent to another name.
     pub fn check_host(&self, request: &Request) -> Result<(), Refusal> {
-        // Only HTTP/1.0 has none, which no browser speaks.
+        // Only HTTP/1.0 may be without it, which no browser uses.
         let Some(host) = request.header("host") else { return Ok(()) };
         let refused = || {
             Refusal::new(
@@ -147,24 +146,24 @@ impl Guard {
         let name = name.to_ascii_lowercase();
         let name = name.strip_suffix('.').unwrap_or(&name);
         let is_known = self.hosts.contains(name) || self.is_open && is_address(name);
-        // With a token another port may be a tunnel's or a container's: a stranger's page has no token.
+        // With a token, another port may belong to a tunnel or a container: another site's page has no token.
         let is_port = port.is_none_or(|port| port == self.port) || self.token.is_some();
         if is_known && is_port { Ok(()) } else { Err(refused()) }
     }
 
-    /// Whether the request may read: other sites' pages may link here, and nothing else.
+    /// Whether the request may read. Another site's page may link here, but not read.
     ///
     /// # Errors
-    /// Where another site's page asks.
+    /// If another site's page made the request.
     pub fn check_read(&self, request: &Request) -> Result<(), Refusal> {
         let is_link = request.header("sec-fetch-mode") == Some("navigate");
         if is_from_here(request) || is_link { Ok(()) } else { Err(elsewhere("Sec-Fetch-Site")) }
     }
 
-    /// Whether the request may change something, as far as its origin goes.
+    /// Whether a request from this origin may change something.
     ///
     /// # Errors
-    /// Where another site's page may have made it.
+    /// If another site's page may have made it.
     pub fn check_change(&self, request: &Request) -> Result<(), Refusal> {
         if !is_from_here(request) {
             return Err(elsewhere("Sec-Fetch-Site"));
@@ -174,28 +173,28 @@ impl Guard {
         let is_own = authority
             .zip(request.header("host"))
             .is_some_and(|(authority, host)| authority.eq_ignore_ascii_case(host));
-        // A form of a page that sends no referrer has the origin "null".
+        // A form on a page without a referrer is sent with the origin "null".
         let is_own_form =
             origin == "null" && request.header("sec-fetch-site") == Some("same-origin");
         if is_own || is_own_form { Ok(()) } else { Err(elsewhere("Origin")) }
     }
 
     /// # Errors
-    /// Where the body is not said to be JSON: a form of another site cannot say that.
+    /// If the body is not declared as JSON, which another site's form cannot do.
     pub fn check_json(&self, request: &Request) -> Result<(), Refusal> {
         let kind = request.header("content-type").unwrap_or_default();
         let kind = kind.split(';').next().unwrap_or_default().trim();
         if kind.eq_ignore_ascii_case("application/json") {
             return Ok(());
         }
-        Err(Refusal::new(415, "Content-Type: a change is asked for with application/json"))
+        Err(Refusal::new(415, "Content-Type: expected application/json"))
     }
 
     pub fn needs_token(&self) -> bool {
         self.token.is_some()
     }
 
-    /// It has the token or belongs to a browser that is signed in; or no token is needed.
+    /// Whether the request has the token or comes from a signed-in browser, or no token is needed.
     pub fn is_signed_in(&self, request: &Request) -> bool {
         if self.token.is_none() {
             return true;
@@ -210,7 +209,7 @@ impl Guard {
         let mut ids = cookies.filter_map(|cookie| cookie.trim().split_once('='));
         let Some((_, id)) = ids.find(|(name, _)| *name == self.cookie) else { return false };
         let mut known = false;
-        // All are compared, so that the time says nothing of any.
+        // All of them are compared, so that the time reveals nothing about any of them.
         for (signed_in, since) in self.signed_in().iter() {
             let is_fresh = since.elapsed() < limits::SIGNED_IN_LIMIT;
             known |= is_same(signed_in.as_bytes(), id.as_bytes()) && is_fresh;
@@ -218,7 +217,7 @@ impl Guard {
         known
     }
 
-    /// Signs a browser in: its cookie; `None` where that is not the token.
+    /// Signs a browser in: its cookie; `None` if `token` is wrong.
     pub fn sign_in(&self, token: &str) -> Option<String> {
         if !self.is_token(token.trim()) {
             return None;
@@ -246,14 +245,14 @@ impl Guard {
 }
 
 fn elsewhere(header: &str) -> Refusal {
-    Refusal::new(403, format!("{header}: asked for by a page of another origin"))
+    Refusal::new(403, format!("{header}: the request comes from a page of another origin"))
 }
 
 fn is_from_here(request: &Request) -> bool {
     matches!(request.header("sec-fetch-site"), None | Some("same-origin" | "none"))
 }
 
-/// `HOST` or `HOST:PORT`; `None` where it is neither.
+/// Splits `HOST` or `HOST:PORT`; `None` if it is neither.
 fn split_port(host: &str) -> Option<(&str, Option<u16>)> {
     let name = match host.find(']') {
         Some(end) if host.starts_with('[') => &host[..=end],
@@ -274,14 +273,14 @@ fn is_address(name: &str) -> bool {
     bare.map_or_else(|| name.parse::<Ipv4Addr>().is_ok(), |bare| bare.parse::<Ipv6Addr>().is_ok())
 }
 
-/// This machine's name, where it has one.
+/// This machine's name, if it has one.
 fn machine() -> Option<String> {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
     let name = name.trim().to_ascii_lowercase();
     (!name.is_empty()).then_some(name)
 }
 
-/// Compares without telling by its time where they differ; lengths are no secret.
+/// Compares in a time that does not depend on where they differ. Lengths are not secret.
 fn is_same(a: &[u8], b: &[u8]) -> bool {
     if a.len() != b.len() {
         return false;
@@ -304,7 +303,7 @@ fn read_token(path: &Path) -> Result<String> {
         let file = File::open(path)?;
         let mode = file.metadata()?.permissions().mode();
         let mut bytes = Vec::new();
-        // Room for a line's end.
+        // With room for the end of the line.
         file.take(limits::TOKEN_BYTES_MAX as u64 + 2).read_to_end(&mut bytes)?;
         Ok((bytes, mode))
     };
@@ -315,15 +314,15 @@ fn read_token(path: &Path) -> Result<String> {
     let token = bytes.trim_ascii();
     let Some(token) = str::from_utf8(token).ok().filter(|_| token.iter().all(u8::is_ascii_graphic))
     else {
-        return unfit("it has other characters within");
+        return unfit("it contains other characters");
     };
     if !(limits::TOKEN_BYTES_MIN..=limits::TOKEN_BYTES_MAX).contains(&token.len()) {
         return unfit(&format!("it has {} bytes", token.len()));
     }
     if mode & 0o004 != 0 {
-        // Not refused: secrets that an orchestrator mounts are often so.
+        // Not refused: secrets that an orchestrator mounts often have this mode.
         log::warn!(
-            "--token-file: {} can be read by everybody on this machine (chmod 600 ends that)",
+            "--token-file: {} is readable by every user of this machine; chmod 600 makes it private",
             path.display()
         );
     }
@@ -361,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn on_loopback_it_answers_to_loopback_names_with_its_port() {
+    fn on_loopback_only_loopback_names_with_its_port_are_accepted_as_hosts() {
         let guard = guard("127.0.0.1", None).unwrap();
         assert_eq!(guard.url(), "http://localhost:3000/");
         for host in
@@ -388,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn beyond_loopback_it_needs_a_token_and_answers_to_addresses_too() {
+    fn beyond_loopback_a_token_is_needed_and_addresses_are_accepted_as_hosts() {
         let error = guard("0.0.0.0", None).err().unwrap();
         assert_eq!(error.exit_code(), 78);
         assert!(error.to_string().contains("--token-file"), "{error}");
@@ -401,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_comes_from_the_same_origin_or_from_no_browser() {
+    fn a_change_must_come_from_the_same_origin_or_from_outside_a_browser() {
         let guard = guard("127.0.0.1", None).unwrap();
         let check = |headers: &str| {
             let host = "Host: localhost:3000\r\nSec-Fetch-Mode: cors\r\n";
@@ -419,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_token_or_a_cookie_that_was_given_signs_in() {
+    fn only_the_token_or_a_cookie_of_this_mb_signs_in() {
         let guard = guard("127.0.0.1", Some(&format!("  {TOKEN}\n"))).unwrap();
         let signed_in =
             |header: &str| guard.is_signed_in(&request(&format!("Host: localhost\r\n{header}")));
@@ -444,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_is_short_or_cannot_be_sent_is_refused() {
+    fn a_token_that_is_too_short_or_cannot_be_sent_is_refused() {
         for text in ["", "0123456789abcde", "0123456789 abcdef", "0123456789abcd\u{e9}\u{e9}"] {
             let error = guard("127.0.0.1", Some(text)).err().expect(text);
             assert!(error.to_string().starts_with("--token-file: "), "{error}");

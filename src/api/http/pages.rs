@@ -1,5 +1,5 @@
-//! The page's addresses and the form for the token. The page is the same for everybody: what it shows,
-//! it asks the API for. Its files are in `assets`.
+//! The page's addresses, and the form for the token. The page itself contains no data: it gets everything from
+//! the API. Its files are in `assets`.
 
 use super::assets;
 use super::auth::Guard;
@@ -7,8 +7,8 @@ use super::request::{Request, fields};
 use super::response::Response;
 use crate::model::error::{Error, Result};
 
-/// Whoever is not signed in is sent to do so, but for one who follows a link from elsewhere, with
-/// whom no cookie comes: that page finds out by itself.
+/// The page; a browser that is not signed in is sent to the form. If it follows a link from another site, it
+/// sends no cookie (SameSite=Strict) although it may be signed in: the page finds out by itself.
 pub fn page(guard: &Guard, request: &Request) -> Response {
     let is_from_elsewhere =
         matches!(request.header("sec-fetch-site"), Some("cross-site" | "same-site"));
@@ -20,7 +20,7 @@ pub fn page(guard: &Guard, request: &Request) -> Response {
     Response::see_other(if is_plain { "/login".to_owned() } else { format!("/login?next={next}") })
 }
 
-/// The form, with what is to be said above it; works without scripts.
+/// The form with a message above it; works without scripts.
 pub fn form(status: u16, request: &Request, message: &str) -> Response {
     let next = next_of(request);
     let message =
@@ -39,10 +39,10 @@ pub fn form(status: u16, request: &Request, message: &str) -> Response {
     )
 }
 
-/// The form filled in: on to where the browser wanted to go, or the form again.
+/// Takes the filled-in form: redirects to where the browser wanted to go, or shows the form once more.
 ///
 /// # Errors
-/// `Usage` where it is no form.
+/// `Usage` if the body is not a form.
 pub fn sign_in(guard: &Guard, request: &Request) -> Result<Response> {
     if !guard.needs_token() {
         return Ok(Response::see_other(next_of(request)));
@@ -52,18 +52,18 @@ pub fn sign_in(guard: &Guard, request: &Request) -> Result<Response> {
     let token = fields.into_iter().find(|(name, _)| name == "token").map(|(_, token)| token);
     Ok(match guard.sign_in(&token.unwrap_or_default()) {
         Some(cookie) => Response::see_other(next_of(request)).header("Set-Cookie", cookie),
-        None => form(401, request, "That is not the token."),
+        None => form(401, request, "The token is wrong."),
     })
 }
 
-/// Where a browser goes once it is signed in.
+/// Where a browser goes after signing in.
 fn next_of(request: &Request) -> String {
     let fields = fields(&request.query).unwrap_or_default();
     let next = fields.into_iter().find(|(name, _)| name == "next").map(|(_, path)| path);
     next.filter(|path| is_safe(path)).unwrap_or_else(|| "/".to_owned())
 }
 
-/// An address of the page, as it may stand in HTML and in a header.
+/// Whether it is a path of the page that is safe in HTML and in a header.
 fn is_safe(path: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'-');
     path.starts_with('/') && !path.starts_with("//") && path.bytes().all(fits)
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_addresses_of_the_page_follow_a_sign_in() {
+    fn after_signing_in_only_addresses_of_the_page_are_next() {
         assert!(is_safe("/") && is_safe("/runs/7") && is_safe("/dead-letters"));
         for path in ["", "runs", "//a", "/\\a", "/a:b", "/a\r\nb", "/\"", "/%2f"] {
             assert!(!is_safe(path), "{path}");

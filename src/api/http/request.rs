@@ -1,9 +1,9 @@
-//! A request as bytes, taken apart: pure, and believing nothing. Crate httparse finds the parts;
-//! what mb refuses of them is decided here. Reading from a socket is `connection`'s.
+//! Parses requests, and refuses what is malformed or ambiguous. Pure: `connection` reads from the socket, and
+//! crate httparse splits a head into its parts.
 
 use crate::config::limits;
 
-/// How HTTP is asked; what mb has no route for is `Other`.
+/// The methods that mb has routes for; all others are `Other`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
     Get,
@@ -28,32 +28,32 @@ impl Method {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     pub method: Method,
-    /// As it came, without the query; starts with `/`.
+    /// As received, without the query; starts with `/`.
     pub path: String,
-    /// As it came, without the question mark.
+    /// As received, without the question mark.
     pub query: String,
     /// Names in lower case.
     headers: Vec<(String, String)>,
-    /// HTTP/1.0, where there may be no `Host`.
+    /// HTTP/1.0, which may be without `Host`.
     pub is_old: bool,
-    /// The connection is kept for another request.
+    /// The connection stays open for another request.
     pub keep_alive: bool,
     pub body: Vec<u8>,
 }
 
-/// What stands in front of a body.
+/// Everything before the body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
     pub request: Request,
-    /// Bytes of the head.
+    /// Length of the head.
     pub bytes: usize,
-    /// Bytes of the body that follows.
+    /// Length of the body that follows.
     pub body_bytes: usize,
-    /// The body comes once mb says that it may.
+    /// The client waits for "100 Continue" before it sends the body.
     pub expects_continue: bool,
 }
 
-/// Why a request is not taken: the status, and one line for people. Its connection ends.
+/// Why a request is refused: the status, and one line for people. Its connection is closed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     pub status: u16,
@@ -67,13 +67,13 @@ impl Refusal {
 }
 
 impl Request {
-    /// A header's value by its name in lower case; the first, where there are several.
+    /// The value of the first header of this name, which is given in lower case.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 }
 
-/// Headers that decide something: two of them, and two programs may each believe another one.
+/// Headers that must not occur twice: a proxy might go by the first and mb by the second (request smuggling).
 const SINGLE: [&str; 10] = [
     "authorization",
     "content-length",
@@ -87,10 +87,10 @@ const SINGLE: [&str; 10] = [
     "sec-fetch-site",
 ];
 
-/// The head at the beginning of `bytes`; `None` while it is not whole.
+/// The head at the beginning of `bytes`; `None` if it is not complete yet.
 ///
 /// # Errors
-/// What is wrong with it.
+/// Why it is refused.
 pub fn head(bytes: &[u8]) -> Result<Option<Head>, Refusal> {
     let too_long = || Refusal::new(431, format!("a head above {} bytes", limits::HTTP_HEAD_BYTES));
     let mut headers = [httparse::EMPTY_HEADER; limits::HTTP_HEADERS];
@@ -122,7 +122,7 @@ fn request(parsed: &httparse::Request<'_, '_>, bytes: usize) -> Result<Head, Ref
     };
     let target = parsed.path.unwrap_or_default();
     if !target.starts_with('/') || !target.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(Refusal::new(400, "a target that is no path: expected / and ASCII after it"));
+        return Err(Refusal::new(400, "the target is not a path: expected / followed by ASCII"));
     }
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let mut headers = Vec::with_capacity(parsed.headers.len());
@@ -145,13 +145,16 @@ fn request(parsed: &httparse::Request<'_, '_>, bytes: usize) -> Result<Head, Ref
         body: Vec::new(),
     };
     if !is_old && request.header("host").is_none() {
-        return Err(Refusal::new(400, "no header Host"));
+        return Err(Refusal::new(400, "the header Host is missing"));
     }
     let connection = request.header("connection").unwrap_or_default().to_ascii_lowercase();
     let says = |word: &str| connection.split(',').any(|said| said.trim() == word);
     request.keep_alive = !says("close") && (!is_old || says("keep-alive"));
     if request.header("transfer-encoding").is_some() {
-        return Err(Refusal::new(411, "a body in chunks; send it whole, with Content-Length"));
+        return Err(Refusal::new(
+            411,
+            "chunked bodies are not supported: send the body whole, with Content-Length",
+        ));
     }
     let body_bytes = match request.header("content-length") {
         None => 0,
@@ -169,17 +172,17 @@ fn body_bytes(text: &str) -> Result<usize, Refusal> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(Refusal::new(400, "Content-Length: expected a number of bytes"));
     }
-    // One with too many digits for a number is too large as well.
+    // A number with too many digits is too large as well.
     match text.parse() {
         Ok(bytes) if bytes <= limits::HTTP_BODY_BYTES => Ok(bytes),
         _ => Err(Refusal::new(413, format!("a body above {} bytes", limits::HTTP_BODY_BYTES))),
     }
 }
 
-/// `name=value&…`, decoded, in its order.
+/// Decodes `name=value&…`; fields keep their order.
 ///
 /// # Errors
-/// Where it is no such text in UTF-8.
+/// If it is not percent-encoded UTF-8.
 pub fn fields(text: &str) -> Result<Vec<(String, String)>, String> {
     let parts = text.split('&').filter(|part| !part.is_empty());
     parts
@@ -225,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_comes_apart() {
+    fn a_request_is_split_into_its_parts() {
         let found = whole(
             "POST /api/v1/x?a=1&b=%20 HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\
              expect: 100-Continue\r\n\r\nabc",
@@ -239,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn whether_the_connection_is_kept_follows_the_version_and_the_header() {
+    fn the_version_and_the_header_decide_whether_the_connection_stays_open() {
         assert!(!whole("GET / HTTP/1.0\r\n\r\n").request.keep_alive);
         assert!(whole("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n").request.keep_alive);
         let close = "GET / HTTP/1.1\r\nHost: h\r\nConnection: x, CLOSE\r\n\r\n";
@@ -247,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_be_understood_in_two_ways_is_refused() {
+    fn an_ambiguous_request_is_refused() {
         let with = |headers: &str| format!("POST / HTTP/1.1\r\nHost: h\r\n{headers}\r\n\r\n");
         assert_eq!(status(&with("Host: other")), 400);
         assert_eq!(status(&with("Content-Length: 1\r\nContent-Length: 1")), 400);
@@ -265,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_without_an_end_is_refused_at_its_bound() {
+    fn a_head_without_an_end_is_refused_at_the_limit() {
         let endless = format!("GET / HTTP/1.1\r\nHost: {}", "h".repeat(limits::HTTP_HEAD_BYTES));
         assert_eq!(status(&endless), 431);
         let many = "a: b\r\n".repeat(limits::HTTP_HEADERS + 1);
@@ -273,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_percent_encoded_is_no_field() {
+    fn a_field_that_is_not_percent_encoded_is_refused() {
         assert_eq!(fields("a+b=%41").unwrap(), [("a b".into(), "A".into())]);
         for text in ["%", "%4", "%zz", "a=%ff"] {
             assert!(fields(text).is_err(), "{text}");
@@ -295,7 +298,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever comes, there is an answer; and what was whole stays the same with more behind.
+        /// No bytes make the parser panic, and a complete head stays the same with more bytes behind it.
         #[test]
         fn no_bytes_make_the_parser_panic(bytes in pieces(), more in proptest::collection::vec(any::<u8>(), 0..9)) {
             if let Ok(Some(found)) = head(&bytes) {
@@ -303,7 +306,7 @@ mod tests {
                 let longer = [&bytes[..], &more[..]].concat();
                 prop_assert_eq!(head(&longer), Ok(Some(found)));
             }
-            // Its first part is not whole, wrong already, or the same head.
+            // Half of the bytes are incomplete, refused, or the same head.
             let half = head(&bytes[..bytes.len() / 2]);
             if let Ok(Some(early)) = half {
                 prop_assert_eq!(head(&bytes), Ok(Some(early)));

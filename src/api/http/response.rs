@@ -1,4 +1,4 @@
-//! An answer, and its head as bytes. Which one it is, others decide; `connection` writes it.
+//! Answers: status, headers and body, and the head as bytes. `connection` writes them.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::request::Refusal;
 
-/// Nothing of the page comes from elsewhere or runs from within its text.
+/// The page loads nothing from other hosts, and runs no inline scripts or styles.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
      img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'self'; \
      frame-ancestors 'none'";
@@ -17,7 +17,7 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
 pub struct Response {
     pub status: u16,
     content_type: &'static str,
-    /// Beyond those that every answer has.
+    /// Besides those that every answer has.
     headers: Vec<(&'static str, String)>,
     pub body: Body,
 }
@@ -25,7 +25,7 @@ pub struct Response {
 #[derive(Debug)]
 pub enum Body {
     Bytes(Cow<'static, [u8]>),
-    /// The overview, each second, until the connection ends.
+    /// The overview each second, until the connection ends.
     Events,
 }
 
@@ -41,9 +41,11 @@ impl Response {
     pub fn json(status: u16, value: &impl Serialize) -> Response {
         match serde_json::to_vec(value) {
             Ok(bytes) => Response::new(status, "application/json", bytes),
-            Err(cause) => {
-                Response::error(500, "internal", &format!("an answer that is no JSON: {cause}"))
-            }
+            Err(cause) => Response::error(
+                500,
+                "internal",
+                &format!("the answer cannot be written as JSON: {cause}"),
+            ),
         }
     }
 
@@ -55,7 +57,7 @@ impl Response {
         Response::new(status, "text/html; charset=utf-8", text.into_bytes())
     }
 
-    /// `{"error":{"kind":…,"message":…}}`, of one line.
+    /// `{"error":{"kind":…,"message":…}}`; the message becomes one line.
     pub fn error(status: u16, kind: &str, message: &str) -> Response {
         let line = message.replace(char::is_control, " ");
         Response::json(status, &json!({ "error": { "kind": kind, "message": line } }))
@@ -75,7 +77,7 @@ impl Response {
         self
     }
 
-    /// The answer's head; `keep` says whether its connection lives on.
+    /// The answer's head; `keep` if the connection stays open.
     pub fn head(&self, keep: bool) -> Vec<u8> {
         let mut head = format!("HTTP/1.1 {} {}\r\n", self.status, reason(self.status));
         let mut line = |name: &str, value: &str| {
@@ -112,7 +114,7 @@ impl From<Refusal> for Response {
     }
 }
 
-/// The word for programs that goes with a refusal's status.
+/// The word for programs for a refusal's status.
 fn kind(status: u16) -> &'static str {
     match status {
         401 => "no_token",
@@ -152,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_is_one_line_whatever_it_says() {
+    fn an_errors_message_is_one_line() {
         let Response { body: Body::Bytes(bytes), .. } =
             Response::error(400, "usage", "a\r\nb\u{7}")
         else {
@@ -163,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn every_head_has_the_headers_that_keep_browsers_safe() {
+    fn every_head_has_the_security_headers() {
         let head = String::from_utf8(Response::text(200, "x").head(true)).unwrap();
         assert!(head.starts_with("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n"), "{head}");
         for header in

@@ -1,5 +1,7 @@
 //! Dead letters: lists, one of them whole, and what is decided about them.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::Operation;
@@ -66,6 +68,10 @@ impl Operation for Redrive {
         context.signal_new_request();
         Ok(requests)
     }
+
+    fn answer_limit(&self) -> Duration {
+        limits::CHANGE_LIMIT
+    }
 }
 
 /// Discards dead letters; how many.
@@ -81,5 +87,9 @@ impl Operation for Discard {
 
     fn perform(self, context: &Context, _: &mut Session) -> Result<u64> {
         letters::discard(&mut context.history_to_change()?, &self.pick, &self.note)
+    }
+
+    fn answer_limit(&self) -> Duration {
+        limits::CHANGE_LIMIT
     }
 }

@@ -15,15 +15,16 @@ use crate::model::error::Result;
 pub trait Operation {
     type Answer: Serialize + DeserializeOwned;
 
-    /// How long the answer may take when another process performs it.
-    fn answer_limit(&self) -> Duration {
-        2 * limits::CONTROL_LIMIT
-    }
-
     /// # Errors
     /// `Usage` for a request that cannot be right, `Other` if it does not fit how things are; what the history
     /// or the broker cannot do.
     fn perform(self, context: &Context, session: &mut Session) -> Result<Self::Answer>;
+
+    /// How long a client waits for the answer: longer than the operation may take, so that the client learns how
+    /// it ended.
+    fn answer_limit(&self) -> Duration {
+        2 * limits::CONTROL_LIMIT
+    }
 }
 
 /// The answer of a command that has nothing to report: `{}`.

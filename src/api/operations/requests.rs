@@ -1,11 +1,14 @@
 //! Redrives and replays as requests: lists, their cancellation, and new replays.
 
+use std::time::Duration;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Operation;
 use crate::api::context::{Context, RunningPipeline};
 use crate::api::session::Session;
+use crate::config::limits;
 use crate::history::asked::{self, RequestRow, Selection};
 use crate::history::requests::{self, Replay};
 use crate::kafka::{Backend, Watermarks};
@@ -49,6 +52,10 @@ impl Operation for CancelRequests {
         asked::check_open(context.history(session)?, &ids)?;
         context.with_pipeline(|pipeline| pipeline.work_signal.cancel(&ids, &note))
     }
+
+    fn answer_limit(&self) -> Duration {
+        limits::CHANGE_LIMIT
+    }
 }
 
 /// Replays ranges of the log: a request for each; their numbers.
@@ -71,6 +78,10 @@ impl Operation for ReplayRanges {
         context.signal_new_request();
         Ok(numbers)
     }
+
+    fn answer_limit(&self) -> Duration {
+        limits::CHANGE_LIMIT
+    }
 }
 
 /// Replays offsets of one partition of the topic that mb reads, as far as the log has them; the numbers of the
@@ -89,6 +100,10 @@ impl Operation for ReplayOffsets {
     fn perform(self, context: &Context, session: &mut Session) -> Result<Vec<i64>> {
         let replay = context.with_pipeline(|pipeline| plan(pipeline, &self))?;
         ReplayRanges(replay).perform(context, session)
+    }
+
+    fn answer_limit(&self) -> Duration {
+        limits::CHANGE_LIMIT
     }
 }
 

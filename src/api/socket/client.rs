@@ -4,7 +4,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::path::{FILE, connect};
 use super::protocol;
@@ -29,7 +29,6 @@ impl Client {
         let path = data_dir.join(FILE);
         let open = || -> io::Result<Client> {
             let stream = connect(&path)?;
-            stream.set_read_timeout(Some(2 * limits::CONTROL_LIMIT))?;
             stream.set_write_timeout(Some(limits::CONTROL_LIMIT))?;
             Ok(Client { stream: BufReader::new(stream) })
         };
@@ -62,10 +61,7 @@ impl Client {
         let mut exchange = || -> io::Result<Vec<u8>> {
             let mut line = serde_json::to_vec(&request)?;
             line.push(b'\n');
-            let stream = self.stream.get_ref();
-            if stream.read_timeout()?.is_some_and(|now| now < limit) {
-                stream.set_read_timeout(Some(limit))?;
-            }
+            self.stream.get_ref().set_read_timeout(Some(limit))?;
             self.stream.get_mut().write_all(&line)?;
             let mut answer = Vec::new();
             self.stream.read_until(b'\n', &mut answer)?;
@@ -79,14 +75,5 @@ impl Client {
         serde_json::from_value(protocol::read_answer(&answer)?).map_err(|cause| {
             Error::Other(format!("the running mb gave an answer that cannot be read: {cause}"))
         })
-    }
-
-    /// Waits up to `limit` for each answer from here on.
-    ///
-    /// # Errors
-    /// `Other` if the system refuses that.
-    pub fn wait_up_to(&mut self, limit: Duration) -> Result<()> {
-        let set = self.stream.get_ref().set_read_timeout(Some(limit));
-        set.map_err(|cause| Error::Other(format!("cannot use the control socket: {cause}")))
     }
 }

@@ -1,4 +1,4 @@
-// Calls to mb's HTTP API. An answer that is no success becomes an error with the server's words.
+// Calls to mb's HTTP API. An answer that is not a success is thrown as an error with mb's message.
 
 const LIMIT_MS = 15_000;
 
@@ -9,16 +9,16 @@ export class ApiError extends Error {
   }
 }
 
-/** `query` of a path: names without a value are left out. */
+/** The path with a query; names without a value are left out. */
 export function withQuery(path, query) {
   const given = Object.entries(query).filter(([, value]) => value != null && value !== '');
   const text = new URLSearchParams(given).toString();
   return text ? `${path}?${text}` : path;
 }
 
-/** The answer's JSON. */
-export async function call(method, path, body) {
-  const request = { method, headers: { accept: 'application/json' }, signal: AbortSignal.timeout(LIMIT_MS) };
+/** The answer's JSON, which is waited for up to `limit` ms. */
+export async function call(method, path, body, limit = LIMIT_MS) {
+  const request = { method, headers: { accept: 'application/json' }, signal: AbortSignal.timeout(limit) };
   if (method !== 'GET') {
     request.headers['content-type'] = 'application/json';
     request.body = JSON.stringify(body ?? {});
@@ -35,7 +35,7 @@ export async function call(method, path, body) {
   try {
     answer = await response.json();
   } catch {
-    if (response.ok) throw new ApiError('mb answered with something that is no JSON', response.status);
+    if (response.ok) throw new ApiError('mb answered with something that is not JSON', response.status);
   }
   if (!response.ok) {
     throw new ApiError(answer?.error?.message ?? `mb answered with status ${response.status}`, response.status);
@@ -44,5 +44,5 @@ export async function call(method, path, body) {
 }
 
 export const get = (path, query = {}) => call('GET', withQuery(`/api/v1/${path}`, query));
-export const post = (path, body) => call('POST', `/api/v1/${path}`, body);
+export const post = (path, body, limit) => call('POST', `/api/v1/${path}`, body, limit);
 export const patch = (path, body) => call('PATCH', `/api/v1/${path}`, body);

@@ -1,9 +1,9 @@
-// The page's frame: which view is shown at which address, the navigation, the state of the
-// connection. What a view shows is in its own file.
+// The page's frame: which view is shown at which address, the navigation, and the state of the
+// connection. What a view shows is in a file of its own.
 
 import { data, el, enable, toast } from './dom.js';
 import { lagView } from './lag.js';
-import { letterView, lettersView } from './letters.js';
+import { deadLetterView, deadLettersView } from './dead-letters.js';
 import { begin, listen, live } from './live.js';
 import { overviewView } from './overview.js';
 import { runView } from './run.js';
@@ -18,13 +18,13 @@ const ROUTES = [
   [/^\/runs$/, runsView],
   [/^\/runs\/(\d+)$/, runView],
   [/^\/ticks$/, ticksView],
-  [/^\/dead-letters$/, lettersView],
-  [/^\/dead-letters\/(\d+)$/, letterView],
+  [/^\/dead-letters$/, deadLettersView],
+  [/^\/dead-letters\/(\d+)$/, deadLetterView],
   [/^\/lag$/, lagView],
 ];
 
 const find = (id) => document.getElementById(id);
-const letters = el('span', { class: 'count', hidden: true, 'data-test': 'nav-dead-letters' });
+const openDeadLetters = el('span', { class: 'count', hidden: true, 'data-test': 'nav-dead-letters' });
 let shown = { path: null, view: null };
 
 /** Shows another address of the page; `replace` keeps the browser's "back" where it is. */
@@ -59,21 +59,21 @@ function show(moved) {
 }
 
 function nowhere() {
-  return { title: 'Not here', node: el('div', {}, el('h1', {}, 'There is nothing at this address'), el('a', { href: '/' }, 'To the overview')) };
+  return { title: 'Not found', node: el('div', {}, el('h1', {}, 'Nothing is at this address'), el('a', { href: '/' }, 'Go to the overview')) };
 }
 
 function refresh() {
   const { overview, lost } = live;
   showConnection(overview, lost);
   if (live.outdated && !document.querySelector('dialog[open]')) {
-    location.reload(); // another version of mb has another page
+    location.reload(); // mb was replaced by another version, with another page
     return;
   }
   document.body.classList.toggle('stale', lost !== null);
   document.querySelectorAll('button.acts').forEach((node) => live.session.read_only && enable(node, true));
   if (overview) {
-    letters.textContent = count(overview.dead_letters_open);
-    letters.hidden = overview.dead_letters_open === 0;
+    openDeadLetters.textContent = count(overview.dead_letters_open);
+    openDeadLetters.hidden = overview.dead_letters_open === 0;
     find('topic').replaceChildren(data(overview.topic, 60));
     showAbout(overview);
     shown.view.live?.(overview);
@@ -90,7 +90,7 @@ function showConnection(overview, lost) {
     node.dataset.state = state;
     node.textContent = { lost: 'no answer', live: 'live', connecting: 'connecting' }[state];
   }
-  const words = lost ? `mb does not answer since ${clock(lost)}; trying again.${overview ? ' What is shown is from then.' : ''}` : '';
+  const words = lost ? `mb has not answered since ${clock(lost)}; trying again.${overview ? ' The page shows the state at that time.' : ''}` : '';
   if (banner.textContent !== words) banner.textContent = words;
   banner.hidden = !lost;
 }
@@ -99,13 +99,13 @@ function showAbout(overview) {
   const up = duration((overview.now_ms - overview.started_ms) / 1000);
   const facts = [
     ['Broker', data(overview.broker)], ['Topic', data(overview.topic, 80)], ['Group', data(overview.group, 80)], ['Step', data(overview.step, 120)],
-    ['Version', data(overview.version)], ['Up', up], ['Memory', size(overview.memory_bytes)], ['Process', String(overview.pid)],
+    ['Version', data(overview.version)], ['Uptime', up], ['Memory', size(overview.memory_bytes)], ['Process', String(overview.pid)],
   ];
   find('about').replaceChildren(el('dl', { class: 'facts' }, facts.map(([name, value]) => el('div', {}, el('dt', {}, name), el('dd', {}, value)))),
     live.session.read_only ? el('p', {}, 'Read-only: nothing can be changed here.') : '');
 }
 
-find('nav').append(...LINKS.map(([href, words]) => el('a', { href }, words, href === '/dead-letters' ? [' ', letters] : null)));
+find('nav').append(...LINKS.map(([href, words]) => el('a', { href }, words, href === '/dead-letters' ? [' ', openDeadLetters] : null)));
 
 document.addEventListener('click', (event) => {
   const link = event.target.closest?.('a[href]');

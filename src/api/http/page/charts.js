@@ -1,5 +1,5 @@
-// Charts as SVG: lines over the last 15 minutes, ticks as boxes on a line of time. Each is a slider
-// for the keyboard and for screen readers: its value, in words, is what stands at the chosen time.
+// Charts as SVG: lines over the last 15 minutes, and ticks as boxes on a time axis. Each is a slider for
+// the keyboard and for screen readers: its value, in words, is that of the chosen time.
 
 import { el } from './dom.js';
 import { clock } from './text.js';
@@ -46,7 +46,7 @@ function scrubber({ label, test, length, indexAt, words, choose }) {
   return {
     node,
     chosen: () => (chosen !== null && chosen < length() ? chosen : null),
-    // A value that changes under the focus would be read out each second.
+    // Otherwise a screen reader would read a focused value out each second.
     refresh: () => document.activeElement !== node && say(),
   };
 }
@@ -130,7 +130,7 @@ export function lineChart({ title, test, lines, format }) {
   };
 }
 
-/** Ticks as boxes: as wide as they took, as high as they found. `tickWords` says one. */
+/** Ticks as boxes: width is their duration, height what they found. `tickWords` describes one. */
 export function tickStrip({ test, tickWords }) {
   const svg = el('svg', { 'aria-hidden': 'true', focusable: 'false' });
   const readout = el('p', { class: 'readout' });
@@ -186,7 +186,7 @@ export function tickStrip({ test, tickWords }) {
   };
 }
 
-/** Calls `changed` with the width that a chart has, now and whenever it is another one. */
+/** Calls `changed` with a chart's width, now and whenever it changes. */
 function watchWidth(node, changed) {
   const observer = new ResizeObserver(([entry]) => changed(Math.max(260, Math.round(entry.contentRect.width))));
   observer.observe(node);

@@ -1,4 +1,4 @@
-// What can be done to the sensor: pause, resume, tick now, preview a tick. And the running settings.
+// The sensor's controls (pause, resume, tick now, preview a tick), and the settings of a running mb.
 
 import { patch, post } from './api.js';
 import { act, button, data, dialog, el, enable, toast } from './dom.js';
@@ -6,15 +6,15 @@ import { live } from './live.js';
 import { recordList } from './records.js';
 import { count, counted, duration, size } from './text.js';
 
-/** The buttons that steer the sensor; `live(overview)` keeps them true. */
+/** The buttons that control the sensor; `live(overview)` updates them. */
 export function sensorControls() {
   const pause = button('Pause', { test: 'pause', kind: 'main' }, async () => {
     const paused = live.overview?.sensor.paused;
-    if (await act(pause, () => post(`sensor/${paused ? 'resume' : 'pause'}`), () => (paused ? 'Resumed: ticks begin again' : 'Paused: runs on the queue go on'))) show(!paused);
+    if (await act(pause, () => post(`sensor/${paused ? 'resume' : 'pause'}`), () => (paused ? 'Resumed: ticks begin by themselves again' : 'Paused: queued runs are still processed'))) show(!paused);
   });
   const tick = button('Tick now', { test: 'tick' }, () => act(tick, () => post('sensor/tick'), () => 'A tick begins now'));
   const preview = button('Preview a tick', { test: 'preview', acts: false }, async () => {
-    preview.textContent = 'Looking…';
+    preview.textContent = 'Reading…';
     const answer = await act(preview, () => post('sensor/preview'));
     preview.textContent = 'Preview a tick';
     if (answer) showPreview(answer);
@@ -32,17 +32,17 @@ function showPreview({ partitions, more, took_ms: took }) {
   const found = records === 0 ? 'A tick would find nothing now.'
     : `A tick would read ${more ? 'at least ' : ''}${counted(records, 'message')} in ${counted(batches, 'batch', 'batches')}.`;
   dialog('Preview of a tick', 'preview-dialog',
-    el('p', {}, `${found} Nothing was queued; looking took ${duration(took / 1000)}.`),
+    el('p', {}, `${found} Nothing was queued. The preview took ${duration(took / 1000)}.`),
     partitions.map((part) => el('details', { open: part.records > 0 && partitions.length <= 3 },
       el('summary', {}, `Partition ${part.partition}: ${counted(part.records, 'message')}, ${size(part.bytes)}, offsets ${count(part.cursor)} to ${count(part.next)}`),
-      part.first.length ? recordList(part.first) : el('p', {}, 'Nothing there.'))));
+      part.error ? el('p', { class: 'wrong' }, data(part.error, 600)) : null, part.first.length ? recordList(part.first) : el('p', {}, 'No records.'))));
 }
 
 const SETTINGS = [
-  { name: 'rate', test: 'set-rate', label: 'Messages made per second', hint: '0: as fast as it goes', step: 'any' },
-  { name: 'max_batch', test: 'set-max-batch', label: 'Messages in a batch at most', step: '1' },
-  { name: 'max_concurrent_runs', test: 'set-max-concurrent-runs', label: 'Runs at the same time', step: '1' },
-  { name: 'tick_interval_s', test: 'set-tick-interval', label: 'Seconds between ticks', step: 'any' },
+  { name: 'rate', test: 'set-rate', label: 'Produce rate (messages/s)', hint: '0: as fast as possible', step: 'any' },
+  { name: 'max_batch', test: 'set-max-batch', label: 'Maximum batch size (messages)', step: '1' },
+  { name: 'max_concurrent_runs', test: 'set-max-concurrent-runs', label: 'Maximum concurrent runs', step: '1' },
+  { name: 'tick_interval_s', test: 'set-tick-interval', label: 'Tick interval (seconds)', step: 'any' },
 ];
 
 /** The settings that can be changed while mb runs. */
@@ -62,7 +62,7 @@ function settingField({ name, test, label, hint, step }) {
   async function submit(event) {
     event.preventDefault();
     const value = input.value.trim() === '' ? NaN : Number(input.value);
-    if (!Number.isFinite(value)) return refuse('a number is needed');
+    if (!Number.isFinite(value)) return refuse('expected a number');
     if (live.session.read_only) return undefined;
     set.disabled = true;
     try {
@@ -84,10 +84,10 @@ function settingField({ name, test, label, hint, step }) {
   }
   function show(settings) {
     now = settings[name];
-    form.hidden = now == null; // an mb without a producer of its own has no rate
+    form.hidden = now == null; // without a producer of its own, mb has no rate
     if (now == null) return;
     if (!edited && document.activeElement !== input) input.value = now.value;
-    enable(set, Number(input.value) !== now.value, 'It has this value');
+    enable(set, Number(input.value) !== now.value, 'The setting has this value');
     if (error) return;
     form.classList.remove('wrong');
     input.removeAttribute('aria-invalid');

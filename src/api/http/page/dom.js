@@ -1,9 +1,9 @@
-// Makes elements. Content from outside only ever becomes text here, never markup.
+// Makes elements. Content from outside becomes text here, never markup.
 
 import { live } from './live.js';
 import { brief, count, cut, moment, utc, visible } from './text.js';
 
-/** An element: `on` holds listeners, other properties are attributes (null, false: left out). */
+/** An element: `on` holds listeners, other properties are attributes (null and false are left out). */
 export function el(tag, properties = {}, ...children) {
   const svg = ['svg', 'path', 'line', 'rect', 'text', 'g'].includes(tag);
   const node = svg ? document.createElementNS('http://www.w3.org/2000/svg', tag) : document.createElement(tag);
@@ -16,12 +16,12 @@ export function el(tag, properties = {}, ...children) {
   return node;
 }
 
-/** Text of others on one line: isolated, so that its direction turns nothing around it. */
+/** Foreign text on one line, isolated so that its writing direction does not affect what is around it. */
 export function data(text, most) {
   return el('bdi', { class: 'data' }, brief(text ?? '', most));
 }
 
-/** A cell's worth of text of others, cut; hovering shows more of it. */
+/** Foreign text cut to fit a cell; hovering shows more of it. */
 export function oneLine(text) {
   return text == null ? '' : el('bdi', { class: 'data line', title: brief(text, 1000) }, brief(text, 300));
 }
@@ -36,9 +36,9 @@ function iso(ms) {
 }
 
 const SHOWN_FIRST = 2000;
-const SHOWN_MORE = 200_000; // more at once would hold the browser up
+const SHOWN_MORE = 200_000; // more at once would make the browser hang
 
-/** Text of others with its lines, cut where it is long, with a button for the rest. */
+/** Foreign text with its lines, cut if it is long, with a button for the rest. */
 export function long(text, name, first = SHOWN_FIRST) {
   const pre = el('pre', { class: 'data', tabindex: '0', role: 'group', 'aria-label': name });
   const more = el('button', { type: 'button', class: 'plain', 'data-test': 'show-all' });
@@ -78,7 +78,7 @@ export function card(title, properties, ...children) {
   return el('section', { ...properties, class: `card ${properties.class ?? ''}` }, el('h2', {}, title), children);
 }
 
-/** A button; `acts` says that it changes something, which a read-only mb does not let it. */
+/** A button; `acts` if it changes something, so that it is disabled if mb is read-only. */
 export function button(words, { test, acts = true, kind = '', ...rest }, click) {
   const node = el('button', { type: 'button', class: `${kind} ${acts ? 'acts' : ''}`.trim(), 'data-test': test, on: { click }, ...rest }, words);
   enable(node, true);
@@ -87,7 +87,7 @@ export function button(words, { test, acts = true, kind = '', ...rest }, click) 
 
 const READ_ONLY = 'mb was started with --read-only: the page shows and changes nothing';
 
-/** Enables a button unless mb is read-only; `why` is said where it is not enabled. */
+/** Enables a button unless mb is read-only; `why` is shown while it is disabled. */
 export function enable(node, enabled, why) {
   const refused = node.classList.contains('acts') && live.session.read_only;
   node.disabled = refused || !enabled;
@@ -96,13 +96,13 @@ export function enable(node, enabled, why) {
   else node.removeAttribute('title');
 }
 
-/** Says something for a while at the edge of the page; errors stay until they are closed. */
+/** Shows a message for a while at the edge of the page; errors stay until they are closed. */
 export function toast(words, kind = 'good', link = null) {
   const close = el('button', { type: 'button', class: 'plain', 'aria-label': 'Close', on: { click: () => node.remove() } }, '×');
   const node = el('div', { class: `toast ${kind}`, role: kind === 'bad' ? 'alert' : 'status', 'data-test': `toast-${kind}` },
     el('p', {}, brief(words, 1000), link && ' ', link), close);
   const box = document.getElementById('toasts');
-  // In a dialog, what is outside of it is not seen.
+  // While a dialog is open, everything outside of it is inert.
   (document.querySelector('dialog[open]') ?? document.body).append(box);
   box.append(node);
   while (box.children.length > 5) box.firstChild.remove();
@@ -126,7 +126,7 @@ export async function act(node, action, said) {
   }
 }
 
-/** Opens a dialog with its heading and a button to close it; the dialog. */
+/** Opens a dialog with its heading and a button to close it; returns the dialog. */
 export function dialog(title, test, ...children) {
   const close = el('button', { type: 'button', class: 'plain', 'aria-label': 'Close', on: { click: () => node.close() } }, '×');
   const heading = el('h2', { id: 'dialog-title' }, title);

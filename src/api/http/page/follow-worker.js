@@ -1,4 +1,4 @@
-// The shared worker: one connection for all pages of a browser, which has only six for one host.
+// The shared worker: one connection for all pages of a browser, which allows only six to one host.
 
 import { follow } from './follow.js';
 

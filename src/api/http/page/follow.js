@@ -1,31 +1,31 @@
-// Follows mb's events over one connection that is made again for ever. Runs in the page, or in the
-// shared worker that all of a browser's pages have in common; so it touches no document.
+// Follows mb's events over one connection, which it opens anew whenever it ends. Runs in the page, or
+// in the worker that all pages of a browser share, so it must not touch the document.
 
-const SILENCE_MS = 5000; // mb says something each second
+const SILENCE_MS = 5000; // mb sends an event each second
 const RETRY_MS = 2000;
 
-/** Calls `say` with `{overview: text}` for each event and `{lost: ms}` while mb does not answer. */
-export function follow(say) {
-  let source = null, heard = 0, lost = null;
+/** Calls `report` with `{overview: text}` for each event and `{lost: ms}` while mb does not answer. */
+export function follow(report) {
+  let source = null, last = 0, lost = null;
   const lose = () => {
     lost ??= Date.now();
-    say({ lost });
+    report({ lost });
   };
   const open = () => {
     source?.close();
-    heard = Date.now();
+    last = Date.now();
     source = new EventSource('/api/v1/events');
     source.addEventListener('overview', (event) => {
-      heard = Date.now();
+      last = Date.now();
       lost = null;
-      say({ overview: event.data });
+      report({ overview: event.data });
     });
     source.addEventListener('error', lose);
   };
-  // An EventSource gives up after some errors, and one whose connection went away without a word
-  // waits for ever.
+  // An EventSource gives up after some errors, and waits for ever if its connection vanishes without
+  // being closed.
   setInterval(() => {
-    if (Date.now() - heard < (lost === null ? SILENCE_MS : RETRY_MS)) return;
+    if (Date.now() - last < (lost === null ? SILENCE_MS : RETRY_MS)) return;
     lose();
     open();
   }, 1000);

@@ -1,5 +1,5 @@
-// Lag of every partition, and the cursor: where it stands, and moving it after a look at what that
-// would do. Also the replay of a range of offsets.
+// The lag of every partition, and its cursor: where it is, and moving it after a preview of the effect.
+// Also the replay of a range of offsets.
 
 import { get, post } from './api.js';
 import { act, button, data, dialog, el, toast } from './dom.js';
@@ -8,26 +8,27 @@ import { table } from './table.js';
 import { count, counted, duration, short } from './text.js';
 
 const REFRESH_MS = 2000;
+const WAIT_S = 60; // for the running runs of the partitions whose cursors are moved
 
 export function lagView() {
   let rows = [], last = 0, loading = false;
   const total = el('b', { 'data-test': 'lag' }, '–'), seconds = el('b', {}, '–'), catchUp = el('b', {}, '–');
   const error = el('p', { class: 'wrong', role: 'status', hidden: true });
   const only = el('input', { type: 'checkbox', 'data-test': 'only-lag', on: { change: () => show() } });
-  const order = el('select', { on: { change: () => show() } }, el('option', { value: 'partition' }, 'by number'), el('option', { value: 'lag' }, 'most lag first'));
+  const order = el('select', { on: { change: () => show() } }, el('option', { value: 'partition' }, 'partition number'), el('option', { value: 'lag' }, 'most lag first'));
   const list = table({
     caption: 'Lag per partition', test: 'partition', key: (row) => row.partition,
     columns: [
       { label: 'Partition', cell: (row) => String(row.partition) },
-      { label: 'Lag', num: true, cell: (row) => count(row.lag) },
-      { label: 'Oldest waits', num: true, cell: (row) => duration(row.lag_s) },
+      { label: 'Lag (messages)', num: true, cell: (row) => count(row.lag) },
+      { label: 'Oldest waiting', num: true, cell: (row) => duration(row.lag_s) },
       { label: 'Beginning', num: true, cell: (row) => count(row.beginning) },
       { label: 'Committed', num: true, cell: (row) => count(row.committed) },
       { label: 'Cursor', num: true, cell: (row) => count(row.cursor) },
       { label: 'End', num: true, cell: (row) => count(row.end) },
       { label: 'Runs', num: true, cell: (row) => count(row.in_flight) },
       { label: 'State', cell: (row) => (row.stuck_s == null ? '' : stuck(row.stuck_s)) },
-      { label: 'Do', cell: (row) => el('div', { class: 'actions' },
+      { label: 'Actions', cell: (row) => el('div', { class: 'actions' },
         button('Move cursor…', { test: 'cursor' }, () => moveCursor([row])), button('Replay…', { test: 'replay' }, () => replay(row))) },
     ],
   });
@@ -37,7 +38,7 @@ export function lagView() {
     const shown = rows.filter((row) => !only.checked || row.lag > 0);
     if (order.value === 'lag') shown.sort((a, b) => b.lag - a.lag);
     list.fill(shown, { hold: list.held() });
-    list.say(...(shown.length ? [] : [el('p', {}, rows.length ? 'No partition has lag.' : 'Not known yet: mb asks the log once its broker answers.')]));
+    list.say(...(shown.length ? [] : [el('p', {}, rows.length ? 'No partition has lag.' : 'Not known yet: mb asks for the lag as soon as its broker answers.')]));
   }
   async function load() {
     if (loading) return;
@@ -61,7 +62,7 @@ export function lagView() {
     title: 'Lag',
     node: el('div', {},
       el('div', { class: 'title' }, el('h1', {}, 'Lag'), el('div', { class: 'actions' }, moveAll)),
-      el('p', { class: 'lead' }, el('span', {}, total, ' messages'), el('span', {}, 'oldest waits ', seconds), el('span', {}, 'caught up in ', catchUp)),
+      el('p', { class: 'lead' }, el('span', {}, total, ' messages'), el('span', {}, 'oldest waiting ', seconds), el('span', {}, 'caught up in ', catchUp)),
       error, el('div', { class: 'filters' }, el('label', { class: 'check' }, only, 'Only partitions with lag'), el('label', {}, 'Order', order)), list.node),
     live({ lag }) {
       [total.textContent, total.title] = [short(lag.total), count(lag.total)];
@@ -72,15 +73,15 @@ export function lagView() {
   };
 }
 
-/** Asks where to, shows what that would do, and does it only then. */
+/** Asks for the target, shows the effect, and moves the cursor after a confirmation. */
 function moveCursor(rows) {
   const one = rows.length === 1 ? rows[0] : null;
   const to = el('select', { 'data-test': 'cursor-to' },
-    one && el('option', { value: 'offset' }, 'an offset'), el('option', { value: 'beginning' }, 'the beginning: all is read again'), el('option', { value: 'end' }, 'the end: what waits is passed over'));
+    one && el('option', { value: 'offset' }, 'an offset'), el('option', { value: 'beginning' }, 'the beginning: everything is read once more'), el('option', { value: 'end' }, 'the end: waiting messages are skipped'));
   const offset = el('input', { type: 'number', step: '1', value: one?.committed ?? one?.cursor ?? 0, 'data-test': 'cursor-offset' });
   const offsetLabel = el('label', {}, 'Offset', offset);
   const plan = el('div', { role: 'status' });
-  const look = el('button', { type: 'submit', 'data-test': 'cursor-dry-run' }, 'Show what that does');
+  const look = el('button', { type: 'submit', 'data-test': 'cursor-dry-run' }, 'Show the effect');
   const form = el('form', { novalidate: true }, el('label', {}, 'Move to', to), one && offsetLabel, el('div', { class: 'actions' }, look));
   const box = dialog(one ? `Cursor of partition ${one.partition}` : `Cursors of ${counted(rows.length, 'partition')}`, 'cursor-dialog', form, plan);
   const change = () => {
@@ -96,22 +97,28 @@ function moveCursor(rows) {
     const offsets = Object.fromEntries(rows.map((row) => [row.partition, target(row)]));
     const answer = await act(look, () => post('sensor/cursor', { offsets, dry_run: true }));
     if (!answer) return;
+    const callOff = button('Call off', { test: 'cursor-call-off' }, () => act(callOff, () => post('sensor/cursor/call-off')));
+    const waiting = el('p', { class: 'note', hidden: true }, `Waiting up to ${WAIT_S} s for running runs of ${one ? 'the partition' : 'these partitions'}; the other partitions go on.`);
+    const showWaiting = (on) => [callOff.hidden, waiting.hidden] = [!on, !on];
     const go = button('Move', { test: 'cursor-confirm', kind: 'danger' }, async () => {
-      if (!await act(go, () => post('sensor/cursor', { offsets, dry_run: false }), () => 'The cursor moves; mb begins anew from there')) return;
-      box.close();
+      showWaiting(true);
+      const moved = await act(go, () => post('sensor/cursor', { offsets, wait_s: WAIT_S }, (WAIT_S + 120) * 1000), () => 'The cursor was moved');
+      showWaiting(false);
+      if (moved) box.close();
     });
-    plan.replaceChildren(el('p', {}, 'Nothing is moved yet. It would be:'), planTable(answer.moves), el('div', { class: 'actions' }, go));
+    showWaiting(false);
+    plan.replaceChildren(el('p', {}, 'Nothing has been moved yet. The effect would be:'), planTable(answer.moves), waiting, el('div', { class: 'actions' }, go, callOff));
     go.focus();
   });
 }
 
-/** Runs a range of offsets once more; the cursor stays. */
+/** Replays a range of offsets; the cursor stays. */
 function replay(row) {
   const field = (test, value) => el('input', { type: 'number', step: '1', required: true, min: row.beginning, max: row.end - 1, value, 'data-test': test });
   const from = field('replay-from', row.beginning), to = field('replay-to', Math.max(row.beginning, row.end - 1));
   const go = el('button', { type: 'submit', class: 'main acts', 'data-test': 'replay-confirm' }, 'Replay');
   const form = el('form', { novalidate: true },
-    el('p', {}, 'The messages from one offset to the other, both included, are run again. The cursor and the committed offset stay.'),
+    el('p', {}, 'The messages from the first to the second offset, both included, are processed once more. The cursor and the committed offset stay.'),
     el('label', {}, 'From offset', from), el('label', {}, 'To offset', to), el('div', { class: 'actions' }, go));
   const box = dialog(`Replay of partition ${row.partition}`, 'replay-dialog', form);
   form.addEventListener('submit', async (event) => {
@@ -119,25 +126,25 @@ function replay(row) {
     const answer = await act(go, () => post('replay', { partition: row.partition, from: Number(from.value), to: Number(to.value) }));
     if (!answer) return;
     box.close();
-    for (const request of answer.requests) toast(`Partition ${row.partition} is replayed.`, 'good', el('a', { href: `/runs?request=${request}` }, 'See the new runs'));
+    for (const request of answer.requests) toast(`Partition ${row.partition} will be replayed.`, 'good', el('a', { href: `/runs?request=${request}` }, 'See the new runs'));
   });
 }
 
 function planTable(moves) {
   const list = table({
-    caption: 'What would be moved', test: 'cursor-move', key: (move) => move.partition,
+    caption: 'Effect of the move', test: 'cursor-move', key: (move) => move.partition,
     columns: [
       { label: 'Partition', cell: (move) => String(move.partition) },
       { label: 'From', num: true, cell: (move) => count(move.from) },
       { label: 'To', num: true, cell: (move) => count(move.to) },
-      { label: 'What that does', cell: ({ from, to }) => (to < from ? `${counted(from - to, 'offset')} read again` : to > from ? `${counted(to - from, 'offset')} passed over` : 'nothing') },
+      { label: 'Effect', cell: ({ from, to }) => (to < from ? `${counted(from - to, 'offset')} read once more` : to > from ? `${counted(to - from, 'offset')} skipped` : 'nothing') },
     ],
   });
   list.fill(moves);
   return list.node;
 }
 
-/** For how long a partition stands still: a fault only where mb says so (--stall-after). */
+/** For how long a partition has made no progress: a fault only if mb says so (--stall-after). */
 export function stuck(seconds) {
   const faulty = live.overview?.health.reasons.some(({ reason }) => reason === 'stalled');
   return el('span', { class: faulty ? 'badge bad' : 'note' }, `no progress for ${duration(seconds)}`);

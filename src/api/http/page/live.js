@@ -1,5 +1,5 @@
-// What the page knows of mb now: the newest overview, the session, and the last 15 minutes. Whoever
-// shows it listens here.
+// What the page knows of mb now: the newest overview, the session, and the last 15 minutes. Views
+// subscribe here.
 
 import { call } from './api.js';
 import { follow } from './follow.js';
@@ -8,23 +8,23 @@ const KEPT_MS = 15 * 60 * 1000;
 
 export const live = {
   overview: null,
-  /** When mb was lost, in ms; null while it answers. */
+  /** Since when mb has not answered, in ms; null while it answers. */
   lost: null,
   session: { read_only: false, token: false },
   samples: [],
-  /** mb was replaced by another version, whose page is another one. */
+  /** mb was replaced by another version, which has another page. */
   outdated: false,
 };
 
 const listeners = new Set();
 
-/** Calls `listener` at each change; the function that ends it. */
+/** Calls `listener` at each change; returns a function that ends that. */
 export function listen(listener) {
   listeners.add(listener);
   return () => listeners.delete(listener);
 }
 
-function tell() {
+function notify() {
   if (document.hidden) return;
   for (const listener of listeners) listener();
 }
@@ -38,15 +38,15 @@ async function loadSamples() {
     const { samples } = await call('GET', '/api/v1/series');
     const newest = samples.at(-1)?.at_ms ?? 0;
     live.samples = samples.concat(live.samples.filter((sample) => sample.at_ms > newest + 500));
-    tell();
+    notify();
   } catch {
-    // The next event after a gap asks again.
+    // The next event after a gap retries.
   } finally {
     loading = false;
   }
 }
 
-/** The second between two overviews, as mb's own series has it. */
+/** A sample of the second between two overviews, as in mb's own series. */
 function sample(now, then) {
   const seconds = (now.now_ms - then.now_ms) / 1000;
   const rate = (name) => Math.max(0, now.totals[name] - then.totals[name]) / seconds;
@@ -63,7 +63,7 @@ function take(overview) {
     if (before && before.version !== overview.version) live.outdated = true;
     loadSamples();
   } else if (gap < 500) {
-    live.overview = overview; // too short a time to say anything per second
+    live.overview = overview; // too short for a rate
     live.lost = null;
     return;
   } else {
@@ -76,39 +76,39 @@ function take(overview) {
   live.lost = null;
 }
 
-function hear(message) {
+function handle(message) {
   if (message.overview) {
     take(JSON.parse(message.overview));
   } else {
-    // A session that mb does not know any more ends a connection too; this call sees that.
+    // The connection may have ended because the session expired: this call finds out.
     if (live.lost === null) loadSession();
     live.lost = message.lost;
   }
-  tell();
+  notify();
 }
 
 async function loadSession() {
   try {
     live.session = await call('GET', '/api/v1/session');
-    tell();
+    notify();
   } catch {
-    // mb does not answer, which the page says already.
+    // mb does not answer, which the page shows already.
   }
 }
 
 /** Begins to follow mb. */
 export function begin() {
   loadSession();
-  document.addEventListener('visibilitychange', tell);
+  document.addEventListener('visibilitychange', notify);
   let worker;
   try {
     worker = new SharedWorker('/assets/follow-worker.js', { type: 'module', name: 'mb' });
   } catch {
-    follow(hear);
+    follow(handle);
     return;
   }
-  worker.addEventListener('error', () => follow(hear), { once: true });
-  worker.port.addEventListener('message', ({ data }) => hear(data));
+  worker.addEventListener('error', () => follow(handle), { once: true });
+  worker.port.addEventListener('message', ({ data }) => handle(data));
   worker.port.start();
   worker.port.postMessage('hello');
   addEventListener('pagehide', () => worker.port.postMessage('bye'));

@@ -1,4 +1,4 @@
-// The overview: the answer in one line, then what it rests on. All of it comes with each event.
+// The overview: the verdict in one line, then the figures behind it. All of it comes with each event.
 
 import { lineChart, tickStrip } from './charts.js';
 import { sensorControls, settingsPanel } from './controls.js';
@@ -12,25 +12,25 @@ import { stuck } from './lag.js';
 import { keepsUp, verdict } from './verdict.js';
 
 const BARS = 12;
-const LANES = 32;
+const WORKERS = 32;
 
 export function overviewView() {
   const answer = verdictCard();
   const tiles = tileRow();
   const flow = lineChart({
-    title: 'Messages per second', test: 'chart-rates', format: perSecond,
+    title: 'Messages in and out (messages/s)', test: 'chart-rates', format: perSecond,
     lines: [{ name: 'in', css: 'in', of: (s) => s.records_in }, { name: 'out', css: 'out', of: (s) => s.records_done }],
   });
-  const lag = lineChart({ title: 'Lag in messages', test: 'chart-lag', format: short, lines: [{ name: 'lag', css: 'lag', of: (s) => s.lag }] });
+  const lag = lineChart({ title: 'Lag (messages)', test: 'chart-lag', format: short, lines: [{ name: 'lag', css: 'lag', of: (s) => s.lag }] });
   const strip = tickStrip({ test: 'tick-strip', tickWords });
   const partitions = partitionBars();
-  const lanes = workerLanes();
+  const workers = workerList();
   const runs = table({ caption: 'Newest runs', columns: runColumns().filter(({ brief }) => brief), key: (row) => row.id, test: 'newest-run' });
   const settings = settingsPanel();
   const node = el('div', { class: 'grid' },
     answer.node, tiles.node,
     card('In and out', { class: 'half' }, flow.node), card('Lag', { class: 'half' }, lag.node),
-    card('Lag per partition', { class: 'half' }, partitions.node), card('Workers', { class: 'half' }, lanes.node),
+    card('Lag per partition', { class: 'half' }, partitions.node), card('Workers', { class: 'half' }, workers.node),
     card('Ticks', { class: 'whole' }, strip.node),
     card('Newest runs', { class: 'most' }, runs.node, el('p', {}, el('a', { href: '/runs' }, 'All runs'))),
     card('Settings', { class: 'rest' }, settings.node));
@@ -38,7 +38,7 @@ export function overviewView() {
     title: 'Overview',
     node,
     live(overview) {
-      for (const part of [answer, tiles, partitions, lanes, settings]) part.live(overview);
+      for (const part of [answer, tiles, partitions, workers, settings]) part.live(overview);
       flow.draw(live.samples, overview.now_ms);
       lag.draw(live.samples, overview.now_ms);
       strip.draw(overview.ticks, overview.now_ms);
@@ -79,17 +79,17 @@ const TILES = [
   ['in', 'In', (o) => [perSecond(o.rates.records_in), `${size(o.rates.bytes_in)}/s`]],
   ['out', 'Out', (o) => [perSecond(o.rates.records_done), `${size(o.rates.bytes_done)}/s`]],
   ['lag', 'Lag', (o) => [short(o.lag.total), 'messages'], '/lag'],
-  ['lag-seconds', 'Oldest waits', (o) => [duration(o.lag.seconds), o.lag.catch_up_s && !keepsUp(o) ? `caught up in ~${duration(o.lag.catch_up_s)}` : 'in the slowest partition']],
+  ['lag-seconds', 'Oldest waiting', (o) => [duration(o.lag.seconds), o.lag.catch_up_s && !keepsUp(o) ? `caught up in ~${duration(o.lag.catch_up_s)}` : 'in the slowest partition']],
   ['queue', 'Queue', (o) => [`${count(o.queue.runs)} of ${count(o.queue.limit)}`, queueWords(o.queue)], '/runs?state=queued'],
-  ['succeeded', 'Succeeded', (o) => [short(o.totals.runs_succeeded), 'runs since the start'], '/runs?state=succeeded'],
-  ['failed', 'Failed', (o) => [short(o.totals.runs_failed + o.totals.runs_halted), `${counted(o.totals.attempts_failed, 'attempt')}`], '/runs?state=failed'],
+  ['succeeded', 'Succeeded', (o) => [short(o.totals.runs_succeeded), 'runs since mb started'], '/runs?state=succeeded'],
+  ['failed', 'Failed', (o) => [short(o.totals.runs_failed + o.totals.runs_halted), `${counted(o.totals.attempts_failed, 'failed attempt')}`], '/runs?state=failed'],
   ['dead-letters', 'Dead letters', (o) => [short(o.dead_letters_open), 'open'], '/dead-letters'],
 ];
 
 function queueWords({ waiting_retries: retries, parked, bytes, bytes_limit: limit }) {
   const parts = [`${size(bytes)} of ${size(limit)}`];
-  if (retries) parts.push(`${count(retries)} to try again`);
-  if (parked) parts.push(`${count(parked)} in line`);
+  if (retries) parts.push(`${count(retries)} waiting to retry`);
+  if (parked) parts.push(`${count(parked)} behind others of their lane`);
   return parts.join(', ');
 }
 
@@ -123,8 +123,8 @@ function partitionBars() {
     caption: 'Lag per partition', key: (row) => row.partition, test: 'partition', stamp: () => `${most} ${longest}`,
     columns: [
       { label: 'Partition', cell: (row) => String(row.partition) },
-      { label: 'Messages', cell: (row) => bar(row.lag, most, count(row.lag)) },
-      { label: 'Seconds', cell: (row) => (row.lag_s == null ? '–' : bar(row.lag_s, longest, duration(row.lag_s))) },
+      { label: 'Lag (messages)', cell: (row) => bar(row.lag, most, count(row.lag)) },
+      { label: 'Oldest waiting', cell: (row) => (row.lag_s == null ? '–' : bar(row.lag_s, longest, duration(row.lag_s))) },
       { label: 'State', cell: (row) => (row.stuck_s != null ? stuck(row.stuck_s) : row.in_flight ? counted(row.in_flight, 'run') : '') },
     ],
   });
@@ -135,23 +135,23 @@ function partitionBars() {
       const top = lag.top.slice(0, BARS);
       most = Math.max(1, ...top.map((row) => row.lag));
       longest = Math.max(1, ...top.map((row) => row.lag_s ?? 0));
-      // In the order of their numbers they do not jump about; where only some fit, the worst are first.
+      // Sorted by number, rows do not jump about. If only some of them fit, those with most lag come first.
       if (lag.partitions <= BARS) top.sort((a, b) => a.partition - b.partition);
       rows.fill(top);
       if (top.length) rows.say();
       else rows.say(el('p', {}, lag.error ? visible(lag.error) : 'Not known yet.'));
-      all.textContent = lag.partitions > BARS ? `All ${count(lag.partitions)} partitions, cursor` : 'Offsets and cursor';
+      all.textContent = lag.partitions > BARS ? `All ${count(lag.partitions)} partitions and their cursors` : 'Offsets and cursors';
     },
   };
 }
 
-function workerLanes() {
+function workerList() {
   const list = el('ul', { class: 'lanes' });
   const rest = el('p', { class: 'note' });
   return {
     node: el('div', {}, list, rest),
     live({ workers }) {
-      const shown = workers.slice(0, LANES);
+      const shown = workers.slice(0, WORKERS);
       list.classList.toggle('many', shown.length > BARS);
       const longest = Math.max(1, ...shown.map(({ run }) => run?.running_s ?? 0));
       list.replaceChildren(...shown.map(({ worker, run }) => {
@@ -168,7 +168,7 @@ function workerLanes() {
         return lane;
       }));
       const busy = workers.filter(({ run }) => run).length;
-      rest.textContent = `${count(busy)} of ${count(workers.length)} busy${workers.length > LANES ? `; the first ${LANES} are shown` : ''}`;
+      rest.textContent = `${count(busy)} of ${count(workers.length)} busy${workers.length > WORKERS ? `; the first ${WORKERS} are shown` : ''}`;
     },
   };
 }

@@ -1,9 +1,9 @@
-// Records for people: key, time, and the value as indented JSON, as text, or as bytes in hex.
+// Records: key, time, and the value as indented JSON, as text, or as bytes in hex.
 
 import { data, el, long, time } from './dom.js';
 import { bytesOfBase64, count, hexDump, prettyJson, size } from './text.js';
 
-/** Records as mb's JSON has them, one under the other. */
+/** A list of records in mb's JSON form. */
 export function recordList(records) {
   return el('ol', { class: 'records' }, records.map((record) => el('li', { 'data-test': 'record', 'data-id': record.offset }, recordNode(record))));
 }
@@ -17,10 +17,10 @@ export function recordNode(record) {
       at != null && at >= 0 && el('span', {}, time(at)),
       el('span', {}, 'key ', key == null ? el('i', {}, 'none') : el('b', {}, data(key, 200)))),
     valueNode(record),
-    record.cut_bytes ? el('p', { class: 'note' }, `${size(record.cut_bytes)} more are not shown.`) : null);
+    record.cut_bytes ? el('p', { class: 'note' }, `${size(record.cut_bytes)} more not shown.`) : null);
 }
 
-/** The value in the way that fits it, with buttons for the others. */
+/** The value in the form that suits it best, with buttons for the other forms. */
 export function valueNode({ value, value_base64: base64 }) {
   if (value == null && base64 == null) return el('p', { class: 'note' }, 'No value (null).');
   const json = value == null ? null : prettyJson(value);

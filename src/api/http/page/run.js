@@ -1,22 +1,22 @@
-// One run: how it stands, its time line, its attempts with what they printed, and its records, read
-// again from the log.
+// One run: its state, its time line, its attempts with their output, and its records, read from the
+// log once more.
 
 import { get } from './api.js';
 import { act, badge, button, card, data, el, long, runLink, time } from './dom.js';
 import { live } from './live.js';
 import { recordList } from './records.js';
-import { cancelRun, cancelWords, isWaiting, runAgain } from './runs.js';
+import { cancelRun, cancelWords, isWaiting, replayRun } from './runs.js';
 import { count, counted, duration, size } from './text.js';
 
 export function runView({ id }) {
   const head = el('div', {}), body = el('div', { class: 'grid' });
-  const records = card('Records', { class: 'whole' }, el('p', {}, 'Reading them from the log…'));
-  const again = button('Run again', { test: 'again' }, () => runAgain(again, id));
+  const records = card('Records', { class: 'whole' }, el('p', {}, 'Reading the records from the log…'));
+  const replay = button('Replay', { test: 'replay' }, () => replayRun(replay, id));
   const cancel = button('Cancel', { test: 'cancel' }, async () => {
     await act(cancel, () => cancelRun(id), (answer) => `Run ${id} ${cancelWords(answer)}`);
     load();
   });
-  again.hidden = cancel.hidden = true;
+  replay.hidden = cancel.hidden = true;
   let run = null, sign = '', loading = false, ended = false, failed = false;
 
   async function load() {
@@ -33,19 +33,19 @@ export function runView({ id }) {
     loading = false;
   }
   function show() {
-    // The overview may be older than the run.
+    // The overview may be older than the run's row.
     const busy = isWaiting(run) ? live.overview?.workers.find((worker) => worker.run?.id === id)?.run : undefined;
     const state = run.state === 'queued' && busy ? 'running' : run.state;
-    again.hidden = isWaiting(run);
+    replay.hidden = isWaiting(run);
     cancel.hidden = !isWaiting(run);
     const now = JSON.stringify(run) + state + (isWaiting(run) ? Math.floor(Date.now() / 1000) : '');
     if (now === sign) return;
     sign = now;
     head.replaceChildren(
       el('p', { class: 'badges', 'data-test': 'run-state', 'data-state': state }, badge(state), ' ',
-        facts(run), run.dead_letters ? el('a', { href: '/dead-letters', 'data-test': 'run-letters' }, counted(run.dead_letters, 'dead letter')) : null,
+        facts(run), run.dead_letters ? el('a', { href: '/dead-letters', 'data-test': 'run-dead-letters' }, counted(run.dead_letters, 'dead letter')) : null,
         run.parent ? el('span', {}, 'split from ', runLink(run.parent)) : null,
-        state === 'split' ? el('span', {}, 'It was split: smaller runs have its records.') : null),
+        state === 'split' ? el('span', {}, 'Split: smaller runs have its records.') : null),
       run.error ? el('div', { class: 'error-box', 'data-test': 'run-error' }, el('h2', {}, 'Error'), long(run.error, 'Error')) : '');
     body.replaceChildren(card('Time line', { class: 'whole' }, timeLine(run, busy)), attempts(run, busy), records);
   }
@@ -68,7 +68,7 @@ export function runView({ id }) {
   return {
     title: `Run ${id}`,
     node: el('div', { 'data-test': 'run-view' },
-      el('div', { class: 'title' }, el('h1', {}, el('a', { href: '/runs' }, 'Runs'), ` / ${id}`), el('div', { class: 'actions' }, again, cancel)), head, body),
+      el('div', { class: 'title' }, el('h1', {}, el('a', { href: '/runs' }, 'Runs'), ` / ${id}`), el('div', { class: 'actions' }, replay, cancel)), head, body),
     live: () => (run === null ? failed : isWaiting(run)) && load(),
     end() {
       ended = true;
@@ -87,7 +87,7 @@ function facts(run) {
 /** The parts of a run's life: `{css, from, to, words}`. */
 function parts(run, busy) {
   const tries = run.failed_attempts.map((attempt) => ({ css: 'bad', from: attempt.started_ms, to: attempt.started_ms + attempt.run_ms, words: `attempt ${attempt.number} failed` }));
-  if (busy) tries.push({ css: 'run', from: Date.now() - busy.running_s * 1000, to: Date.now(), words: `attempt ${busy.attempt} runs` });
+  if (busy) tries.push({ css: 'run', from: Date.now() - busy.running_s * 1000, to: Date.now(), words: `attempt ${busy.attempt} is running` });
   else if (run.state === 'succeeded' && run.started_ms != null) {
     tries.push({ css: 'good', from: run.started_ms, to: run.started_ms + (run.run_ms ?? 0), words: 'ran' });
   }
@@ -122,15 +122,15 @@ function attempts(run, busy) {
   const failed = run.failed_attempts;
   const entry = (title, css, started, output, error) => el('article', { class: `attempt ${css}`, 'data-test': 'attempt' },
     el('h3', {}, title, started == null ? null : [' ', time(started)]), error ? long(error, `Error of ${title}`, 300) : null,
-    output ? el('div', {}, el('h4', {}, 'Output'), streams(output, title)) : el('p', { class: 'note' }, 'Printed nothing.'));
+    output ? el('div', {}, el('h4', {}, 'Output'), streams(output, title)) : el('p', { class: 'note' }, 'No output.'));
   const list = failed.map((attempt) => entry(`Attempt ${attempt.number}: failed after ${duration(attempt.run_ms / 1000)}, worker ${attempt.worker}`, 'bad', attempt.started_ms, attempt.output, attempt.error));
-  if (busy) list.push(el('p', {}, `Attempt ${busy.attempt} runs for ${duration(busy.running_s)}${busy.stalled ? ', stalled' : ''}.`));
+  if (busy) list.push(el('p', {}, `Attempt ${busy.attempt} has been running for ${duration(busy.running_s)}${busy.stalled ? ', stalled' : ''}.`));
   else if (run.state === 'succeeded') list.push(entry(`Attempt ${run.attempts || 1}: succeeded`, 'good', run.started_ms, run.output));
   if (list.length === 0) list.push(el('p', { class: 'note' }, run.output ? '' : 'None yet.'), run.output ? streams(run.output, 'the run') : '');
   return card('Attempts', { class: 'whole' }, list);
 }
 
-/** What a step printed: mb keeps stdout, then stderr under a line of its own. */
+/** A step's output: mb keeps stdout, then stderr under a line of its own. */
 function streams(output, of) {
   const mark = '[stderr]\n';
   const at = output.startsWith(mark) ? 0 : output.indexOf(`\n${mark}`) + 1;

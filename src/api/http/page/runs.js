@@ -1,5 +1,5 @@
-// The list of runs: tabs, filters, sorting, pages, and what can be done to several at once. The
-// address holds all of what is chosen, so it can be sent to a colleague.
+// The list of runs: tabs, filters, sorting, pages, and actions on several runs at once. The address
+// holds the whole selection, so it can be sent to a colleague.
 
 import { get, post } from './api.js';
 import { act, badge, button, data, el, enable, oneLine, runLink, time, toast } from './dom.js';
@@ -23,25 +23,25 @@ export function runColumns() {
     { label: 'Bytes', sort: 'bytes', num: true, cell: (r) => size(r.bytes) },
     { label: 'Attempts', sort: 'attempts', num: true, cell: (r) => count(r.attempts) },
     { label: 'Queued', sort: 'queued', brief: true, cell: (r) => time(r.queued_ms) },
-    { label: 'Wait', sort: 'wait', num: true, cell: (r) => duration(waited(r)) },
+    { label: 'Waited', sort: 'wait', num: true, cell: (r) => duration(waited(r)) },
     { label: 'Run time', sort: 'run_time', num: true, brief: true, cell: (r) => duration(r.run_ms == null ? null : r.run_ms / 1000) },
     { label: 'Worker', num: true, cell: (r) => r.worker ?? '–' },
     { label: 'Error', brief: true, wide: true, cell: (r) => oneLine(r.error) },
   ];
 }
 
-/** What to do where nothing has run yet. */
+/** What to say while nothing has run yet. */
 export function noRuns(overview) {
   const topic = overview ? data(overview.topic, 80) : 'the topic';
   return [
-    el('p', {}, 'No run yet. The next tick that finds messages on ', topic, ' makes the first ones.'),
-    el('p', {}, 'To write some by hand: ', el('code', {}, 'mb produce --topic TOPIC --count 1000')),
+    el('p', {}, 'No runs yet. The next tick that finds messages in ', topic, ' starts the first ones.'),
+    el('p', {}, 'To write some messages: ', el('code', {}, 'mb produce --topic TOPIC --count 1000')),
   ];
 }
 
 const CANCELLED = {
-  waiting: 'is given up at its turn', ended: 'is given up: its command was ended',
-  stalled: 'is marked stalled: its step runs inside mb and cannot be ended',
+  waiting: 'is cancelled: it fails at its turn, without its step being run', ended: 'is cancelled: its command was ended',
+  stalled: 'is marked as stalled: its step runs inside mb and cannot be ended',
 };
 
 export const cancelRun = (id) => post(`runs/${id}/cancel`, { note: 'from the page' });
@@ -77,8 +77,8 @@ export function runsView({ go, query: given }) {
     on: { change: (event) => select([row.id], event.target.checked) },
   });
   const sortBy = (sort) => {
-    const again = (query.get('sort') ?? 'id') === sort;
-    set({ sort: sort === 'id' ? null : sort, order: again && query.get('order') !== 'asc' ? 'asc' : null });
+    const isSorted = (query.get('sort') ?? 'id') === sort;
+    set({ sort: sort === 'id' ? null : sort, order: isSorted && query.get('order') !== 'asc' ? 'asc' : null });
   };
   const list = table({
     caption: 'Runs', test: 'run', key: (row) => row.id, onSort: sortBy,
@@ -86,7 +86,7 @@ export function runsView({ go, query: given }) {
   });
   const chosenRows = () => rows.filter((row) => chosen.has(row.id));
   const cancel = button('Cancel', { test: 'cancel' }, () => several(cancel, chosenRows().filter(isWaiting), cancelRun, 'cancelled'));
-  const again = button('Run again', { test: 'again' }, () => several(again, chosenRows().filter((row) => !isWaiting(row)), (id) => post(`runs/${id}/again`), 'asked to run again'));
+  const replay = button('Replay', { test: 'replay' }, () => several(replay, chosenRows().filter((row) => !isWaiting(row)), (id) => post(`runs/${id}/replay`), 'will be replayed'));
   const picked = el('span', { role: 'status' });
   const newer = button('← Newer', { test: 'newer', acts: false }, () => {
     const trail = history.state?.trail ?? [];
@@ -110,7 +110,7 @@ export function runsView({ go, query: given }) {
     all.indeterminate = marked.length > 0 && !all.checked;
     picked.textContent = marked.length ? `${counted(marked.length, 'run')} selected` : 'Select runs to act on them';
     enable(cancel, marked.some(isWaiting), 'Select runs that wait or run');
-    enable(again, marked.some((row) => !isWaiting(row)), 'Select runs that have ended');
+    enable(replay, marked.some((row) => !isWaiting(row)), 'Select runs that have ended');
   }
   async function several(node, targets, action, words) {
     let done = 0, failed = null;
@@ -157,11 +157,11 @@ export function runsView({ go, query: given }) {
     const paged = query.has('before') || query.has('skip');
     enable(newer, paged);
     enable(older, next !== null);
-    where.textContent = hold ? 'Held still while you are in the list' : paged ? '' : 'Newest first, live';
-    if (query.has('sort') && !hold) where.textContent = 'Sorted; refreshed each few seconds';
+    where.textContent = hold ? 'Paused while you use the list' : paged ? '' : 'Newest first, live';
+    if (query.has('sort') && !hold) where.textContent = 'Sorted; refreshed every few seconds';
     if (rows.length) list.say();
     else if ([...query.keys()].length === 0) list.say(...noRuns(live.overview));
-    else list.say(el('p', {}, 'No run fits. '), el('a', { href: '/runs' }, 'Show all runs'));
+    else list.say(el('p', {}, 'No runs match. '), el('a', { href: '/runs' }, 'Show all runs'));
     showChosen();
   }
   function show() {
@@ -186,7 +186,7 @@ export function runsView({ go, query: given }) {
     title: 'Runs',
     node: el('div', {},
       el('h1', {}, 'Runs'), el('nav', { class: 'tabs', 'aria-label': 'Runs by state' }, tabs.map(({ node }) => node)), filters.node,
-      el('div', { class: 'actions bar-line' }, picked, cancel, again, el('span', { class: 'push' }, where), newer, older), list.node),
+      el('div', { class: 'actions bar-line' }, picked, cancel, replay, el('span', { class: 'push' }, where), newer, older), list.node),
     query(changed) {
       query = changed;
       show();
@@ -204,7 +204,7 @@ export function runsView({ go, query: given }) {
   };
 }
 
-/** Filters that write themselves into the address. */
+/** Filters, which are kept in the address. */
 function filterForm(set) {
   const field = (name, words, properties) => {
     const input = el('input', { ...properties, 'data-test': `filter-${name}` });
@@ -247,7 +247,7 @@ function filterForm(set) {
   };
 }
 
-/** Runs a run again and says where to see it. */
-export function runAgain(node, id) {
-  return act(node, () => post(`runs/${id}/again`), ({ request }) => [`Run ${id} will run again.`, el('a', { href: `/runs?request=${request}` }, 'See the new run')]);
+/** Replays a run, and links to the new one. */
+export function replayRun(node, id) {
+  return act(node, () => post(`runs/${id}/replay`), ({ request }) => [`Run ${id} will be replayed.`, el('a', { href: `/runs?request=${request}` }, 'See the new run')]);
 }

@@ -1,11 +1,11 @@
-// Tables whose rows stay in place while their content changes, and turn to cards where it is narrow.
+// Tables whose rows stay in place while their content changes, and which turn into cards on narrow screens.
 
 import { el } from './dom.js';
 
 /** `columns` are `{label, cell(row), sort?, num?, head?}`; `key(row)` is a row's identity; `stamp(row)`
- * says when it is to be drawn again though the row is the same. */
+ * changes if a row must be drawn anew although it is the same. */
 export function table({ caption, columns, key, stamp = () => '', test, sorted, onSort }) {
-  // The roles are said though they are a table's own: as cards, browsers forget them.
+  // The roles are a table's own, but browsers drop them when the rows are shown as cards.
   const body = el('tbody', { role: 'rowgroup' });
   const heads = columns.map((column) => head(column, sorted, onSort));
   const empty = el('div', { class: 'empty', hidden: true });
@@ -15,7 +15,7 @@ export function table({ caption, columns, key, stamp = () => '', test, sorted, o
       el('thead', { role: 'rowgroup', class: columns.some(({ sort, head }) => (sort && onSort) || head) ? null : 'fixed' }, el('tr', { role: 'row' }, heads)),
       body));
   const kept = new Map();
-  const heading = columns[0].head ? 1 : 0; // a box to select a row by is no name for it
+  const heading = columns[0].head ? 1 : 0; // a checkbox is no name for a row
 
   const draw = (row) => {
     const cells = columns.map(({ label, cell, num, wide }, index) =>
@@ -40,9 +40,9 @@ export function table({ caption, columns, key, stamp = () => '', test, sorted, o
     node: el('div', {}, box, empty),
     body,
     heads,
-    /** Someone points at a row or stands in it: it must not move under them. */
+    /** Somebody points at a row or has focused it: it must not move. */
     held: () => body.matches(':hover') || body.querySelector(':focus-visible') !== null,
-    /** Shows these rows; while `hold`, changes only those that are shown already. */
+    /** Shows these rows; with `hold`, updates only those that are shown already. */
     fill(rows, { hold = false, force = false } = {}) {
       if (hold && kept.size > 0) {
         for (const row of rows) if (kept.has(key(row))) fresh(row, force);
@@ -55,7 +55,7 @@ export function table({ caption, columns, key, stamp = () => '', test, sorted, o
         if (body.children[index] !== node) body.insertBefore(node, body.children[index] ?? null);
       });
     },
-    /** Words in place of rows; none with null. */
+    /** Shows words in place of the rows; without words, the rows. */
     say(...content) {
       empty.replaceChildren(...content.filter(Boolean));
       empty.hidden = empty.childNodes.length === 0;
@@ -79,7 +79,7 @@ function head({ label, head: content, sort, num }, sorted, onSort) {
 
 const FOCUSABLE = 'a, button, input';
 
-/** Replaces a row; the focus stays at the same place in it. */
+/** Replaces a row and keeps the focus at the same place in it. */
 function replace(old, node) {
   const at = [...old.querySelectorAll(FOCUSABLE)].indexOf(document.activeElement);
   old.replaceWith(node);

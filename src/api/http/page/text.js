@@ -1,7 +1,7 @@
-// Text and numbers for people: what hides in a text made visible, figures with their units.
-// Values in, strings out; nothing of the page's own elements is here.
+// Text and numbers for people: hidden characters made visible, numbers with their units. Takes values,
+// returns strings; makes no elements.
 
-// Control characters, marks that turn the writing's direction, and others without a width.
+// Control characters, marks that change the writing direction, and other characters without a width.
 const HIDDEN = new RegExp(
   '[\\u0000-\\u0008\\u000B-\\u001F\\u007F-\\u009F\\u00AD\\u061C\\u180E\\u200B\\u200E\\u200F' +
     '\\u2028-\\u202E\\u2060-\\u206F\\uFEFF\\uFFF9-\\uFFFB\\u{E0000}-\\u{E007F}\\uD800-\\uDFFF]',
@@ -14,27 +14,27 @@ function escape(char) {
   return code < 256 ? `\\x${hex.padStart(2, '0')}` : `\\u{${hex}}`;
 }
 
-/** The text with everything in it that would not be seen as an escape: on one line, or (`lines`)
- * with its own line ends and tabs. */
+/** The text with every invisible character as an escape: on one line, or with `lines` with its own line
+ * ends and tabs. */
 export function visible(text, lines = false) {
   const seen = String(text).replace(HIDDEN, escape);
   return lines ? seen : seen.replaceAll('\n', '\\n').replaceAll('\t', '\\t');
 }
 
-/** The first `most` characters, made visible, and a sign that there are more. */
+/** The first `most` characters, made visible, with an ellipsis if there are more. */
 export function brief(text, most = 300) {
   const whole = String(text);
   return whole.length > most ? `${visible(cut(whole, most))}…` : visible(whole);
 }
 
-/** At most `most` UTF-16 units, never half of a character. */
+/** At most `most` UTF-16 units, without cutting a character in two. */
 export function cut(text, most) {
   const high = text.charCodeAt(most - 1);
   return text.slice(0, high >= 0xD800 && high < 0xDC00 ? most - 1 : most);
 }
 
-/** Indented JSON, or null where the text is none. Works on the source, so that numbers stay as they
- * were written: JavaScript would round large ones. */
+/** Indented JSON, or null if the text is not JSON. Works on the source, because JavaScript would round
+ * large numbers. */
 export function prettyJson(text) {
   if (!/^\s*[[{]/.test(text)) return null;
   try {
@@ -90,7 +90,7 @@ function scaled(number, base, units) {
   return `${number.toFixed(digits)} ${units[unit]}`.trim();
 }
 
-/** As it fits a small place: "950", "12.3 k", "4.0 M". */
+/** In few characters: "950", "12.3 k", "4.0 M". */
 export function short(number) {
   return number == null ? '–' : number < 10_000 ? count(number) : scaled(number, 1000, ['', 'k', 'M', 'G']);
 }
@@ -129,7 +129,7 @@ export function clock(ms) {
   return `${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}`;
 }
 
-/** Local time, with the day where that is not today: "2026-11-23 12:03:04". */
+/** Local time, with the date if it is not today's: "2026-11-23 12:03:04". */
 export function moment(ms, now = Date.now()) {
   const at = new Date(ms);
   if (Number.isNaN(at.getTime())) return String(ms);

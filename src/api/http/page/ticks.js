@@ -1,4 +1,4 @@
-// The ticks: what each found, how long it took, what ended it.
+// The ticks: what each of them found, how long it took, and what ended it.
 
 import { get } from './api.js';
 import { tickStrip } from './charts.js';
@@ -9,10 +9,10 @@ import { clock, count, counted, duration, size, visible } from './text.js';
 
 const PAGE = 50;
 const ENDED = {
-  runtime: 'its time was over', 'queue-full': 'the queue was full', 'memory-full': 'the memory for batches was full', interrupted: 'partitions were released or taken up',
+  runtime: 'its runtime was over', 'queue-full': 'the queue was full', 'memory-full': 'the memory for batches was full', interrupted: 'partitions were released or taken up',
   stop: 'mb stopped', paused: 'the sensor was paused', error: 'there was an error',
 };
-const FILTERS = [['', 'All ticks'], ['busy', 'Found something, or failed'], ...Object.entries(ENDED).map(([name, words]) => [name, `Ended because ${words}`])];
+const FILTERS = [['', 'All ticks'], ['busy', 'Found records or failed'], ...Object.entries(ENDED).map(([name, words]) => [name, `Ended because ${words}`])];
 
 const endedBy = (name) => ENDED[name] ?? visible(name);
 
@@ -58,7 +58,7 @@ export function ticksView({ go, query: given }) {
       enable(newer, query.has('before'));
       enable(older, next !== null);
       if (answer.ticks.length) list.say();
-      else list.say(el('p', {}, show ? 'No tick fits.' : 'No tick yet: the first one begins once the broker answers. “Tick now” begins one at once.'));
+      else list.say(el('p', {}, show ? 'No ticks match.' : 'No ticks yet: the first one begins once the broker answers. “Tick now” begins one at once.'));
     } catch (error) {
       if (mine === asked) list.say(el('p', { class: 'wrong' }, data(error.message)));
     }
@@ -75,7 +75,7 @@ export function ticksView({ go, query: given }) {
     title: 'Ticks',
     node: el('div', {},
       el('div', { class: 'title' }, el('h1', {}, 'Ticks'), controls.node), state,
-      card('The newest', {}, strip.node),
+      card('Newest ticks', {}, strip.node),
       el('div', { class: 'filters' }, el('label', {}, 'Show', filter), el('span', { class: 'push' }), newer, older), list.node),
     query(changed) {
       query = changed;
@@ -86,7 +86,7 @@ export function ticksView({ go, query: given }) {
       strip.draw(overview.ticks, overview.now_ms);
       const { sensors, tick_runtime_s: runtime, paused } = overview.sensor;
       const words = paused ? 'The sensor is paused: no tick begins by itself.'
-        : `${counted(sensors, 'sensor')}; a tick reads for ${duration(runtime)}, then ${duration(overview.settings.tick_interval_s.value)} pass.`;
+        : `${counted(sensors, 'sensor')}; each tick reads for ${duration(runtime)}, and the next one begins ${duration(overview.settings.tick_interval_s.value)} later.`;
       if (state.textContent !== words) state.textContent = words;
       const top = overview.ticks[0]?.id ?? null;
       if (top !== newest && newest !== null && !query.has('before')) load(false);

@@ -1,4 +1,4 @@
-// The answer in one line: does it keep up, and if not, why. An overview in, words out.
+// The verdict in one line: whether mb keeps up, and if not, why. Takes an overview, returns words.
 
 import { count, counted, duration, visible } from './text.js';
 
@@ -11,7 +11,7 @@ export function verdict(overview) {
     level, words, brief, reasons: reasons.filter(({ detail }) => detail !== said),
   });
   if (waiting) return made('wait', `Waiting for ${visible(waiting)}`, 'waiting');
-  const causes = [['stalled', 'Stalled', 'stalled'], ['broker', 'Its broker does not answer', 'no broker'], ['disk', 'Cannot write', 'disk'], ['step', 'The step fails', 'step fails']];
+  const causes = [['stalled', 'Stalled', 'stalled'], ['broker', 'The broker does not answer', 'no broker'], ['disk', 'Cannot write', 'disk'], ['step', 'The step fails', 'step fails']];
   for (const [name, words, brief] of causes) {
     const detail = because(name);
     if (detail) return made('bad', `${words}: ${detail}`, brief, detail);
@@ -21,21 +21,21 @@ export function verdict(overview) {
     return made('warn', `Paused${behind}: no tick begins by itself`, 'paused');
   }
   if (because('starting')) return made('wait', `Starting: ${because('starting')}`, 'starting', because('starting'));
-  if (lag.total == null) return made('wait', `Lag is not known${lag.error ? `: ${visible(lag.error)}` : ' yet'}`, 'lag not known');
+  if (lag.total == null) return made('wait', `The lag is not known${lag.error ? `: ${visible(lag.error)}` : ' yet'}`, 'lag not known');
   if (overview.totals.records_in === 0 && lag.total === 0 && overview.newest_runs.length === 0) {
-    return made('good', 'Ready: no message has come yet', 'ready');
+    return made('good', 'Ready: no messages yet', 'ready');
   }
   const late = freshness && !freshness.fresh;
   if (!late && keepsUp(overview)) {
-    return made('good', lag.total === 0 ? 'Keeping up: nothing is left to do' : `Keeping up: ${counted(lag.total, 'message')} on the way`, 'keeping up');
+    return made('good', lag.total === 0 ? 'Keeping up: everything is processed' : `Keeping up: ${counted(lag.total, 'message')} in progress`, 'keeping up');
   }
   const end = lag.catch_up_s == null ? ', and not catching up' : `, caught up in ~${duration(lag.catch_up_s)}`;
-  const old = late ? ` Not fresh: the oldest waits for ${duration(freshness.age_s)}, the limit is ${duration(freshness.policy_s)}.` : '';
+  const old = late ? ` Not fresh: the oldest message has waited for ${duration(freshness.age_s)}, the limit is ${duration(freshness.policy_s)}.` : '';
   const level = late || lag.catch_up_s == null ? 'bad' : 'warn';
   return made(level, `Behind by ${counted(lag.total, 'message')}${end}.${old}`, `behind ${count(lag.total)}`, because('freshness'));
 }
 
-/** No message waits longer than a few ticks take. */
+/** Whether no message has waited for longer than a few ticks take. */
 export function keepsUp({ lag, sensor, settings }) {
   if (lag.total === 0) return true;
   const usual = 3 * (sensor.tick_runtime_s + settings.tick_interval_s.value) + 5;

@@ -1,4 +1,4 @@
-// Dead letters: by error first, then one by one; redrive, or discard with a reason.
+// Dead letters: counted by error, then listed; redrive them, or discard them with a reason.
 
 import { get, post } from './api.js';
 import { act, badge, button, card, data, dialog, el, enable, long, oneLine, runLink, time, toast } from './dom.js';
@@ -11,22 +11,22 @@ const PAGE = 50;
 const LINKED = 400; // characters of an error in an address, which servers bound
 const TABS = [['open', 'Open'], ['redriving', 'Being redriven'], ['redriven', 'Redriven'], ['discarded', 'Discarded'], ['all', 'All']];
 
-/** Redrives what `pick` says. */
+/** Redrives the dead letters that `pick` selects. */
 async function redrive(node, pick) {
   const answer = await act(node, () => post('dead-letters/redrive', pick));
   if (!answer) return false;
   for (const { request, letters, left } of answer.requests) {
-    const rest = left ? ` ${counted(left, 'letter')} of the same offset wait for another redrive.` : '';
-    toast(`${counted(letters, 'dead letter')} will be run again.${rest}`, 'good', el('a', { href: `/runs?request=${request}` }, 'See the new runs'));
+    const rest = left ? ` ${counted(left, 'dead letter')} of the same offsets stay open for the next redrive.` : '';
+    toast(`${counted(letters, 'dead letter')} will be redriven.${rest}`, 'good', el('a', { href: `/runs?request=${request}` }, 'See the new runs'));
   }
   return true;
 }
 
-/** Asks for the reason, then discards what `pick` says; `done` is called after it. */
+/** Asks for the reason, then discards the dead letters that `pick` selects and calls `done`. */
 function discard(words, pick, done) {
   const reason = el('input', { type: 'text', required: true, maxlength: '500', 'data-test': 'discard-reason', autofocus: true });
   const go = el('button', { type: 'submit', class: 'danger acts', 'data-test': 'discard-confirm' }, `Discard ${words}`);
-  const form = el('form', {}, el('p', {}, 'What is discarded stays in the history with its reason, but is not processed any more.'),
+  const form = el('form', {}, el('p', {}, 'Discarded dead letters stay in the history with the reason, and are not processed any more.'),
     el('label', {}, 'Reason', reason), el('div', { class: 'actions' }, go));
   const box = dialog(`Discard ${words}?`, 'discard-dialog', form);
   reason.focus();
@@ -41,7 +41,7 @@ function discard(words, pick, done) {
   });
 }
 
-export function lettersView({ go, query: given }) {
+export function deadLettersView({ go, query: given }) {
   let query = given, rows = [], next = null, asked = 0, open = null;
   const chosen = new Set();
   const state = () => query.get('state') ?? 'open';
@@ -59,22 +59,22 @@ export function lettersView({ go, query: given }) {
   const errors = table({
     caption: 'Dead letters by error', test: 'error-group', key: (row) => JSON.stringify([row.topic, row.group, row.error]),
     columns: [
-      { label: 'Letters', num: true, cell: (row) => count(row.letters) },
+      { label: 'Dead letters', num: true, cell: (row) => count(row.letters) },
       { label: 'Error', wide: true, cell: (row) => el('a', { href: address({ error: cut(row.error, LINKED) }), class: 'line' }, oneLine(row.error)) },
       { label: 'Topic', cell: (row) => data(row.topic, 40) },
-      { label: 'Do', cell: (row) => {
-        const again = button('Redrive', { test: 'redrive-error' }, async () => await redrive(again, { error: row.error }) && load());
-        return el('div', { class: 'actions' }, again,
+      { label: 'Actions', cell: (row) => {
+        const redriveThese = button('Redrive', { test: 'redrive-error' }, async () => await redrive(redriveThese, { error: row.error }) && load());
+        return el('div', { class: 'actions' }, redriveThese,
           button('Discard…', { test: 'discard-error' }, () => discard(`all ${count(row.letters)} with this error`, { error: row.error }, load)));
       } },
     ],
   });
   const all = el('input', { type: 'checkbox', 'aria-label': 'Select all on this page', on: { change: () => select(rows.filter((row) => row.state === 'open').map((row) => row.id), all.checked) } });
   const list = table({
-    caption: 'Dead letters', test: 'letter', key: (row) => row.id,
+    caption: 'Dead letters', test: 'dead-letter', key: (row) => row.id,
     columns: [
       { label: 'Select', head: all, cell: (row) => el('input', { type: 'checkbox', 'aria-label': `Select dead letter ${row.id}`, 'data-test': 'select', checked: chosen.has(row.id), disabled: row.state !== 'open', on: { change: (event) => select([row.id], event.target.checked) } }) },
-      { label: 'Letter', cell: (row) => el('a', { href: `/dead-letters/${row.id}` }, String(row.id)) },
+      { label: 'ID', cell: (row) => el('a', { href: `/dead-letters/${row.id}` }, String(row.id)) },
       { label: 'State', cell: (row) => badge(row.state) },
       { label: 'Partition', num: true, cell: (row) => String(row.partition) },
       { label: 'Offset', num: true, cell: (row) => count(row.offset) },
@@ -82,7 +82,7 @@ export function lettersView({ go, query: given }) {
       { label: 'Attempts', num: true, cell: (row) => count(row.attempts) },
       { label: 'Run', cell: (row) => runLink(row.run, String(row.run)) },
       { label: 'New run', cell: (row) => (row.redrive_run ? runLink(row.redrive_run, String(row.redrive_run)) : '') },
-      { label: 'Why', wide: true, cell: (row) => oneLine(row.state === 'discarded' && row.note ? `${row.note} (${row.error})` : row.error) },
+      { label: 'Error', wide: true, cell: (row) => oneLine(row.state === 'discarded' && row.note ? `${row.note} (${row.error})` : row.error) },
     ],
   });
   const error = el('p', { class: 'note', hidden: true });
@@ -104,7 +104,7 @@ export function lettersView({ go, query: given }) {
     const { length } = ids().ids;
     redriveSome.textContent = length ? `Redrive selected (${count(length)})` : 'Redrive selected';
     for (const node of [redriveSome, discardSome]) enable(node, length > 0, 'Select open dead letters first');
-    for (const node of [redriveAll, discardAll]) enable(node, rows.some((row) => row.state === 'open'), 'None is open');
+    for (const node of [redriveAll, discardAll]) enable(node, rows.some((row) => row.state === 'open'), 'No dead letter is open');
     all.checked = length > 0 && rows.every((row) => chosen.has(row.id) || row.state !== 'open');
   }
   async function load() {
@@ -119,8 +119,8 @@ export function lettersView({ go, query: given }) {
       for (const id of chosen) if (!rows.some((row) => row.id === id && row.state === 'open')) chosen.delete(id);
       list.fill(rows, { force: true });
       errors.fill(groups.errors);
-      errors.say(...(groups.errors.length ? [] : [el('p', {}, 'None is open: every record was processed. Records that fail at every attempt come here, with their payload.')]));
-      list.say(...(rows.length ? [] : [el('p', {}, 'No dead letter fits.')]));
+      errors.say(...(groups.errors.length ? [] : [el('p', {}, 'No open dead letters. Records that fail at every attempt are kept here with their payload.')]));
+      list.say(...(rows.length ? [] : [el('p', {}, 'No dead letters match.')]));
       enable(newer, query.has('before'));
       enable(older, next !== null);
       showChosen();
@@ -135,7 +135,7 @@ export function lettersView({ go, query: given }) {
       else node.removeAttribute('aria-current');
     }
     error.hidden = !query.has('error');
-    error.replaceChildren('Only with the error ', data(query.get('error') ?? '', 200), ' ', el('a', { href: address({ error: null }) }, 'show all'));
+    error.replaceChildren('Only those with the error ', data(query.get('error') ?? '', 200), ' ', el('a', { href: address({ error: null }) }, 'show all'));
     chosen.clear();
     next = null;
     enable(older, false);
@@ -164,38 +164,38 @@ export function lettersView({ go, query: given }) {
   };
 }
 
-export function letterView({ id }) {
+export function deadLetterView({ id }) {
   const body = el('div', {});
-  const again = button('Redrive', { test: 'redrive', kind: 'main' }, async () => await redrive(again, { ids: [id] }) && load());
-  const drop = button('Discard…', { test: 'discard' }, () => discard(`dead letter ${id}`, { ids: [id] }, load));
-  let letter = null;
-  again.hidden = drop.hidden = true;
+  const redriveIt = button('Redrive', { test: 'redrive', kind: 'main' }, async () => await redrive(redriveIt, { ids: [id] }) && load());
+  const discardIt = button('Discard…', { test: 'discard' }, () => discard(`dead letter ${id}`, { ids: [id] }, load));
+  let deadLetter = null;
+  redriveIt.hidden = discardIt.hidden = true;
   const facts = () => [
-    ['State', badge(letter.state)], ['Given up', time(letter.at_ms)], ['Attempts', count(letter.attempts)], ['Run', runLink(letter.run, data(letter.run_key, 120))],
-    letter.redrive_run && [letter.state === 'redriven' ? 'Redriven by' : 'Last redriven by', runLink(letter.redrive_run)],
-    letter.request && ['Request', el('a', { href: `/runs?request=${letter.request}` }, `request ${letter.request}`)],
-    letter.resolved_ms && ['Resolved', time(letter.resolved_ms)], letter.note && ['Reason', data(letter.note, 600)],
-    ['Topic', data(letter.topic, 80)], ['Group', data(letter.group, 80)],
+    ['State', badge(deadLetter.state)], ['Given up', time(deadLetter.at_ms)], ['Attempts', count(deadLetter.attempts)], ['Run', runLink(deadLetter.run, data(deadLetter.run_key, 120))],
+    deadLetter.redrive_run && [deadLetter.state === 'redriven' ? 'Redriven by' : 'Last redriven by', runLink(deadLetter.redrive_run)],
+    deadLetter.request && ['Request', el('a', { href: `/runs?request=${deadLetter.request}` }, `request ${deadLetter.request}`)],
+    deadLetter.resolved_ms && ['Resolved', time(deadLetter.resolved_ms)], deadLetter.note && ['Reason', data(deadLetter.note, 600)],
+    ['Topic', data(deadLetter.topic, 80)], ['Group', data(deadLetter.group, 80)],
   ].filter(Boolean);
   async function load() {
     try {
-      letter = await get(`dead-letters/${id}`);
+      deadLetter = await get(`dead-letters/${id}`);
     } catch (error) {
       body.replaceChildren(el('p', { class: 'wrong', 'data-test': 'error' }, data(error.message)));
       return;
     }
-    again.hidden = drop.hidden = letter.state !== 'open';
-    const headers = letter.headers.map((header) => [header.name ?? header.name_base64, valueNode(header)]);
+    redriveIt.hidden = discardIt.hidden = deadLetter.state !== 'open';
+    const headers = deadLetter.headers.map((header) => [header.name ?? header.name_base64, valueNode(header)]);
     body.replaceChildren(
-      el('dl', { class: 'facts', 'data-test': 'letter-facts', 'data-state': letter.state }, facts().map(([name, value]) => el('div', {}, el('dt', {}, name), el('dd', {}, value)))),
-      card('Why', {}, long(letter.error, 'Error')), card('Record', {}, recordNode(letter.record)),
+      el('dl', { class: 'facts', 'data-test': 'dead-letter-facts', 'data-state': deadLetter.state }, facts().map(([name, value]) => el('div', {}, el('dt', {}, name), el('dd', {}, value)))),
+      card('Error', {}, long(deadLetter.error, 'Error')), card('Record', {}, recordNode(deadLetter.record)),
       headers.length ? card('Headers', {}, headers.map(([name, value]) => el('div', {}, el('h3', {}, data(name, 200)), value))) : '');
   }
   load();
   return {
     title: `Dead letter ${id}`,
-    node: el('div', { 'data-test': 'letter-view' },
-      el('div', { class: 'title' }, el('h1', {}, el('a', { href: '/dead-letters' }, 'Dead letters'), ` / ${id}`), el('div', { class: 'actions' }, again, drop)), body),
-    live: () => letter?.state === 'redriving' && load(),
+    node: el('div', { 'data-test': 'dead-letter-view' },
+      el('div', { class: 'title' }, el('h1', {}, el('a', { href: '/dead-letters' }, 'Dead letters'), ` / ${id}`), el('div', { class: 'actions' }, redriveIt, discardIt)), body),
+    live: () => deadLetter?.state === 'redriving' && load(),
   };
 }
