@@ -1,5 +1,5 @@
-//! What can be seen of a running pipeline: samples of lag and throughput (`watch`) and the overview that
-//! page, metrics and commands are made from.
+//! What can be seen of a running pipeline: lag, throughput and readiness, found by two threads (`watch`), and the
+//! shapes of the overview that the page, the commands and the metrics show (`overview`).
 
 pub mod overview;
 pub mod watch;

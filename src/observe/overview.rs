@@ -1,7 +1,7 @@
-//! What the overview shows, as values: the JSON of `GET /api/v1/status`, of the events, and of
-//! `mb status --json`. Times are milliseconds since 1970 (UTC), durations seconds unless they say so.
+//! The overview as values: the JSON of `GET /api/v1/status`, of the events, and of `mb status --json`. Times are
+//! milliseconds since 1970 (UTC), durations seconds unless stated otherwise.
 //!
-//! Only shapes are here; `watch` fills them.
+//! Only shapes are here; `watch` and `api` fill them.
 
 use crate::config::steering::SettingsView;
 use schemars::JsonSchema;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::history::query::{RunRow, TickRow};
 
-/// Everything that one look shows.
+/// What mb is doing now.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Overview {
     pub version: String,
@@ -18,12 +18,12 @@ pub struct Overview {
     pub started_ms: i64,
     pub topic: String,
     pub group: String,
-    /// `rdkafka`, `kafka` or `embedded`; `none` while mb waits for its broker.
+    /// `rdkafka`, `kafka` or `embedded`; `none` while mb is waiting for its broker.
     pub client: String,
-    /// What the log is, for people: "Kafka at localhost:9092, client rdkafka (librdkafka 2.12.1)".
+    /// The log, for people: "Kafka at localhost:9092, client rdkafka (librdkafka 2.12.1)".
     pub broker: String,
     pub step: String,
-    /// What mb waits for before it can read the topic; null once it does.
+    /// What mb is waiting for before it can read the topic; null once it reads.
     pub waiting_for: Option<String>,
     pub sensor: SensorView,
     pub settings: SettingsView,
@@ -36,7 +36,7 @@ pub struct Overview {
     pub dead_letters_open: u64,
     /// When offsets were last committed.
     pub last_commit_ms: Option<i64>,
-    /// Bytes of memory that mb has (resident set size).
+    /// mb's resident set size in bytes.
     pub memory_bytes: u64,
     pub freshness: Option<FreshnessView>,
     pub health: HealthView,
@@ -77,28 +77,28 @@ pub struct Totals {
 pub struct Rates {
     pub records_in: f64,
     pub bytes_in: f64,
-    /// With those that were given up on.
+    /// Records that became dead letters included.
     pub records_done: f64,
     pub bytes_done: f64,
-    /// Of mb's own producer.
+    /// By mb's own producer.
     pub messages_posted: f64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "Lag")]
 pub struct LagView {
-    /// Messages of all partitions; null while it is not known.
+    /// Messages in all partitions together; null while that is not known.
     pub total: Option<u64>,
-    /// The largest of the partitions' lags in seconds.
+    /// The largest of the partitions' lags, in seconds.
     pub seconds: Option<f64>,
-    /// Until the lag is 0 if rates stay: null where it does not fall.
+    /// How long until the lag is 0 if the rates stay as they are; null if it does not fall.
     pub catch_up_s: Option<f64>,
-    /// When the log was asked last with success.
+    /// When the log was last asked successfully.
     pub at_ms: Option<i64>,
-    /// Why it is not known, or no longer.
+    /// Why the lag is not known, or not up to date.
     pub error: Option<String>,
     pub partitions: u64,
-    /// The 50 with most lag first on the overview; all of them, by number, from `/api/v1/lag`.
+    /// In the overview the 50 partitions with most lag; from `/api/v1/lag` all of them, by number.
     pub top: Vec<PartitionLag>,
 }
 
@@ -108,18 +108,17 @@ pub struct PartitionLag {
     pub beginning: i64,
     /// The next offset that the log will give.
     pub end: i64,
-    /// All below it is done and committed; null where nothing is yet.
+    /// Every offset below this is done and committed; null if none is yet.
     pub committed: Option<i64>,
-    /// All below it was read: what the sensor reads next.
+    /// The offset that the sensor reads next.
     pub cursor: i64,
-    /// Messages from the committed offset (or where it began) to the end.
+    /// Messages from the committed offset (or from where reading began) to the end.
     pub lag: u64,
-    /// How long ago the log had an end that is not passed by the committed offset yet, in seconds;
-    /// null where that is not known.
+    /// For how long the next message to be committed has waited, at least, in seconds; null if that is not known.
     pub lag_s: Option<f64>,
-    /// Runs under way.
+    /// Runs that are queued or running.
     pub in_flight: u64,
-    /// For how long it has had lag and made no progress, in seconds; null where it has not.
+    /// For how long it has had lag and made no progress, in seconds; null if it makes progress.
     pub stuck_s: Option<f64>,
 }
 
@@ -132,7 +131,7 @@ pub struct QueueView {
     pub waiting_retries: u64,
     /// Runs that wait behind others of their lane (`--order`).
     pub parked: u64,
-    /// Of batches being filled, queued and running, against `--queue-bytes`.
+    /// Bytes of batches that are being filled, queued or running; the limit is `--queue-bytes`.
     pub bytes: u64,
     pub bytes_limit: u64,
 }
@@ -150,9 +149,9 @@ pub struct RunningView {
     pub id: i64,
     pub key: String,
     pub attempt: u32,
-    /// For how long it has been in its step.
+    /// For how long the run has been in its step.
     pub running_s: f64,
-    /// Past `--step-timeout`, or cancelled, in a step that cannot be ended.
+    /// The run has exceeded `--step-timeout`, or was cancelled, and its step cannot be ended.
     pub stalled: bool,
 }
 
@@ -177,7 +176,7 @@ pub struct HealthView {
 pub struct Reason {
     /// `starting`, `broker`, `stalled`, `step`, `disk` or `freshness`.
     pub reason: String,
-    /// For people: what is stuck where, since when.
+    /// For people: what is wrong, where, and since when.
     pub detail: String,
 }
 
@@ -187,16 +186,16 @@ pub struct Series {
     pub samples: Vec<Sample>,
 }
 
-/// One second's figures.
+/// One second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Sample {
     pub at_ms: i64,
     /// Per second.
     pub records_in: f64,
-    /// With those that were given up on.
+    /// Records that became dead letters included.
     pub records_done: f64,
     pub bytes_in: f64,
-    /// Messages; null where it was not known.
+    /// Messages; null if it was not known.
     pub lag: Option<u64>,
     pub queued: u64,
     pub running: u64,

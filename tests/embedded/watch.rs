@@ -277,7 +277,7 @@ fn a_stall_is_one_warning_in_the_log() {
     ];
     let mut mb = Mb::start(&args);
     let line = mb.wait_for_line("has made no progress for", LIMIT);
-    assert!(line.contains("WARN") && line.contains("has been in its step with worker-"), "{line}");
+    assert!(line.contains("WARN") && line.contains("has been in its step on worker-"), "{line}");
     mb.term();
     mb.wait(LIMIT);
 }

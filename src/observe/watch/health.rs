@@ -1,7 +1,7 @@
-//! Whether mb is ready, and if not, why: reasons for people, from facts. And which partitions are
-//! stalled, said in the log when that begins and when it ends.
+//! Whether mb is ready, and if not, why, in words for people. And the log lines when a partition stalls or goes
+//! on, and when the data becomes stale or fresh.
 //!
-//! Pure, but for the log.
+//! Pure, except that it logs.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,16 +11,16 @@ use crate::model::live::Running;
 use crate::model::offset::{Offset, Partition};
 use crate::observe::overview::{FreshnessView, HealthView, Reason};
 
-/// What health depends on.
+/// What readiness depends on.
 #[derive(Debug, Default)]
 pub struct Facts {
-    /// What fails at the broker: what, for how long, why.
+    /// What fails at the broker: what, for how long, and why.
     pub broker: Vec<(String, Duration, String)>,
-    /// The partitions that are stalled, longest first.
+    /// The stalled partitions, the longest stalled first.
     pub stalls: Vec<Stall>,
-    /// Runs past their time in a step that cannot be ended.
+    /// Runs that have exceeded their time in a step that cannot be ended.
     pub stalled_runs: Vec<String>,
-    /// How many attempts on end have failed, the last one's error, and how long ago that was.
+    /// How many attempts in a row have failed, the last one's error, and how long ago that was.
     pub failures: (u64, Option<(String, Duration)>),
     /// The history cannot be written.
     pub disk: bool,
@@ -34,13 +34,13 @@ pub struct Stall {
     pub offset: Offset,
     pub lag: u64,
     pub stuck: Duration,
-    /// What of it is under way.
+    /// What its runs are doing.
     pub what: String,
 }
 
 impl Stall {
     /// "partition orders/3 has made no progress for 75 s: offset 12, …".
-    pub fn say(&self, topic: &str) -> String {
+    pub fn describe(&self, topic: &str) -> String {
         format!(
             "partition {topic}/{} has made no progress for {} s: it stands at offset {} with a lag \
              of {}; {}",
@@ -53,13 +53,13 @@ impl Stall {
     }
 }
 
-/// What of a partition is under way, for people: `runs` are those that workers have, `in_flight`
-/// how many there are in all.
+/// What a partition's runs are doing, for people: `runs` are those that workers have, `in_flight` is how many
+/// there are in all.
 pub fn under_way(runs: &[&Running], in_flight: usize) -> String {
     let in_step = runs.iter().max_by_key(|run| run.since.elapsed());
     match in_step {
         Some(run) => format!(
-            "run {} ({}) has been in its step with worker-{} for {} s, attempt {}",
+            "run {} ({}) has been in its step on worker-{} for {} s, attempt {}",
             run.id,
             run.key,
             run.worker,
@@ -67,10 +67,21 @@ pub fn under_way(runs: &[&Running], in_flight: usize) -> String {
             run.attempt
         ),
         None if in_flight > 0 => {
-            format!("{in_flight} run(s) of it wait in the queue or for another attempt, none runs")
+            format!(
+                "{in_flight} of its runs wait in the queue or for another attempt, and none is running"
+            )
         }
-        None => "no run of it is under way: its records are not read, or not committed".to_owned(),
+        None => "it has no runs: its records are not read, or not committed".to_owned(),
     }
+}
+
+/// mb is not ready until it reads its topic.
+pub fn starting(waiting_for: Option<&str>) -> HealthView {
+    let detail = match waiting_for {
+        Some(what) => format!("mb is waiting for {what}"),
+        None => "mb has only just begun to read its topic".to_owned(),
+    };
+    HealthView { ready: false, reasons: vec![Reason { reason: "starting".to_owned(), detail }] }
 }
 
 /// Why mb is not ready.
@@ -85,7 +96,7 @@ pub fn reasons(facts: &Facts, topic: &str) -> HealthView {
         }
     }
     for stall in facts.stalls.iter().take(limits::STALLS_NAMED) {
-        add("stalled", stall.say(topic));
+        add("stalled", stall.describe(topic));
     }
     if facts.stalls.len() > limits::STALLS_NAMED {
         let more = facts.stalls.len() - limits::STALLS_NAMED;
@@ -94,13 +105,13 @@ pub fn reasons(facts: &Facts, topic: &str) -> HealthView {
     for run in &facts.stalled_runs {
         add("stalled", run.clone());
     }
-    if let (on_end, Some((error, ago))) = &facts.failures
-        && *on_end >= limits::FAILED_ATTEMPTS_ON_END
+    if let (in_a_row, Some((error, ago))) = &facts.failures
+        && *in_a_row >= limits::FAILED_ATTEMPTS_ON_END
         && *ago < limits::FAILED_ATTEMPTS_FOR
     {
         add(
             "step",
-            format!("the last {on_end} attempts have all failed, the newest with: {error}"),
+            format!("the last {in_a_row} attempts have all failed, the newest with: {error}"),
         );
     }
     if facts.disk {
@@ -122,18 +133,18 @@ pub fn reasons(facts: &Facts, topic: &str) -> HealthView {
     HealthView { ready: reasons.is_empty(), reasons }
 }
 
-/// Remembers what was said, so that each stall is one line when it begins and one when it ends.
+/// What has been logged already, so that each stall is one line when it begins and one when it ends.
 #[derive(Debug, Default)]
-pub struct Told {
+pub struct Announced {
     stalled: BTreeMap<Partition, Duration>,
     stale: bool,
 }
 
-impl Told {
+impl Announced {
     /// Logs what is new in `facts`.
-    pub fn tell(&mut self, facts: &Facts, topic: &str) {
-        for (warns, line) in self.news(facts, topic) {
-            if warns { log::warn!("{line}") } else { log::info!("{line}") }
+    pub fn log_news(&mut self, facts: &Facts, topic: &str) {
+        for (is_warning, line) in self.news(facts, topic) {
+            if is_warning { log::warn!("{line}") } else { log::info!("{line}") }
         }
     }
 
@@ -146,7 +157,7 @@ impl Told {
             .filter(|stall| !self.stalled.contains_key(&stall.partition))
             .collect();
         for stall in fresh.iter().take(limits::STALLS_NAMED) {
-            lines.push((true, stall.say(topic)));
+            lines.push((true, stall.describe(topic)));
         }
         if fresh.len() > limits::STALLS_NAMED {
             let more = fresh.len() - limits::STALLS_NAMED;
@@ -160,12 +171,14 @@ impl Told {
             let after = stuck.as_secs();
             lines.push((
                 false,
-                format!("partition {topic}/{partition} goes on, after more than {after} s"),
+                format!(
+                    "partition {topic}/{partition} makes progress again, after more than {after} s"
+                ),
             ));
         }
         if over.len() > limits::STALLS_NAMED {
             let more = over.len() - limits::STALLS_NAMED;
-            lines.push((false, format!("{more} more partition(s) of {topic} go on")));
+            lines.push((false, format!("{more} more partition(s) of {topic} make progress again")));
         }
         self.stalled = now;
         if let Some(FreshnessView { policy_s, age_s: Some(age), fresh }) = facts.freshness
@@ -174,7 +187,9 @@ impl Told {
             self.stale = !fresh;
             let line = match fresh {
                 true => {
-                    format!("the data is fresh again: no record waits longer than {policy_s} s")
+                    format!(
+                        "the data is fresh again: no record has waited for longer than {policy_s} s"
+                    )
                 }
                 false => format!(
                     "the oldest record that is not processed is {age:.0} s old, more than \
@@ -206,12 +221,12 @@ mod tests {
     }
 
     #[test]
-    fn nothing_wrong_is_ready() {
+    fn mb_is_ready_if_nothing_is_wrong() {
         assert_eq!(reasons(&Facts::default(), "t"), HealthView { ready: true, reasons: vec![] });
     }
 
     #[test]
-    fn each_reason_says_what_is_wrong_where() {
+    fn each_reason_says_what_is_wrong_and_where() {
         let trouble = |seconds| {
             ("reading the topic".to_owned(), Duration::from_secs(seconds), "refused".to_owned())
         };
@@ -241,15 +256,15 @@ mod tests {
         assert_eq!(
             health.reasons[1].detail,
             "partition orders/0 has made no progress for 75 s: it stands at offset 12 with a lag of \
-             40; 2 run(s) of it wait in the queue or for another attempt, none runs"
+             40; 2 of its runs wait in the queue or for another attempt, and none is running"
         );
         assert_eq!(health.reasons[4].detail, "2 more partition(s) have lag and make no progress");
     }
 
     #[test]
-    fn failures_long_ago_and_a_few_of_them_are_no_reason() {
-        let failures = |on_end, ago| Facts {
-            failures: (on_end, Some(("no".into(), Duration::from_secs(ago)))),
+    fn few_failures_or_old_ones_are_no_reason() {
+        let failures = |in_a_row, ago| Facts {
+            failures: (in_a_row, Some(("no".into(), Duration::from_secs(ago)))),
             ..Facts::default()
         };
         assert!(reasons(&failures(9, 1), "t").ready);
@@ -259,29 +274,30 @@ mod tests {
 
     #[test]
     fn a_stall_is_one_warning_when_it_begins_and_one_line_when_it_ends() {
-        let mut told = Told::default();
+        let mut announced = Announced::default();
         let stalled = Facts { stalls: vec![stall(3)], ..Facts::default() };
-        let lines = told.news(&stalled, "orders");
+        let lines = announced.news(&stalled, "orders");
         assert_eq!(lines.len(), 1);
         assert!(lines[0].0 && lines[0].1.starts_with("partition orders/3 has made no progress"));
-        assert_eq!(told.news(&stalled, "orders"), []);
-        let over = (false, "partition orders/3 goes on, after more than 75 s".to_owned());
-        assert_eq!(told.news(&Facts::default(), "orders"), [over]);
-        assert_eq!(told.news(&Facts::default(), "orders"), []);
+        assert_eq!(announced.news(&stalled, "orders"), []);
+        let over =
+            (false, "partition orders/3 makes progress again, after more than 75 s".to_owned());
+        assert_eq!(announced.news(&Facts::default(), "orders"), [over]);
+        assert_eq!(announced.news(&Facts::default(), "orders"), []);
         let many = Facts { stalls: (0..1000).map(stall).collect(), ..Facts::default() };
-        assert_eq!(told.news(&many, "orders").len(), limits::STALLS_NAMED + 1);
-        assert_eq!(told.news(&Facts::default(), "orders").len(), limits::STALLS_NAMED + 1);
+        assert_eq!(announced.news(&many, "orders").len(), limits::STALLS_NAMED + 1);
+        assert_eq!(announced.news(&Facts::default(), "orders").len(), limits::STALLS_NAMED + 1);
     }
 
     #[test]
     fn stale_data_is_one_warning_until_it_is_fresh_again() {
-        let mut told = Told::default();
+        let mut announced = Announced::default();
         let facts = |age: f64| Facts {
             freshness: Some(FreshnessView { policy_s: 30.0, age_s: Some(age), fresh: age <= 30.0 }),
             ..Facts::default()
         };
         let kinds = [1.0, 31.0, 40.0, 2.0, 3.0].map(|age| {
-            let lines = told.news(&facts(age), "t");
+            let lines = announced.news(&facts(age), "t");
             lines.into_iter().map(|(warns, _)| warns).collect::<Vec<_>>()
         });
         assert_eq!(kinds, [vec![], vec![true], vec![], vec![false], vec![]]);

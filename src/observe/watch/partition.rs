@@ -1,4 +1,4 @@
-//! What is remembered of one partition: when its log had which end, and since when nothing moves.
+//! What is remembered of one partition: when its log had which end, and since when it has made no progress.
 //!
 //! Pure: the time is an argument.
 
@@ -8,25 +8,30 @@ use std::time::{Duration, Instant};
 use crate::config::limits;
 use crate::model::offset::Offset;
 
-/// One partition's memory.
+/// One partition's past.
 #[derive(Debug, Default)]
-pub struct Track {
-    /// When the log was first seen with which end; both ascend. Ends that are committed are
-    /// forgotten, so only a partition that is behind has many.
+pub struct PartitionTrack {
+    /// When the log was first seen with which end; both ascend. Committed ends are forgotten, so only a
+    /// partition that is behind has many.
     ends: VecDeque<(Instant, Offset)>,
     newest: Option<Offset>,
-    /// How far it was when it moved last, and when that was.
-    moved: Option<(Progress, Instant)>,
+    /// How far it had come when it last made progress, and when that was.
+    progressed: Option<(Reached, Instant)>,
 }
 
-/// How far a partition is: committed, and done.
-pub type Progress = (Option<Offset>, Offset);
+/// How far a partition has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reached {
+    pub committed: Option<Offset>,
+    /// Everything below this is done.
+    pub done: Offset,
+}
 
-impl Track {
-    /// The log ends here now.
+impl PartitionTrack {
+    /// The log was seen with this end.
     pub fn saw_end(&mut self, now: Instant, end: Offset) {
         if self.newest.is_some_and(|newest| end < newest) {
-            // Another log under the same name.
+            // The topic was deleted and made again: another log.
             self.ends.clear();
         }
         if self.newest != Some(end) {
@@ -38,8 +43,8 @@ impl Track {
         }
     }
 
-    /// Forgets the end that is missed least: the further back, the coarser what is known. The first
-    /// stays, which says since when anything is known at all.
+    /// Forgets the end that is missed least: the further back, the coarser the memory. The first end stays,
+    /// because it says since when anything is known at all.
     fn thin(&mut self, now: Instant) {
         let missed = |index: &usize| {
             let at = |index: usize| self.ends[index].0;
@@ -54,9 +59,9 @@ impl Track {
         }
     }
 
-    /// How long ago the log was first seen with an end beyond `committed`: the age of what is
-    /// committed next, within the interval between two looks. Of what was there before the first
-    /// look it is known only that it is at least so old.
+    /// How long ago the log was first seen with an end beyond `committed`: the age of the next record to be
+    /// committed, as exact as the interval between two looks. A record from before the first look is at least
+    /// as old as that look.
     pub fn behind_for(&mut self, now: Instant, committed: Offset) -> Duration {
         while self.ends.front().is_some_and(|(_, end)| *end <= committed) {
             self.ends.pop_front();
@@ -64,21 +69,21 @@ impl Track {
         self.ends.front().map_or(Duration::ZERO, |(at, _)| now.saturating_duration_since(*at))
     }
 
-    /// For how long the partition has had lag and made no progress. `excused`: it is meant to stand
-    /// still.
+    /// For how long the partition has had lag and made no progress; `None` if it is `excused`, because it is
+    /// paused.
     pub fn stuck_for(
         &mut self,
         now: Instant,
         lag: u64,
-        progress: Progress,
+        reached: Reached,
         excused: bool,
     ) -> Option<Duration> {
-        let moves = self.moved.is_none_or(|(before, _)| before != progress);
-        if moves || excused || lag == 0 {
-            self.moved = Some((progress, now));
+        let progresses = self.progressed.is_none_or(|(before, _)| before != reached);
+        if progresses || excused || lag == 0 {
+            self.progressed = Some((reached, now));
             return None;
         }
-        let (_, since) = self.moved?;
+        let (_, since) = self.progressed?;
         Some(now.saturating_duration_since(since)).filter(|stuck| !stuck.is_zero())
     }
 }
@@ -94,12 +99,16 @@ mod tests {
     #[test]
     fn the_lag_in_seconds_is_the_age_of_the_first_end_that_is_not_committed() {
         let begin = Instant::now();
-        let mut track = Track::default();
+        let mut track = PartitionTrack::default();
         for second in 0..10 {
             track.saw_end(begin + seconds(second), Offset::new(100 * (second as i64 + 1)));
         }
         let now = begin + seconds(9);
-        assert_eq!(track.behind_for(now, Offset::new(50)), seconds(9), "at least: it was there");
+        assert_eq!(
+            track.behind_for(now, Offset::new(50)),
+            seconds(9),
+            "at least: the record was there before the first look"
+        );
         assert_eq!(track.behind_for(now, Offset::new(100)), seconds(8));
         assert_eq!(track.behind_for(now, Offset::new(750)), seconds(2));
         assert_eq!(track.behind_for(now, Offset::new(1000)), seconds(0));
@@ -108,9 +117,9 @@ mod tests {
     }
 
     #[test]
-    fn a_long_memory_is_bounded_and_gets_coarser_with_age() {
+    fn the_memory_is_bounded_and_gets_coarser_with_age() {
         let begin = Instant::now();
-        let mut track = Track::default();
+        let mut track = PartitionTrack::default();
         for second in 0..3600 {
             track.saw_end(begin + seconds(second), Offset::new(second as i64 + 1));
             assert!(track.ends.len() <= limits::LAG_MEMORY_ENDS);
@@ -119,34 +128,38 @@ mod tests {
         assert_eq!(track.behind_for(now, Offset::ZERO), seconds(3600), "the first is kept");
         for age in [10u64, 60, 600, 2400] {
             let committed = Offset::new(3600 - age as i64);
-            let mut track = Track { ends: track.ends.clone(), ..Track::default() };
+            let mut track =
+                PartitionTrack { ends: track.ends.clone(), ..PartitionTrack::default() };
             let said = track.behind_for(now, committed).as_secs();
             assert!(said <= age && said >= age - age / 5 - 1, "{age} s old: said {said}");
         }
     }
 
     #[test]
-    fn a_log_that_was_replaced_is_remembered_from_its_beginning() {
+    fn a_replaced_log_is_remembered_from_its_beginning() {
         let begin = Instant::now();
-        let mut track = Track::default();
+        let mut track = PartitionTrack::default();
         track.saw_end(begin, Offset::new(1000));
         track.saw_end(begin + seconds(5), Offset::new(10));
         assert_eq!(track.behind_for(begin + seconds(7), Offset::ZERO), seconds(2));
     }
 
     #[test]
-    fn a_partition_is_stuck_while_it_has_lag_and_nothing_moves() {
+    fn a_partition_is_stuck_while_it_has_lag_and_makes_no_progress() {
         let begin = Instant::now();
-        let mut track = Track::default();
-        let at = |committed, done| (Some(Offset::new(committed)), Offset::new(done));
+        let mut track = PartitionTrack::default();
+        let at = |committed, done| Reached {
+            committed: Some(Offset::new(committed)),
+            done: Offset::new(done),
+        };
         assert_eq!(track.stuck_for(begin, 5, at(0, 0), false), None);
         assert_eq!(track.stuck_for(begin + seconds(9), 5, at(0, 0), false), Some(seconds(9)));
-        // Done but not committed is progress too, once.
+        // Records that are done but not committed are progress too, once.
         assert_eq!(track.stuck_for(begin + seconds(10), 5, at(0, 3), false), None);
         assert_eq!(track.stuck_for(begin + seconds(12), 5, at(0, 3), false), Some(seconds(2)));
         assert_eq!(track.stuck_for(begin + seconds(20), 0, at(5, 5), false), None);
         assert_eq!(track.stuck_for(begin + seconds(90), 0, at(5, 5), false), None);
-        // What has no lag has none of it behind it when lag comes.
+        // The time without lag does not count once there is lag.
         assert_eq!(track.stuck_for(begin + seconds(91), 1, at(5, 5), false), Some(seconds(1)));
         assert_eq!(track.stuck_for(begin + seconds(99), 1, at(5, 5), true), None);
     }

@@ -1,5 +1,5 @@
-//! The last 15 minutes, a sample a second, and what follows from them: rates, and when the lag will
-//! be caught up.
+//! The last 15 minutes, with a sample each second, and what follows from them: rates, and when the lag will be
+//! caught up.
 //!
 //! Pure: counters and time are arguments.
 
@@ -19,17 +19,17 @@ pub struct Counts {
     pub records_done: u64,
     pub bytes_done: u64,
     pub messages_posted: u64,
-    /// Messages; `None` where it is not known.
+    /// Messages; `None` if it is not known.
     pub lag: Option<u64>,
     pub queued: u64,
     pub running: u64,
 }
 
-/// What was seen in the last 15 minutes.
+/// The samples of the last 15 minutes.
 #[derive(Debug, Default)]
 pub struct Samples {
     ring: VecDeque<Sample>,
-    /// The newest ones whole, for what is said over a few seconds.
+    /// The newest counts, for rates over a few seconds.
     recent: VecDeque<Counts>,
 }
 
@@ -51,7 +51,7 @@ impl Samples {
             });
         }
         self.recent.push_back(counts);
-        // One beyond the window stays, for its far end.
+        // One beyond the window stays, as its far end.
         while self.recent.get(1).is_some_and(|next| age(next, &counts) >= limits::CATCH_UP_WINDOW) {
             self.recent.pop_front();
         }
@@ -78,7 +78,7 @@ impl Samples {
         }
     }
 
-    /// In how many seconds the lag is 0 if it goes on falling as over `limits::CATCH_UP_WINDOW`.
+    /// In how many seconds the lag will be 0 if it goes on falling as it did over `limits::CATCH_UP_WINDOW`.
     pub fn catch_up_s(&self) -> Option<f64> {
         let now = self.recent.back()?;
         let lag = now.lag?;
@@ -88,11 +88,11 @@ impl Samples {
         let then = self.recent.iter().find(|counts| counts.lag.is_some())?;
         let (before, seconds) = (then.lag?, age(then, now).as_secs_f64());
         let fallen = before.checked_sub(lag).filter(|fallen| *fallen > 0)?;
-        // A second or two say nothing: commits come in steps.
+        // A second or two are too short: commits come in steps.
         (seconds >= limits::RATE_WINDOW.as_secs_f64()).then(|| lag as f64 * seconds / fallen as f64)
     }
 
-    /// The newest one that is at least so old, else the oldest; `None` where that is `now`.
+    /// The newest counts that are at least as old as `window`, or else the oldest; `None` if those are `now`.
     fn before(&self, now: &Counts, window: Duration) -> Option<&Counts> {
         let old_enough = self.recent.iter().rev().find(|counts| age(counts, now) >= window);
         old_enough.or(self.recent.front()).filter(|then| then.at < now.at)
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_to_catch_up_follows_from_how_the_lag_falls() {
+    fn the_time_to_catch_up_follows_from_how_fast_the_lag_falls() {
         let begin = Instant::now();
         let mut samples = Samples::default();
         for second in 0..=20 {

@@ -1,0 +1,83 @@
+//! What the watching threads found last, and what they remember for their next look.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::health::Announced;
+use super::partition::PartitionTrack;
+use super::samples::Samples;
+use crate::kafka::Watermarks;
+use crate::model::clock;
+use crate::model::offset::Partition;
+use crate::model::sync::{Mutex, MutexGuard};
+use crate::observe::overview::{FreshnessView, HealthView, LagView, Rates, Sample};
+
+/// What the watching threads have found, for anybody who shows it.
+#[derive(Debug, Default)]
+pub struct Watch {
+    memory: Mutex<Memory>,
+}
+
+/// What the threads remember from one look to the next.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    pub log: LogEnds,
+    pub tracks: BTreeMap<Partition, PartitionTrack>,
+    pub samples: Samples,
+    pub announced: Announced,
+    pub findings: Option<Arc<Findings>>,
+}
+
+/// The log's ends, as the broker last reported them.
+#[derive(Debug, Default)]
+pub(super) struct LogEnds {
+    pub marks: BTreeMap<Partition, Watermarks>,
+    pub asked: Option<Instant>,
+    pub asked_ms: Option<i64>,
+    /// Since when the broker has not reported all of them, and why.
+    pub failing: Option<(Instant, String)>,
+}
+
+impl LogEnds {
+    pub fn reported_now(marks: BTreeMap<Partition, Watermarks>) -> LogEnds {
+        let (asked, asked_ms) = (Some(Instant::now()), Some(clock::now_ms()));
+        LogEnds { marks, asked, asked_ms, failing: None }
+    }
+}
+
+/// What follows from one look.
+#[derive(Clone, Debug)]
+pub struct Findings {
+    pub rates: Rates,
+    /// With every partition, by number.
+    pub lag: LagView,
+    /// Partitions with lag and without progress for `--stall-after`.
+    pub stalled: u64,
+    pub freshness: Option<FreshnessView>,
+    pub health: HealthView,
+}
+
+impl Watch {
+    /// The newest findings; `None` before the first look.
+    pub fn found(&self) -> Option<Arc<Findings>> {
+        self.lock().findings.clone()
+    }
+
+    /// A pipeline starts, with `marks` as the log's ends. If it restarts within the process, its offsets may be
+    /// lower than before, so what was known of the partitions is forgotten; the last 15 minutes stay.
+    pub fn begin_anew(&self, marks: BTreeMap<Partition, Watermarks>) {
+        let mut memory = self.lock();
+        memory.log = LogEnds::reported_now(marks);
+        memory.tracks.clear();
+    }
+
+    /// The last 15 minutes.
+    pub fn samples(&self) -> Vec<Sample> {
+        self.lock().samples.all()
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock()
+    }
+}

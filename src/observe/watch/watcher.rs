@@ -1,0 +1,271 @@
+//! The two watching threads. `watch` takes a sample each second; `watch-lag` asks the log for its ends, which
+//! may take long if the broker is in trouble, and must not delay the samples.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+
+use super::findings::{Findings, LogEnds, Memory, Watch};
+use super::health::{self, Facts, Stall};
+use super::partition::Reached;
+use super::samples::Counts;
+use crate::commit::ledger::LedgerView;
+use crate::config::limits;
+use crate::model::clock;
+use crate::model::live::Running;
+use crate::model::offset::Partition;
+use crate::model::thread::stopped_within;
+use crate::observe::overview::{FreshnessView, LagView, PartitionLag};
+use crate::runs::engine::Engine;
+
+/// The work of the threads `watch` and `watch-lag`.
+#[derive(Clone)]
+pub struct Watcher {
+    pub watch: Arc<Watch>,
+    pub engine: Arc<Engine>,
+    /// Both threads count their intervals from here.
+    begin: Instant,
+}
+
+impl Watcher {
+    pub fn new(watch: Arc<Watch>, engine: Arc<Engine>) -> Watcher {
+        Watcher { watch, engine, begin: Instant::now() }
+    }
+
+    /// Thread `watch`: looks each second until `stop` is closed.
+    pub fn run(&self, stop: &Receiver<()>) {
+        let begin = self.begin + limits::SAMPLE_AFTER_ASKING;
+        while !stopped_within(stop, until_next(begin, Instant::now(), limits::SAMPLE_INTERVAL)) {
+            self.look(Instant::now(), clock::now_ms());
+        }
+    }
+
+    /// Thread `watch-lag`: asks the log for its ends until `stop` is closed. The pipeline's start has asked for
+    /// them already, so this begins with a pause.
+    pub fn run_lag(&self, stop: &Receiver<()>) {
+        let partitions = || -> Vec<Partition> {
+            self.engine.ledgers.views().into_iter().map(|(partition, _)| partition).collect()
+        };
+        let mut interval = lag_interval(partitions().len());
+        while !stopped_within(stop, until_next(self.begin, Instant::now(), interval)) {
+            let partitions = partitions();
+            self.ask_for_ends(&partitions);
+            interval = lag_interval(partitions.len());
+        }
+    }
+
+    fn ask_for_ends(&self, partitions: &[Partition]) {
+        let began = Instant::now();
+        let answer = match partitions.is_empty() {
+            true => Ok(BTreeMap::new()),
+            false => self.engine.broker.watermarks(&self.engine.topic_name, partitions),
+        };
+        let mut memory = self.watch.lock();
+        let since = memory.log.failing.as_ref().map_or(began, |(since, _)| *since);
+        let error = match answer {
+            Ok(answers) => {
+                let mut marks = BTreeMap::new();
+                let mut error = None;
+                for (partition, answer) in answers {
+                    let known = match answer {
+                        Ok(answer) => Some(answer),
+                        // Nobody can write to a partition without a leader, so its end is still the same.
+                        Err(cause) => {
+                            error.get_or_insert(cause);
+                            memory.log.marks.get(&partition).copied()
+                        }
+                    };
+                    marks.extend(known.map(|known| (partition, known)));
+                }
+                memory.log = LogEnds::reported_now(marks);
+                error
+            }
+            Err(error) => Some(error),
+        };
+        if let Some(error) = error {
+            // The sensors have the same trouble, and log it as a warning.
+            log::debug!("asking the log for its ends: {error}");
+            memory.log.failing = Some((since, error.to_string()));
+        }
+    }
+
+    /// Takes a sample, and finds out what follows from it.
+    fn look(&self, now: Instant, now_ms: i64) {
+        let views = self.engine.ledgers.views();
+        let running = self.engine.live.running();
+        let mut memory = self.watch.lock();
+        let (partitions, stalls) = self.partitions(&mut memory, now, &views, &running);
+        let known = memory.log.asked.is_some_and(|asked| {
+            now.saturating_duration_since(asked) < lag_interval(views.len()) + limits::LAG_KNOWN_FOR
+        });
+        let total = known.then(|| partitions.iter().map(|partition| partition.lag).sum());
+        memory.samples.push(Counts {
+            at: now,
+            at_ms: now_ms,
+            records_in: self.engine.live.records_in.get(),
+            bytes_in: self.engine.live.bytes_in.get(),
+            // A record that became a dead letter is done with too.
+            records_done: self.engine.live.records_done.get() + self.engine.live.dead_letters.get(),
+            bytes_done: self.engine.live.bytes_done.get(),
+            messages_posted: self.engine.live.messages_posted.get(),
+            lag: total,
+            queued: self.engine.queue.len() as u64,
+            running: running.len() as u64,
+        });
+        let seconds = partitions.iter().filter_map(|partition| partition.lag_s).reduce(f64::max);
+        let lag = LagView {
+            total,
+            seconds,
+            catch_up_s: memory.samples.catch_up_s(),
+            at_ms: memory.log.asked_ms,
+            error: memory.log.failing.as_ref().map(|(_, cause)| cause.clone()),
+            partitions: views.len() as u64,
+            top: partitions,
+        };
+        let freshness = self.engine.config.freshness.map(|policy| FreshnessView {
+            policy_s: policy.as_secs_f64(),
+            age_s: seconds,
+            // If the age is unknown, the broker is to blame, and that is another reason.
+            fresh: seconds.is_none_or(|age| age <= policy.as_secs_f64()),
+        });
+        let stalled = stalls.len() as u64;
+        let facts = self.facts(&memory.log, now, stalls, &running, freshness);
+        let health = health::reasons(&facts, &self.engine.topic_name);
+        let mut announced = std::mem::take(&mut memory.announced);
+        let rates = memory.samples.rates();
+        memory.findings = Some(Arc::new(Findings { rates, lag, stalled, freshness, health }));
+        drop(memory);
+        // Writing log lines may take a while, and must not delay those who read the findings.
+        announced.log_news(&facts, &self.engine.topic_name);
+        self.watch.lock().announced = announced;
+    }
+
+    /// Each partition's lag, and the stalled partitions, the longest stalled first.
+    fn partitions(
+        &self,
+        memory: &mut Memory,
+        now: Instant,
+        views: &[(Partition, LedgerView)],
+        running: &[Running],
+    ) -> (Vec<PartitionLag>, Vec<Stall>) {
+        let paused = self.engine.steering.is_paused();
+        // Between two ticks, nothing is expected to move.
+        let limit =
+            self.engine.config.stall_after.max(2 * self.engine.steering.settings().tick_interval);
+        let (mut rows, mut stalls) = (Vec::with_capacity(views.len()), Vec::new());
+        for (partition, view) in views {
+            // A new partition is asked for from the next time on.
+            let Some(marks) = memory.log.marks.get(partition) else { continue };
+            let track = memory.tracks.entry(*partition).or_default();
+            let done = view.committed.unwrap_or(view.start);
+            // The sensor may have read beyond the end that the log had when it was asked.
+            let (end, seen) = match memory.log.asked {
+                Some(asked) if view.position <= marks.end => (marks.end, asked),
+                _ => (view.position, now),
+            };
+            track.saw_end(seen, end);
+            // Records that retention has removed are no lag: nobody can read them.
+            let lag = end.distance_from(done.max(marks.beginning).min(end));
+            let behind = track.behind_for(now, done);
+            let reached = Reached { committed: view.committed, done: view.committable };
+            let stuck = track.stuck_for(now, lag, reached, paused && view.runs == 0);
+            rows.push(PartitionLag {
+                partition: *partition,
+                beginning: marks.beginning.get(),
+                end: end.get(),
+                committed: view.committed.map(|offset| offset.get()),
+                cursor: view.position.get(),
+                lag,
+                lag_s: Some(if lag == 0 { 0.0 } else { behind.as_secs_f64() }),
+                in_flight: view.runs as u64,
+                stuck_s: stuck.map(|stuck| stuck.as_secs_f64()),
+            });
+            if let Some(stuck) = stuck.filter(|stuck| *stuck >= limit) {
+                let mine: Vec<&Running> =
+                    running.iter().filter(|run| run.key.partition == *partition).collect();
+                let what = health::under_way(&mine, view.runs);
+                stalls.push(Stall { partition: *partition, offset: done, lag, stuck, what });
+            }
+        }
+        stalls.sort_by_key(|stall| std::cmp::Reverse(stall.stuck));
+        (rows, stalls)
+    }
+
+    fn facts(
+        &self,
+        log: &LogEnds,
+        now: Instant,
+        stalls: Vec<Stall>,
+        running: &[Running],
+        freshness: Option<FreshnessView>,
+    ) -> Facts {
+        let ago = |since: Instant| now.saturating_duration_since(since);
+        let asking = log.failing.iter().map(|(since, cause)| {
+            ("asking the log for its ends".to_owned(), ago(*since), cause.clone())
+        });
+        let threads = self.engine.live.troubles.read().into_iter();
+        let threads =
+            threads.map(|failing| (failing.what.to_owned(), ago(failing.since), failing.cause));
+        let (in_a_row, last) = self.engine.live.failures.read();
+        let stalled_runs = running.iter().filter(|run| run.stalled).map(|run| {
+            format!(
+                "run {} ({}) has been in its step on worker-{} for {} s, and cannot be ended",
+                run.id,
+                run.key,
+                run.worker,
+                ago(run.since).as_secs()
+            )
+        });
+        Facts {
+            broker: asking.chain(threads).collect(),
+            stalls,
+            stalled_runs: stalled_runs.collect(),
+            failures: (in_a_row, last.map(|(error, at)| (error, ago(at)))),
+            disk: self.engine.history.is_failing(),
+            freshness,
+        }
+    }
+}
+
+/// How long it is from `now` until the next multiple of `interval` after `begin`. So looks keep their times
+/// however long they take.
+fn until_next(begin: Instant, now: Instant, interval: Duration) -> Duration {
+    let since = now.checked_duration_since(begin);
+    since.map_or_else(
+        || begin.saturating_duration_since(now),
+        |since| {
+            let into = since.as_nanos() % interval.as_nanos().max(1);
+            interval - Duration::from_nanos(u64::try_from(into).unwrap_or(0))
+        },
+    )
+}
+
+/// How often a log of that many partitions is asked for its ends: the more partitions, the less often.
+fn lag_interval(partitions: usize) -> Duration {
+    let times = partitions.div_ceil(limits::LAG_PARTITIONS_PER_INTERVAL).max(1);
+    let times = u32::try_from(times).unwrap_or(u32::MAX);
+    limits::LAG_INTERVAL.saturating_mul(times).min(limits::LAG_INTERVAL_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_partitions_are_asked_for_less_often() {
+        let seconds = [0, 1, 100, 101, 500, 1000, 100_000].map(|n| lag_interval(n).as_secs());
+        assert_eq!(seconds, [1, 1, 1, 2, 5, 10, 10]);
+    }
+
+    #[test]
+    fn looks_keep_their_times_however_long_they_take() {
+        let (begin, second) = (Instant::now(), Duration::from_secs(1));
+        let ms = Duration::from_millis;
+        assert_eq!(until_next(begin + ms(200), begin, second), ms(200));
+        for (after, wait) in [(0, 1000), (1, 999), (999, 1), (1000, 1000), (3700, 300)] {
+            assert_eq!(until_next(begin, begin + ms(after), second), ms(wait), "{after} ms");
+        }
+    }
+}
