@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::Receiver;
+
 use crate::support::eventually;
 use crate::support::world::{Recorder, TOPIC, World, all, runs_in};
 use mb::config::DeadLetterTo;
@@ -206,6 +208,7 @@ fn where_the_topic_does_not_take_letters_offsets_wait_and_the_step_is_not_run_ag
         topics: world.topics.clone(),
         faulty: world.topics.with_faults(broken.clone()),
         name: LETTERS,
+        hold: None,
     });
     world.topics.create_topic(LETTERS, 1).unwrap();
     let step = choking_on("1-3");
@@ -240,6 +243,7 @@ fn a_stop_before_the_letters_are_written_loses_nothing() {
         topics: world.topics.clone(),
         faulty: world.topics.with_faults(broken.clone()),
         name: LETTERS,
+        hold: None,
     });
     world.topics.create_topic(LETTERS, 1).unwrap();
     let config = Config { dead_letter: to_topic(), ..world.config() };
@@ -262,10 +266,12 @@ fn a_stop_before_the_letters_are_written_loses_nothing() {
 }
 
 /// An embedded topic of which one topic's producers have faults of their own.
-struct Switched {
-    topics: Embedded,
-    faulty: Embedded,
-    name: &'static str,
+pub struct Switched {
+    pub topics: Embedded,
+    pub faulty: Embedded,
+    pub name: &'static str,
+    /// A producer is made only after a message, or the end, of this.
+    pub hold: Option<Receiver<()>>,
 }
 
 impl Broker for Switched {
@@ -334,6 +340,9 @@ impl Broker for Switched {
     }
 
     fn producer(&self, topic: &str) -> mb::Result<Box<dyn mb::kafka::Producer>> {
+        if let Some(hold) = &self.hold {
+            let _ = hold.recv();
+        }
         if topic == self.name { self.faulty.producer(topic) } else { self.topics.producer(topic) }
     }
 }

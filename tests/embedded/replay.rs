@@ -5,14 +5,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::support::eventually;
+use crossbeam_channel::bounded;
+
+use crate::dead_letter_topic::Switched;
 use crate::support::mb::Mb;
 use crate::support::world::{Content, Recorder, TOPIC, World, all, halt_after, history_file};
+use crate::support::{eventually, eventually_some};
+use mb::api::operations::overview::GetOverview;
+use mb::api::operations::requests::CancelRequests;
+use mb::api::socket::Client;
 use mb::history::requests::{self, Replay};
 use mb::history::schema;
 use mb::kafka::Broker;
 use mb::step::StepError;
-use mb::{Config, Pipeline, Stopper};
+use mb::{Config, Pipeline, Produce, Stopper};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -247,4 +253,54 @@ fn a_replay_that_halts_every_start_can_be_cancelled() {
     let row = table.lines().nth(1).unwrap_or_default();
     let cells: Vec<&str> = row.split_whitespace().collect();
     assert_eq!(cells[..6], ["2", "replay", "cancelled", "mb", TOPIC, "1/3-9"], "{table}");
+}
+
+#[test]
+fn a_request_that_is_cancelled_while_mb_starts_has_no_run_that_starts_later() {
+    let world = done_world();
+    assert_eq!(ask(&world, &[(0, 0, 29)]), [1]);
+    let (entered, enters) = bounded(10);
+    let (go, goes) = bounded::<()>(0);
+    let step = Recorder::new(move |attempt| {
+        entered.send(attempt.key.to_string()).unwrap();
+        let _ = goes.recv_timeout(LIMIT);
+        Ok(())
+    });
+    // mb's own producer is the last thing that it starts: held up, mb is starting while its threads run.
+    let (start, hold) = bounded::<()>(0);
+    let broker = Switched {
+        topics: world.topics.clone(),
+        faulty: world.topics.clone(),
+        name: TOPIC,
+        hold: Some(hold),
+    };
+    let config = Config {
+        max_concurrent_runs: 1,
+        produce: Some(Produce { rate: 0.001, ..Produce::default() }),
+        until_caught_up: false,
+        ..world.config()
+    };
+    let (stopper, stop) = Stopper::new();
+    let pipeline =
+        Pipeline::new(config, Arc::<Recorder>::clone(&step)).with_broker(Arc::new(broker));
+    let mb = std::thread::spawn(move || pipeline.run(&stop));
+    assert_eq!(enters.recv_timeout(LIMIT).unwrap(), "orders/0/0-6.replay-1");
+    eventually(LIMIT, "the others are queued", || {
+        let queued = "SELECT count(*) FROM runs WHERE request = 1";
+        world.history().query_row(queued, [], |row| row.get::<_, i64>(0)).unwrap() == 5
+    });
+    let mut client = Client::connect(world.dir.path()).unwrap().unwrap();
+    client.perform(CancelRequests { ids: vec![1], note: "no".into() }).unwrap();
+    drop(start);
+    drop(go);
+    eventually_some(LIMIT, "the queue is empty", || {
+        let seen = client.perform(GetOverview {}).ok()?;
+        let is_idle = seen.workers.iter().all(|worker| worker.run.is_none());
+        (seen.waiting_for.is_none() && seen.queue.runs == 0 && is_idle).then_some(())
+    });
+    stopper.stop();
+    mb.join().unwrap().unwrap();
+    let started: Vec<String> = enters.try_iter().collect();
+    assert_eq!(started, [""; 0], "the cancelled request's other runs");
+    assert_eq!(open_requests(&world), 0);
 }
