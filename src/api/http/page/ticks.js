@@ -9,7 +9,7 @@ import { clock, count, counted, duration, size, visible } from './text.js';
 
 const PAGE = 50;
 const ENDED = {
-  runtime: 'its runtime was over', 'queue-full': 'the queue was full', 'memory-full': 'the memory for batches was full', interrupted: 'partitions were released or taken up',
+  runtime: 'its runtime was over', 'queue-full': 'the queue was full', 'memory-full': 'the memory for batches was full', interrupted: 'partitions changed',
   stop: 'mb stopped', paused: 'the sensor was paused', error: 'of an error',
 };
 const FILTERS = [['', 'All ticks'], ['busy', 'Found records or failed'], ...Object.entries(ENDED).map(([name, words]) => [name, `Ended because ${words}`])];
