@@ -11,7 +11,7 @@ use super::overview_cache::OverviewCache;
 use super::session::Session;
 use crate::config::Config;
 use crate::config::steering::Steering;
-use crate::history::{self, asked, schema};
+use crate::history::{self, requests, schema};
 use crate::model::clock;
 use crate::model::error::{Error, Result};
 use crate::model::live::Running;
@@ -205,7 +205,7 @@ impl Context {
     pub fn history_to_change(&self) -> Result<Connection> {
         let path = self.data_dir.join(history::FILE);
         schema::check_exists(&path)?;
-        if self.process.is_some() { schema::open(&path) } else { asked::open(&path) }
+        if self.process.is_some() { schema::open(&path) } else { requests::open(&path) }
     }
 
     /// The error for what only a running mb can do.

@@ -1,6 +1,6 @@
 //! `mb dead-letters`: lists dead letters, shows one in full, redrives and discards them, whether an mb runs or
 //! not. How a redrive is carried out is in `source::reprocess`; which dead letters a selection means, in
-//! `history::letters`.
+//! `history::dead_letters`.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -20,7 +20,9 @@ use crate::cli::terminal::Terminal;
 use crate::cli::{output, values};
 use crate::config::Client;
 use crate::config::limits;
-use crate::history::letters::{Asked, ErrorCount, LetterDetail, LetterRow, Pick, Selection};
+use crate::history::dead_letters::{
+    DeadLetterDetail, DeadLetterRow, ErrorCount, Pick, RedriveRequest, Selection,
+};
 use crate::model::clock::format_ms as format_time;
 use crate::model::error::{Error, Result};
 
@@ -210,13 +212,19 @@ fn list(data_dir: &Path, selection: Selection, json: bool) -> Result<()> {
         "REDRIVE",
         "ERROR",
     ];
-    output::print_pages(json, heading, selection.limit, row, |last: Option<&LetterRow>, limit| {
-        let page = Selection { before: last.map(|last| last.id), limit, ..selection.clone() };
-        instance.perform(ListDeadLetters(page))
-    })
+    output::print_pages(
+        json,
+        heading,
+        selection.limit,
+        row,
+        |last: Option<&DeadLetterRow>, limit| {
+            let page = Selection { before: last.map(|last| last.id), limit, ..selection.clone() };
+            instance.perform(ListDeadLetters(page))
+        },
+    )
 }
 
-fn row(letter: &LetterRow) -> [String; 11] {
+fn row(letter: &DeadLetterRow) -> [String; 11] {
     let redrive = match (letter.request, letter.redrive_run) {
         (_, Some(run)) => format!("run {run}"),
         (Some(request), None) => format!("request {request}"),
@@ -264,8 +272,8 @@ fn show(data_dir: &Path, id: i64, json: bool) -> Result<()> {
     if json { output::print_json(&[json!(detail)]) } else { output::print(&text(&detail)) }
 }
 
-fn text(detail: &LetterDetail) -> String {
-    let LetterDetail { letter, record, headers } = detail;
+fn text(detail: &DeadLetterDetail) -> String {
+    let DeadLetterDetail { letter, record, headers } = detail;
     let mut text = String::new();
     let mut line = |name: &str, value: &str| {
         // A String takes whatever is written to it.
@@ -316,7 +324,7 @@ fn redrive(data_dir: &Path, pick: Pick, json: bool) -> Result<()> {
     let mut instance = Instance::to_change(data_dir)?;
     let status = instance.status()?;
     let asked = instance.perform(Redrive(pick))?;
-    for Asked { request, topic, group, letters, left } in &asked {
+    for RedriveRequest { request, topic, group, letters, left } in &asked {
         info!(
             "request {request}: {letters} dead letter(s) of topic {topic}, group {group} are redriven \
              {}; mb runs --request {request}{} lists its runs",
@@ -333,8 +341,8 @@ fn redrive(data_dir: &Path, pick: Pick, json: bool) -> Result<()> {
     if json {
         return output::print_json(&asked);
     }
-    let row = |asked: &Asked| {
-        let Asked { request, topic, group, letters, .. } = asked.clone();
+    let row = |asked: &RedriveRequest| {
+        let RedriveRequest { request, topic, group, letters, .. } = asked.clone();
         [request.to_string(), group, topic, letters.to_string()]
     };
     let rows: Vec<_> = asked.iter().map(row).collect();

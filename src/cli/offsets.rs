@@ -236,9 +236,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::history::recovery::ScopeKey;
-    use crate::history::recovery::{self, Resume, Standing};
-    use crate::history::{ScopeId, schema};
+    use crate::history::recovery::{self, Decision, Resume};
+    use crate::history::scope::ScopeKey;
+    use crate::history::{ScopeId, schema, scope};
     use crate::kafka::Message;
     use crate::kafka::embedded::Embedded;
 
@@ -277,7 +277,7 @@ mod tests {
             let db = schema::open(&self.connection.data_dir.join(history::FILE)).unwrap();
             let info = self.topics.topic("t").unwrap();
             let key = ScopeKey::of(self.topics.backend(), "mb", &info);
-            let scope = recovery::scope(&db, &key).unwrap();
+            let scope = scope::find_or_add(&db, &key).unwrap();
             let at = Offset::new(4);
             let began = Resume { position: at, committed: Some(at), stored: vec![] };
             recovery::begin(&db, scope, 0, &began).unwrap();
@@ -366,9 +366,9 @@ mod tests {
             let committed = world.topics.committed("mb", "t", &[0]).unwrap();
             assert_eq!(committed[&0], Ok(at(new)));
             let recorded = recovery::recorded(&schema::open(&path).unwrap(), scope).unwrap();
-            let standing = recovery::resume(recorded.get(&0), at(new));
+            let standing = recovery::decide(recorded.get(&0), at(new));
             let resume = Resume { position: Offset::new(new), committed: at(new), stored: vec![] };
-            assert_eq!(standing, recovery::Standing::Ours(resume), "moved to {new}");
+            assert_eq!(standing, Decision::Ours(resume), "moved to {new}");
         }
     }
 
@@ -392,8 +392,8 @@ mod tests {
             // No stored ranges: a finished one would be skipped, although its offsets were requested again.
             let resume = Resume { position, committed: Some(position), stored: vec![] };
             assert_eq!(
-                recovery::resume(recorded.get(&0), committed),
-                Standing::Ours(resume),
+                recovery::decide(recorded.get(&0), committed),
+                Decision::Ours(resume),
                 "to {new}, killed before the commit: {killed_before_the_commit}"
             );
             // The history knows nothing of partition 1, which starts with whatever is committed there.

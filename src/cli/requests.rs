@@ -9,7 +9,7 @@ use crate::cli::terminal::Terminal;
 use crate::cli::{output, values};
 use crate::config::Client;
 use crate::config::limits;
-use crate::history::asked::{RequestRow, Selection};
+use crate::history::requests::{RequestRow, Selection};
 use crate::model::clock::format_ms as format_time;
 use crate::model::error::Result;
 

@@ -7,10 +7,10 @@
 use std::path::Path;
 
 use crate::commit::move_plan::{self, Move, Target};
-use crate::history::left::{self, InUse};
-use crate::history::recovery::{self, ScopeKey};
+use crate::history::clean_shutdown::{self, InUse};
 use crate::history::reset::{self, Reset};
 use crate::history::schema;
+use crate::history::scope::{self, ScopeKey};
 use crate::kafka::{Broker, TopicInfo, Watermarks};
 use crate::model::crash;
 use crate::model::error::{Error, Result};
@@ -69,8 +69,8 @@ pub fn execute(
     history: &Path,
     resets: &[Reset],
 ) -> Result<()> {
-    left::check_place(history)?;
-    let whole = left::as_noted(history);
+    clean_shutdown::check_place(history)?;
+    let whole = clean_shutdown::unchanged_since(history);
     let in_use = whole.map(|read| InUse::begin(history, Some(read))).transpose()?;
     // A history that cannot be used is to be known before anything is changed.
     let db = if history.exists() { Some(schema::open(history)?) } else { None };
@@ -81,7 +81,7 @@ pub fn execute(
             db.pragma_update(None, "synchronous", "FULL")
                 .map_err(|cause| Error::storage("use the history", cause))?;
             let key = ScopeKey::of(broker.backend(), group, topic);
-            let scope = recovery::scope(&db, &key)?;
+            let scope = scope::find_or_add(&db, &key)?;
             let open_runs = reset::intend(&db, scope, resets)?;
             Some((db, scope, open_runs))
         }

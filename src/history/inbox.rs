@@ -1,19 +1,19 @@
-//! What waits to be written: in the order in which it was sent, bounded, and taken by the group. What
-//! the writes mean is not known here, only whether somebody waits for them.
+//! Writes that wait for the history thread: bounded, in the order in which they were sent, and taken in groups.
+//! What they mean is not known here, only whether somebody waits for them.
 //!
-//! A channel would wake the history thread for every write. Most of them (outcomes of runs that
-//! succeeded) nobody waits for: they lie here for a moment, and are woken for once.
+//! A channel would wake the history thread for each write. But nobody waits for most of them (outcomes of runs
+//! that succeeded), so they stay here for a moment, and the thread is woken once for many.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::config::limits;
+use crate::model::sync::{Condvar, Mutex, MutexGuard};
 
 #[derive(Debug)]
 pub(super) struct Inbox<T> {
     state: Mutex<State<T>>,
-    /// There is something to be taken.
+    /// There is something to take.
     filled: Condvar,
     /// There is room again.
     room: Condvar,
@@ -25,16 +25,16 @@ struct State<T> {
     writes: VecDeque<T>,
     /// Somebody waits for one of them.
     hurry: bool,
-    /// The taker sleeps: until something comes, or until what is there has waited long enough.
+    /// The history thread sleeps, until something comes, or until what is there has waited long enough.
     sleeps: bool,
-    /// Senders that wait for room.
+    /// How many senders wait for room.
     blocked: usize,
-    /// Nothing more is taken in.
+    /// Nothing more is accepted.
     closed: bool,
 }
 
 impl<T> Inbox<T> {
-    /// Holds at most so many writes.
+    /// Holds at most this many writes.
     pub fn new(most: usize) -> Inbox<T> {
         let state = State {
             writes: VecDeque::new(),
@@ -46,8 +46,8 @@ impl<T> Inbox<T> {
         Inbox { state: Mutex::new(state), filled: Condvar::new(), room: Condvar::new(), most }
     }
 
-    /// Puts a write behind the others; waits for room, until `deadline` where there is one. `hurry`:
-    /// somebody waits for it. False where it was not taken in.
+    /// Appends a write. Waits for room, until `deadline` if there is one. `hurry`: somebody waits for the
+    /// write. False if it was not accepted.
     pub fn send(&self, write: T, hurry: bool, deadline: Option<Instant>) -> bool {
         let mut state = self.lock();
         while state.writes.len() >= self.most && !state.closed {
@@ -58,7 +58,7 @@ impl<T> Inbox<T> {
                 return false;
             }
             state.blocked += 1;
-            state = wait(&self.room, state, limit);
+            self.room.wait_for(&mut state, limit);
             state.blocked -= 1;
         }
         if state.closed {
@@ -70,7 +70,7 @@ impl<T> Inbox<T> {
         let news = was_empty || (hurry && !state.hurry);
         state.hurry |= hurry;
         let wakes = news && state.sleeps;
-        // Who is woken takes the lock at once.
+        // The thread that is woken takes the lock at once.
         drop(state);
         if wakes {
             self.filled.notify_one();
@@ -78,8 +78,8 @@ impl<T> Inbox<T> {
         true
     }
 
-    /// Waits for writes, and moves the first `most` of them into `group`, which is emptied before.
-    /// Those that nobody waits for stay a moment, for company. False at the end: closed, and empty.
+    /// Waits for writes, and moves the first `most` of them into `group`, replacing what it held. Writes that
+    /// nobody waits for stay a moment, so that others can go with them. False at the end: closed, and empty.
     pub fn take_group(&self, group: &mut Vec<T>, most: usize) -> bool {
         group.clear();
         let mut state = self.lock();
@@ -95,7 +95,7 @@ impl<T> Inbox<T> {
                 break;
             }
             state.sleeps = true;
-            state = wait(&self.filled, state, limit);
+            self.filled.wait_for(&mut state, limit);
             state.sleeps = false;
         }
         if state.writes.is_empty() {
@@ -105,7 +105,8 @@ impl<T> Inbox<T> {
         true
     }
 
-    /// Moves what is there, up to `most`, behind what `group` has.
+    /// Moves what is there, `most` writes at most, behind what `group` has.
+    #[cfg(any(test, feature = "testing"))]
     pub fn take_now(&self, group: &mut Vec<T>, most: usize) {
         self.move_out(self.lock(), group, most);
     }
@@ -113,7 +114,7 @@ impl<T> Inbox<T> {
     fn move_out(&self, mut state: MutexGuard<'_, State<T>>, group: &mut Vec<T>, most: usize) {
         let count = most.min(state.writes.len());
         group.extend(state.writes.drain(..count));
-        // Whether somebody waits for the rest is not known.
+        // It is not known whether somebody waits for the rest.
         state.hurry = !state.writes.is_empty();
         let wakes = state.blocked > 0;
         drop(state);
@@ -122,11 +123,12 @@ impl<T> Inbox<T> {
         }
     }
 
+    #[cfg(any(test, feature = "testing"))]
     pub fn len(&self) -> usize {
         self.lock().writes.len()
     }
 
-    /// Takes nothing in any more; what is there can still be taken.
+    /// Accepts nothing any more; what is there can still be taken.
     pub fn close(&self) {
         self.lock().closed = true;
         self.filled.notify_all();
@@ -137,36 +139,29 @@ impl<T> Inbox<T> {
         self.lock().closed
     }
 
-    /// The taker is gone: as `close`, and what is there is dropped.
+    /// The history thread has ended: closes, and drops what is there.
     pub fn abandon(&self) {
         self.close();
-        let left = std::mem::take(&mut self.lock().writes);
-        // Whoever waits for one of them hears of it, without the lock.
-        drop(left);
+        let dropped = std::mem::take(&mut self.lock().writes);
+        // Dropping them wakes their waiters, which must not need the lock.
+        drop(dropped);
     }
 
     fn lock(&self) -> MutexGuard<'_, State<T>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
-}
-
-fn wait<'a, T>(
-    on: &Condvar,
-    state: MutexGuard<'a, State<T>>,
-    limit: Duration,
-) -> MutexGuard<'a, State<T>> {
-    on.wait_timeout(state, limit).unwrap_or_else(PoisonError::into_inner).0
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
 
     use super::*;
     use crate::model::thread;
 
     #[test]
-    fn writes_come_out_in_their_order_by_the_group() {
+    fn writes_come_out_in_order_and_in_groups() {
         let inbox = Inbox::new(10);
         for write in 0..5 {
             assert!(inbox.send(write, write == 4, None));
@@ -182,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_waits_for_goes_with_the_first_that_somebody_waits_for_or_after_a_moment() {
+    fn a_write_that_nobody_waits_for_is_taken_with_the_next_that_is_awaited_or_after_a_moment() {
         let inbox = Arc::new(Inbox::new(10));
         assert!(inbox.send(1, false, None));
         let mut group = Vec::new();
@@ -208,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_one_takes_nothing_until_the_deadline_or_until_there_is_room() {
+    fn a_full_inbox_accepts_nothing_until_there_is_room_or_the_deadline_passes() {
         let inbox = Arc::new(Inbox::new(2));
         assert!(inbox.send(1, false, None) && inbox.send(2, false, None));
         let soon = Instant::now() + Duration::from_millis(5);
@@ -225,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_waits_for_room_is_told_that_the_taker_is_gone() {
+    fn a_sender_that_waits_for_room_is_refused_when_the_history_thread_ends() {
         let inbox = Arc::new(Inbox::new(1));
         assert!(inbox.send(1, false, None));
         let sender = {

@@ -1,4 +1,4 @@
-//! The history's journal, for who has to know that what was written is on the disk.
+//! The history's journal: whether what was written is on the disk.
 
 use std::fs::File;
 use std::io;
@@ -11,20 +11,20 @@ use rusqlite::Connection;
 use crate::config::data_dir::with_ending;
 use crate::model::error::{Error, Result};
 
-/// SQLite's write-ahead log, which is there for as long as the history's connection is open. One
-/// descriptor for all that time: the system tells each descriptor once of an error in writing.
+/// SQLite's write-ahead log, which exists for as long as the history's connection is open. One descriptor is
+/// kept for all that time, since the system reports an error in writing once to each descriptor.
 #[derive(Debug)]
 pub(super) struct Journal {
     file: File,
-    /// Why it could not be synced once: what is in the file from then on is not known.
+    /// Why a sync failed once: from then on it is not known what is in the file.
     failed: OnceLock<String>,
 }
 
 impl Journal {
-    /// `None` for a database in memory, without a journal, or whose path SQLite cannot say.
+    /// `None` for a database in memory, one without a journal, and one whose path SQLite does not know.
     ///
     /// # Errors
-    /// Where it cannot be opened.
+    /// The system's, if the journal cannot be opened.
     pub(super) fn of(db: &Connection) -> io::Result<Option<Journal>> {
         let Some(path) = db.path().filter(|path| !path.is_empty()) else { return Ok(None) };
         match File::open(with_ending(Path::new(path), "-wal")) {
@@ -34,12 +34,12 @@ impl Journal {
         }
     }
 
-    /// Returns when all transactions of before are on the disk. What the journal has not any more is in
-    /// the database, which SQLite brings to the disk before it writes over the journal.
+    /// Returns when all earlier transactions are on the disk. What has left the journal is in the database,
+    /// which SQLite brings to the disk before it overwrites the journal.
     ///
     /// # Errors
-    /// `Other`, and from then on each time: that a later try succeeds says nothing of what an earlier
-    /// one should have written.
+    /// `Other`, and from then on each time: a later success says nothing about what an earlier sync should
+    /// have written.
     pub(super) fn sync(&self) -> Result<()> {
         let cause = match self.failed.get() {
             Some(cause) => cause,
@@ -69,7 +69,7 @@ mod tests {
     use crate::history::schema;
 
     #[test]
-    fn once_it_could_not_be_synced_it_never_can() {
+    fn after_one_failed_sync_every_sync_fails() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("history.db");
         let db = schema::open(&path).unwrap();
@@ -77,7 +77,7 @@ mod tests {
         assert_eq!(journal.sync(), Ok(()));
         let (name, other) = (with_ending(&path, "-wal"), with_ending(&path, "-other"));
         std::fs::rename(&name, &other).unwrap();
-        assert_eq!(journal.sync(), Ok(()), "it is where it was written to");
+        assert_eq!(journal.sync(), Ok(()), "it is still the file that was written");
         std::fs::remove_file(other).unwrap();
         let error = journal.sync().unwrap_err();
         assert!(error.to_string().contains("removed"), "{error}");
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_database_in_memory_has_none() {
+    fn a_database_in_memory_has_no_journal() {
         let db = Connection::open_in_memory().unwrap();
         assert!(Journal::of(&db).unwrap().is_none());
     }

@@ -1,23 +1,23 @@
-//! Whether the history's file is still where it was opened. A folder that is removed or replaced, or a
-//! file that is cut off, takes it away without SQLite's noticing: it goes on in a file without a name.
+//! Whether the history's file is still where it was opened. SQLite does not notice when the file is removed,
+//! replaced or truncated: it goes on in a file without a name, and everything written there is lost.
 
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// A file, as it was when it was seen last.
+/// A file, as it was found last.
 #[derive(Debug)]
 pub struct Place {
     path: PathBuf,
     device: u64,
     inode: u64,
-    /// A history never shrinks.
+    /// Its size, which never shrinks.
     bytes: u64,
 }
 
 impl Place {
-    /// `None` where there is no such file: a database in memory has none.
+    /// `None` if there is no such file; a database in memory has none.
     pub fn of(path: &Path) -> Option<Place> {
         let found = fs::metadata(path).ok()?;
         let (device, inode, bytes) = (found.dev(), found.ino(), found.len());
@@ -25,7 +25,7 @@ impl Place {
     }
 
     /// # Errors
-    /// What became of the file; not where that cannot be told.
+    /// What became of the file. `Ok` if that cannot be found out.
     pub fn check(&mut self) -> Result<(), String> {
         let path = self.path.display();
         match fs::metadata(&self.path) {
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_grows_is_the_same_and_one_that_is_cut_off_replaced_or_removed_is_not() {
+    fn a_file_may_grow_but_not_be_truncated_replaced_or_removed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("history.db");
         assert!(Place::of(&path).is_none());

@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
-use super::ScopeId;
-use super::letters::LetterState;
+use super::dead_letters::DeadLetterState;
+use super::scope::ScopeId;
 use crate::model::offset::Partition;
 
 /// Ticks that are kept.
@@ -196,8 +196,8 @@ impl Pruner {
             )?
             .execute(params![
                 cutoff,
-                LetterState::Redriven.code(),
-                LetterState::Discarded.code()
+                DeadLetterState::Redriven.code(),
+                DeadLetterState::Discarded.code()
             ])?;
         self.letters_removed = cutoff;
         Ok(())

@@ -8,12 +8,10 @@
 //! A running mb makes both halves on the history thread (`History::reset`, `History::confirm_reset`);
 //! `commit::reset` makes them on a file that no mb has open.
 
-use std::sync::atomic::{AtomicU8, Ordering};
-
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::ScopeId;
 use super::recovery::{insert_start, void_in};
+use super::scope::ScopeId;
 use crate::model::error::{Error, Result};
 use crate::model::offset::{Offset, Partition};
 
@@ -88,37 +86,6 @@ pub(super) fn confirm_in(
     Ok(())
 }
 
-/// Whether a reset is made or called off, which exactly one side decides.
-///
-/// Without it, a caller whose time limit is over would report "not moved" while the reset still waits in the
-/// history's inbox; written later, it would void ranges that a sensor goes on reading.
-#[derive(Debug, Default)]
-pub(super) struct Claim(AtomicU8);
-
-const WAITING: u8 = 0;
-const TAKEN: u8 = 1;
-const CALLED_OFF: u8 = 2;
-
-impl Claim {
-    /// The history thread begins to write the reset. False if it was called off.
-    pub fn take(&self) -> bool {
-        match self.0.compare_exchange(WAITING, TAKEN, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => true,
-            Err(state) => state == TAKEN,
-        }
-    }
-
-    /// The transaction failed, and the history thread will try again.
-    pub fn give_back(&self) {
-        let _ = self.0.compare_exchange(TAKEN, WAITING, Ordering::AcqRel, Ordering::Acquire);
-    }
-
-    /// The caller waits no longer. False if the history thread is writing the reset, or has written it.
-    pub fn call_off(&self) -> bool {
-        self.0.compare_exchange(WAITING, CALLED_OFF, Ordering::AcqRel, Ordering::Acquire).is_ok()
-    }
-}
-
 fn storage(cause: rusqlite::Error) -> Error {
     Error::storage("use the history", cause)
 }
@@ -131,7 +98,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::history::recovery::{self, Resume, ScopeKey, Standing};
+    use crate::history::recovery::{self, Decision, Resume};
+    use crate::history::scope::{self, ScopeKey};
     use crate::history::{
         AttemptRecord, DeadLetters, FILE, History, Outcome, Planned, Settled, Stepped, schema,
     };
@@ -165,7 +133,7 @@ mod tests {
             topic: "t".into(),
             topic_id: String::new(),
         };
-        let scope = recovery::scope(&db, &key).unwrap();
+        let scope = scope::find_or_add(&db, &key).unwrap();
         let resume = || Resume { position: at(10), committed: Some(at(10)), stored: vec![] };
         let resumes = BTreeMap::from([(0, resume()), (1, resume())]);
         recovery::begin_all(&db, scope, &resumes, RunId(0)).unwrap();
@@ -240,9 +208,9 @@ mod tests {
             std::mem::take(&mut self.settled.lock().unwrap())
         }
 
-        fn standing(&self, partition: Partition, committed: i64) -> Standing {
+        fn decide(&self, partition: Partition, committed: i64) -> Decision {
             let recorded = recovery::recorded(self.file.db(), self.scope).unwrap();
-            recovery::resume(recorded.get(&partition), Some(at(committed)))
+            recovery::decide(recorded.get(&partition), Some(at(committed)))
         }
     }
 
@@ -274,9 +242,9 @@ mod tests {
         }
     }
 
-    fn ours(position: i64, stored: usize) -> impl Fn(Standing) {
-        move |standing| match standing {
-            Standing::Ours(resume) => {
+    fn ours(position: i64, stored: usize) -> impl Fn(Decision) {
+        move |decision| match decision {
+            Decision::Ours(resume) => {
                 assert_eq!((resume.position, resume.stored.len()), (at(position), stored));
             }
             other => panic!("expected ours, got {other:?}"),
@@ -297,9 +265,9 @@ mod tests {
         use RunState::{Queued, Succeeded, Voided};
         let states = [(1, Succeeded), (2, Voided), (3, Queued), (next.id.0, Queued)];
         assert_eq!(world.states(), states);
-        ours(40, 1)(world.standing(0, 40));
-        ours(10, 1)(world.standing(1, 10));
-        assert_eq!(world.standing(0, 10), Standing::Moved { expected: Some(at(40)) });
+        ours(40, 1)(world.decide(0, 40));
+        ours(10, 1)(world.decide(1, 10));
+        assert_eq!(world.decide(0, 10), Decision::Moved { expected: Some(at(40)) });
     }
 
     #[test]
@@ -333,7 +301,7 @@ mod tests {
             assert_eq!(world.states(), [(run.id.0, RunState::Voided)], "{state}");
             assert_eq!(world.settled(), [], "{state}");
             assert_eq!((world.count("dead_letters"), world.count("attempts")), (0, 0), "{state}");
-            ours(10, 0)(world.standing(0, 10));
+            ours(10, 0)(world.decide(0, 10));
             // The same range in its new life.
             let run = world.plan(0, range(10, 19));
             world.history.outcome(ended(&run, RunState::Succeeded));
@@ -366,7 +334,7 @@ mod tests {
         let parent = world.plan(0, range(10, 11));
         assert_eq!(world.reset(&moved(10, 10)), 1);
         world.history.confirm_reset(moved(10, 10));
-        let again = world.plan(0, range(10, 11));
+        let replanned = world.plan(0, range(10, 11));
         let piece = |offset| Planned {
             whole: parent.whole,
             parent: Some(parent.id),
@@ -378,10 +346,10 @@ mod tests {
         world.history.outcome(ended(&pieces[0], RunState::Succeeded));
         world.write();
         let pieces = [(first.0, RunState::Voided), (first.0 + 1, RunState::Voided)];
-        let runs = [(parent.id.0, RunState::Voided), (again.id.0, RunState::Queued)];
+        let runs = [(parent.id.0, RunState::Voided), (replanned.id.0, RunState::Queued)];
         assert_eq!(world.states(), [runs, pieces].concat());
         assert_eq!(world.settled(), []);
-        ours(10, 1)(world.standing(0, 10));
+        ours(10, 1)(world.decide(0, 10));
     }
 
     #[test]
@@ -399,10 +367,10 @@ mod tests {
             let db = schema::open(&path).unwrap();
             let recorded = recovery::recorded(&db, scope).unwrap();
             for committed in [10, to] {
-                ours(committed, 0)(recovery::resume(recorded.get(&0), Some(at(committed))));
+                ours(committed, 0)(recovery::decide(recorded.get(&0), Some(at(committed))));
             }
-            let elsewhere = recovery::resume(recorded.get(&0), Some(at(55)));
-            assert_eq!(elsewhere, Standing::Moved { expected: Some(at(10)) });
+            let elsewhere = recovery::decide(recorded.get(&0), Some(at(55)));
+            assert_eq!(elsewhere, Decision::Moved { expected: Some(at(10)) });
         }
     }
 
@@ -422,12 +390,12 @@ mod tests {
         world.reset(&moved(10, 40));
         world.history.confirm(&offsets, true);
         world.write();
-        ours(10, 0)(world.standing(0, 10));
-        ours(40, 0)(world.standing(0, 40));
+        ours(10, 0)(world.decide(0, 10));
+        ours(40, 0)(world.decide(0, 40));
         world.history.confirm_reset(moved(10, 40));
         world.history.confirm(&offsets, true);
         world.write();
-        ours(40, 0)(world.standing(0, 40));
+        ours(40, 0)(world.decide(0, 40));
     }
 
     #[test]
@@ -437,8 +405,8 @@ mod tests {
         world.history.drop_intents(&[(0, at(20))]);
         world.write();
         assert_eq!(world.count("intents"), 1);
-        assert_eq!(world.standing(0, 20), Standing::Moved { expected: Some(at(10)) });
-        ours(30, 0)(world.standing(0, 30));
+        assert_eq!(world.decide(0, 20), Decision::Moved { expected: Some(at(10)) });
+        ours(30, 0)(world.decide(0, 30));
     }
 
     #[test]
@@ -458,22 +426,10 @@ mod tests {
         other.execute_batch("ROLLBACK").unwrap();
         assert!(history.flush(LIMIT));
         let recorded = recovery::recorded(&other, scope).unwrap();
-        ours(10, 1)(recovery::resume(recorded.get(&0), Some(at(10))));
+        ours(10, 1)(recovery::decide(recorded.get(&0), Some(at(10))));
         assert_eq!(history.reset(moved(10, 40), LIMIT), Ok(1), "asked again, it is made");
         history.close();
         thread.join().unwrap();
         assert!(history.reset(moved(40, 10), LIMIT).is_err(), "the history has ended");
-    }
-
-    #[test]
-    fn either_the_writer_or_the_caller_has_the_claim() {
-        let claim = Claim::default();
-        assert!(claim.take() && claim.take(), "the same transaction, tried again");
-        assert!(!claim.call_off(), "it is being written");
-        claim.give_back();
-        assert!(claim.call_off());
-        assert!(!claim.take());
-        claim.give_back();
-        assert!(!claim.take(), "what was called off stays so");
     }
 }

@@ -1,279 +1,58 @@
-//! The history file's tables and their version. Only SQL that makes or checks the file is here.
+//! Opens the history's file: at the newest version, checked, or moved aside if it is damaged. Files of other
+//! programs and of a newer mb are refused and left alone.
 
 use std::path::Path;
 use std::time::Duration;
 use std::{fs, io};
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 use rustix::io::Errno;
 
-use super::left::{self, InUse, ReadAt};
+use super::clean_shutdown::{self, CheckedAt, InUse};
+pub use super::migrations::VERSION;
+use super::migrations::migrate;
 use crate::config::data_dir::{check_file, with_ending};
 use crate::model::clock;
 use crate::model::error::{Error, Result};
 
-/// The newest schema that this mb knows, in the file's `user_version`.
-pub const VERSION: i64 = 4;
+/// The history's file in the data directory.
+pub const FILE: &str = "history.db";
 
-/// Step N brings a file from version N to N + 1.
-const MIGRATIONS: [&str; VERSION as usize] = [
-    r#"
-CREATE TABLE scopes(
-    id INTEGER PRIMARY KEY,
-    log TEXT NOT NULL,
-    cluster_id TEXT NOT NULL,
-    group_name TEXT NOT NULL,
-    topic TEXT NOT NULL,
-    topic_id TEXT NOT NULL,
-    created_ms INTEGER NOT NULL,
-    UNIQUE(log, cluster_id, group_name, topic, topic_id)
-) STRICT;
-
-CREATE TABLE partitions(
-    scope INTEGER NOT NULL REFERENCES scopes(id),
-    partition INTEGER NOT NULL,
-    start_offset INTEGER NOT NULL,
-    confirmed INTEGER,
-    -- runs up to this number say nothing any more: somebody moved the offsets since
-    void_up_to INTEGER NOT NULL DEFAULT 0,
-    PRIMARY KEY(scope, partition)
-) STRICT, WITHOUT ROWID;
-
-CREATE TABLE intents(
-    scope INTEGER NOT NULL REFERENCES scopes(id),
-    partition INTEGER NOT NULL,
-    committing INTEGER NOT NULL,
-    PRIMARY KEY(scope, partition, committing)
-) STRICT, WITHOUT ROWID;
-
-CREATE TABLE runs(
-    id INTEGER PRIMARY KEY,
-    scope INTEGER NOT NULL REFERENCES scopes(id),
-    client TEXT NOT NULL,
-    partition INTEGER NOT NULL,
-    first_offset INTEGER NOT NULL,
-    last_offset INTEGER NOT NULL,
-    lane INTEGER NOT NULL DEFAULT 0,
-    lanes INTEGER NOT NULL DEFAULT 1,
-    records INTEGER NOT NULL,
-    bytes INTEGER NOT NULL,
-    state INTEGER NOT NULL,
-    attempts INTEGER NOT NULL DEFAULT 0,
-    queued_ms INTEGER NOT NULL,
-    started_ms INTEGER,
-    ended_ms INTEGER,
-    run_us INTEGER,
-    worker INTEGER,
-    error TEXT,
-    output TEXT
-) STRICT;
-
-CREATE TABLE attempts(
-    run INTEGER NOT NULL,
-    number INTEGER NOT NULL,
-    started_ms INTEGER NOT NULL,
-    run_us INTEGER NOT NULL,
-    worker INTEGER NOT NULL,
-    error TEXT NOT NULL,
-    output TEXT
-) STRICT;
-CREATE INDEX attempts_of_run ON attempts(run);
-
-CREATE TABLE dead_letters(
-    id INTEGER PRIMARY KEY,
-    scope INTEGER NOT NULL REFERENCES scopes(id),
-    run INTEGER NOT NULL,
-    run_key TEXT NOT NULL,
-    topic TEXT NOT NULL,
-    partition INTEGER NOT NULL,
-    record_offset INTEGER NOT NULL,
-    timestamp_ms INTEGER,
-    key BLOB,
-    value BLOB,
-    headers BLOB,
-    error TEXT NOT NULL,
-    attempts INTEGER NOT NULL,
-    at_ms INTEGER NOT NULL,
-    state INTEGER NOT NULL DEFAULT 0,
-    resolved_ms INTEGER,
-    note TEXT
-) STRICT;
-
-CREATE TABLE ticks(
-    id INTEGER PRIMARY KEY,
-    scope INTEGER NOT NULL REFERENCES scopes(id),
-    sensor INTEGER NOT NULL,
-    started_ms INTEGER NOT NULL,
-    run_us INTEGER NOT NULL,
-    records INTEGER NOT NULL,
-    bytes INTEGER NOT NULL,
-    batches INTEGER NOT NULL,
-    ended_by TEXT NOT NULL,
-    error TEXT
-) STRICT;
-"#,
-    r#"
--- the range of the batch that it is a run of, where that is another one than its own
-ALTER TABLE runs ADD COLUMN batch_first INTEGER;
-ALTER TABLE runs ADD COLUMN batch_last INTEGER;
--- the run that it was split from
-ALTER TABLE runs ADD COLUMN parent INTEGER;
--- how keys are hashed into lanes; 1 is murmur2, finalized once more
-ALTER TABLE runs ADD COLUMN lane_hash INTEGER NOT NULL DEFAULT 1;
--- 0 the topic's own way, 1 redrive, 2 replay; of the latter the row in requests
-ALTER TABLE runs ADD COLUMN kind INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE runs ADD COLUMN request INTEGER;
-CREATE INDEX runs_of_request ON runs(request) WHERE request IS NOT NULL;
-
--- records that it gave up on
-ALTER TABLE runs ADD COLUMN dead_letters INTEGER NOT NULL DEFAULT 0;
-
--- the request that redrives it, while that is under way
-ALTER TABLE dead_letters ADD COLUMN request INTEGER;
--- the run that redrives it, or did last
-ALTER TABLE dead_letters ADD COLUMN redrive_run INTEGER;
-CREATE INDEX dead_letters_by_state ON dead_letters(state, id);
-CREATE INDEX dead_letters_of_run ON dead_letters(run);
-CREATE INDEX dead_letters_of_request ON dead_letters(request, partition, record_offset)
-    WHERE request IS NOT NULL;
-CREATE INDEX dead_letters_of_redrive ON dead_letters(redrive_run) WHERE redrive_run IS NOT NULL;
-
--- redrives and replays that were asked for
-CREATE TABLE requests(
-    id INTEGER PRIMARY KEY,
-    scope INTEGER NOT NULL REFERENCES scopes(id),
-    kind INTEGER NOT NULL,
-    -- of a replay: offsets, both included
-    partition INTEGER,
-    first_offset INTEGER,
-    last_offset INTEGER,
-    -- 0 open, 1 done, 2 cancelled
-    state INTEGER NOT NULL DEFAULT 0,
-    asked_ms INTEGER NOT NULL,
-    ended_ms INTEGER,
-    note TEXT
-) STRICT;
-
--- offsets that were passed over without being processed (--on-missing-offsets skip)
-CREATE TABLE gaps(
-    id INTEGER PRIMARY KEY,
-    scope INTEGER NOT NULL REFERENCES scopes(id),
-    partition INTEGER NOT NULL,
-    first_offset INTEGER NOT NULL,
-    last_offset INTEGER NOT NULL,
-    reason TEXT NOT NULL,
-    at_ms INTEGER NOT NULL
-) STRICT;
-"#,
-    r#"
--- AUTOINCREMENT: a number is never given twice, though the row that had it is gone. People keep
--- them, and a request's is in the keys of its runs.
-CREATE TABLE numbered_letters(
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    scope INTEGER NOT NULL REFERENCES scopes(id),
-    run INTEGER NOT NULL,
-    run_key TEXT NOT NULL,
-    topic TEXT NOT NULL,
-    partition INTEGER NOT NULL,
-    record_offset INTEGER NOT NULL,
-    timestamp_ms INTEGER,
-    key BLOB,
-    value BLOB,
-    headers BLOB,
-    error TEXT NOT NULL,
-    attempts INTEGER NOT NULL,
-    at_ms INTEGER NOT NULL,
-    state INTEGER NOT NULL DEFAULT 0,
-    resolved_ms INTEGER,
-    note TEXT,
-    -- the request that redrives it, while that is under way
-    request INTEGER,
-    -- the run that redrives it, or did last
-    redrive_run INTEGER
-) STRICT;
-INSERT INTO numbered_letters(id, scope, run, run_key, topic, partition, record_offset, timestamp_ms,
-    key, value, headers, error, attempts, at_ms, state, resolved_ms, note, request, redrive_run)
-    SELECT id, scope, run, run_key, topic, partition, record_offset, timestamp_ms,
-    key, value, headers, error, attempts, at_ms, state, resolved_ms, note, request, redrive_run
-    FROM dead_letters;
-DROP TABLE dead_letters;
-ALTER TABLE numbered_letters RENAME TO dead_letters;
-CREATE INDEX dead_letters_by_state ON dead_letters(state, id);
-CREATE INDEX dead_letters_of_run ON dead_letters(run);
-CREATE INDEX dead_letters_of_request ON dead_letters(request, partition, record_offset)
-    WHERE request IS NOT NULL;
-CREATE INDEX dead_letters_of_redrive ON dead_letters(redrive_run) WHERE redrive_run IS NOT NULL;
-
-CREATE TABLE numbered_requests(
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    scope INTEGER NOT NULL REFERENCES scopes(id),
-    kind INTEGER NOT NULL,
-    -- of a replay: offsets, both included
-    partition INTEGER,
-    first_offset INTEGER,
-    last_offset INTEGER,
-    -- 0 open, 1 done, 2 cancelled
-    state INTEGER NOT NULL DEFAULT 0,
-    asked_ms INTEGER NOT NULL,
-    ended_ms INTEGER,
-    note TEXT
-) STRICT;
-INSERT INTO numbered_requests(id, scope, kind, partition, first_offset, last_offset, state, asked_ms,
-    ended_ms, note)
-    SELECT id, scope, kind, partition, first_offset, last_offset, state, asked_ms, ended_ms, note
-    FROM requests;
-DROP TABLE requests;
-ALTER TABLE numbered_requests RENAME TO requests;
-"#,
-    r#"
--- of the scope's runs up to this number no start needs to know any more: each is done and below what was
--- committed, or void, and stays so
-CREATE TABLE settled(
-    scope INTEGER PRIMARY KEY REFERENCES scopes(id),
-    up_to INTEGER NOT NULL
-) STRICT;
-"#,
-];
-
-/// `runs.kind` and `requests.kind`.
-pub const KIND_TOPIC: i64 = 0;
-pub const KIND_REDRIVE: i64 = 1;
-pub const KIND_REPLAY: i64 = 2;
-
-/// Opens (or makes) a history file for writing, brought to the newest version.
+/// Opens (or creates) a history for writing, and brings it to the newest version.
 ///
 /// # Errors
-/// `Config` where the file is no history, or one of a newer mb; `Storage` where it cannot be read
-/// or written. A refused file is left as it is.
+/// `Config` if the file is no history, or that of a newer mb; it is left as it is. `Storage` if it cannot be
+/// read or written.
 pub fn open(path: &Path) -> Result<Connection> {
     check_file(path, "mb's history")?;
     let doing = || format!("open the history {}", path.display());
     let db = Connection::open(path).map_err(|cause| Error::storage(doing(), in_full(&cause)))?;
     configure(&db, path)?;
-    migrate(db, path)
+    update(db, path)
 }
 
-/// `open`, but a damaged file is moved aside first, with its journal, and a new one made: mb can go
-/// on from the committed offsets without it. One that is as mb left it is not looked at (see `left`). A
-/// file that is another program's, or a newer mb's, is refused as by `open`.
+/// Opens a history as `open` does, but moves a damaged file aside first, with its journal, and creates a new
+/// one: mb can go on from the committed offsets without it. A file that has not changed since mb's last clean
+/// shutdown is not checked (see `clean_shutdown`). A file of another program or of a newer mb is refused, as
+/// by `open`.
 ///
 /// # Errors
-/// As `open`; `Storage` where it cannot be moved.
+/// As `open`; `Storage` if the file cannot be moved.
 pub fn open_or_set_aside(path: &Path) -> Result<(Connection, InUse)> {
     check_file(path, "mb's history")?;
-    left::check_place(path)?;
-    // What is wrong with one that cannot be opened, the check says.
-    if let Some(read) = left::as_noted(path)
+    clean_shutdown::check_place(path)?;
+    // If it cannot be opened, the check finds out why.
+    if let Some(checked) = clean_shutdown::unchanged_since(path)
         && let Ok(db) = open(path)
     {
-        return Ok((db, InUse::begin(path, Some(read))?));
+        return Ok((db, InUse::begin(path, Some(checked))?));
     }
-    let read = match check(path) {
-        Checked::Whole => Some(ReadAt::now()),
+    let checked = match check(path) {
+        Checked::Whole => Some(CheckedAt::now()),
         Checked::NotFinished => None,
         Checked::Damaged(damage) => {
             set_aside(path, &damage)?;
-            Some(ReadAt::now())
+            Some(CheckedAt::now())
         }
     };
     if fs::metadata(path).is_ok_and(|found| found.len() == 0) {
@@ -283,7 +62,7 @@ pub fn open_or_set_aside(path: &Path) -> Result<(Connection, InUse)> {
         );
     }
     let db = open(path)?;
-    Ok((db, InUse::begin(path, read)?))
+    Ok((db, InUse::begin(path, checked)?))
 }
 
 /// Moves a damaged file away, with its journal.
@@ -310,7 +89,7 @@ fn set_aside(path: &Path, damage: &str) -> Result<()> {
     Ok(())
 }
 
-/// What stands behind the name of a file that was moved aside, in front of the time.
+/// Ends the name of a file that was moved aside, followed by the time in milliseconds since 1970.
 const ASIDE: &str = ".damaged-";
 
 /// Whether a damaged history lies beside `path`.
@@ -321,13 +100,13 @@ fn was_set_aside(path: &Path) -> bool {
     entries.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with(&start))
 }
 
-/// What a look at all of a file that should be a database has shown.
+/// What reading the whole file has shown.
 #[derive(Debug, PartialEq, Eq)]
 enum Checked {
-    /// Nothing is wrong, or nothing is there.
+    /// Nothing is wrong, or there is no file.
     Whole,
     Damaged(String),
-    /// It could not be read to its end, which says nothing.
+    /// The file could not be read to its end, so nothing is known.
     NotFinished,
 }
 
@@ -342,14 +121,14 @@ fn check(path: &Path) -> Checked {
     };
     match check() {
         Ok(answer) if answer == "ok" => Checked::Whole,
-        // It has several lines.
+        // The answer has several lines.
         Ok(answer) => Checked::Damaged(answer.split_whitespace().collect::<Vec<_>>().join(" ")),
         Err(cause) if is_damage(&cause) => Checked::Damaged(cause.to_string()),
         Err(_) => Checked::NotFinished,
     }
 }
 
-/// Whether SQLite says that the file itself is broken, which no waiting mends.
+/// Whether SQLite says that the file itself is damaged, which no waiting mends.
 pub fn is_damage(cause: &rusqlite::Error) -> bool {
     matches!(cause.sqlite_error_code(), Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt))
 }
@@ -357,7 +136,7 @@ pub fn is_damage(cause: &rusqlite::Error) -> bool {
 /// Opens an existing history to read it only, while another process may be writing.
 ///
 /// # Errors
-/// As `open`; also `Config` where there is no such file.
+/// As `open`; also `Config` if there is no such file.
 pub fn open_read_only(path: &Path) -> Result<Connection> {
     check_exists(path)?;
     check_file(path, "mb's history")?;
@@ -372,8 +151,10 @@ pub fn open_read_only(path: &Path) -> Result<Connection> {
     if found == VERSION { Ok(db) } else { Err(other_version(path, found)) }
 }
 
+/// Whether there is a history, for commands that must not create one.
+///
 /// # Errors
-/// `Config` where there is no such file.
+/// `Config` if there is no such file.
 pub fn check_exists(path: &Path) -> Result<()> {
     if path.exists() {
         return Ok(());
@@ -384,10 +165,10 @@ pub fn check_exists(path: &Path) -> Result<()> {
     )))
 }
 
-/// The journal is written back into the file each time it has this size. That waits for the disk, and
-/// runs that are planned meanwhile with it, so it is not done too often.
+/// The journal is written back into the file each time it reaches this size. That waits for the disk, and runs
+/// that are planned meanwhile wait with it, so it should not be done too often.
 const JOURNAL_BYTES: i64 = 16 << 20;
-/// SQLite's own, which no history changes.
+/// SQLite's default, which no history changes.
 const PAGE_BYTES: i64 = 4096;
 
 fn configure(db: &Connection, path: &Path) -> Result<()> {
@@ -419,33 +200,14 @@ fn configure(db: &Connection, path: &Path) -> Result<()> {
     settings().map_err(|cause| refuse(path, &cause))
 }
 
-fn migrate(mut db: Connection, path: &Path) -> Result<Connection> {
+fn update(mut db: Connection, path: &Path) -> Result<Connection> {
     let from = version(&db, path)?;
     if from == VERSION {
         return Ok(db);
     }
-    let steps = usize::try_from(from).expect("a version is not negative here");
-    let migrate = |db: &mut Connection| -> rusqlite::Result<()> {
-        let change = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        for step in &MIGRATIONS[steps..] {
-            change.execute_batch(step)?;
-        }
-        if from == 0 && was_set_aside(path) {
-            // What the damaged file has given out is not known any more. Microseconds since 1970 are
-            // above it: numbers are given from 1, or from such a moment on, and not one each
-            // microsecond.
-            let now_us = clock::now_ms().saturating_mul(1000);
-            // The tables have their rows there, of number 0, from having been copied.
-            change.execute("DELETE FROM sqlite_sequence", [])?;
-            change.execute(
-                "INSERT INTO sqlite_sequence(name, seq) VALUES ('dead_letters', ?1), ('requests', ?1)",
-                [now_us],
-            )?;
-        }
-        change.pragma_update(None, "user_version", VERSION)?;
-        change.commit()
-    };
-    migrate(&mut db).map_err(|cause| refuse(path, &cause))?;
+    let follows_damaged = from == 0 && was_set_aside(path);
+    let from = usize::try_from(from).expect("a version is not negative here");
+    migrate(&mut db, from, follows_damaged).map_err(|cause| refuse(path, &cause))?;
     Ok(db)
 }
 
@@ -467,9 +229,9 @@ fn other_version(path: &Path, found: i64) -> Error {
 fn refuse(path: &Path, cause: &rusqlite::Error) -> Error {
     match is_damage(cause) {
         true => {
-            // So that the next start looks, and finds the same. Where it stays, that start says what
-            // this one does.
-            let _ = left::forget(path);
+            // The next start is to check the file, and to find the same. If the marker cannot be removed,
+            // that start ends with the same error as this one.
+            let _ = clean_shutdown::invalidate(path);
             Error::Config(format!(
                 "--data-dir: {} is damaged or no history of mb ({cause}); the next start of mb moves \
                  it away and goes on from the committed offsets",
@@ -480,7 +242,7 @@ fn refuse(path: &Path, cause: &rusqlite::Error) -> Error {
     }
 }
 
-/// SQLite does not say why it cannot open a file, and the system has said so just before.
+/// SQLite does not say why it cannot open a file, but the system has just said so.
 fn in_full(cause: &rusqlite::Error) -> String {
     let system = io::Error::last_os_error();
     let lacking = [Errno::MFILE, Errno::NFILE];
@@ -500,6 +262,9 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::history::migrations::MIGRATIONS;
+    use crate::history::recovery;
+    use crate::history::scope::ScopeId;
 
     fn folder() -> tempfile::TempDir {
         tempfile::tempdir().unwrap()
@@ -554,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_each_earlier_version_is_brought_to_the_newest_and_keeps_its_rows() {
+    fn a_file_of_each_earlier_version_is_updated_and_keeps_its_rows() {
         for version in 1..VERSION as usize {
             let folder = folder();
             let path = folder.path().join("history.db");
@@ -573,18 +338,18 @@ mod tests {
                 rows.query_map([], row).unwrap().map(Result::unwrap).collect()
             };
             assert_eq!(columns(&db), columns(&fresh), "from version {version}");
-            let scope = super::super::ScopeId(1);
+            let scope = ScopeId(1);
             db.execute("INSERT INTO partitions VALUES (1, 0, 0, NULL, 0)", []).unwrap();
-            let recorded = super::super::recovery::recorded(&db, scope).unwrap();
+            let recorded = recovery::recorded(&db, scope).unwrap();
             assert_eq!(recorded[&0].runs.len(), 2000);
-            let letters: i64 =
+            let dead_letters: i64 =
                 db.query_row("SELECT count(*) FROM dead_letters", [], |row| row.get(0)).unwrap();
-            assert_eq!(letters, 1);
+            assert_eq!(dead_letters, 1);
         }
     }
 
     #[test]
-    fn a_damaged_file_is_moved_aside_as_it_is_and_a_new_one_made() {
+    fn a_damaged_file_is_moved_aside_unchanged_and_replaced() {
         type Damage = fn(&mut Vec<u8>);
         let damages: [(&str, Damage); 4] = [
             ("garbage", |bytes| bytes.fill(b'g')),
@@ -596,8 +361,8 @@ mod tests {
             let folder = folder();
             let path = folder.path().join("history.db");
             history(&path, VERSION as usize);
-            InUse::begin(&path, Some(ReadAt::now())).unwrap().end_from(1);
-            assert!(left::as_noted(&path).is_some());
+            InUse::begin(&path, Some(CheckedAt::now())).unwrap().end_from(1);
+            assert!(clean_shutdown::unchanged_since(&path).is_some());
             let mut bytes = std::fs::read(&path).unwrap();
             damage(&mut bytes);
             std::fs::write(&path, &bytes).unwrap();
@@ -616,16 +381,20 @@ mod tests {
     }
 
     #[test]
-    fn a_sound_file_stays_and_a_foreign_one_is_refused_rather_than_moved() {
+    fn a_sound_file_stays_and_a_foreign_one_is_refused_but_not_moved() {
         let folder = folder();
         let path = folder.path().join("history.db");
         history(&path, VERSION as usize);
-        InUse::begin(&path, Some(ReadAt::now())).unwrap().end_from(1);
-        assert!(left::as_noted(&path).is_some());
+        InUse::begin(&path, Some(CheckedAt::now())).unwrap().end_from(1);
+        assert!(clean_shutdown::unchanged_since(&path).is_some());
         let (db, _) = open_or_set_aside(&path).unwrap();
         let runs: i64 = db.query_row("SELECT count(*) FROM runs", [], |row| row.get(0)).unwrap();
         drop(db);
-        assert_eq!(left::as_noted(&path), None, "what became of it since is not known");
+        assert_eq!(
+            clean_shutdown::unchanged_since(&path),
+            None,
+            "what became of it since is not known"
+        );
         assert_eq!(runs, 2000);
         let foreign = folder.path().join("foreign.db");
         Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE pets(name)").unwrap();

@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::api::{http, socket};
 use crate::config::data_dir::DataDir;
 use crate::config::{Client, Config, limits};
-use crate::history::left::InUse;
+use crate::history::clean_shutdown::InUse;
 use crate::kafka::Broker;
 use crate::kafka::embedded::Embedded;
 use crate::kafka::select::{Chosen, choose};

@@ -9,8 +9,9 @@ use std::path::Path;
 use rusqlite::Connection as Database;
 
 use crate::config::{Config, OnMissingOffsets, StartFrom};
-use crate::history::left::InUse;
-use crate::history::recovery::{self, Recorded, Resume, ScopeKey, Standing};
+use crate::history::clean_shutdown::InUse;
+use crate::history::recovery::{self, Decision, Recorded, Resume};
+use crate::history::scope::{self, ScopeKey};
 use crate::history::{self, ScopeId, schema};
 use crate::kafka::{Backend, Broker, TopicInfo, Watermarks, require_all};
 use crate::model::error::{self, Error, Result};
@@ -59,7 +60,7 @@ pub fn recover(
     topic: TopicInfo,
 ) -> Result<(Start, InUse)> {
     let (db, in_use) = schema::open_or_set_aside(&data_dir.join(history::FILE))?;
-    history::asked::end_left_over(&db)?;
+    history::requests::end_left_over(&db)?;
     let Recovered { scope, resumes, late_starts, marks } =
         recover_from(&db, broker, config, &topic)?;
     let in_doubt = recovery::has_intents(&db, scope)?;
@@ -90,7 +91,7 @@ pub fn recover_from(
 ) -> Result<Recovered> {
     let connection = &config.connection;
     let key = ScopeKey::of(broker.backend(), &connection.group, topic);
-    let scope = recovery::scope(db, &key)?;
+    let scope = scope::find_or_add(db, &key)?;
     let (recorded, settled) = recovery::recorded_and_settled(db, scope)?;
     check_clients(broker.backend(), &recorded)?;
     let committed = broker.committed(&connection.group, &topic.name, &topic.partitions)?;
@@ -100,7 +101,7 @@ pub fn recover_from(
         .collect();
     let marks = marks_of_led(broker, topic)?;
     // A topic that was made again may have the offsets of the one before, committed late.
-    let gone = recovery::of_predecessors(db, &key)?;
+    let gone = scope::committed_to_predecessors(db, &key)?;
     committed.retain(|partition, offset| {
         let began = recorded.get(partition).is_some_and(|recorded| recorded.confirmed.is_some());
         let late = !began && gone.get(partition).is_some_and(|gone| gone.contains(offset));
@@ -119,11 +120,11 @@ pub fn recover_from(
     let mut fresh = Vec::new();
     for partition in topic.partitions.iter().copied() {
         let committed = committed.get(&partition).copied();
-        match recovery::resume(recorded.get(&partition), committed) {
-            Standing::Ours(resume) => {
+        match recovery::decide(recorded.get(&partition), committed) {
+            Decision::Ours(resume) => {
                 resumes.insert(partition, resume);
             }
-            Standing::Forgotten(resume) => {
+            Decision::Forgotten(resume) => {
                 log::warn!(
                     "the log has no offset of group {} in {}/{partition} any more: going on from {}, \
                      where the history has it; to start over, use another --group, or set offsets \
@@ -134,8 +135,8 @@ pub fn recover_from(
                 );
                 resumes.insert(partition, resume);
             }
-            Standing::New => fresh.push((partition, false)),
-            Standing::Moved { expected } => {
+            Decision::New => fresh.push((partition, false)),
+            Decision::Moved { expected } => {
                 log::warn!(
                     "somebody moved the offsets of group {} in {}/{partition} (from {} to {}): going on \
                      from there; ranges planned before are void",

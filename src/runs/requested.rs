@@ -1,5 +1,5 @@
 //! Which runs of redrives and replays have started, and which requests were cancelled: a run starts
-//! before the one or never after it. What a cancelled request leaves in the history: `history::asked`.
+//! before the one or never after it. What a cancelled request leaves in the history: `history::requests`.
 
 use std::collections::{BTreeMap, BTreeSet};
 

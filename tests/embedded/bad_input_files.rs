@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 
-use mb::history::{left, schema};
+use mb::history::{clean_shutdown, schema};
 use rusqlite::Connection;
 
 use crate::bad_input::data::{Data, LIMIT, TOPIC, refusal};
@@ -128,9 +128,9 @@ fn with_long_history(data: &Data) -> std::path::PathBuf {
     let db = Connection::open(&history).unwrap();
     db.execute("UPDATE runs SET output = ?1 WHERE id = 1", ["x".repeat(20 << 20)]).unwrap();
     drop(db);
-    assert_eq!(left::as_noted(&history), None, "somebody has written to it");
+    assert_eq!(clean_shutdown::unchanged_since(&history), None, "somebody has written to it");
     data.run(&["--step", "discard", "--group", "other"]);
-    assert!(left::as_noted(&history).is_some());
+    assert!(clean_shutdown::unchanged_since(&history).is_some());
     history
 }
 
@@ -166,18 +166,18 @@ fn a_long_history_is_checked_after_a_kill_and_after_commands_that_write_to_it() 
     let history = with_long_history(&data);
     let mut killed = data.start(&["--exec", "kill -KILL $PPID"]);
     assert_eq!(killed.wait(LIMIT).code(), None, "{:?}", killed.stderr());
-    assert_eq!(left::as_noted(&history), None);
+    assert_eq!(clean_shutdown::unchanged_since(&history), None);
     data.run(&["--step", "discard"]);
-    assert!(left::as_noted(&history).is_some());
+    assert!(clean_shutdown::unchanged_since(&history).is_some());
     // What it writes keeps what is known of the file.
     let reset = ["offsets", "--topic", TOPIC, "--to-earliest", "--execute"];
     let reset = Mb::run_in(data.path(), &[&reset[..], &["--client", "embedded"]].concat());
     assert!(reset.status.success(), "{reset:?}");
-    assert!(left::as_noted(&history).is_some());
+    assert!(clean_shutdown::unchanged_since(&history).is_some());
     let replay = ["replay", "--topic", TOPIC, "--partition", "0", "--from", "0", "--to", "1"];
     let replay = Mb::run_in(data.path(), &[&replay[..], &["--client", "embedded"]].concat());
     assert!(replay.status.success(), "{replay:?}");
-    assert_eq!(left::as_noted(&history), None);
+    assert_eq!(clean_shutdown::unchanged_since(&history), None);
     damage(&history);
     assert_moved_aside(&data);
 }

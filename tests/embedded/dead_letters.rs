@@ -10,7 +10,7 @@ use crate::support::mb::Mb;
 use crate::support::world::{
     Recorder, TOPIC, World, all, every_record_once, halt_after, history_file,
 };
-use mb::history::letters::{self, Asked, LetterRow, Pick, Selection};
+use mb::history::dead_letters::{self, DeadLetterRow, Pick, RedriveRequest, Selection};
 use mb::history::schema;
 use mb::kafka::{Broker, Message};
 use mb::model::batch::Record;
@@ -48,11 +48,11 @@ fn refused(world: &World, code: i32, args: &[&str]) -> String {
 /// Number, partition, offset, state, error and attempts of each letter.
 fn letters(world: &World) -> Vec<(i64, i64, i64, String, String, i64)> {
     let selection = Selection { limit: 10_000, ..Selection::default() };
-    let rows = letters::list(&world.history(), &selection).unwrap();
+    let rows = dead_letters::list(&world.history(), &selection).unwrap();
     let mut rows: Vec<_> = rows
         .into_iter()
         .map(|row| {
-            let LetterRow { id, partition, offset, state, error, attempts, .. } = row;
+            let DeadLetterRow { id, partition, offset, state, error, attempts, .. } = row;
             (id, i64::from(partition), offset, state, error, i64::from(attempts))
         })
         .collect();
@@ -67,9 +67,9 @@ fn states(world: &World) -> BTreeMap<(i64, i64), String> {
         .collect()
 }
 
-fn redrive_all(world: &World) -> Vec<Asked> {
+fn redrive_all(world: &World) -> Vec<RedriveRequest> {
     let mut db = schema::open(&history_file(world.dir.path())).unwrap();
-    letters::redrive(&mut db, &Pick::default()).unwrap()
+    dead_letters::redrive(&mut db, &Pick::default()).unwrap()
 }
 
 /// Six letters: offsets 3 and 4 of each partition.
@@ -322,8 +322,8 @@ fn resolved_letters_go_with_the_history_and_open_ones_stay() {
     let ids: Vec<i64> = letters(&world).iter().map(|letter| letter.0).collect();
     let mut db = schema::open(&history_file(world.dir.path())).unwrap();
     let pick = |ids: &[i64]| Pick { ids: ids.to_vec(), ..Pick::default() };
-    letters::discard(&mut db, &pick(&ids[..1]), "not needed").unwrap();
-    letters::redrive(&mut db, &pick(&ids[1..2])).unwrap();
+    dead_letters::discard(&mut db, &pick(&ids[..1]), "not needed").unwrap();
+    dead_letters::redrive(&mut db, &pick(&ids[1..2])).unwrap();
     drop(db);
     for partition in 0..3 {
         (0..7).for_each(|_| world.post(partition, b"more"));
@@ -402,7 +402,7 @@ fn after_any_sequence_each_record_is_done_or_an_open_letter() {
             if !last && chance.bool() {
                 let mut db = schema::open(&history_file(world.dir.path())).unwrap();
                 // Nothing may be open.
-                let _ = letters::redrive(&mut db, &Pick::default());
+                let _ = dead_letters::redrive(&mut db, &Pick::default());
             }
         }
         let found = states(&world);

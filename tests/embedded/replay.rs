@@ -41,7 +41,8 @@ fn ask(world: &World, ranges: &[(i32, i64, i64)]) -> Vec<i64> {
         topic_id: info.id.unwrap_or_default(),
         ranges: ranges.to_vec(),
     };
-    requests::ask(&mut schema::open(&history_file(world.dir.path())).unwrap(), &replay).unwrap()
+    requests::add_replay(&mut schema::open(&history_file(world.dir.path())).unwrap(), &replay)
+        .unwrap()
 }
 
 fn command(world: &World, args: &[&str]) -> (Option<i32>, String, String) {

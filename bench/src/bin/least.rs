@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 
 use argh::FromArgs;
 use crossbeam_channel::{Sender, bounded};
-use mb::history::recovery::{self, ScopeKey};
+use mb::history::scope::{self, ScopeKey};
 use mb::history::{self, schema};
 use mb::kafka::wire::Wire;
 use mb::model::offset::{Offset, Partition};
@@ -129,7 +129,7 @@ fn writer(db: Connection, args: &Args) -> Result<(Sender<Vec<Batch>>, Writer)> {
         topic: args.topic.clone(),
         topic_id: String::new(),
     };
-    let scope = recovery::scope(&db, &key)?;
+    let scope = scope::find_or_add(&db, &key)?;
     let (sender, groups) = bounded::<Vec<Batch>>(WAITING);
     let thread = std::thread::spawn(move || {
         let write = || -> rusqlite::Result<(Seen, BTreeMap<Partition, Offset>)> {

@@ -122,7 +122,7 @@ impl Bench<'_> {
         rows.extend(self.in_turn("W7", &starts, self.plan.short_rounds(), |index| {
             let done = [(&other, &short), (&group, &long), (&group, &long)][index];
             if index == 2 {
-                mb::history::left::forget(&long.0.join(mb::history::FILE))?;
+                mb::history::clean_shutdown::invalidate(&long.0.join(mb::history::FILE))?;
             }
             let usage =
                 process::run(self.scaled(&topic, done.0, HISTORY_BATCH, &done.1.0), RUN_LIMIT)?;

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use super::request::Request;
 use crate::api::operations::cursor::MoveCursor;
 use crate::api::operations::dead_letters::{Discard, Redrive};
-use crate::history::letters::Pick;
+use crate::history::dead_letters::Pick;
 use crate::model::error::{Error, Result};
 
 /// The body as JSON; no body at all is an empty object.

@@ -10,9 +10,9 @@ use crate::api::operations::dead_letters::{CountDeadLetterErrors, ListDeadLetter
 use crate::api::operations::overview::ListTicks;
 use crate::api::operations::requests::ListRequests;
 use crate::api::operations::runs::ListRuns;
-use crate::history::asked::{self, RequestRow};
-use crate::history::letters::{self, ErrorCount, LetterRow};
+use crate::history::dead_letters::{self, DeadLetterRow, ErrorCount};
 use crate::history::query::{self, RunRow, TickRow, TickSelection};
+use crate::history::requests::{self, RequestRow};
 use crate::model::error::Error;
 
 const BEFORE: Field = Field::new("before", Kind::Integer, "Rows below this number only.");
@@ -145,7 +145,7 @@ pub(super) fn ticks(call: &mut Call<'_>) -> Result<TickPage, Failure> {
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "DeadLetters")]
 pub(super) struct DeadLetterPage {
-    dead_letters: Vec<LetterRow>,
+    dead_letters: Vec<DeadLetterRow>,
     /// The next page's `before`; null on the last page.
     next: Option<i64>,
 }
@@ -155,12 +155,12 @@ pub(super) const DEAD_LETTER_FIELDS: &[Field] = &[DEAD_LETTER_STATE, ERROR, BEFO
 pub(super) fn dead_letters(call: &mut Call<'_>) -> Result<DeadLetterPage, Failure> {
     let query = call.query()?;
     let limit = query.limit()?;
-    let selection = letters::Selection {
+    let selection = dead_letters::Selection {
         state: Some(query.text("state")?.unwrap_or_else(|| "open".to_owned())),
         error: query.text("error")?,
         before: query.number("before")?,
         limit: limit + 1,
-        ..letters::Selection::default()
+        ..dead_letters::Selection::default()
     };
     let (dead_letters, is_more) = page(call.perform(ListDeadLetters(selection))?, limit);
     let next = dead_letters.last().filter(|_| is_more).map(|letter| letter.id);
@@ -178,11 +178,11 @@ pub(super) const DEAD_LETTER_ERROR_FIELDS: &[Field] =
 
 pub(super) fn dead_letter_errors(call: &mut Call<'_>) -> Result<DeadLetterErrors, Failure> {
     let query = call.query()?;
-    let selection = letters::Selection {
+    let selection = dead_letters::Selection {
         state: Some(query.text("state")?.unwrap_or_else(|| "open".to_owned())),
         skip: query.number("skip")?.unwrap_or_default(),
         limit: query.limit()?,
-        ..letters::Selection::default()
+        ..dead_letters::Selection::default()
     };
     Ok(DeadLetterErrors { errors: call.perform(CountDeadLetterErrors(selection))? })
 }
@@ -199,10 +199,10 @@ pub(super) const REQUEST_FIELDS: &[Field] =
 
 pub(super) fn requests(call: &mut Call<'_>) -> Result<RequestList, Failure> {
     let query = call.query()?;
-    let selection = asked::Selection {
+    let selection = requests::Selection {
         state: query.text("state")?,
         limit: query.limit()?,
-        ..asked::Selection::default()
+        ..requests::Selection::default()
     };
     Ok(RequestList { requests: call.perform(ListRequests(selection))? })
 }

@@ -28,7 +28,7 @@ use crate::api::operations::runs::{CountRuns, GetRun, ReplayRequested, ReplayRun
 use crate::api::operations::sensor::{Pause, Resume, Tick};
 use crate::api::operations::settings::ChangeSettings;
 use crate::config::steering::SettingsView;
-use crate::history::letters::Asked;
+use crate::history::dead_letters::RedriveRequest;
 use crate::model::error::{Error, Result};
 use crate::observe::overview::HealthView;
 
@@ -441,7 +441,7 @@ struct CursorMoves {
 /// A request for each topic and group of the dead letters.
 #[derive(Serialize, JsonSchema)]
 struct RedriveRequests {
-    requests: Vec<Asked>,
+    requests: Vec<RedriveRequest>,
 }
 
 #[derive(Serialize, JsonSchema)]

@@ -8,7 +8,9 @@ use super::Operation;
 use crate::api::context::Context;
 use crate::api::session::Session;
 use crate::config::limits;
-use crate::history::letters::{self, Asked, ErrorCount, LetterDetail, LetterRow, Pick, Selection};
+use crate::history::dead_letters::{
+    self, DeadLetterDetail, DeadLetterRow, ErrorCount, Pick, RedriveRequest, Selection,
+};
 use crate::model::error::Result;
 
 /// The newest dead letters, at most `limits::LIST_ROWS`.
@@ -17,10 +19,10 @@ use crate::model::error::Result;
 pub struct ListDeadLetters(pub Selection);
 
 impl Operation for ListDeadLetters {
-    type Answer = Vec<LetterRow>;
+    type Answer = Vec<DeadLetterRow>;
 
-    fn perform(self, context: &Context, session: &mut Session) -> Result<Vec<LetterRow>> {
-        letters::list(context.history(session)?, &at_most_a_page(self.0))
+    fn perform(self, context: &Context, session: &mut Session) -> Result<Vec<DeadLetterRow>> {
+        dead_letters::list(context.history(session)?, &at_most_a_page(self.0))
     }
 }
 
@@ -33,7 +35,7 @@ impl Operation for CountDeadLetterErrors {
     type Answer = Vec<ErrorCount>;
 
     fn perform(self, context: &Context, session: &mut Session) -> Result<Vec<ErrorCount>> {
-        letters::errors(context.history(session)?, &at_most_a_page(self.0))
+        dead_letters::errors(context.history(session)?, &at_most_a_page(self.0))
     }
 }
 
@@ -48,10 +50,10 @@ pub struct GetDeadLetter {
 }
 
 impl Operation for GetDeadLetter {
-    type Answer = Option<LetterDetail>;
+    type Answer = Option<DeadLetterDetail>;
 
-    fn perform(self, context: &Context, session: &mut Session) -> Result<Option<LetterDetail>> {
-        letters::letter(context.history(session)?, self.id)
+    fn perform(self, context: &Context, session: &mut Session) -> Result<Option<DeadLetterDetail>> {
+        dead_letters::find(context.history(session)?, self.id)
     }
 }
 
@@ -61,10 +63,10 @@ impl Operation for GetDeadLetter {
 pub struct Redrive(pub Pick);
 
 impl Operation for Redrive {
-    type Answer = Vec<Asked>;
+    type Answer = Vec<RedriveRequest>;
 
-    fn perform(self, context: &Context, _: &mut Session) -> Result<Vec<Asked>> {
-        let requests = letters::redrive(&mut context.history_to_change()?, &self.0)?;
+    fn perform(self, context: &Context, _: &mut Session) -> Result<Vec<RedriveRequest>> {
+        let requests = dead_letters::redrive(&mut context.history_to_change()?, &self.0)?;
         context.signal_new_request();
         Ok(requests)
     }
@@ -86,7 +88,7 @@ impl Operation for Discard {
     type Answer = u64;
 
     fn perform(self, context: &Context, _: &mut Session) -> Result<u64> {
-        letters::discard(&mut context.history_to_change()?, &self.pick, &self.note)
+        dead_letters::discard(&mut context.history_to_change()?, &self.pick, &self.note)
     }
 
     fn answer_limit(&self) -> Duration {

@@ -9,8 +9,8 @@ use super::Operation;
 use crate::api::context::{Context, RunningPipeline};
 use crate::api::session::Session;
 use crate::config::limits;
-use crate::history::asked::{self, RequestRow, Selection};
 use crate::history::requests::{self, Replay};
+use crate::history::requests::{self, RequestRow, Selection};
 use crate::kafka::{Backend, Watermarks};
 use crate::model::error::{Error, Result};
 use crate::model::offset::Offset;
@@ -26,7 +26,7 @@ impl Operation for ListRequests {
     fn perform(self, context: &Context, session: &mut Session) -> Result<Vec<RequestRow>> {
         let blocked =
             context.of_pipeline(|pipeline| pipeline.work_signal.blocked()).unwrap_or_default();
-        asked::list(context.history(session)?, &self.0, &blocked)
+        requests::list(context.history(session)?, &self.0, &blocked)
     }
 }
 
@@ -45,11 +45,11 @@ impl Operation for CancelRequests {
         let CancelRequests { ids, note } = self;
         // While no pipeline runs, nothing of the requests is queued, and the file is all there is. None may
         // start meanwhile: it could queue their runs before the file says that they are cancelled.
-        let in_file = || asked::cancel(&mut context.history_to_change()?, &ids, &note);
+        let in_file = || requests::cancel(&mut context.history_to_change()?, &ids, &note);
         if context.unless_running(in_file)?.is_some() {
             return Ok(());
         }
-        asked::check_open(context.history(session)?, &ids)?;
+        requests::check_open(context.history(session)?, &ids)?;
         context.with_pipeline(|pipeline| pipeline.work_signal.cancel(&ids, &note))
     }
 
@@ -74,7 +74,7 @@ impl Operation for ReplayRanges {
     type Answer = Vec<i64>;
 
     fn perform(self, context: &Context, _: &mut Session) -> Result<Vec<i64>> {
-        let numbers = requests::ask(&mut context.history_to_change()?, &self.0)?;
+        let numbers = requests::add_replay(&mut context.history_to_change()?, &self.0)?;
         context.signal_new_request();
         Ok(numbers)
     }

@@ -90,7 +90,7 @@ impl Operation for ReplayRun {
             topic_id: place.topic_id,
             ranges: vec![(place.partition, place.range.first.get(), place.range.last.get())],
         };
-        let numbers = requests::ask(&mut context.history_to_change()?, &replay)?;
+        let numbers = requests::add_replay(&mut context.history_to_change()?, &replay)?;
         context.signal_new_request();
         let request = numbers.first().copied().unwrap_or_default();
         log::info!("run {id} is replayed as request {request}");

@@ -2,8 +2,12 @@
 
 use std::time::Instant;
 
+use rusqlite::Connection;
+
 use super::*;
 use crate::history::schema;
+use crate::model::live::Running;
+use crate::model::offset::{Offset, OffsetRange, RunKey};
 use crate::model::run::RunId;
 
 /// A history of `runs` runs: every 100th failed with an error, the last 20 queued, each 1 ms after

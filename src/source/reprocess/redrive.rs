@@ -90,7 +90,7 @@ impl Redrive {
         let Some(permit) = budget.acquire_until(memory, until) else {
             return Ok(Some(Turn::More));
         };
-        let batch = with.requests.letters(run.run, size)?;
+        let batch = with.requests.records(run.run, size)?;
         debug_assert!(batch.heap_bytes() <= memory);
         let made = Run {
             id: run.run,
@@ -115,7 +115,7 @@ impl Redrive {
     /// Every dead letter has its run. If all runs that are not done are blocked, nobody here waits for them.
     fn made(&self, with: &Resources) -> Result<Turn> {
         let (runs, why) = &self.blocked;
-        let is_blocked = *runs > 0 && with.requests.left(self.request)? <= *runs;
+        let is_blocked = *runs > 0 && with.requests.unfinished_runs(self.request)? <= *runs;
         Ok(if is_blocked { Turn::Blocked(why.clone()) } else { Turn::Made })
     }
 
@@ -123,7 +123,7 @@ impl Redrive {
     fn plan_next(&mut self, with: &Resources) -> Result<bool> {
         let limits = with.limits();
         let (records, bytes) = (limits.max_records, limits.max_bytes);
-        match with.requests.next_letters(self.request, self.after, records, bytes)? {
+        match with.requests.next_dead_letters(self.request, self.after, records, bytes)? {
             None => self.more = false,
             Some(chunk) => match self.plan(with, chunk) {
                 None => return Ok(false),

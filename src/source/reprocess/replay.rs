@@ -119,7 +119,7 @@ impl Replay {
         if self.planned.is_some_and(|run| !history.wait_planned(run)) {
             return Ok(Turn::Stopping);
         }
-        if with.requests.left(self.request)? == 0 {
+        if with.requests.unfinished_runs(self.request)? == 0 {
             let (topic, partition) = (&with.engine.topic_name, self.reader.partition());
             log::info!("replay {}: {topic}/{partition} {} is done", self.request, self.range);
             history.end_request(self.request, DONE, self.note.take());
@@ -140,7 +140,7 @@ impl Replay {
         if self.planned.is_some_and(|run| !with.engine.history.wait_planned(run)) {
             return Ok(Turn::Stopping);
         }
-        let is_under_way = with.requests.left(self.request)? > self.reader.unmade_runs();
+        let is_under_way = with.requests.unfinished_runs(self.request)? > self.reader.unmade_runs();
         Ok(if is_under_way { Turn::Made } else { Turn::Blocked(why) })
     }
 

@@ -66,7 +66,7 @@ impl Reprocessor {
     }
 
     fn cancel_those_of_predecessors(&self) -> Result<()> {
-        for request in self.resources.requests.of_predecessors()? {
+        for request in self.resources.requests.replays_of_predecessors()? {
             let why = "the topic was deleted and created again since: its offsets mean other records \
                        now";
             log::warn!("replay {request} is cancelled: {why}");
