@@ -39,7 +39,6 @@ pub const LAST_LOOK_INTERVAL: Duration = Duration::from_millis(5);
 pub const LAST_LOOKS: Duration = Duration::from_secs(1);
 
 /// Offsets are committed this often while runs finish; the promise is once a second.
-/// Offsets are committed this often while runs finish; the promise is once a second.
 pub const COMMIT_INTERVAL: Duration = Duration::from_millis(250);
 pub const COMMIT_BACKOFF: Backoff =
     Backoff { first: COMMIT_INTERVAL, longest: SENSOR_BACKOFF.longest };
@@ -92,7 +91,6 @@ pub const CANCEL_NOTE_CHARS: usize = 500;
 /// Rows of a list that are read and sent at once; a longer list is sent in several answers.
 pub const LIST_ROWS: u32 = 500;
 /// Bytes of one request on the control socket.
-/// Bytes of one request on the control socket.
 pub const CONTROL_REQUEST_BYTES: usize = 8 << 20;
 
 /// HTTP connections at the same time; for one more, the oldest of the least useful ones is closed.
@@ -127,12 +125,10 @@ pub const HTTP_PAGE_ROWS_MAX: u32 = 200;
 /// The time between two events of the overview.
 pub const HTTP_EVENT_INTERVAL: Duration = Duration::from_secs(1);
 /// Bytes of the token in `--token-file`.
-/// Bytes of the token in `--token-file`.
 pub const TOKEN_BYTES_MIN: usize = 16;
 pub const TOKEN_BYTES_MAX: usize = 4096;
 /// Browsers that are signed in at the same time; for one more, the oldest is signed out.
 pub const SIGNED_IN_MAX: usize = 100;
-/// How long a browser stays signed in.
 /// How long a browser stays signed in.
 pub const SIGNED_IN_LIMIT: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -144,7 +140,6 @@ pub const HISTORY_GROUP_WRITES: usize = 4096;
 /// How long writes that nobody waits for (outcomes of successful runs, ticks) wait for others to share
 /// their transaction.
 pub const HISTORY_LINGER: Duration = Duration::from_millis(2);
-/// Writes that wait for the history thread.
 /// Writes that wait for the history thread.
 pub const HISTORY_QUEUE_WRITES: usize = 8192;
 /// Bytes of steps' output that wait for the history thread; one run's output is at most an eighth of it.
@@ -169,7 +164,6 @@ pub const REQUESTS_LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// contains it.
 pub const UNREADABLE_TRIES: u32 = 3;
 /// Dead letters that one command may name.
-/// Dead letters that one command may name.
 pub const DEAD_LETTER_IDS: usize = 100_000;
 /// Requests or runs that one command may name.
 pub const REQUEST_IDS: usize = 1000;
@@ -181,7 +175,6 @@ pub const LOGGED_RUNS_PER_SECOND: u64 = 20;
 pub const CAPTURE_BYTES: usize = 64 * 1024;
 /// How long the files step waits for room on a full disk before it retries.
 pub const ROOM_RETRY_INTERVAL: Duration = Duration::from_secs(1);
-/// Characters of an error that log and history keep.
 /// Characters of an error that log and history keep.
 pub const ERROR_CHARS: usize = 2000;
 /// From SIGTERM to SIGKILL for a command that exceeds its time limit.
@@ -235,7 +228,6 @@ pub const fn rdkafka_fetch_bytes(partitions: usize) -> usize {
     }
 }
 /// The producer's buffer in librdkafka.
-/// The producer's buffer in librdkafka.
 pub const PRODUCER_QUEUE_KIB: usize = 16 * 1024;
 
 /// How often `mb top` redraws.
@@ -247,9 +239,7 @@ pub const MAX_BATCH_RECORDS: u64 = 1_000_000;
 pub const WORKERS_MAX: u64 = 1000;
 
 /// The longest duration that a flag takes: a year of 365 days.
-/// The longest duration that a flag takes: a year of 365 days.
 pub const DURATION_MAX: Duration = Duration::from_secs(8760 * 3600);
-/// The lowest and the highest `--rate`, in messages per second.
 /// The lowest and the highest `--rate`, in messages per second.
 pub const RATE_MIN: f64 = 0.001;
 pub const RATE_MAX: f64 = 10_000_000.0;
@@ -258,7 +248,6 @@ pub const RATE_MAX: f64 = 10_000_000.0;
 pub const PACING_INTERVAL: Duration = Duration::from_millis(1);
 /// How long a producer waits for room in the client's buffer before it looks for a stop again.
 pub const PRODUCER_ROOM_WAIT: Duration = Duration::from_millis(50);
-/// The time between two progress reports of a producer.
 /// The time between two progress reports of a producer.
 pub const PRODUCER_REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a failed producer gets to send what it still holds before it is replaced.
@@ -313,7 +302,6 @@ pub const TOPIC_NAME_CHARS: usize = 249;
 /// Bytes that a run takes beyond its records: its key, its place in the queue, its bookkeeping.
 pub const RUN_OVERHEAD_BYTES: usize = 512;
 /// The most lanes that a partition's keys are split into.
-/// The most lanes that a partition's keys are split into.
 pub const LANES_MAX: u32 = 64;
 /// With `--bisect` each record may become a run of its own: the bytes that this takes beyond its records.
 pub const SPLIT_RECORD_BYTES: usize = 320;
@@ -349,7 +337,6 @@ pub const BROKER_TROUBLE_LIMIT: Duration = Duration::from_secs(10);
 /// `FAILED_ATTEMPTS_FOR`.
 pub const FAILED_ATTEMPTS_ON_END: u64 = 10;
 pub const FAILED_ATTEMPTS_FOR: Duration = Duration::from_secs(300);
-/// Stalled partitions that the log and the reasons name one by one.
 /// Stalled partitions that the log and the reasons name one by one.
 pub const STALLS_NAMED: usize = 3;
 /// The overview is made at most this often, however many clients look: less than a second, so that a client
