@@ -88,7 +88,7 @@ fn worker(queue: &RunQueue, asked: &Receiver<i64>, had: &Sender<()>) {
     for runs in asked {
         for _ in 0..runs {
             let run = queue.next(&retired).expect("the queue is open");
-            queue.begun();
+            queue.started();
             queue.ended(&run.key);
         }
         had.send(()).expect("the other thread waits");

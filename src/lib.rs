@@ -101,6 +101,8 @@ pub use config::{
 pub use kafka::embedded;
 pub use model::batch::{Batch, Record};
 pub use model::error::{Error, Result};
+pub use model::headers::Headers;
+pub use model::offset::{Lane, Offset, OffsetRange, Partition, Reprocess, RunKey};
 pub use pipeline::builder::Builder;
 pub use pipeline::{Pipeline, Stopper, Summary};
 pub use step::{Attempt, FailedRecord, Step, StepError};

@@ -5,8 +5,8 @@
 
 use crate::kafka::Backend;
 use crate::model::offset::{Lane, Offset, OffsetRange};
+use crate::model::planned::{PlannedBatch, PlannedRun};
 use crate::model::run::{RunId, RunState};
-use crate::model::stored::{Part, Stored};
 
 /// What the history holds of one partition in a scope.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub struct RecordedRun {
 pub struct Resume {
     pub position: Offset,
     pub committed: Option<Offset>,
-    pub stored: Vec<Stored>,
+    pub stored: Vec<PlannedBatch>,
 }
 
 /// Whose the group's committed offset is, and what follows from it.
@@ -76,7 +76,7 @@ pub fn decide(recorded: Option<&Recorded>, committed: Option<Offset>) -> Decisio
     if !ours {
         return moved;
     }
-    let mut stored: Vec<Stored> = Vec::new();
+    let mut stored: Vec<PlannedBatch> = Vec::new();
     let mut at = position;
     for run in recorded.runs.iter().filter(|run| run.whole.last >= position) {
         if stored.last().is_none_or(|batch| batch.range != run.whole) {
@@ -85,7 +85,7 @@ pub fn decide(recorded: Option<&Recorded>, committed: Option<Offset>) -> Decisio
                 return moved;
             }
             at = run.whole.end();
-            stored.push(Stored { range: run.whole, parts: Vec::new(), registered: false });
+            stored.push(PlannedBatch { range: run.whole, parts: Vec::new(), registered: false });
         }
         let batch = stored.last_mut().expect("pushed just now");
         batch.parts.extend(run.part());
@@ -96,14 +96,14 @@ pub fn decide(recorded: Option<&Recorded>, committed: Option<Offset>) -> Decisio
 
 impl RecordedRun {
     /// What of the run is to be made again; `None` if it is done.
-    fn part(&self) -> Option<Part> {
+    fn part(&self) -> Option<PlannedRun> {
         let failed_attempts = match self.state {
             RunState::Succeeded | RunState::Failed | RunState::Split => return None,
             // Somebody answered the halt by starting mb again: the attempts count from the beginning.
             RunState::Halted => 0,
             RunState::Queued | RunState::Running | RunState::Voided => self.failed_attempts,
         };
-        Some(Part { run: self.id, range: self.range, lane: self.lane, failed_attempts })
+        Some(PlannedRun { run: self.id, range: self.range, lane: self.lane, failed_attempts })
     }
 }
 

@@ -15,7 +15,7 @@ use super::write::Write;
 use crate::model::batch::Batch;
 use crate::model::clock;
 use crate::model::crash;
-use crate::model::offset::{Again, Offset, Partition};
+use crate::model::offset::{Offset, Partition, Reprocess};
 use crate::model::run::RunState;
 
 /// What a group has done, beyond what its writes say: by the place of a write in the group.
@@ -143,7 +143,7 @@ impl Target<'_> {
             return self.insert_runs(runs, RunState::Voided);
         }
         self.insert_runs(runs, RunState::Queued)?;
-        if let Some(Again::Redrive(request)) = parent.key.again {
+        if let Some(Reprocess::Redrive(request)) = parent.key.reprocess {
             dead_letters::settle(self.change, parent, request)?;
         }
         Ok(())
@@ -154,10 +154,10 @@ impl Target<'_> {
             let (range, whole, lane) = (run.key.range, run.whole, run.key.lane);
             // Most runs have a batch of their own.
             let whole = (whole != range).then_some(whole);
-            let (kind, request) = match run.key.again {
+            let (kind, request) = match run.key.reprocess {
                 None => (KIND_TOPIC, None),
-                Some(Again::Redrive(request)) => (KIND_REDRIVE, Some(request)),
-                Some(Again::Replay(request)) => (KIND_REPLAY, Some(request)),
+                Some(Reprocess::Redrive(request)) => (KIND_REDRIVE, Some(request)),
+                Some(Reprocess::Replay(request)) => (KIND_REPLAY, Some(request)),
             };
             self.insert_run.execute(params![
                 run.id.0,
@@ -180,7 +180,7 @@ impl Target<'_> {
                 run.queued_ms,
                 LANE_HASH
             ])?;
-            if let Some(Again::Redrive(request)) = run.key.again
+            if let Some(Reprocess::Redrive(request)) = run.key.reprocess
                 && state == RunState::Queued
             {
                 dead_letters::take(self.change, run, request)?;
@@ -226,8 +226,8 @@ impl Target<'_> {
                     output
                 ])?;
         }
-        let redrive = match outcome.key.again {
-            Some(Again::Redrive(request)) => Some(request),
+        let redrive = match outcome.key.reprocess {
+            Some(Reprocess::Redrive(request)) => Some(request),
             _ => None,
         };
         if let Some(request) = redrive

@@ -247,7 +247,7 @@ impl Writer {
                 Write::Outcome(outcome, output_memory) => {
                     drop(output_memory);
                     // Runs of a redrive or replay are not in the ledger.
-                    if outcome.state.is_done() && outcome.key.again.is_none() {
+                    if outcome.state.is_done() && outcome.key.reprocess.is_none() {
                         ended.push(Settled {
                             partition: outcome.key.partition,
                             batch: outcome.whole,

@@ -1,22 +1,28 @@
-//! A batch's records in one buffer: no allocation per record, and its size in bytes is exact.
+//! A batch's records in one buffer: no allocation per record, and its size in bytes is known exactly.
 //!
-//! Which records make a batch is decided in `batcher`; how many bytes may be held, in `budget`.
+//! Which records make a batch is decided in `source::batcher`; how many bytes may be held, in `budget`.
 
 use std::sync::Arc;
 
 use crate::model::headers::Headers;
 use crate::model::offset::{Offset, OffsetRange};
 
-/// One record, borrowed from wherever it lies: a client's buffer or a batch.
+/// One record, borrowed from a client's buffer or from a batch.
+///
+/// ```
+/// let record = mb::Record { key: Some(b"k"), value: Some(b"value"), ..mb::Record::default() };
+/// assert_eq!(record.payload_bytes(), 6);
+/// assert_eq!(record.timestamp, None);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Record<'a> {
     pub offset: Offset,
-    /// Milliseconds since 1970, UTC; `None` where the log or the client has none.
+    /// Milliseconds since 1970, UTC; `None` if the log has none, or the client in use does not report it.
     pub timestamp: Option<i64>,
     pub key: Option<&'a [u8]>,
     /// `None` is Kafka's null value (a tombstone), which is not an empty value.
     pub value: Option<&'a [u8]>,
-    /// None at all where the log or the client has none.
+    /// Empty if the record has none, or the client in use does not report them.
     pub headers: Headers<'a>,
 }
 
@@ -32,7 +38,7 @@ impl Record<'_> {
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     offset: Offset,
-    /// `i64::MIN` stands for none: an index entry stays at 32 bytes.
+    /// `i64::MIN` stands for none, so that an index entry has 32 bytes.
     timestamp: i64,
     start: u32,
     /// `NONE` stands for no key, no value.
@@ -44,13 +50,28 @@ struct Entry {
 const NONE: u32 = u32::MAX;
 const NO_TIMESTAMP: i64 = i64::MIN;
 
-/// Records of one partition in offset order. A clone, and what `select` makes, shares the bytes.
+/// Records of one partition, in offset order; gaps are normal.
+///
+/// A clone shares the bytes with its original, as do the batches that `select` and `divide` make.
+///
+/// ```
+/// use mb::{Batch, Offset, Record};
+///
+/// let record = |offset, value| Record { offset: Offset::new(offset), value, ..Record::default() };
+/// // A null value (a tombstone) is not an empty one.
+/// let batch: Batch = [record(3, Some(&b"a"[..])), record(7, None)].into_iter().collect();
+///
+/// assert_eq!(batch.len(), 2);
+/// assert_eq!(batch.range().unwrap().to_string(), "3-7");
+/// let values: Vec<_> = batch.records().map(|record| record.value).collect();
+/// assert_eq!(values, [Some(&b"a"[..]), None]);
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
-    /// Key, value and headers of one record after another; nobody else's while it is being filled.
+    /// Key, value and headers of one record after another. Not shared while the batch is being filled.
     bytes: Arc<Vec<u8>>,
     index: Vec<Entry>,
-    /// Of `bytes`, what belongs to the records of this index.
+    /// How many of `bytes` belong to the records of this index.
     payload_bytes: usize,
     /// Payload bytes and records that the first growth makes room for.
     expected: (usize, usize),
@@ -64,12 +85,12 @@ impl Batch {
     /// The largest payload, in bytes, that a batch holds (its buffer is addressed by 32 bits).
     pub const MAX_PAYLOAD_BYTES: usize = (u32::MAX / 2) as usize;
 
-    /// What the batch will likely hold: the first growth makes room for it at once.
+    /// Says what the batch will probably hold: the first growth makes room for it at once.
     pub fn expect(&mut self, payload_bytes: usize, records: usize) {
         self.expected = (payload_bytes, records);
     }
 
-    /// Growth takes little more than is needed, at the price of more copying.
+    /// From now on, growth takes little more than is needed, at the price of more copying.
     pub fn grow_tightly(&mut self) {
         self.tight = true;
     }
@@ -107,21 +128,21 @@ impl Batch {
         )
     }
 
-    /// `growth_for` of a batch without records that expects so much.
+    /// What `growth_for` would say for an empty batch after `expect`.
     pub fn first_growth_for(record: &Record<'_>, expected: (usize, usize), tight: bool) -> usize {
         grown(0, record.payload_bytes(), expected.0, tight)
             + grown(0, 1, expected.1, tight) * Batch::ENTRY_BYTES
     }
 
-    /// Adds a record behind the others.
+    /// Appends a record.
     ///
     /// # Panics
-    /// Where its offset is not above the last one's, or the payload outgrows
-    /// `MAX_PAYLOAD_BYTES`: both are the caller's to prevent.
+    /// If the offset is not above that of the last record, or the payload grows beyond
+    /// `MAX_PAYLOAD_BYTES`. The caller has to prevent both.
     pub fn push(&mut self, record: Record<'_>) {
         assert!(
             self.index.last().is_none_or(|last| last.offset < record.offset),
-            "records of a batch come in offset order"
+            "records of a batch ascend by offset"
         );
         let payload_bytes = record.payload_bytes();
         assert!(self.bytes.len() + payload_bytes <= Batch::MAX_PAYLOAD_BYTES);
@@ -145,8 +166,8 @@ impl Batch {
         Arc::get_mut(&mut self.bytes).expect("not shared while it is being filled")
     }
 
-    /// A batch of the records that `keep` says, which shares this one's bytes: only its index takes
-    /// memory of its own, exactly as much as it needs.
+    /// A batch of the records for which `keep` returns true. It shares this batch's bytes: only its index
+    /// takes memory of its own, exactly as much as it needs.
     pub fn select(&self, keep: impl Fn(&Record<'_>) -> bool) -> Batch {
         let mut payload_bytes = 0;
         let mut index = Vec::new();
@@ -160,8 +181,8 @@ impl Batch {
         Batch { bytes: Arc::clone(&self.bytes), index, payload_bytes, ..Batch::default() }
     }
 
-    /// `count` batches that share this one's bytes, each with the records that `place` gives it; those
-    /// with no place are in none. In one pass, however many there are.
+    /// Divides the records among `count` batches that share this batch's bytes: `place` says in which
+    /// batch a record goes, or `None` for no batch. One pass, however many batches there are.
     pub fn divide(
         &self,
         count: usize,
@@ -181,7 +202,7 @@ impl Batch {
         parts
     }
 
-    /// How many records it holds.
+    /// The number of records.
     pub fn len(&self) -> usize {
         self.index.len()
     }
@@ -190,13 +211,13 @@ impl Batch {
         self.index.is_empty()
     }
 
-    /// Bytes of its records' keys, values and headers.
+    /// Bytes of the records' keys, values and headers together.
     pub fn payload_bytes(&self) -> usize {
         self.payload_bytes
     }
 
-    /// Bytes of memory that the batch takes on the heap, room to grow included. Batches that share
-    /// their bytes count them each.
+    /// Bytes of memory that the batch takes on the heap, room to grow included. Batches that share their
+    /// bytes each count them.
     pub fn heap_bytes(&self) -> usize {
         self.bytes.capacity() + self.index.capacity() * Batch::ENTRY_BYTES
     }
@@ -216,6 +237,7 @@ impl Batch {
         self.index.binary_search_by_key(&offset, |entry| entry.offset).is_ok()
     }
 
+    /// The records, ascending by offset.
     pub fn records(&self) -> impl ExactSizeIterator<Item = Record<'_>> {
         self.index.iter().map(|entry| {
             let key_end = entry.start as usize + length(entry.key_len);
@@ -229,6 +251,18 @@ impl Batch {
                 headers: Headers::trusted(&self.bytes[value_end..headers_end]),
             }
         })
+    }
+}
+
+impl<'a> FromIterator<Record<'a>> for Batch {
+    /// # Panics
+    /// As `push`: the offsets must ascend.
+    fn from_iter<I: IntoIterator<Item = Record<'a>>>(records: I) -> Batch {
+        let mut batch = Batch::default();
+        for record in records {
+            batch.push(record);
+        }
+        batch
     }
 }
 
@@ -273,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn it_knows_its_offsets_gaps_too() {
+    fn it_knows_which_offsets_it_has_and_which_are_gaps() {
         let mut batch = Batch::default();
         assert!(!batch.contains(Offset::ZERO));
         for offset in [3, 4, 9] {
@@ -284,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn growth_is_foretold_exactly() {
+    fn growth_is_predicted_exactly() {
         let mut batch = Batch::default();
         batch.expect(100, 4);
         let mut held = 0;
@@ -327,7 +361,7 @@ mod tests {
         assert!(Arc::ptr_eq(&odd.bytes, &batch.bytes) && Arc::ptr_eq(&even.bytes, &batch.bytes));
         assert_eq!(odd.index.capacity(), 5);
 
-        // Of a selection again, and of nothing; each outlives what it was made of.
+        // A selection of a selection, and an empty one; each outlives what it was made from.
         drop(batch);
         let last = odd.select(|record| record.offset.get() > 6);
         drop(odd);
@@ -347,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "offset order")]
+    #[should_panic(expected = "ascend by offset")]
     fn a_record_out_of_order_is_refused() {
         let mut batch = Batch::default();
         batch.push(record(5, None, None));

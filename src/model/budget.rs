@@ -1,6 +1,6 @@
 //! The byte budget: how much memory batches may hold, being filled, queued and running together.
 //!
-//! Bytes are had before they are used (`Permit`) and come back when the permit is dropped.
+//! Bytes are acquired before they are used (`Permit`) and released when the permit is dropped.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,8 +17,9 @@ pub struct Budget {
     closed: AtomicBool,
     /// Waiters sleep here; the lock guards nothing but their falling asleep.
     released: (Mutex<()>, Condvar),
-    /// How many sleep, or are about to. Whoever gives bytes back makes a system call for them only:
-    /// each side writes its own number before it reads the other's, in one order for all (`SeqCst`).
+    /// How many waiters sleep, or are about to. A release notifies only if there are any: each side writes
+    /// its own number before it reads the other's, in one order for all threads (`SeqCst`). With a weaker
+    /// ordering, a waiter could see no free bytes while the release sees no waiter, and sleep for ever.
     waiting: AtomicUsize,
 }
 
@@ -41,7 +42,7 @@ impl Budget {
         self.used.load(Ordering::Acquire)
     }
 
-    /// `bytes` of the budget, or `None` where they are not free now.
+    /// Acquires `bytes`, or returns `None` if they are not free now.
     pub fn try_acquire(self: &Arc<Budget>, bytes: usize) -> Option<Permit> {
         let taken = self.used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |used| {
             used.checked_add(bytes).filter(|sum| *sum <= self.limit)
@@ -49,7 +50,7 @@ impl Budget {
         taken.ok().map(|_| Permit { budget: Some(Arc::clone(self)), bytes, base: None })
     }
 
-    /// Waits for `bytes` until `deadline`.
+    /// Waits for `bytes` until `deadline`; `None` if they are not free by then.
     pub fn acquire_until(self: &Arc<Budget>, bytes: usize, deadline: Instant) -> Option<Permit> {
         loop {
             if let Some(permit) = self.try_acquire(bytes) {
@@ -64,12 +65,12 @@ impl Budget {
             }
         }
         self.waiting.fetch_add(1, Ordering::SeqCst);
-        let permit = self.sleep_until_had(bytes, deadline);
+        let permit = self.sleep_until_acquired(bytes, deadline);
         self.waiting.fetch_sub(1, Ordering::SeqCst);
         permit
     }
 
-    fn sleep_until_had(self: &Arc<Budget>, bytes: usize, deadline: Instant) -> Option<Permit> {
+    fn sleep_until_acquired(self: &Arc<Budget>, bytes: usize, deadline: Instant) -> Option<Permit> {
         let (lock, released) = &self.released;
         let mut guard = lock.lock();
         loop {
@@ -84,7 +85,7 @@ impl Budget {
         }
     }
 
-    /// mb is stopping: nobody waits any more.
+    /// mb is stopping: whoever waits for bytes gets none.
     pub fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
         self.wake_all();
@@ -96,7 +97,7 @@ impl Budget {
 
     fn release(&self, bytes: usize) {
         let before = self.used.fetch_sub(bytes, Ordering::SeqCst);
-        assert!(before >= bytes, "no more is given back than was had");
+        assert!(before >= bytes, "no more bytes are released than were acquired");
         self.wake_all();
     }
 
@@ -104,23 +105,23 @@ impl Budget {
         if self.waiting.load(Ordering::SeqCst) == 0 {
             return;
         }
-        // Taking the lock keeps a waiter from missing this between its look and its sleep.
+        // Under the lock no waiter is between its look at `used` and its sleep.
         drop(self.released.0.lock());
         self.released.1.notify_all();
     }
 }
 
-/// Bytes had from a budget.
+/// Bytes acquired from a budget; dropping it releases them.
 #[derive(Debug)]
 pub struct Permit {
     budget: Option<Arc<Budget>>,
     bytes: usize,
-    /// What these are on top of.
+    /// The permit that these bytes were overdrawn on top of.
     base: Option<Arc<Permit>>,
 }
 
 impl Permit {
-    /// Zero bytes of no budget.
+    /// No bytes, of no budget.
     pub fn nothing() -> Permit {
         Permit { budget: None, bytes: 0, base: None }
     }
@@ -129,8 +130,8 @@ impl Permit {
         self.bytes + self.base.as_ref().map_or(0, |base| base.bytes())
     }
 
-    /// `bytes` more of the budget of `base`, which it keeps, whether they are free or not: what is
-    /// there already is counted, and nothing else is had until as much has come back.
+    /// Acquires `bytes` more of the budget of `base` (which it keeps), even if they are not free. For memory
+    /// that is in use already: once it is counted, nothing else is acquired until as much was released.
     pub fn overdrawn(base: &Arc<Permit>, bytes: usize) -> Permit {
         let budget = base.budget().cloned();
         if let Some(budget) = &budget {
@@ -143,7 +144,7 @@ impl Permit {
         self.budget.as_ref().or_else(|| self.base.as_ref()?.budget())
     }
 
-    /// Joins another permit of the same budget to this one.
+    /// Adds another permit of the same budget to this one.
     pub fn merge(&mut self, mut other: Permit) {
         if self.budget.is_none() {
             self.budget = other.budget.take();
@@ -169,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_budget_gives_nothing_until_something_comes_back() {
+    fn a_full_budget_gives_nothing_until_bytes_are_released() {
         let budget = Budget::new(100);
         let mut first = budget.try_acquire(60).expect("room for 60");
         assert!(budget.try_acquire(41).is_none());
@@ -182,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_overdrawn_is_counted_and_comes_back_with_what_it_is_on_top_of() {
+    fn overdrawn_bytes_are_counted_and_released_together_with_their_base() {
         let budget = Budget::new(100);
         let base = Arc::new(budget.try_acquire(90).expect("room for 90"));
         let more = Permit::overdrawn(&base, 40);
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_budget_lets_no_one_wait() {
+    fn nobody_waits_for_a_closed_budget() {
         let budget = Budget::new(10);
         let _held = budget.try_acquire(10);
         budget.close();
@@ -204,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_waiter_wakes_when_bytes_come_back() {
+    fn a_waiter_wakes_when_bytes_are_released() {
         let budget = Budget::new(10);
         let held = budget.try_acquire(10);
         let waiter = {

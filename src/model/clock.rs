@@ -10,8 +10,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 pub trait Simulated {
     fn now(&self) -> Instant;
 
-    /// Somebody would wait, `limit` at most: others act meanwhile, or time passes. Returns where
-    /// the one who waits should look again.
+    /// The caller would wait, `limit` at most: meanwhile others act, or time passes. Returns when the caller
+    /// should look again at what it waits for.
     fn wait(&self, limit: Duration);
 }
 
@@ -19,24 +19,24 @@ thread_local! {
     static SIMULATED: Cell<Option<&'static dyn Simulated>> = const { Cell::new(None) };
 }
 
-/// From now on this thread's time is simulated.
+/// From now on the time of this thread is simulated.
 pub fn simulate(time: &'static dyn Simulated) {
     SIMULATED.set(Some(time));
 }
 
-/// The monotonic clock. Whatever decides about a deadline asks here.
+/// The monotonic clock. All code that decides about a deadline asks it.
 pub fn now() -> Instant {
     SIMULATED.get().map_or_else(Instant::now, Simulated::now)
 }
 
-/// Stands in front of every wait for another thread: true where the thread is simulated, and the
-/// wait has been simulated too.
+/// To be called before every wait for another thread. True if the thread is simulated: then the wait has been
+/// simulated too, and must not happen.
 pub fn wait_simulated(limit: Duration) -> bool {
     SIMULATED.get().map(|time| time.wait(limit)).is_some()
 }
 
-/// How far this clock is put forward, in ms: 0 but in tests, which can make it jump with this where
-/// the system's own clock is everybody's.
+/// By how many ms the wall clock is put forward. Always 0 but in tests, which cannot change the clock of the
+/// whole system.
 pub static JUMP_MS: AtomicI64 = AtomicI64::new(0);
 
 /// Milliseconds since 1970, UTC; 0 for a clock set before that.
@@ -46,7 +46,7 @@ pub fn now_ms() -> i64 {
     ms.saturating_add(JUMP_MS.load(Ordering::Relaxed)).max(0)
 }
 
-/// A time of this clock for people: `2026-11-24T06:10:30.123Z`, UTC as in the log.
+/// A time as text: `2026-11-24T06:10:30.123Z`, UTC as in the log.
 pub fn format_ms(ms: i64) -> String {
     match jiff::Timestamp::from_millisecond(ms) {
         Ok(time) => format!("{time:.3}"),
@@ -54,21 +54,20 @@ pub fn format_ms(ms: i64) -> String {
     }
 }
 
-/// What `parse_ms` takes, as it is said in errors.
+/// What `parse_ms` accepts, for error messages.
 pub const TIME_RULE: &str = "a time from 1970 on such as 2026-11-24T06:10:30Z or \
     2026-11-24T07:10:30.5+01:00, or without a zone (then UTC) 2026-11-24T06:10:30 or 2026-11-24";
 
-/// A time as people write it (RFC 3339, or without a zone, which is UTC), in milliseconds since
-/// 1970. Of a part of a millisecond the next whole one is taken, so that nothing before the time
-/// counts as at or after it.
+/// Parses a time (RFC 3339, or without a zone: then UTC) to milliseconds since 1970. A part of a
+/// millisecond is rounded up, so that nothing before the time counts as being at or after it.
 ///
 /// # Errors
-/// The rule, for anything else, and for times before 1970: Kafka has none.
+/// `TIME_RULE`, for anything else and for times before 1970, which Kafka does not have.
 pub fn parse_ms(text: &str) -> Result<i64, String> {
     let rule = || TIME_RULE.to_owned();
     let time = match text.parse::<jiff::Timestamp>() {
         Ok(time) => time,
-        // What has a zone, though one that cannot be understood, must not pass as UTC.
+        // A time with a zone that cannot be parsed must not pass as UTC.
         Err(_) if has_zone(text) => return Err(rule()),
         Err(_) => {
             let local = text.parse::<jiff::civil::DateTime>().map_err(|_| rule())?;
@@ -83,7 +82,7 @@ pub fn parse_ms(text: &str) -> Result<i64, String> {
     }
 }
 
-/// Whether anything but digits, and dots and colons between them, stands behind the day.
+/// Whether anything but digits, dots and colons follows the day.
 fn has_zone(text: &str) -> bool {
     let time = text.get("YYYY-MM-DD".len()..).unwrap_or_default();
     let is_time = |c: char| c.is_ascii_digit() || matches!(c, 'T' | 't' | ' ' | ':' | '.' | ',');
@@ -115,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_or_has_a_zone_that_is_none_is_refused() {
+    fn text_that_is_no_time_and_unknown_zones_are_refused() {
         for text in [
             "",
             "now",

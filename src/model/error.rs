@@ -1,7 +1,7 @@
-//! What can go wrong, said once: the meaning, the context, and the decision that follows.
+//! What can go wrong: the meaning, the context, and the decision that follows.
 //!
-//! An error's `class()` decides what the pipeline does; its `exit_code()` decides how the process
-//! ends. Errors of a user's step are `step::StepError`, not these.
+//! The `class()` of an error decides what the pipeline does, its `exit_code()` how the process ends. Errors
+//! of a user's step are `step::StepError`.
 
 use std::fmt;
 
@@ -9,49 +9,56 @@ use crate::model::offset::{Offset, OffsetRange, Partition};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What to do about an error.
+/// What mb does about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// It may pass by itself: throw the client away, wait, try again.
+    /// It may pass by itself: mb drops the client, waits, and tries again.
     Retry,
-    /// A deliberate halt: going on would skip records or break a promise.
+    /// To go on would skip records or break a promise: mb halts on purpose.
     Halt,
-    /// Trying again cannot help.
+    /// Another try cannot help.
     Fatal,
 }
 
+/// Why mb, or one of its commands, could not do what it was asked to do.
+///
+/// ```
+/// let error = mb::Error::Config("max_batch: got 0, expected 1 or more".to_owned());
+/// assert_eq!(error.exit_code(), 78);
+/// assert_eq!(error.to_string(), "max_batch: got 0, expected 1 or more");
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub enum Error {
     /// The command line is wrong.
     Usage(String),
-    /// The settings, or what they name (a folder, a file, a command), cannot be used.
+    /// The settings, or a folder, file or command that they name, cannot be used.
     Config(String),
-    /// The broker did not do what it was asked: unreachable, too slow, an error code, a broken
-    /// answer. `doing` reads after "cannot", as in "read the offsets of topic t".
+    /// The broker did not do what it was asked: it is unreachable or too slow, or it answered with an error
+    /// code or something malformed. `doing` follows "cannot", as in "read the offsets of topic t".
     Broker { doing: String, cause: String },
     /// The topic does not exist.
     UnknownTopic { topic: String },
     /// No broker leads the partition at the moment: every broker that holds an in-sync replica is down,
     /// or an election is under way.
     NoLeader { topic: String, partition: Partition },
-    /// The offset asked for is not in the log (any more, or yet).
+    /// The requested offset is not in the log (no longer, or not yet).
     OffsetOutOfRange { topic: String, partition: Partition, offset: Offset },
-    /// Another log stands under the name of the one that was read: the topic was made again, or its
-    /// end was cut off. Offsets mean other records now.
+    /// Another log has the name of the one that was read: the topic was deleted and created again, or its
+    /// end was cut off. The same offsets stand for other records now.
     LogReplaced(String),
-    /// A record that cannot be read or held: too large for the limit named, a codec the client
-    /// lacks, bytes that do not check.
+    /// A record cannot be read or held: it is larger than a limit, the client lacks the codec, or its
+    /// checksum is wrong.
     Unreadable { topic: String, partition: Partition, offset: Offset, cause: String },
-    /// The backend cannot do this by nature, and says so rather than do it half.
+    /// The client in use cannot do this, and refuses it rather than do half of it.
     Unsupported { what: String, hint: String },
     /// The history, the dead letters or the embedded topic could not be read or written.
     Storage { doing: String, cause: String },
-    /// mb halts on purpose: a failed run with `--on-failure halt`, missing offsets, a step that
-    /// asks for it.
+    /// mb halts on purpose: a run failed with `--on-failure halt`, offsets are missing, or a step asked for
+    /// it.
     Halt(String),
     /// A thread of mb's own panicked.
     Panic { thread: String, message: String },
-    /// mb was made to end before its running runs were done; they are made again at the next start.
+    /// mb was forced to end before its running runs were done; the next start makes them again.
     Forced(String),
     /// Anything else that ends the command.
     Other(String),
@@ -66,7 +73,7 @@ impl Error {
         Error::Storage { doing: doing.into(), cause: cause.to_string() }
     }
 
-    /// The partition and offset that could not be read, where that is the error.
+    /// The partition and offset of an unreadable record.
     pub fn unreadable(&self) -> Option<(Partition, Offset)> {
         match self {
             Error::Unreadable { partition, offset, .. } => Some((*partition, *offset)),
@@ -81,8 +88,8 @@ impl Error {
             | Error::NoLeader { .. }
             | Error::Storage { .. } => Class::Retry,
             Error::Halt(_) | Error::OffsetOutOfRange { .. } | Error::LogReplaced(_) => Class::Halt,
-            // An unreadable record blocks its partition; it is shown and tried again, since a
-            // larger limit, another client or a mended broker makes it readable.
+            // An unreadable record blocks its partition. mb shows it and tries again: after a restart
+            // with a larger limit or another client, or once the broker is repaired, it is readable.
             Error::Unreadable { .. } => Class::Retry,
             Error::Usage(_)
             | Error::Config(_)
@@ -93,8 +100,8 @@ impl Error {
         }
     }
 
-    /// The process' exit code: 2 forced, 64 usage, 65 a deliberate halt, 78 configuration, 1 the rest (the
-    /// numbers of sysexits.h where it has them).
+    /// The process' exit code: 2 forced, 64 usage, 65 a deliberate halt, 78 configuration, 1 anything else.
+    /// 64, 65 and 78 are `EX_USAGE`, `EX_DATAERR` and `EX_CONFIG` of sysexits.h.
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Usage(_) => 64,

@@ -1,4 +1,4 @@
-//! What a pipeline's threads tell the one that watches them.
+//! What a pipeline's threads report to the supervisor.
 
 use crossbeam_channel::Sender;
 
@@ -7,36 +7,36 @@ use crate::model::thread::{self, Thread};
 
 #[derive(Debug)]
 pub enum Event {
-    /// mb must end with this error, after an orderly stop.
+    /// mb must shut down cleanly and end with this error.
     Halt(Error),
     /// All that `--until-caught-up` asked for is done and committed.
     CaughtUp,
-    /// Settings were changed that the watching thread carries out.
+    /// Settings were changed that the supervisor has to apply.
     SettingsChanged,
     /// A thread ended, by a panic or not.
     Ended(String),
 }
 
-/// Says on its way out that the thread ended.
-pub struct Farewell {
+/// Reports the end of a thread when it is dropped with the thread's other values, after a panic too.
+pub struct ExitGuard {
     name: String,
     events: Sender<Event>,
 }
 
-impl Farewell {
-    pub fn new(name: &str, events: &Sender<Event>) -> Farewell {
-        Farewell { name: name.to_owned(), events: events.clone() }
+impl ExitGuard {
+    pub fn new(name: &str, events: &Sender<Event>) -> ExitGuard {
+        ExitGuard { name: name.to_owned(), events: events.clone() }
     }
 }
 
-impl Drop for Farewell {
+impl Drop for ExitGuard {
     fn drop(&mut self) {
-        // Full or gone: the end is being dealt with already.
+        // If the channel is full or gone, the pipeline is ending already.
         let _ = self.events.try_send(Event::Ended(std::mem::take(&mut self.name)));
     }
 }
 
-/// Starts a thread that says farewell, by a panic too.
+/// Starts a thread whose end is reported, even if it ends by a panic.
 ///
 /// # Errors
 /// As `thread::spawn`.
@@ -45,9 +45,9 @@ pub fn spawn<T: Send + 'static>(
     events: &Sender<Event>,
     body: impl FnOnce() -> T + Send + 'static,
 ) -> Result<Thread<T>> {
-    let farewell = Farewell::new(name, events);
+    let guard = ExitGuard::new(name, events);
     thread::spawn(name, move || {
-        let _farewell = farewell;
+        let _guard = guard;
         body()
     })
 }

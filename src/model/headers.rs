@@ -1,9 +1,8 @@
-//! A record's headers as bytes that are borrowed from wherever they lie: names and values in order,
-//! nothing parsed before somebody looks. What a header means is its reader's matter.
+//! A record's headers as borrowed bytes, which are not parsed before somebody reads them.
 //!
-//! One header is name length u32, value length u32 (little-endian; `u32::MAX` is a null value, which
-//! is not an empty one), name, value; the next one follows at once. Names are bytes: Kafka's rule
-//! says UTF-8, and nobody checks it.
+//! A header is encoded as name length u32, value length u32 (little-endian; `u32::MAX` is a null value, which
+//! is not an empty one), name, value; the next one follows at once. Names are bytes: Kafka prescribes UTF-8,
+//! but no broker checks it.
 
 use std::fmt;
 
@@ -11,21 +10,30 @@ use std::fmt;
 const HEAD_BYTES: usize = 8;
 const NULL: u32 = u32::MAX;
 
-/// The headers of one record, in the order in which they were written; a name may come again.
+/// The headers of one record, in the order in which they were written; a name may occur several times.
+///
+/// ```
+/// use mb::Headers;
+///
+/// let encoded = Headers::encode([("trace", Some("7")), ("flag", None)]);
+/// let headers = Headers::decode(&encoded).unwrap();
+/// let found: Vec<_> = headers.iter().collect();
+/// assert_eq!(found, [(&b"trace"[..], Some(&b"7"[..])), (&b"flag"[..], None)]);
+/// ```
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Headers<'a>(&'a [u8]);
 
 impl<'a> Headers<'a> {
     pub const NONE: Headers<'static> = Headers(&[]);
 
-    /// Takes what `append` and `encode` made; `None` where the bytes are not that.
+    /// Headers in the form that `encode` makes; `None` if the bytes are something else.
     pub fn decode(encoded: &'a [u8]) -> Option<Headers<'a>> {
         let mut iter = Iter(encoded);
         while iter.next().is_some() {}
         iter.0.is_empty().then_some(Headers(encoded))
     }
 
-    /// Like `decode`, where the bytes were checked before or never left mb.
+    /// Like `decode`, for bytes that were checked before or never left mb.
     pub(crate) fn trusted(encoded: &'a [u8]) -> Headers<'a> {
         debug_assert!(Headers::decode(encoded).is_some(), "bytes that are no headers");
         Headers(encoded)
@@ -35,12 +43,12 @@ impl<'a> Headers<'a> {
         self.0.is_empty()
     }
 
-    /// The form that is kept, and counted as the headers' size.
+    /// The encoded form; its length counts as the headers' size.
     pub fn encoded(self) -> &'a [u8] {
         self.0
     }
 
-    /// Each name, and its value or null.
+    /// Each header's name, and its value (`None` is a null value).
     pub fn iter(self) -> impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)> {
         Iter(self.0)
     }
@@ -57,7 +65,7 @@ impl<'a> Headers<'a> {
     }
 }
 
-/// Shows names and values as text, what is not UTF-8 by replacement characters.
+/// Shows names and values as text, with replacement characters for what is not UTF-8.
 impl fmt::Debug for Headers<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = |bytes| String::from_utf8_lossy(bytes);
@@ -72,10 +80,10 @@ pub fn encoded_bytes(name: &[u8], value: Option<&[u8]>) -> usize {
     HEAD_BYTES + name.len() + value.map_or(0, <[u8]>::len)
 }
 
-/// Writes one header behind the others.
+/// Appends one header.
 ///
 /// # Panics
-/// Where name or value has 4 GiB or more; no record has.
+/// If name or value has 4 GiB or more, which no record can have.
 pub fn append(encoded: &mut Vec<u8>, name: &[u8], value: Option<&[u8]>) {
     let length = |bytes: &[u8]| {
         let length = u32::try_from(bytes.len()).ok().filter(|length| *length != NULL);
@@ -87,7 +95,7 @@ pub fn append(encoded: &mut Vec<u8>, name: &[u8], value: Option<&[u8]>) {
     encoded.extend_from_slice(value.unwrap_or_default());
 }
 
-/// Ends at the first header that is not whole, with the rest still there.
+/// Ends at the first incomplete header, and keeps what is left.
 struct Iter<'a>(&'a [u8]);
 
 impl<'a> Iterator for Iter<'a> {
@@ -145,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn ten_thousand_headers_are_nothing_special() {
+    fn ten_thousand_headers_come_back_too() {
         let pairs: Vec<Pair> = (0..10_000)
             .map(|at| (format!("name {at}").into_bytes(), (at % 3 > 0).then(|| vec![1; at % 50])))
             .collect();
@@ -153,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_headers_are_told() {
+    fn bytes_that_are_no_headers_are_refused() {
         let encoded = Headers::encode([("name", Some("value")), ("other", None)]);
         let first = encoded_bytes(b"name", Some(b"value"));
         for cut in (1..encoded.len()).filter(|cut| *cut != first) {

@@ -5,11 +5,12 @@
 use crate::model::batch::Record;
 use crate::model::murmur::murmur2;
 
-/// The lane of a record, of `lanes`: by its key, so that records of one key share a lane; a record
-/// without a key has no order to keep, and goes by its offset. The same at every reading.
+/// The lane of a record, of `lanes` lanes: by its key, so that records of one key share a lane. A record
+/// without a key has no order to keep and is placed by its offset. A record that is read again gets the same
+/// lane.
 ///
-/// The key's murmur2 is what Kafka's producers choose the partition by, so within a partition its
-/// low bits hardly differ: they are mixed once more (the finalizer of MurmurHash3).
+/// Kafka's producers choose the partition by the key's murmur2, so within a partition its low bits hardly
+/// differ. They are mixed once more, by the finalizer of MurmurHash3.
 pub fn lane_of_record(record: &Record<'_>, lanes: u32) -> u32 {
     let Some(key) = record.key else {
         return (record.offset.get() % i64::from(lanes)) as u32;

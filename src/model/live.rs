@@ -1,5 +1,5 @@
-//! What is going on now: counters, and what each worker runs. Written by the threads of a
-//! pipeline, read by whoever shows it.
+//! What is going on now: counters, and what each worker runs. Written by the threads of a pipeline, read by
+//! the page, the metrics and the commands.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -22,28 +22,28 @@ pub struct Live {
     pub runs_failed: Counter,
     pub runs_halted: Counter,
     pub runs_split: Counter,
-    /// Offsets passed over without being processed (`--on-missing-offsets skip`).
+    /// Offsets that were skipped without being processed (`--on-missing-offsets skip`).
     pub offsets_skipped: Counter,
-    /// Messages of the producer that the broker has not acknowledged, at its end.
+    /// Messages that the broker had not acknowledged when the producer ended.
     pub messages_failed: Counter,
-    /// Messages that the producer has handed over.
+    /// Messages that the producer has sent.
     pub messages_posted: Counter,
     pub attempts_failed: Counter,
     pub dead_letters: Counter,
     pub ticks: Counter,
-    /// Time in the step, of each attempt.
+    /// The time that each attempt spent in its step.
     pub run_time: Histogram,
-    /// From the queue to the first attempt.
+    /// The time from entering the queue to the first attempt.
     pub wait_time: Histogram,
     pub failures: Failures,
     pub troubles: Troubles,
-    /// When offsets were committed last, in ms since 1970; 0 before the first time.
+    /// When offsets were last committed, in ms since 1970; 0 if they were not yet.
     last_commit_ms: AtomicI64,
-    /// By their number.
+    /// What each worker runs, by the worker's number.
     workers: Mutex<Vec<Option<Running>>>,
 }
 
-/// A run that a worker has now.
+/// A run that is with a worker.
 #[derive(Clone, Debug)]
 pub struct Running {
     pub worker: usize,
@@ -52,11 +52,11 @@ pub struct Running {
     /// From 1.
     pub attempt: u32,
     pub since: Instant,
-    /// Past `--step-timeout`, or cancelled, in a step that cannot be ended.
+    /// It has exceeded `--step-timeout`, or was cancelled, in a step that cannot be ended.
     pub stalled: bool,
 }
 
-/// A number that only grows.
+/// A counter.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
@@ -103,12 +103,12 @@ impl Live {
         }
     }
 
-    /// Offsets were committed just now.
+    /// Offsets have just been committed.
     pub fn committed(&self) {
         self.last_commit_ms.store(clock::now_ms(), Ordering::Relaxed);
     }
 
-    /// When offsets were committed last, in ms since 1970.
+    /// When offsets were last committed, in ms since 1970.
     pub fn last_commit_ms(&self) -> Option<i64> {
         Some(self.last_commit_ms.load(Ordering::Relaxed)).filter(|ms| *ms > 0)
     }
@@ -128,24 +128,24 @@ impl Live {
         }
     }
 
-    /// What the workers run now.
+    /// The runs that are with workers.
     pub fn running(&self) -> Vec<Running> {
         self.workers_lock().iter().flatten().cloned().collect()
     }
 
-    /// Each worker that there is, by its number, with what it runs.
+    /// What each worker runs, by the worker's number.
     pub fn workers(&self) -> Vec<Option<Running>> {
         self.workers_lock().clone()
     }
 
-    /// There are so many workers, and those of higher numbers that have a run still.
+    /// Sets the number of workers. Those of higher numbers stay until they have ended their run.
     pub fn set_workers(&self, count: usize) {
         let mut workers = self.workers_lock();
         let busy = workers.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
         workers.resize(count.max(busy), None);
     }
 
-    /// Marks a run as stalled, where it runs: what it runs in cannot be ended.
+    /// Marks a run as stalled, if it is with a worker: its step cannot be ended.
     pub fn stall(&self, run: RunId) -> Option<Running> {
         let mut workers = self.workers_lock();
         let running = workers.iter_mut().flatten().find(|running| running.id == run)?;
@@ -153,8 +153,8 @@ impl Live {
         Some(running.clone())
     }
 
-    /// Marks runs that have been in their step for longer than `limit` as stalled; returns those
-    /// that were not marked before.
+    /// Marks the runs as stalled that have been in their step for longer than `limit`; returns those that
+    /// were not marked before.
     pub fn mark_stalled(&self, limit: Duration) -> Vec<Running> {
         let mut found = Vec::new();
         for running in self.workers_lock().iter_mut().flatten() {
@@ -171,57 +171,57 @@ impl Live {
     }
 }
 
-/// How many attempts on end have failed, and why the last one did.
+/// How many attempts have failed in a row, and why the last one did.
 #[derive(Debug, Default)]
 pub struct Failures {
-    on_end: AtomicU64,
+    in_a_row: AtomicU64,
     last: Mutex<Option<(String, Instant)>>,
 }
 
 impl Failures {
     pub fn succeeded(&self) {
-        // Nearly always it is 0 already, and then nobody's cache is disturbed.
-        if self.on_end.load(Ordering::Relaxed) > 0 {
-            self.on_end.store(0, Ordering::Relaxed);
+        // It is 0 nearly always; not to write it then leaves the other cores' caches alone.
+        if self.in_a_row.load(Ordering::Relaxed) > 0 {
+            self.in_a_row.store(0, Ordering::Relaxed);
         }
     }
 
     pub fn failed(&self, error: &str) {
-        self.on_end.fetch_add(1, Ordering::Relaxed);
+        self.in_a_row.fetch_add(1, Ordering::Relaxed);
         let last = Some((error.to_owned(), clock::now()));
         *self.last.lock() = last;
     }
 
-    /// How many on end; of the last one the error, and when it was.
+    /// How many failed in a row; the error of the last one, and when it was.
     pub fn read(&self) -> (u64, Option<(String, Instant)>) {
         let last = self.last.lock().clone();
-        (self.on_end.load(Ordering::Relaxed), last)
+        (self.in_a_row.load(Ordering::Relaxed), last)
     }
 }
 
-/// What threads fail at now, each by the thread's name.
+/// What the threads fail at now, by the thread's name.
 #[derive(Debug, Default)]
 pub struct Troubles(Mutex<BTreeMap<String, Failing>>);
 
 /// What one thread fails at.
 #[derive(Clone, Debug)]
 pub struct Failing {
-    /// "committing offsets", for one.
+    /// For example "committing offsets".
     pub what: &'static str,
     pub since: Instant,
-    /// The newest one.
+    /// The newest cause.
     pub cause: String,
 }
 
 impl Troubles {
-    /// It failed once more.
+    /// The thread `who` has failed, perhaps not for the first time.
     pub fn begin(&self, who: &str, what: &'static str, cause: &str) {
         let mut troubles = self.0.lock();
         let since = troubles.get(who).map_or_else(clock::now, |known| known.since);
         troubles.insert(who.to_owned(), Failing { what, since, cause: cause.to_owned() });
     }
 
-    /// It works, or works again.
+    /// The thread `who` works, or works again.
     pub fn end(&self, who: &str) {
         self.0.lock().remove(who);
     }
@@ -232,7 +232,7 @@ impl Troubles {
     }
 }
 
-/// Says a passing trouble once: when it comes, when its cause changes, and when it is over.
+/// Logs a temporary failure once: when it begins, when its cause changes, and when it is over.
 #[derive(Debug, Default)]
 pub struct Trouble {
     cause: Mutex<Option<(String, Instant)>>,
@@ -240,7 +240,7 @@ pub struct Trouble {
 }
 
 impl Trouble {
-    /// `what` failed because of `cause`; logged unless it was the same before.
+    /// `what` failed because of `cause`; logged unless the cause was the same before.
     pub fn begin(&self, what: &str, cause: &str) {
         let mut known = self.cause.lock();
         let since = known.as_ref().map_or_else(Instant::now, |(_, since)| *since);

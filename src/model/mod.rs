@@ -17,7 +17,7 @@ pub mod lane;
 pub mod live;
 pub mod murmur;
 pub mod offset;
+pub mod planned;
 pub mod run;
-pub mod stored;
 pub mod sync;
 pub mod thread;

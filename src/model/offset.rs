@@ -1,7 +1,7 @@
 //! Offsets, offset ranges and run keys: the coordinates of everything that mb does.
 //!
-//! Only numbers and their text forms live here; what is done, committed or stored is known by
-//! `ledger` and `history`.
+//! Only numbers and their text forms are here. What is done or committed is known by `commit::ledger` and
+//! `history`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,8 +11,16 @@ pub type Partition = i32;
 
 /// The place of a record in its partition. Kafka counts from 0; gaps are normal.
 ///
-/// As a *position* or a *committed offset* it is Kafka's: the next record to read, so everything
-/// below it is done.
+/// As a *position* or a *committed offset* it is the next record to read: everything below it is done.
+///
+/// ```
+/// use mb::Offset;
+///
+/// let last = Offset::new(41);
+/// assert_eq!(last.next().get(), 42);
+/// // Kafka's logical offsets (-1 is the log's end) are no places in a log.
+/// assert_eq!(Offset::checked(-1), None);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Offset(i64);
 
@@ -20,13 +28,13 @@ impl Offset {
     pub const ZERO: Offset = Offset(0);
 
     /// # Panics
-    /// Where `offset` is negative: Kafka's logical offsets (-1, -2) never reach this type.
+    /// If `offset` is negative: Kafka's logical offsets (-1, -2) never reach this type.
     pub fn new(offset: i64) -> Offset {
         assert!(offset >= 0, "a negative offset ({offset}) is no place in a log");
         Offset(offset)
     }
 
-    /// The offset where the number is one, `None` for Kafka's logical (negative) offsets.
+    /// The offset, or `None` for Kafka's logical (negative) offsets.
     pub fn checked(offset: i64) -> Option<Offset> {
         (offset >= 0).then_some(Offset(offset))
     }
@@ -40,8 +48,7 @@ impl Offset {
         Offset(self.0.checked_add(1).expect("an offset below i64::MAX"))
     }
 
-    /// How many offsets lie from `lower` (included) to this one (excluded); 0 where `lower` is
-    /// the higher one.
+    /// How many offsets there are from `lower` (included) to this one (excluded); 0 if `lower` is higher.
     pub fn distance_from(self, lower: Offset) -> u64 {
         u64::try_from(self.0 - lower.0).unwrap_or(0)
     }
@@ -54,6 +61,14 @@ impl fmt::Display for Offset {
 }
 
 /// Consecutive offsets of one partition, both ends included, never empty.
+///
+/// ```
+/// use mb::{Offset, OffsetRange};
+///
+/// let range = OffsetRange::new(Offset::new(100), Offset::new(149));
+/// assert!(range.contains(Offset::new(149)));
+/// assert_eq!((range.end(), range.to_string()), (Offset::new(150), "100-149".to_owned()));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OffsetRange {
     pub first: Offset,
@@ -62,16 +77,16 @@ pub struct OffsetRange {
 
 impl OffsetRange {
     /// # Panics
-    /// Where `last` is below `first`.
+    /// If `last` is below `first`.
     pub fn new(first: Offset, last: Offset) -> OffsetRange {
-        assert!(first <= last, "offset range {first}-{last} is turned round");
+        assert!(first <= last, "offset range {first}-{last} is reversed");
         OffsetRange { first, last }
     }
 
-    /// The offsets from `from` up to but without `position`.
+    /// The offsets from `from` (included) to `position` (excluded).
     ///
     /// # Panics
-    /// Where there are none.
+    /// If there are none.
     pub fn below(position: Offset, from: Offset) -> OffsetRange {
         assert!(from < position, "no offset lies below {position} from {from} on");
         OffsetRange::new(from, Offset(position.0 - 1))
@@ -93,8 +108,8 @@ impl fmt::Display for OffsetRange {
     }
 }
 
-/// Which part of a batch a run has: lane `index` of `count`. A batch that is not split by key is
-/// lane 0 of 1.
+/// Which part of a batch a run has: lane `index` of `count` (`--order key`). A batch that is not divided by
+/// key is lane 0 of 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lane {
     pub index: u32,
@@ -105,38 +120,46 @@ impl Lane {
     pub const WHOLE: Lane = Lane { index: 0, count: 1 };
 }
 
-/// Why records are processed outside the topic's own way: by a request, whose number it carries.
+/// Why records are processed once more, and the number of the request that asked for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Again {
+pub enum Reprocess {
     /// Dead letters, from their stored payload.
     Redrive(i64),
-    /// A range of the log, read once more.
+    /// A range of the log, which is read once more.
     Replay(i64),
 }
 
-impl Again {
+impl Reprocess {
     /// The request's number.
     pub fn request(self) -> i64 {
-        let (Again::Redrive(request) | Again::Replay(request)) = self;
+        let (Reprocess::Redrive(request) | Reprocess::Replay(request)) = self;
         request
     }
 }
 
-/// A run's identity: `TOPIC/PARTITION/FIRST-LAST`, behind it `.lane-K-of-L` for a lane run, and
-/// `.redrive-N` or `.replay-N` for one that a request asked for.
+/// A run's identity. As text it is `TOPIC/PARTITION/FIRST-LAST`, followed by `.lane-K-of-L` for a lane of
+/// the batch, and by `.redrive-N` or `.replay-N` for a run of a request.
+///
+/// ```
+/// use mb::{Offset, OffsetRange, RunKey};
+///
+/// let range = OffsetRange::new(Offset::new(100), Offset::new(149));
+/// assert_eq!(RunKey::new("orders", 3, range).to_string(), "orders/3/100-149");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RunKey {
     pub topic: Arc<str>,
     pub partition: Partition,
     pub range: OffsetRange,
     pub lane: Lane,
-    pub again: Option<Again>,
+    /// `None` for the first processing of the records.
+    pub reprocess: Option<Reprocess>,
 }
 
 impl RunKey {
-    /// The key of a run that has all records of its range, on the topic's own way.
+    /// The key of a run that has all records of its range and belongs to no request.
     pub fn new(topic: impl Into<Arc<str>>, partition: Partition, range: OffsetRange) -> RunKey {
-        RunKey { topic: topic.into(), partition, range, lane: Lane::WHOLE, again: None }
+        RunKey { topic: topic.into(), partition, range, lane: Lane::WHOLE, reprocess: None }
     }
 }
 
@@ -146,10 +169,10 @@ impl fmt::Display for RunKey {
         if self.lane != Lane::WHOLE {
             write!(f, ".lane-{}-of-{}", self.lane.index, self.lane.count)?;
         }
-        match self.again {
+        match self.reprocess {
             None => Ok(()),
-            Some(Again::Redrive(request)) => write!(f, ".redrive-{request}"),
-            Some(Again::Replay(request)) => write!(f, ".replay-{request}"),
+            Some(Reprocess::Redrive(request)) => write!(f, ".redrive-{request}"),
+            Some(Reprocess::Replay(request)) => write!(f, ".replay-{request}"),
         }
     }
 }
@@ -165,7 +188,7 @@ mod tests {
         assert_eq!(key.to_string(), "First_Topic/3/100-149");
         key.lane = Lane { index: 2, count: 5 };
         assert_eq!(key.to_string(), "First_Topic/3/100-149.lane-2-of-5");
-        key.again = Some(Again::Replay(7));
+        key.reprocess = Some(Reprocess::Replay(7));
         assert_eq!(key.to_string(), "First_Topic/3/100-149.lane-2-of-5.replay-7");
     }
 

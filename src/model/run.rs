@@ -1,4 +1,4 @@
-//! A run on its way: from the sensor that planned it to the worker that ends it.
+//! A run, from the sensor that plans it to the worker that ends it, and the states that it can be in.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use crate::model::batch::Batch;
 use crate::model::budget::Permit;
 use crate::model::offset::{OffsetRange, RunKey};
 
-/// A run's number in the history: ascending in the order in which runs were planned.
+/// A run's number in the history. Numbers ascend in the order in which runs are planned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RunId(pub i64);
 
@@ -23,33 +23,33 @@ impl fmt::Display for RunId {
 pub struct Run {
     pub id: RunId,
     pub key: RunKey,
-    /// The range of the whole batch that it is a run of: what the ledger knows.
+    /// The range of the whole batch that this is a run of. The ledger knows only whole batches.
     pub whole: OffsetRange,
     pub batch: Batch,
-    /// The memory of the whole batch; comes back when its last run is dropped.
+    /// The memory of the whole batch; released when the last of its runs is dropped.
     pub permit: Arc<Permit>,
-    /// Attempts that failed so far, those before a restart included.
+    /// How many attempts have failed so far, including those before a restart.
     pub failed_attempts: u32,
-    /// When it was given to the queue first (in this process).
+    /// When the run first entered the queue of this process.
     pub queued: Instant,
 }
 
-/// How a run stands, as the history keeps it and the page shows it.
+/// The state of a run, as the history keeps it and the page shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunState {
-    /// Planned; waiting in the queue, or for another attempt, or for mb's next start.
+    /// Planned: it waits in the queue, for another attempt, or for the next start of mb.
     Queued,
-    /// With a worker now. Never in the file: a process that dies leaves `Queued`.
+    /// With a worker now. Never written to the file: if the process dies, the run is `Queued` there.
     Running,
     Succeeded,
-    /// Given up on: its records are dead letters.
+    /// Given up on: the records are dead letters.
     Failed,
-    /// Failed, and mb halted rather than pass it; it is tried again at the next start.
+    /// Failed, and mb halted instead of going past it; the next start attempts it again.
     Halted,
-    /// Somebody moved the group's offsets while it was unfinished: its range means nothing now. Or its
+    /// The group's offsets were moved while the run was unfinished, so its range means nothing now. Or its
     /// request was cancelled before it started.
     Voided,
-    /// Became several runs, with keys of their own, which have its records now.
+    /// Became several runs with keys of their own, which have its records now.
     Split,
 }
 
@@ -97,7 +97,7 @@ impl RunState {
         RunState::ALL.into_iter().find(|state| state.code() == code)
     }
 
-    /// Whether the run's records are processed or kept: nothing is left to do.
+    /// Whether the run's records are processed or kept as dead letters, so nothing is left to do.
     pub fn is_done(self) -> bool {
         matches!(self, RunState::Succeeded | RunState::Failed)
     }

@@ -1,4 +1,4 @@
-//! Named threads that are joined by whoever owns them, and calls that may be given up.
+//! Named threads, each joined by its owner, and calls with a time limit.
 
 use std::any::Any;
 use std::thread::{Builder, JoinHandle};
@@ -9,17 +9,17 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use crate::model::clock;
 use crate::model::error::{Error, Result};
 
-/// A running thread; `join` brings its result, or its panic as an error that names it.
+/// A running thread; `join` returns its result, or its panic as an error that names the thread.
 #[derive(Debug)]
 pub struct Thread<T> {
     name: String,
     handle: JoinHandle<T>,
 }
 
-/// Starts a thread under `name`.
+/// Starts a thread with the name `name`.
 ///
 /// # Errors
-/// Where the system has no thread left.
+/// `Other` if the system cannot start another thread.
 pub fn spawn<T: Send + 'static>(
     name: impl Into<String>,
     body: impl FnOnce() -> T + Send + 'static,
@@ -41,7 +41,7 @@ impl<T> Thread<T> {
     }
 
     /// # Errors
-    /// `Error::Panic` where the thread panicked.
+    /// `Error::Panic` if the thread panicked.
     pub fn join(self) -> Result<T> {
         let thread = self.name;
         self.handle
@@ -50,7 +50,7 @@ impl<T> Thread<T> {
     }
 }
 
-/// What a panic said.
+/// The message of a panic.
 pub fn panic_message(payload: &(dyn Any + Send)) -> String {
     if let Some(text) = payload.downcast_ref::<&str>() {
         (*text).to_owned()
@@ -61,12 +61,12 @@ pub fn panic_message(payload: &(dyn Any + Send)) -> String {
     }
 }
 
-/// Runs `body` on a thread of its own and waits for it at most `limit`; past that the thread is
-/// left to itself, with all that it owns, and `None` comes back. For calls into client libraries
-/// that have no time limit of their own.
+/// Runs `body` on a thread of its own and waits for it at most `limit`. After that the thread is left to
+/// itself, with everything that it owns, and this returns `None`. For calls into client libraries that have no
+/// time limit of their own.
 ///
 /// # Errors
-/// Where the thread cannot be started, or `body` panics.
+/// If the thread cannot be started, or `body` panics.
 pub fn call_with_limit<T: Send + 'static>(
     name: &str,
     limit: Duration,
@@ -74,7 +74,7 @@ pub fn call_with_limit<T: Send + 'static>(
 ) -> Result<Option<T>> {
     let (sender, receiver) = bounded(1);
     let thread = spawn(name, move || {
-        // The receiver is gone where the caller has given up: the result is nobody's then.
+        // If the caller has given up, the receiver is gone, and nobody wants the result.
         let _ = sender.send(body());
     })?;
     match receiver.recv_timeout(limit) {
@@ -87,7 +87,7 @@ pub fn call_with_limit<T: Send + 'static>(
     }
 }
 
-/// Waits for `stop` at most `wait`; true where it came.
+/// Waits for a message on `stop` (or its end) at most `wait`; true if it came.
 pub fn stopped_within(stop: &Receiver<()>, wait: Duration) -> bool {
     let wait = if clock::wait_simulated(wait) { Duration::ZERO } else { wait };
     !matches!(stop.recv_timeout(wait), Err(RecvTimeoutError::Timeout))

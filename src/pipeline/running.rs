@@ -16,7 +16,7 @@ use crate::history::History;
 use crate::history::requests::Reader;
 use crate::kafka::Broker;
 use crate::model::error::{Error, Result};
-use crate::model::events::{self, Event, Farewell};
+use crate::model::events::{self, Event, ExitGuard};
 use crate::model::offset::{Offset, Partition};
 use crate::model::thread::Thread;
 use crate::observe::watch::{Watch, Watcher};
@@ -107,7 +107,7 @@ impl Running {
         };
         let client = with.broker.backend().name();
         let (mut assembly, history) = wire(inputs, |config, settle, events| {
-            let guard = Farewell::new("history", &events);
+            let guard = ExitGuard::new("history", &events);
             let settle = move |settled: &[_]| {
                 // The thread reports its end when this closure is dropped with it.
                 let _ = &guard;

@@ -1,6 +1,8 @@
-//! Which runs somebody has given up, and which have begun: a cancel comes before an attempt, which
-//! then does not begin, or within it, or behind the run's end. What becomes of a cancelled run is
-//! decided in `worker`; redrives and replays are cancelled as a whole in `requested`.
+//! Which runs were cancelled, and which have started. A cancel comes before a run's attempt, which then does not
+//! start; during the attempt; or after the run's end.
+//!
+//! What becomes of a cancelled run is decided in `outcome`. Redrives and replays are cancelled as a whole in
+//! `requested`.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -11,64 +13,64 @@ use crate::model::sync::{Condvar, Mutex, MutexGuard};
 #[derive(Debug, Default)]
 pub struct Cancels {
     state: Mutex<State>,
-    /// A run's outcome was told, or is about to be.
+    /// What follows from an attempt was reported.
     reported: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Runs that are to be given up at their turn: each with the error that they end with.
+    /// Runs that are to end when their turn comes, each with the error that it ends with.
     waiting: BTreeMap<RunId, String>,
-    begun: BTreeMap<RunId, Begun>,
-    /// Cancels that wait for an outcome to be told.
+    started: BTreeMap<RunId, Started>,
+    /// Cancels that wait for such a report.
     sleeping: usize,
 }
 
 #[derive(Debug)]
-enum Begun {
-    /// In its step; with the error that it ends with, where it was cancelled since.
+enum Started {
+    /// In its step; with the error that it ends with, if it was cancelled meanwhile.
     InStep(Option<String>),
-    /// Its step is over, and what follows is not in the history yet.
+    /// Its step is over, and what follows is not on its way into the history yet.
     Ending,
 }
 
-/// Where a cancel found its run.
+/// Where a cancel has found its run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
     /// In its step.
     InStep,
-    /// Not begun, as far as this process knows: whether there is such a run is the history's to say.
+    /// Not started, as far as this process knows. Whether there is such a run, only the history can say.
     NotBegun,
-    /// Its step is over, and the history could not say yet what follows.
+    /// Its step is over, and what follows was not reported in time.
     Ending,
 }
 
 impl Cancels {
-    /// A run's turn has come. The error that it ends with where it was cancelled: then its step must
-    /// not be run. To be followed by `reported`.
+    /// A run's turn has come. Returns the error that it ends with if it was cancelled: then its step must not
+    /// be run. To be followed by `reported`.
     pub fn begin(&self, run: RunId) -> Option<String> {
         let mut state = self.lock();
         if let Some(error) = state.waiting.remove(&run) {
-            state.begun.insert(run, Begun::Ending);
+            state.started.insert(run, Started::Ending);
             return Some(error);
         }
-        state.begun.insert(run, Begun::InStep(None));
+        state.started.insert(run, Started::InStep(None));
         None
     }
 
-    /// The step is over. The error that the run ends with where it was cancelled meanwhile; later
-    /// cancels come too late for this attempt.
+    /// The step is over. Returns the error that the run ends with if it was cancelled meanwhile; a later
+    /// cancel comes too late for this attempt.
     pub fn step_over(&self, run: RunId) -> Option<String> {
-        match self.lock().begun.insert(run, Begun::Ending) {
-            Some(Begun::InStep(error)) => error,
-            Some(Begun::Ending) | None => None,
+        match self.lock().started.insert(run, Started::Ending) {
+            Some(Started::InStep(error)) => error,
+            Some(Started::Ending) | None => None,
         }
     }
 
-    /// What follows of the attempt is on its way into the history; `ended`: nothing more of this run.
+    /// What follows from the attempt is on its way into the history. `ended`: nothing more comes of this run.
     pub fn reported(&self, run: RunId, ended: bool) {
         let mut state = self.lock();
-        state.begun.remove(&run);
+        state.started.remove(&run);
         if ended {
             state.waiting.remove(&run);
         }
@@ -77,14 +79,14 @@ impl Cancels {
         }
     }
 
-    /// Gives a run up, which then ends with `error`. One that is just ending is waited for, `limit`
-    /// at most.
+    /// Cancels a run, which then ends with `error`. If the run's step is just over, this waits until what
+    /// follows is reported, `limit` at most.
     pub fn cancel(&self, run: RunId, error: &str, limit: Duration) -> Found {
         let deadline = Instant::now() + limit;
         let mut state = self.lock();
         loop {
-            match state.begun.get_mut(&run) {
-                Some(Begun::InStep(cancelled)) => {
+            match state.started.get_mut(&run) {
+                Some(Started::InStep(cancelled)) => {
                     cancelled.get_or_insert_with(|| error.to_owned());
                     return Found::InStep;
                 }
@@ -92,7 +94,7 @@ impl Cancels {
                     state.waiting.entry(run).or_insert_with(|| error.to_owned());
                     return Found::NotBegun;
                 }
-                Some(Begun::Ending) => {
+                Some(Started::Ending) => {
                     let left = deadline.saturating_duration_since(Instant::now());
                     if left.is_zero() {
                         return Found::Ending;
@@ -105,7 +107,7 @@ impl Cancels {
         }
     }
 
-    /// Takes a cancel back that found no run; false where its run has had its turn by now.
+    /// Takes back a cancel that found no run; false if the run has had its turn meanwhile.
     pub fn take_back(&self, run: RunId) -> bool {
         self.lock().waiting.remove(&run).is_some()
     }
@@ -125,7 +127,7 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(60);
 
     #[test]
-    fn a_run_that_is_cancelled_before_its_turn_does_not_begin() {
+    fn a_run_that_is_cancelled_before_its_turn_does_not_start() {
         let cancels = Cancels::default();
         assert_eq!(cancels.cancel(RunId(1), "first", LIMIT), Found::NotBegun);
         assert_eq!(cancels.cancel(RunId(1), "second", LIMIT), Found::NotBegun);
@@ -144,21 +146,21 @@ mod tests {
         assert_eq!(cancels.step_over(RunId(1)).as_deref(), Some("first"));
         assert_eq!(cancels.cancel(RunId(1), "late", Duration::ZERO), Found::Ending);
         cancels.reported(RunId(1), true);
-        assert!(cancels.lock().begun.is_empty() && cancels.lock().waiting.is_empty());
+        assert!(cancels.lock().started.is_empty() && cancels.lock().waiting.is_empty());
     }
 
     #[test]
-    fn a_cancel_behind_a_failed_step_counts_at_the_next_turn() {
+    fn a_cancel_after_a_failed_step_counts_at_the_next_turn() {
         let cancels = Arc::new(Cancels::default());
         cancels.begin(RunId(1));
         assert_eq!(cancels.step_over(RunId(1)), None);
-        let asking = {
+        let canceller = {
             let cancels = Arc::clone(&cancels);
-            thread::spawn("asking", move || cancels.cancel(RunId(1), "no more", LIMIT)).unwrap()
+            thread::spawn("canceller", move || cancels.cancel(RunId(1), "no more", LIMIT)).unwrap()
         };
-        // The run is tried again.
+        // The run gets another attempt.
         cancels.reported(RunId(1), false);
-        assert_eq!(asking.join(), Ok(Found::NotBegun));
+        assert_eq!(canceller.join(), Ok(Found::NotBegun));
         assert_eq!(cancels.begin(RunId(1)).as_deref(), Some("no more"));
     }
 
@@ -167,28 +169,28 @@ mod tests {
         let cancels = Cancels::default();
         cancels.cancel(RunId(1), "of no run", LIMIT);
         assert!(cancels.take_back(RunId(1)));
-        // Its topic's letters go first: the run ends otherwise.
+        // The run ends in another way: its dead letters were waiting for their topic.
         cancels.cancel(RunId(2), "too late", LIMIT);
         cancels.reported(RunId(2), true);
         assert!(cancels.lock().waiting.is_empty());
     }
 
     #[test]
-    fn whoever_comes_first_each_cancel_is_seen_by_its_run_or_is_told_that_it_is_late() {
+    fn each_cancel_is_seen_by_its_run_or_learns_that_it_is_late() {
         const RUNS: i64 = 2000;
         let cancels = Arc::new(Cancels::default());
-        let asking = {
+        let canceller = {
             let cancels = Arc::clone(&cancels);
             let ask = move || -> Vec<bool> {
                 (0..RUNS)
                     .map(|run| {
                         let found = cancels.cancel(RunId(run), "no", LIMIT);
-                        // As who asks finds in the history that the run has ended.
+                        // As the canceller does if the history says that the run has ended.
                         found == Found::InStep || !cancels.take_back(RunId(run))
                     })
                     .collect()
             };
-            thread::spawn("asking", ask).unwrap()
+            thread::spawn("canceller", ask).unwrap()
         };
         let seen: Vec<bool> = (0..RUNS)
             .map(|run| {
@@ -198,6 +200,6 @@ mod tests {
                 before || within
             })
             .collect();
-        assert_eq!(asking.join().unwrap(), seen);
+        assert_eq!(canceller.join().unwrap(), seen);
     }
 }

@@ -18,7 +18,7 @@ use crate::kafka::{
 use crate::model::batch::{Batch, Record};
 use crate::model::budget::Permit;
 use crate::model::error::Result;
-use crate::model::offset::{Again, Offset, Partition, RunKey};
+use crate::model::offset::{Offset, Partition, Reprocess, RunKey};
 use crate::model::run::{Run, RunId};
 use crate::model::thread;
 use crate::step::{Attempt, Step, StepError};
@@ -45,7 +45,8 @@ fn run(id: i64, partition: i32) -> Run {
     batch.push(Record { offset: Offset::new(7), value: Some(b"v"), ..Record::default() });
     let whole = batch.range().unwrap();
     // Of a replay, so that no ledger has to know it.
-    let key = RunKey { again: Some(Again::Replay(1)), ..RunKey::new("t", partition, whole) };
+    let key =
+        RunKey { reprocess: Some(Reprocess::Replay(1)), ..RunKey::new("t", partition, whole) };
     Run {
         id: RunId(id),
         key,

@@ -1,30 +1,29 @@
-//! Order among runs: which may start, and which wait behind another of their lane. Pure: runs come
-//! in and go out, whatever they are.
+//! Order among runs: which may start, and which wait behind another run of their lane. Pure: runs come in and
+//! go out, whatever they are.
 //!
-//! A lane is a partition (`--order partition`), or one of the parts that a partition's keys are
-//! split into (`--order key`). Where runs are queued and retried is `run_queue`'s matter; which
-//! record is in which lane, `lane_of_record`'s.
+//! A lane is a whole partition (`--order partition`), or one of the parts into which a partition's keys are
+//! divided (`--order key`). Where runs are queued and retried is in `queue`; `lane_of_record` says in which lane
+//! a record is.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::config::Order;
 use crate::model::offset::{Lane, Partition};
 
-/// The runs of all partitions that are out or wait their turn.
+/// The runs of all partitions that are out (have started and not ended) or wait for their turn.
 ///
-/// Invariants: at most one run of a lane is out (was let start and has not ended); runs of a lane
-/// start in the order in which they came; runs that split the keys another way (another number of
-/// lanes) start only when every run before them has ended.
+/// Invariants: at most one run of a lane is out; runs of a lane start in the order in which they came; runs
+/// that divide the keys into another number of lanes start only when every run before them has ended.
 #[derive(Debug)]
 pub struct Lanes<R> {
     order: Order,
     partitions: BTreeMap<Partition, Held<R>>,
 }
 
-/// One partition's.
+/// The runs of one partition.
 #[derive(Debug)]
 struct Held<R> {
-    /// Into how many lanes the runs that are out split the keys.
+    /// Into how many lanes the runs that are out divide the keys.
     count: u32,
     /// Each lane that has a run out, with those that wait behind it.
     out: BTreeMap<u32, VecDeque<R>>,
@@ -37,7 +36,7 @@ impl<R> Lanes<R> {
         Lanes { order, partitions: BTreeMap::new() }
     }
 
-    /// A run comes: it is given back where it may start now, else it waits.
+    /// A run comes. Returns it if it may start now; otherwise it waits.
     pub fn admit(&mut self, partition: Partition, lane: Lane, run: R) -> Option<R> {
         let Some(lane) = self.lane(lane) else { return Some(run) };
         let held = self.partitions.entry(partition).or_insert_with(|| Held {
@@ -48,26 +47,26 @@ impl<R> Lanes<R> {
         held.admit(lane, run)
     }
 
-    /// A run that was out has ended for good: the runs that may start now.
+    /// A run that was out has ended for good. Returns the runs that may start now.
     ///
     /// # Panics
-    /// Where none of its lane is out.
+    /// If no run of its lane is out.
     pub fn ended(&mut self, partition: Partition, lane: Lane) -> Vec<R> {
         let Some(lane) = self.lane(lane) else { return Vec::new() };
         let held = self.partitions.get_mut(&partition).expect("its run was admitted");
         let ready = held.ended(lane);
         if held.out.is_empty() {
-            debug_assert!(held.later.is_empty(), "nothing waits where nothing is out");
+            debug_assert!(held.later.is_empty(), "if no run is out, none waits");
             self.partitions.remove(&partition);
         }
         ready
     }
 
-    /// A run that was out has become several, in this order: the first one is out in its place (and
-    /// given back), the others wait in front of what waited behind it.
+    /// A run that was out has become several, in this order. The first one is out in its place (and is
+    /// returned); the others wait before those that waited behind it.
     ///
     /// # Panics
-    /// Where none of its lane is out.
+    /// If no run of its lane is out.
     pub fn replaced(&mut self, partition: Partition, lane: Lane, by: Vec<R>) -> Vec<R> {
         let Some(lane) = self.lane(lane) else { return by };
         let held = self.partitions.get_mut(&partition).expect("its run was admitted");
@@ -99,7 +98,7 @@ impl<R> Lanes<R> {
         withdrawn
     }
 
-    /// The lane that the order gives a run; `None` where there is no order.
+    /// The lane that the order gives a run; `None` if there is no order.
     fn lane(&self, lane: Lane) -> Option<Lane> {
         match self.order {
             Order::None => None,
@@ -139,7 +138,7 @@ impl<R> Held<R> {
         if !self.out.is_empty() {
             return Vec::new();
         }
-        // The keys are split another way from here on, up to the next change.
+        // From here on the keys are divided into another number of lanes, until the next change.
         let later = std::mem::take(&mut self.later);
         later.into_iter().filter_map(|(lane, run)| self.admit(lane, run)).collect()
     }
@@ -176,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_run_is_split_into_goes_before_what_waited_behind_it() {
+    fn the_pieces_of_a_run_go_before_the_runs_that_waited_behind_it() {
         let mut lanes = Lanes::new(Order::Partition);
         assert_eq!(lanes.admit(0, Lane::WHOLE, 1), Some(1));
         assert_eq!(lanes.admit(0, Lane::WHOLE, 9), None);
@@ -189,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_split_another_way_only_when_the_runs_before_have_ended() {
+    fn another_number_of_lanes_starts_only_when_the_runs_before_have_ended() {
         let mut lanes = Lanes::new(Order::Key);
         assert_eq!(lanes.admit(0, lane(0, 2), 1), Some(1));
         assert_eq!(lanes.admit(0, lane(1, 2), 2), Some(2));

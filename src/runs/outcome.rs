@@ -159,7 +159,7 @@ pub fn settle(run: &Run, attempts: u32, error: String, dead_letters: DeadLetters
     let records = dead_letters.batch.len();
     let bytes = dead_letters.batch.payload_bytes();
     let failed = if dead_letters.why == CANCELLED { "was cancelled" } else { "failed" };
-    let follows = if run.key.again.is_none() { " and the offsets go on" } else { "" };
+    let follows = if run.key.reprocess.is_none() { " and the offsets go on" } else { "" };
     vec![
         Effect::Log(
             Level::Error,
@@ -324,7 +324,7 @@ fn become_pieces(
             bytes: run.batch.payload_bytes().saturating_sub(open_bytes),
         }),
     ];
-    if run.key.again.is_none() {
+    if run.key.reprocess.is_none() {
         effects.push(Effect::SplitInLedger { pieces: count });
     }
     effects.push(Effect::StartPieces { due });

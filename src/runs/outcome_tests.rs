@@ -9,7 +9,7 @@ use crate::config::{OnFailure, limits};
 use crate::history::DeadLetters;
 use crate::model::batch::{Batch, Record};
 use crate::model::budget::Permit;
-use crate::model::offset::{Again, Offset, OffsetRange, RunKey};
+use crate::model::offset::{Offset, OffsetRange, Reprocess, RunKey};
 use crate::model::run::{Run, RunId, RunState};
 use crate::step::{FailedRecord, StepError};
 
@@ -267,7 +267,7 @@ fn named_records_become_runs_of_their_own_and_the_others_are_processed() {
     let bisecting = Case::new("memory was acquired").with(|_, now| now.policy.bisect = true);
     check(bisecting, expected(0, &rest));
     let replayed = Case::new("the ledger knows nothing of a replay").with(|run, _| {
-        run.key.again = Some(Again::Replay(7));
+        run.key.reprocess = Some(Reprocess::Replay(7));
     });
     let expected: Vec<_> = expected(2, &rest[1..])
         .into_iter()
@@ -334,7 +334,7 @@ fn a_run_that_is_given_up_on_is_recorded_with_its_dead_letters() {
         .with(|_, now| now.is_forced = true)
         .gives(attempted(Ok(()), &[11]), &some);
     Case::new("the step gives up, of a redrive")
-        .with(|run, _| run.key.again = Some(Again::Redrive(2)))
+        .with(|run, _| run.key.reprocess = Some(Reprocess::Redrive(2)))
         .gives(
             attempted(Err(StepError::DeadLetter("no".into())), &[]),
             &[
@@ -531,7 +531,7 @@ fn every_case(mut check: impl FnMut(&Run, Turn, &Situation)) {
     for case in 0..(1 << 9) {
         let flag = |bit: u32| case >> bit & 1 == 1;
         let mut run = run_of(&OFFSETS);
-        run.key.again = flag(0).then_some(Again::Replay(1));
+        run.key.reprocess = flag(0).then_some(Reprocess::Replay(1));
         let mut now = situation();
         if flag(1) {
             last_attempt(&mut run, &mut now);

@@ -1,9 +1,9 @@
-//! Which runs of redrives and replays have started, and which requests were cancelled: a run starts
-//! before the one or never after it. What a cancelled request leaves in the history: `history::requests`.
+//! Which runs of redrives and replays have started, and which requests were cancelled. A run starts before its
+//! request is cancelled, or never. What a cancelled request leaves in the history is in `history`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::offset::{Again, RunKey};
+use crate::model::offset::{Reprocess, RunKey};
 use crate::model::run::RunId;
 use crate::model::sync::{Mutex, MutexGuard};
 
@@ -13,14 +13,14 @@ pub struct Requested(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     cancelled: BTreeSet<i64>,
-    /// Runs whose attempt has begun and is not told to the history yet, by their requests.
+    /// Runs whose attempt has started and is not reported yet, with their requests.
     started: BTreeMap<RunId, i64>,
 }
 
 impl Requested {
-    /// An attempt begins; false where its request was cancelled before: then it must not.
+    /// An attempt is about to start; false if its request was cancelled before: then it must not.
     pub fn begin(&self, run: RunId, key: &RunKey) -> bool {
-        let Some(request) = key.again.map(Again::request) else { return true };
+        let Some(request) = key.reprocess.map(Reprocess::request) else { return true };
         let mut state = self.lock();
         if state.cancelled.contains(&request) {
             return false;
@@ -29,14 +29,14 @@ impl Requested {
         true
     }
 
-    /// The attempt's outcome is on its way into the history, in front of whatever is sent from now on.
+    /// The attempt's outcome is on its way into the history, before anything that is sent from now on.
     pub fn reported(&self, run: RunId, key: &RunKey) {
-        if key.again.is_some() {
+        if key.reprocess.is_some() {
             self.lock().started.remove(&run);
         }
     }
 
-    /// No run of the request begins any more; those that have.
+    /// From now on no run of the request starts. Returns those that have.
     pub fn cancel(&self, request: i64) -> Vec<RunId> {
         let mut state = self.lock();
         state.cancelled.insert(request);
@@ -55,18 +55,18 @@ mod tests {
     use crate::model::offset::{Offset, OffsetRange};
 
     #[test]
-    fn a_run_begins_before_its_request_is_cancelled_or_not_at_all() {
+    fn a_run_starts_before_its_request_is_cancelled_or_not_at_all() {
         let range = OffsetRange::new(Offset::new(3), Offset::new(4));
-        let topics_own = RunKey::new("t", 0, range);
-        let key = |again| RunKey { again: Some(again), ..topics_own.clone() };
+        let first_processing = RunKey::new("t", 0, range);
+        let key = |reprocess| RunKey { reprocess: Some(reprocess), ..first_processing.clone() };
         let requested = Requested::default();
-        assert!(requested.begin(RunId(1), &key(Again::Redrive(7))));
-        assert!(requested.begin(RunId(2), &key(Again::Redrive(7))));
-        assert!(requested.begin(RunId(3), &key(Again::Replay(8))));
-        requested.reported(RunId(2), &key(Again::Redrive(7)));
+        assert!(requested.begin(RunId(1), &key(Reprocess::Redrive(7))));
+        assert!(requested.begin(RunId(2), &key(Reprocess::Redrive(7))));
+        assert!(requested.begin(RunId(3), &key(Reprocess::Replay(8))));
+        requested.reported(RunId(2), &key(Reprocess::Redrive(7)));
         assert_eq!(requested.cancel(7), [RunId(1)]);
-        assert!(!requested.begin(RunId(4), &key(Again::Redrive(7))));
-        assert!(requested.begin(RunId(5), &key(Again::Replay(8))));
-        assert!(requested.begin(RunId(6), &topics_own));
+        assert!(!requested.begin(RunId(4), &key(Reprocess::Redrive(7))));
+        assert!(requested.begin(RunId(5), &key(Reprocess::Replay(8))));
+        assert!(requested.begin(RunId(6), &first_processing));
     }
 }

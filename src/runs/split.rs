@@ -1,5 +1,5 @@
-//! How the records of a failed run are divided among runs of their own. Pure; when that happens is
-//! decided in `retry`, what becomes of the runs in `worker`.
+//! How the records of a failed run are divided among runs of their own. Pure; whether that happens is decided in
+//! `outcome`.
 
 use std::collections::BTreeSet;
 
@@ -9,10 +9,10 @@ use crate::model::offset::{Offset, OffsetRange};
 /// A part of a run's records, and the range that names it.
 pub type Piece = (OffsetRange, Batch);
 
-/// The two halves of a batch. Together their ranges begin and end as `range` does.
+/// The two halves of a batch. Together their ranges begin and end where `range` does.
 ///
 /// # Panics
-/// Where there are not two records.
+/// If there are fewer than two records.
 pub fn halves(range: OffsetRange, batch: &Batch) -> [Piece; 2] {
     let middle = batch.len() / 2;
     let mut offsets = batch.records().map(|record| record.offset).skip(middle.saturating_sub(1));
@@ -24,7 +24,7 @@ pub fn halves(range: OffsetRange, batch: &Batch) -> [Piece; 2] {
     ]
 }
 
-/// The records that failed, those side by side in one piece.
+/// The records that failed; neighbours share a piece.
 pub fn pieces(batch: &Batch, failed: &BTreeSet<Offset>) -> Vec<Piece> {
     let mut ranges: Vec<OffsetRange> = Vec::new();
     let mut side_by_side = false;
@@ -37,7 +37,7 @@ pub fn pieces(batch: &Batch, failed: &BTreeSet<Offset>) -> Vec<Piece> {
         }
         side_by_side = has_failed;
     }
-    // Both ascend: each record is in the next range that does not end before it.
+    // Ranges and records ascend: each record is in the next range that does not end before it.
     let mut next = 0;
     let batches = batch.divide(ranges.len(), |record| {
         while ranges.get(next).is_some_and(|range| range.last < record.offset) {
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn named_records_that_lie_side_by_side_stay_together() {
+    fn neighbouring_named_records_stay_together() {
         let failed = [3, 5, 9, 11].map(Offset::new).into();
         let found = pieces(&batch(&[1, 3, 5, 7, 9, 11]), &failed);
         let ranges: Vec<_> = found.iter().map(|(range, _)| *range).collect();
@@ -91,7 +91,7 @@ mod tests {
     }
 
     proptest! {
-        /// Halved again and again, a batch ends as its records, each once.
+        /// Halved often enough, a batch becomes its single records, each once.
         #[test]
         fn halving_ends_with_every_record_alone(present in prop::collection::btree_set(0i64..500, 1..40)) {
             let present: Vec<i64> = present.into_iter().collect();

@@ -53,7 +53,7 @@ impl Worker {
         if !self.engine.history.wait_planned(run.id) {
             return false;
         }
-        queue.begun();
+        queue.started();
         self.process(run);
         true
     }
@@ -125,8 +125,7 @@ impl Worker {
             // Compaction has left nothing of the range: there is nothing to do.
             return StepResult { result: Ok(()), output: None, failed: Vec::new() };
         }
-        let mut attempt =
-            Attempt { key: &run.key, number, batch: &run.batch, output: None, failed: Vec::new() };
+        let mut attempt = Attempt::new(&run.key, number, &run.batch);
         let result = catch_unwind(AssertUnwindSafe(|| self.engine.step.run(&mut attempt)));
         crash::point("stepped");
         let Attempt { output, failed, .. } = attempt;
@@ -149,7 +148,7 @@ mod tests {
     use crate::kafka::embedded::Embedded;
     use crate::model::batch::{Batch, Record};
     use crate::model::budget::Budget;
-    use crate::model::offset::{Again, Offset, RunKey};
+    use crate::model::offset::{Offset, Reprocess, RunKey};
     use crate::model::run::RunId;
     use crate::runs::engine::{Lasting, Parts};
     use crate::step::Step;
@@ -198,7 +197,7 @@ mod tests {
         }
         let whole = batch.range().unwrap();
         // Of a replay, so that no ledger has to know it.
-        let key = RunKey { again: Some(Again::Replay(1)), ..RunKey::new("t", 0, whole) };
+        let key = RunKey { reprocess: Some(Reprocess::Replay(1)), ..RunKey::new("t", 0, whole) };
         worker.process(Run {
             id: RunId(1),
             key,

@@ -12,8 +12,8 @@ use crate::model::budget::Permit;
 use crate::model::clock;
 use crate::model::lane::lane_of_record;
 use crate::model::offset::{Lane, OffsetRange, Partition, RunKey};
+use crate::model::planned::{PlannedBatch, PlannedRun};
 use crate::model::run::{Run, RunId};
-use crate::model::stored::{Part, Stored};
 use crate::runs::queue::Refused;
 use crate::source::batcher::{Cut, Identity};
 use crate::source::intake::Intake;
@@ -23,7 +23,7 @@ use crate::source::signals::Ended;
 #[derive(Debug)]
 pub(super) struct Outgoing {
     pub partition: Partition,
-    pub stored: Stored,
+    pub stored: PlannedBatch,
     /// The records of each part.
     batches: Vec<Batch>,
     permit: Permit,
@@ -51,7 +51,7 @@ impl Outgoing {
     ) -> Outgoing {
         let (records, bytes) = (cut.batch.len(), cut.batch.payload_bytes());
         let (stored, batches) = match cut.identity {
-            Identity::Stored(stored) => {
+            Identity::PlannedBatch(stored) => {
                 let batches = stored.divide(cut.batch);
                 (stored, batches)
             }
@@ -60,10 +60,10 @@ impl Outgoing {
                 let part = |(lane, batch): (&Lane, &Batch)| {
                     let key = key(range, *lane);
                     planned.push(Planned::whole(key, batch.len(), batch.payload_bytes()));
-                    Part { run: RunId(0), range, lane: *lane, failed_attempts: 0 }
+                    PlannedRun { run: RunId(0), range, lane: *lane, failed_attempts: 0 }
                 };
                 let parts = lanes.iter().zip(&batches).map(part).collect();
-                (Stored { range, parts, registered: false }, batches)
+                (PlannedBatch { range, parts, registered: false }, batches)
             }
         };
         Outgoing { partition, stored, batches, permit: cut.permit, records, bytes }
@@ -82,7 +82,7 @@ impl Outgoing {
         mut self,
         key: impl Fn(OffsetRange, Lane) -> RunKey,
         mut push: impl FnMut(Run) -> Result<(), Refused>,
-    ) -> Result<Delivered, (Stored, Refused)> {
+    ) -> Result<Delivered, (PlannedBatch, Refused)> {
         let permit = Arc::new(self.permit);
         for (at, batch) in self.batches.into_iter().enumerate() {
             let part = self.stored.parts[at];

@@ -1,5 +1,5 @@
-//! One NDJSON file per run, there whole or not at all, the same file when a run is done again.
-//! What a line looks like is `record_json`'s.
+//! One NDJSON file per run: complete or not there at all, and replaced if a run is repeated.
+//! `record_json` says what a line looks like.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -10,7 +10,7 @@ use super::shortage::{Next, Shortage};
 use super::{Attempt, Step, StepError, record_json};
 use crate::model::crash;
 use crate::model::error::{Error, Result};
-use crate::model::offset::{Again, Lane, RunKey};
+use crate::model::offset::{Lane, Reprocess, RunKey};
 use crate::model::sync::Mutex;
 
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -37,8 +37,8 @@ impl FilesStep {
         self.dir.join(&*key.topic).join(key.partition.to_string())
     }
 
-    /// Sees to it that the folder exists and would outlive a power cut. The lock is held while it
-    /// is made: no other worker may take a folder for durable that is not yet.
+    /// Makes sure that the folder exists and would survive a power cut. The lock is held while it is
+    /// created: no other worker may take a folder for durable that is not yet.
     fn make_durable(&self, folder: &Path) -> io::Result<()> {
         let mut durable = self.durable.lock();
         if !durable.contains(folder) {
@@ -51,7 +51,7 @@ impl FilesStep {
     fn create(&self, folder: &Path, temp: &Path) -> io::Result<File> {
         self.make_durable(folder)?;
         match File::create(temp) {
-            // Somebody removed the folder while mb runs: make it anew.
+            // The folder was removed while mb runs.
             Err(cause) if cause.kind() == ErrorKind::NotFound => {
                 self.durable.lock().remove(folder);
                 self.make_durable(folder)?;
@@ -146,12 +146,12 @@ fn file_name(key: &RunKey) -> String {
         Lane::WHOLE => String::new(),
         Lane { index, count } => format!(".lane-{index}-of-{count}"),
     };
-    let again = match key.again {
+    let request = match key.reprocess {
         None => String::new(),
-        Some(Again::Redrive(request)) => format!(".redrive-{request}"),
-        Some(Again::Replay(request)) => format!(".replay-{request}"),
+        Some(Reprocess::Redrive(request)) => format!(".redrive-{request}"),
+        Some(Reprocess::Replay(request)) => format!(".replay-{request}"),
     };
-    format!("{first:020}-{last:020}{lane}{again}.ndjson")
+    format!("{first:020}-{last:020}{lane}{request}.ndjson")
 }
 
 fn write(file: File, attempt: &Attempt<'_>) -> io::Result<()> {
@@ -245,7 +245,7 @@ mod tests {
     }
 
     fn run(step: &FilesStep, key: &RunKey, batch: &Batch) -> Result<(), StepError> {
-        step.run(&mut Attempt { key, number: 1, batch, output: None, failed: Vec::new() })
+        step.run(&mut Attempt::new(key, 1, batch))
     }
 
     /// Every file below `dir`, by its path from there, sorted.

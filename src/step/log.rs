@@ -1,5 +1,5 @@
-//! The default step: each run as a line in the log, or a line for each second where runs are too
-//! many to read. Where log lines go and which are shown is the logger's.
+//! The default step: a log line for each run, or a line for each second if there are too many runs to
+//! read.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -10,11 +10,11 @@ use crate::config::limits::LOGGED_RUNS_PER_SECOND;
 use crate::model::offset::Partition;
 use crate::model::sync::Mutex;
 
-/// Logs each run (level info, target `mb::model::run`): its key, records, bytes, and which attempt where
+/// Logs each run (level info, target `mb::run`): its key, records, bytes, and the number of the attempt if
 /// it is not the first.
 ///
-/// Above `LOGGED_RUNS_PER_SECOND` it logs one line for each second instead. That line comes with
-/// the first run after the second, or at `finish`.
+/// Above `LOGGED_RUNS_PER_SECOND` it logs one line for each second instead. That line is logged with the first
+/// run after that second, or at `finish`.
 #[derive(Debug, Default)]
 pub struct LogStep {
     pace: Mutex<Pace>,
@@ -26,7 +26,6 @@ impl LogStep {
     }
 
     fn with_pace<T>(&self, body: impl FnOnce(&mut Pace) -> T) -> T {
-        // Counts stay usable whatever panicked while they were held.
         body(&mut self.pace.lock())
     }
 }
@@ -43,34 +42,34 @@ impl Step for LogStep {
         let now = Instant::now();
         let (summary, alone) = self.with_pace(|pace| pace.run(now, partition, records, bytes));
         if let Some(summary) = summary {
-            log::info!(target: "mb::model::run", "{summary}");
+            log::info!(target: "mb::run", "{summary}");
         }
         if alone {
-            let again = match attempt.number {
+            let number = match attempt.number {
                 1 => String::new(),
                 number => format!(", attempt {number}"),
             };
             let key = attempt.key;
-            log::info!(target: "mb::model::run", "{key}: {records} records, {bytes} bytes{again}");
+            log::info!(target: "mb::run", "{key}: {records} records, {bytes} bytes{number}");
         }
         Ok(())
     }
 
     fn finish(&self) {
         if let Some(summary) = self.with_pace(Pace::finish) {
-            log::info!(target: "mb::model::run", "{summary}");
+            log::info!(target: "mb::run", "{summary}");
         }
     }
 }
 
-/// Runs of one second that got no line of their own.
+/// The runs of one second that have no line of their own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Summary {
     runs: u64,
     records: u64,
     bytes: u64,
     partitions: BTreeSet<Partition>,
-    /// The second's first runs were logged one by one before they became too many.
+    /// The first runs of the second were logged one by one, before there were too many.
     rest_only: bool,
 }
 
@@ -91,22 +90,22 @@ impl fmt::Display for Summary {
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Decides which runs are logged alone; the time comes from outside and never goes back.
+/// Decides which runs get a line of their own; the time comes from outside and never goes back.
 ///
-/// Invariant: every run is either logged alone or counted in exactly one summary.
+/// Invariant: every run either has a line of its own or is counted in exactly one summary.
 #[derive(Debug, Default)]
 struct Pace {
-    /// When the second being counted began.
+    /// When the current second began.
     began: Option<Instant>,
-    /// Runs of this second, logged alone or not.
+    /// All runs of the current second.
     runs: u64,
-    /// The second before had too many: this one is summed up from its start.
+    /// The second before had too many runs: this one is summed up from its start.
     busy: bool,
     held: Summary,
 }
 
 impl Pace {
-    /// Takes a run in; returns the summary that is due before it, and whether it is logged alone.
+    /// Counts a run; returns the summary that is due before it, and whether it gets a line of its own.
     fn run(
         &mut self,
         now: Instant,
@@ -127,12 +126,12 @@ impl Pace {
         (summary, false)
     }
 
-    /// Begins a new second where the old one is over.
+    /// Starts a new second if the current one is over.
     fn turn(&mut self, now: Instant) -> Option<Summary> {
         let since = self.began.map(|began| now.saturating_duration_since(began));
         let summary = match since {
             Some(since) if since < SECOND => return None,
-            // The very next second: what the last one was like tells what this one will be.
+            // The very next second will be as the last one was.
             Some(since) if since < 2 * SECOND => {
                 self.busy = self.runs > LOGGED_RUNS_PER_SECOND;
                 self.began = self.began.map(|began| began + SECOND);
@@ -202,7 +201,7 @@ mod tests {
         );
         let last = pace.finish().expect("the last half second is not lost");
         assert_eq!(last.runs, 50);
-        assert_eq!(pace.finish(), None, "and is said once");
+        assert_eq!(pace.finish(), None, "and is logged once");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A record as JSON, the one form in which mb writes one anywhere:
+//! A record as JSON, in the one form that mb uses everywhere:
 //! `{"partition":…,"offset":…,"timestamp":ms or null,"key":…,"value":…}`.
 
 use std::borrow::Cow;
@@ -12,8 +12,8 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use crate::model::batch::Record;
 use crate::model::offset::Partition;
 
-/// Serializes a record: text as text, bytes that are not UTF-8 under `key_base64` and
-/// `value_base64` instead (standard alphabet, padded), a missing key or a null value as null.
+/// Serializes a record: text as text; bytes that are not UTF-8 as `key_base64` and `value_base64` instead
+/// (standard alphabet, padded); a missing key or a null value as null.
 #[derive(Clone, Copy, Debug)]
 pub struct RecordJson<'a> {
     pub partition: Partition,
@@ -59,7 +59,7 @@ impl Serialize for RecordJson<'_> {
     }
 }
 
-/// Serializes a header, which a record may have several times, in the same way.
+/// Serializes a header in the same way. A record may have several headers of one name.
 #[derive(Clone, Copy, Debug)]
 pub struct HeaderJson<'a> {
     pub name: &'a [u8],
@@ -95,7 +95,7 @@ impl Serialize for HeaderJson<'_> {
     }
 }
 
-/// Bytes as text under the one name, or those that are not UTF-8 as base64 under the other.
+/// Bytes as text under the first name, or as base64 under the second if they are not UTF-8.
 pub(crate) fn entry<M: SerializeMap>(
     map: &mut M,
     text_name: &str,

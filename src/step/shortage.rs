@@ -1,5 +1,5 @@
-//! A machine that lacks something for now (room on the disk, descriptors, processes): no fault of the
-//! records, so their attempt waits for it rather than fail. Said once when it begins, and when it ends.
+//! The machine lacks something for now: room on the disk, descriptors, processes. That is no fault of the
+//! records, so the attempt waits instead of failing. Logged once when it begins, and once when it ends.
 
 use std::io::{self, ErrorKind};
 use std::time::Instant;
@@ -19,27 +19,27 @@ pub struct Shortage {
 #[derive(Debug, Default)]
 struct State {
     since: Option<Instant>,
-    /// mb stops: nobody waits any more.
+    /// mb stops: nothing waits any more.
     stopping: bool,
 }
 
-/// What a failed try leads to.
+/// What follows a failed try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     /// Another try.
-    Again,
-    /// mb stops: the attempt is over, and says nothing of its records.
+    Retry,
+    /// mb stops: the attempt is over, and says nothing about its records.
     NotDone,
-    /// It is another kind of failure.
+    /// It is no shortage: the attempt failed.
     Failed,
 }
 
 impl Next {
-    /// How the attempt ends; `None` where it goes on.
+    /// How the attempt ends; `None` if it goes on.
     pub fn error(self, doing: &str, cause: &io::Error) -> Option<StepError> {
         let text = || format!("cannot {doing}: {cause}");
         match self {
-            Next::Again => None,
+            Next::Retry => None,
             Next::NotDone => Some(StepError::NotDone(text())),
             Next::Failed => Some(StepError::Retry(text())),
         }
@@ -47,12 +47,12 @@ impl Next {
 }
 
 impl Shortage {
-    /// `doing` (as in "write FILE") failed because of `cause`: waits a moment where that is a shortage.
+    /// `doing` (as in "write FILE") failed because of `cause`: waits a moment if that is a shortage.
     pub fn wait(&self, doing: &str, cause: &io::Error) -> Next {
         if is_shortage(cause) { self.wait_out(doing, cause) } else { Next::Failed }
     }
 
-    /// The same for what can only be the machine's fault, whatever the cause.
+    /// The same for work that only the machine can make fail, whatever the cause.
     pub fn wait_out(&self, doing: &str, cause: &io::Error) -> Next {
         let mut state = self.state();
         if state.since.is_none() {
@@ -67,17 +67,17 @@ impl Shortage {
             |state| !state.stopping,
             limits::ROOM_RETRY_INTERVAL,
         );
-        if state.stopping { Next::NotDone } else { Next::Again }
+        if state.stopping { Next::NotDone } else { Next::Retry }
     }
 
-    /// It worked: what was lacking is there again. `doing` as in `wait`.
+    /// It worked: the shortage is over. `doing` as in `wait`.
     pub fn over(&self, doing: &str) {
         if let Some(since) = self.state().since.take() {
             log::info!("can {doing} again, after {} s", since.elapsed().as_secs());
         }
     }
 
-    /// mb stops: nobody waits any more.
+    /// mb stops: nothing waits any more.
     pub fn stop(&self) {
         self.state().stopping = true;
         self.changed.notify_all();
@@ -99,14 +99,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_may_come_back_is_waited_for_and_a_stop_ends_it() {
+    fn only_a_shortage_is_waited_for_and_a_stop_ends_the_wait() {
         let shortage = Shortage::default();
         let missing = io::Error::from(ErrorKind::NotFound);
         assert_eq!(shortage.wait("open it", &missing), Next::Failed);
         for errno in [Errno::NOSPC, Errno::DQUOT, Errno::MFILE, Errno::AGAIN] {
             assert!(is_shortage(&errno.into()), "{errno}");
         }
-        assert_eq!(shortage.wait("write it", &Errno::NOSPC.into()), Next::Again);
+        assert_eq!(shortage.wait("write it", &Errno::NOSPC.into()), Next::Retry);
         shortage.stop();
         assert_eq!(shortage.wait("write it", &Errno::NOSPC.into()), Next::NotDone);
         assert_eq!(shortage.wait_out("open it", &missing), Next::NotDone);

@@ -123,7 +123,7 @@ fn a_redrive_that_fails_again_leaves_one_open_letter_with_the_new_error_and_all_
     let world = with_letters();
     redrive_all(&world);
     let step = Recorder::new(|attempt| {
-        assert!(attempt.key.again.is_some(), "{}", attempt.key);
+        assert!(attempt.key.reprocess.is_some(), "{}", attempt.key);
         Err(StepError::Retry("worse".into()))
     });
     world.run(Config { max_attempts: 2, ..world.config() }, &step).unwrap();

@@ -8,7 +8,7 @@ use crate::history::migrations::{KIND_REDRIVE, KIND_REPLAY};
 use crate::model::clock;
 use crate::model::error::{Error, Result};
 use crate::model::live::Running;
-use crate::model::offset::{Again, Lane, Offset, OffsetRange, RunKey};
+use crate::model::offset::{Lane, Offset, OffsetRange, Reprocess, RunKey};
 use crate::model::run::RunState;
 
 /// A run as `mb runs` shows it. Times are in milliseconds since 1970 (UTC), durations in milliseconds.
@@ -115,9 +115,9 @@ pub(super) fn run_row(row: &Row<'_>) -> rusqlite::Result<RunRow> {
     let request = row.get::<_, Option<i64>>(10)?.unwrap_or_default();
     let key = RunKey {
         lane: Lane { index: row.get(7)?, count: row.get(8)? },
-        again: match row.get(9)? {
-            KIND_REDRIVE => Some(Again::Redrive(request)),
-            KIND_REPLAY => Some(Again::Replay(request)),
+        reprocess: match row.get(9)? {
+            KIND_REDRIVE => Some(Reprocess::Redrive(request)),
+            KIND_REPLAY => Some(Reprocess::Replay(request)),
             _ => None,
         },
         ..RunKey::new(

@@ -14,8 +14,8 @@ use crate::model::batch::{Batch, Record};
 use crate::model::error::{Error, Result};
 use crate::model::headers::Headers;
 use crate::model::offset::{Lane, Offset, OffsetRange, Partition};
+use crate::model::planned::{PlannedBatch, PlannedRun};
 use crate::model::run::{RunId, RunState};
-use crate::model::stored::{Part, Stored};
 
 /// An open request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,15 +208,15 @@ impl Reader {
         &self,
         request: i64,
         backend: Backend,
-    ) -> Result<std::result::Result<Vec<Stored>, String>> {
+    ) -> Result<std::result::Result<Vec<PlannedBatch>, String>> {
         struct Row {
             whole: OffsetRange,
-            part: Option<Part>,
+            part: Option<PlannedRun>,
             client: String,
         }
         let run = |row: &rusqlite::Row<'_>| -> rusqlite::Result<Row> {
             let state: i64 = row.get(4)?;
-            let part = UNFINISHED.contains(&state).then_some(Part {
+            let part = UNFINISHED.contains(&state).then_some(PlannedRun {
                 run: RunId(row.get(5)?),
                 range: range(row, 2)?,
                 lane: Lane::WHOLE,
@@ -231,7 +231,7 @@ impl Reader {
             params![request, KIND_REPLAY, RunState::Split.code(), RunState::Voided.code()],
             run,
         )?;
-        let mut stored: Vec<Stored> = Vec::new();
+        let mut stored: Vec<PlannedBatch> = Vec::new();
         for Row { whole, part, client } in runs {
             if part.is_some()
                 && Backend::from_name(&client).is_some_and(|client| !backend.reads_all_of(client))
@@ -239,7 +239,7 @@ impl Reader {
                 return Ok(Err(client));
             }
             if stored.last().is_none_or(|batch| batch.range != whole) {
-                stored.push(Stored { range: whole, parts: Vec::new(), registered: true });
+                stored.push(PlannedBatch { range: whole, parts: Vec::new(), registered: true });
             }
             stored.last_mut().expect("pushed just now").parts.extend(part);
         }

@@ -1,61 +1,61 @@
 //! Where idle workers sleep until there may be something to do. What that is, they look for themselves.
 //!
-//! One worker comes for all that it was woken for until it has begun something: only then the next one is
-//! woken, if there is more. So a few quick runs wake one worker and not all of them, and where runs are
-//! slow all are at work after as many wake-ups.
+//! One worker is woken at a time: the next one only after the first has started a run, and only if there is
+//! more to do. So a few quick runs wake one worker instead of all; and if runs are slow, all workers are busy
+//! after as many wake-ups.
 
 use std::time::Duration;
 
 use crate::model::sync::{Condvar, Mutex, MutexGuard};
 
 #[derive(Debug, Default)]
-pub(super) struct IdleWorkers {
+pub struct IdleWorkers {
     state: Mutex<State>,
     woken: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// A worker comes, or will: the next that would sleep.
-    comes: bool,
-    /// One was wanted again meanwhile.
-    again: bool,
+    /// A worker was woken and has not looked yet, or the next one that wants to sleep will look instead.
+    is_coming: bool,
+    /// While one was coming, another one was wanted.
+    wants_another: bool,
     asleep: usize,
 }
 
 impl IdleWorkers {
-    /// One worker looks again, unless one is on its way.
+    /// Makes one worker look for something to do, unless one is coming already.
     pub fn wake_one(&self) {
         let mut state = self.lock();
-        if state.comes {
-            state.again = true;
+        if state.is_coming {
+            state.wants_another = true;
         } else {
             self.wake_now(state);
         }
     }
 
-    /// Who came has begun something, or goes away: another one looks, where one was wanted meanwhile or
-    /// `more` says that there is more.
-    pub fn begun(&self, more: impl FnOnce() -> bool) {
+    /// The worker that was coming has started a run, or ends. Another one looks if one was wanted meanwhile,
+    /// or if `more` says that there is more to do.
+    pub fn arrived(&self, more: impl FnOnce() -> bool) {
         let mut state = self.lock();
-        state.comes = false;
-        if std::mem::take(&mut state.again) || more() {
+        state.is_coming = false;
+        if std::mem::take(&mut state.wants_another) || more() {
             self.wake_now(state);
         }
     }
 
-    /// All that sleep look again.
+    /// Makes all sleeping workers look.
     pub fn wake_all(&self) {
         drop(self.lock());
         self.woken.notify_all();
     }
 
-    /// Sleeps until it is woken or `limit` is over, now and then a little less. Not where `is_over`: what
-    /// it says is made true before `wake_all`.
+    /// Sleeps until it is woken or `limit` is over; now and then it wakes early. Does not sleep if `is_over`,
+    /// which must become true before `wake_all` is called.
     pub fn sleep(&self, limit: Duration, is_over: impl FnOnce() -> bool) {
         let mut state = self.lock();
-        if state.comes {
-            // It looks once more, for whoever wants one.
+        if state.is_coming {
+            // This worker looks once more, for whoever wanted one.
             *state = State { asleep: state.asleep, ..State::default() };
         } else if !is_over() {
             state.asleep += 1;
@@ -65,11 +65,11 @@ impl IdleWorkers {
     }
 
     fn wake_now(&self, mut state: MutexGuard<'_, State>) {
-        state.comes = true;
-        let sleeps = state.asleep > 0;
-        // Who is woken takes the lock at once.
+        state.is_coming = true;
+        let is_any_asleep = state.asleep > 0;
+        // The woken worker takes the lock at once.
         drop(state);
-        if sleeps {
+        if is_any_asleep {
             self.woken.notify_one();
         }
     }
@@ -98,19 +98,19 @@ mod tests {
     }
 
     #[test]
-    fn who_would_sleep_looks_once_more_where_one_was_wanted_before() {
+    fn a_worker_that_wants_to_sleep_looks_once_more_if_one_is_wanted() {
         let idle = IdleWorkers::default();
         let begin = Instant::now();
         idle.wake_one();
         idle.sleep(HOUR, || false);
-        assert!(!idle.lock().comes, "it came for it");
+        assert!(!idle.lock().is_coming, "it has looked");
         idle.sleep(HOUR, || true);
         idle.sleep(Duration::from_millis(1), || false);
         assert!(begin.elapsed() < HOUR);
     }
 
     #[test]
-    fn the_next_one_is_woken_when_the_first_has_begun_and_not_before() {
+    fn the_next_worker_is_woken_when_the_first_has_started_a_run_and_not_before() {
         let idle = Arc::new(IdleWorkers::default());
         let (woken, wakes) = bounded(2);
         let sleepers = [0, 1].map(|_| {
@@ -125,16 +125,16 @@ mod tests {
         idle.wake_one();
         wakes.recv().unwrap();
         idle.wake_one();
-        assert!(idle.lock().again && wakes.is_empty(), "one is on its way");
-        idle.begun(|| false);
+        assert!(idle.lock().wants_another && wakes.is_empty(), "one is on its way");
+        idle.arrived(|| false);
         wakes.recv().unwrap();
-        idle.begun(|| false);
-        assert!(!idle.lock().comes, "there is no more");
+        idle.arrived(|| false);
+        assert!(!idle.lock().is_coming, "there is no more");
         sleepers.into_iter().for_each(|sleeper| sleeper.join().unwrap());
     }
 
     #[test]
-    fn all_are_woken_at_the_end_and_nobody_sleeps_behind_it() {
+    fn all_are_woken_at_the_end_and_none_sleeps_after_it() {
         let idle = Arc::new(IdleWorkers::default());
         let sleepers = [0, 1, 2].map(|_| {
             let idle = Arc::clone(&idle);

@@ -11,7 +11,7 @@ use super::*;
 use crate::config::Order;
 use crate::model::batch::Batch;
 use crate::model::budget::{Budget, Permit};
-use crate::model::offset::{Again, Lane, Offset, OffsetRange, Partition, RunKey};
+use crate::model::offset::{Lane, Offset, OffsetRange, Partition, Reprocess, RunKey};
 use crate::model::run::{Run, RunId};
 use crate::model::sync::atomic::{AtomicBool, Ordering};
 use crate::model::thread;
@@ -59,7 +59,7 @@ fn filled(budget: &Arc<Budget>) -> (RunQueue, Run) {
     push(&queue, run(4, 0, 2, permit()));
     push(&queue, run(9, 1, 0, permit()));
     let mut replayed = run(7, 0, 0, permit());
-    replayed.key.again = Some(Again::Replay(1));
+    replayed.key.reprocess = Some(Reprocess::Replay(1));
     push(&queue, replayed);
     push(&queue, run(8, 0, 0, permit()));
     assert_eq!((running.id, queue.parked(), queue.waiting_retries()), (RunId(2), 1, 1));

@@ -160,7 +160,7 @@ impl RunQueue {
 
     /// The next run for a worker, a due retry before a queued run; `None` if the queue is closed, or
     /// the sender of `retired` is gone (`look_again` makes sleeping workers notice). A worker that gets
-    /// a run must call `with_worker` for it, and `begun` before the step: until then no other worker is
+    /// a run must call `with_worker` for it, and `started` before the step: until then no other worker is
     /// woken.
     pub fn next(&self, retired: &Receiver<()>) -> Option<Run> {
         loop {
@@ -170,7 +170,7 @@ impl RunQueue {
             if is_gone(retired) {
                 // This worker may have been the one that watched for the next due retry, or that was
                 // woken for a run: another one takes over.
-                self.idle.begun(|| true);
+                self.idle.arrived(|| true);
                 return None;
             }
             match self.take() {
@@ -218,12 +218,12 @@ impl RunQueue {
     /// To be called by a worker for the run that it got from `next`. Whatever becomes of the run, its
     /// partition is not idle before the returned value is dropped.
     pub fn with_worker(&self, run: &RunKey) -> WithWorker<'_> {
-        WithWorker { queue: self, partition: run.again.is_none().then_some(run.partition) }
+        WithWorker { queue: self, partition: run.reprocess.is_none().then_some(run.partition) }
     }
 
-    /// A worker begins the run that it took: if there are more runs, another worker is woken for them.
-    pub fn begun(&self) {
-        self.idle.begun(|| !self.receiver.is_empty());
+    /// A worker starts the run that it took: if there are more runs, another worker is woken for them.
+    pub fn started(&self) {
+        self.idle.arrived(|| !self.receiver.is_empty());
     }
 
     /// Idle workers look whether they are to end, and `wait_idle` looks at its condition.
@@ -288,7 +288,7 @@ impl RunQueue {
     pub fn cancel(&self, request: i64) -> Vec<RunId> {
         let started = self.requested.cancel(request);
         let dropped = self.state.lock().drop_retries(|run| {
-            run.key.again.is_some_and(|again| again.request() == request)
+            run.key.reprocess.is_some_and(|reprocess| reprocess.request() == request)
                 && !started.contains(&run.id)
         });
         drop(dropped);

@@ -258,5 +258,5 @@ impl State {
 
 /// Whether the run belongs to its topic's own way, and not to a redrive or replay.
 fn is_of_partition(key: &RunKey) -> bool {
-    key.again.is_none()
+    key.reprocess.is_none()
 }

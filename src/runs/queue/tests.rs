@@ -1,4 +1,4 @@
-//! The run queue's tests: who waits for what, and what wakes whom.
+//! The run queue: which runs wait for what, and what wakes a worker.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -88,7 +88,7 @@ fn due_retries_come_in_order_and_before_queued_runs() {
 }
 
 #[test]
-fn an_idle_worker_is_woken_for_a_retry_even_when_the_watching_one_left() {
+fn an_idle_worker_is_woken_for_a_retry_even_if_the_one_that_watched_for_it_is_busy() {
     let queue = Arc::new(queue(5));
     let (taken, got) = bounded(10);
     let (release, wait) = bounded::<()>(0);
@@ -97,7 +97,7 @@ fn an_idle_worker_is_woken_for_a_retry_even_when_the_watching_one_left() {
             let (queue, taken, wait) = (Arc::clone(&queue), taken.clone(), wait.clone());
             thread::spawn("idle", move || {
                 while let Some(run) = queue.next(&never()) {
-                    queue.begun();
+                    queue.started();
                     taken.send(run.id.0).unwrap();
                     let _ = wait.recv();
                 }
@@ -117,7 +117,7 @@ fn an_idle_worker_is_woken_for_a_retry_even_when_the_watching_one_left() {
 }
 
 #[test]
-fn one_wake_up_for_many_runs_brings_as_many_workers_as_have_something_to_do() {
+fn one_wake_up_for_many_runs_starts_as_many_workers_as_there_are_runs() {
     const WORKERS: usize = 4;
     let queue = Arc::new(queue(2 * WORKERS));
     let (taken, got) = bounded(10);
@@ -126,7 +126,7 @@ fn one_wake_up_for_many_runs_brings_as_many_workers_as_have_something_to_do() {
         let (queue, taken, wait) = (Arc::clone(&queue), taken.clone(), wait.clone());
         let work = move || {
             while let Some(run) = queue.next(&never()) {
-                queue.begun();
+                queue.started();
                 taken.send(run.id.0).unwrap();
                 let _ = wait.recv();
             }
@@ -149,7 +149,7 @@ fn one_wake_up_for_many_runs_brings_as_many_workers_as_have_something_to_do() {
 }
 
 #[test]
-fn a_retired_worker_ends_and_leaves_its_watch_for_retries_to_another() {
+fn a_retired_worker_ends_and_another_one_watches_for_its_retries() {
     let queue = Arc::new(queue(5));
     let (taken, got) = bounded(10);
     let (employed, retired) = bounded::<()>(0);
@@ -184,7 +184,7 @@ fn a_retry_that_is_hurried_is_due_at_once() {
 }
 
 #[test]
-fn who_waits_for_room_looks_whenever_it_is_woken() {
+fn a_sensor_that_waits_for_room_evaluates_its_condition_whenever_it_is_woken() {
     let queue = queue(1);
     let (_running, stop) = bounded(0);
     queue.push(run(1), late(), &stop).unwrap();
@@ -197,7 +197,7 @@ fn who_waits_for_room_looks_whenever_it_is_woken() {
 }
 
 #[test]
-fn in_order_a_run_waits_for_the_one_before_it_even_while_that_is_tried_again() {
+fn in_order_a_run_waits_for_the_one_before_it_even_while_that_is_retried() {
     let queue = RunQueue::new(5, Order::Partition, usize::MAX);
     let (_running, stop) = bounded(0);
     for id in [1, 2, 3] {
@@ -227,7 +227,7 @@ fn in_order_a_run_waits_for_the_one_before_it_even_while_that_is_tried_again() {
 }
 
 #[test]
-fn a_partition_whose_lane_is_stuck_is_held_and_read_again_when_half_has_gone() {
+fn a_partition_whose_lane_is_stuck_is_held_until_half_of_its_runs_have_gone() {
     let queue = RunQueue::new(200, Order::Partition, usize::MAX);
     let (_running, stop) = bounded(0);
     let runs = limits::PARKED_RUNS as i64;
@@ -250,7 +250,7 @@ fn a_partition_whose_lane_is_stuck_is_held_and_read_again_when_half_has_gone() {
 }
 
 #[test]
-fn few_large_waiting_runs_hold_their_partition_too() {
+fn few_large_parked_runs_hold_their_partition_too() {
     let budget = Budget::new(4000);
     let queue = RunQueue::new(9, Order::Partition, budget.limit());
     let (_running, stop) = bounded(0);
@@ -276,7 +276,7 @@ fn few_large_waiting_runs_hold_their_partition_too() {
 }
 
 #[test]
-fn runs_of_one_batch_keep_its_memory_once() {
+fn the_memory_of_a_batch_counts_once_however_many_of_its_runs_are_parked() {
     let budget = Budget::new(4000);
     let queue = RunQueue::new(9, Order::Partition, budget.limit());
     let (_running, stop) = bounded(0);

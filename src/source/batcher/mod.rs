@@ -1,6 +1,6 @@
 //! Cuts one partition's records into batches. Pure: records and the time come in, cuts come out.
 //!
-//! A batch whose range is in the history already (`Stored`) is cut exactly as it was before; fresh batches
+//! A batch whose range is in the history already (`PlannedBatch`) is cut exactly as it was before; fresh batches
 //! never overlap one. Where batches go, and whether there is memory for them, is decided by the caller.
 
 use std::collections::VecDeque;
@@ -10,7 +10,7 @@ use crate::config::limits;
 use crate::model::batch::{Batch, Record};
 use crate::model::budget::Permit;
 use crate::model::offset::{Offset, OffsetRange};
-use crate::model::stored::Stored;
+use crate::model::planned::PlannedBatch;
 
 /// How large a fresh batch may grow, and how long it may wait for more records.
 #[derive(Clone, Copy, Debug)]
@@ -38,14 +38,14 @@ pub enum Identity {
     /// A new range, which is still to be planned.
     Fresh(OffsetRange),
     /// A range that was planned before. Compaction may have removed some of its records, or all.
-    Stored(Stored),
+    PlannedBatch(PlannedBatch),
 }
 
 impl Cut {
     pub fn range(&self) -> OffsetRange {
         match &self.identity {
             Identity::Fresh(range) => *range,
-            Identity::Stored(stored) => stored.range,
+            Identity::PlannedBatch(stored) => stored.range,
         }
     }
 }
@@ -73,7 +73,7 @@ pub struct Batcher {
     /// The end of what was cut and is neither accepted nor refused yet; at most the cursor if there is none.
     cut_to: Offset,
     /// Batches planned before that are still to be read; ascending, none below the cursor.
-    stored: VecDeque<Stored>,
+    stored: VecDeque<PlannedBatch>,
     fill: Option<Fill>,
     /// The log has no record below it.
     floor: Offset,
@@ -88,7 +88,7 @@ impl Batcher {
     ///
     /// # Panics
     /// If the ranges in `stored` overlap, do not ascend, or begin below `cursor`.
-    pub fn new(limits: BatchLimits, cursor: Offset, stored: Vec<Stored>) -> Batcher {
+    pub fn new(limits: BatchLimits, cursor: Offset, stored: Vec<PlannedBatch>) -> Batcher {
         let mut at = cursor;
         for stored in &stored {
             assert!(stored.range.first >= at, "stored range {} overlaps", stored.range);
@@ -361,7 +361,7 @@ impl Batcher {
     /// The queue had no room for a cut: its records are read again later, under the identity that the range
     /// has by now. The batch being filled lies above it and is dropped. If several cuts were refused, the last
     /// one comes first.
-    pub fn refused(&mut self, stored: Stored) {
+    pub fn refused(&mut self, stored: PlannedBatch) {
         self.fill = None;
         self.cut_to = stored.range.first;
         if self.stored.front().is_some_and(|front| front.range == stored.range) {
@@ -392,7 +392,7 @@ impl Batcher {
         self.tight = false;
         let identity = if fill.stored {
             let front = self.stored.front().expect("a stored fill has its range in front");
-            Identity::Stored(front.clone())
+            Identity::PlannedBatch(front.clone())
         } else {
             self.usual = (fill.batch.payload_bytes(), fill.batch.len());
             Identity::Fresh(range)
@@ -402,13 +402,13 @@ impl Batcher {
     }
 
     /// Cuts a stored range with the records that the log still has of it: none, if compaction removed all.
-    fn cut_stored(&mut self, stored: Stored) -> Option<Cut> {
+    fn cut_stored(&mut self, stored: PlannedBatch) -> Option<Cut> {
         self.tight = false;
         let (permit, batch) = match self.fill.take() {
             Some(fill) => (fill.permit, fill.batch),
             None => (Permit::nothing(), Batch::default()),
         };
-        Some(Cut { permit, batch, identity: Identity::Stored(stored) })
+        Some(Cut { permit, batch, identity: Identity::PlannedBatch(stored) })
     }
 }
 

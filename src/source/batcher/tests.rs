@@ -8,8 +8,8 @@ use super::*;
 use crate::model::budget::Budget;
 use crate::model::headers::Headers;
 use crate::model::offset::Lane;
+use crate::model::planned::PlannedRun;
 use crate::model::run::RunId;
-use crate::model::stored::Part;
 
 const LIMITS: BatchLimits = BatchLimits {
     max_records: 4,
@@ -23,14 +23,14 @@ fn range(first: i64, last: i64) -> OffsetRange {
     OffsetRange::new(Offset::new(first), Offset::new(last))
 }
 
-fn unfinished(run: i64, first: i64, last: i64) -> Stored {
+fn unfinished(run: i64, first: i64, last: i64) -> PlannedBatch {
     let range = range(first, last);
-    let part = Part { run: RunId(run), range, lane: Lane::WHOLE, failed_attempts: 0 };
-    Stored { range, parts: vec![part], registered: false }
+    let part = PlannedRun { run: RunId(run), range, lane: Lane::WHOLE, failed_attempts: 0 };
+    PlannedBatch { range, parts: vec![part], registered: false }
 }
 
-fn finished(first: i64, last: i64) -> Stored {
-    Stored { range: range(first, last), parts: vec![], registered: false }
+fn finished(first: i64, last: i64) -> PlannedBatch {
+    PlannedBatch { range: range(first, last), parts: vec![], registered: false }
 }
 
 #[test]
@@ -57,7 +57,7 @@ struct Driver {
 }
 
 impl Driver {
-    fn new(limits: BatchLimits, cursor: i64, stored: Vec<Stored>) -> Driver {
+    fn new(limits: BatchLimits, cursor: i64, stored: Vec<PlannedBatch>) -> Driver {
         let batcher = Batcher::new(limits, Offset::new(cursor), stored);
         Driver {
             batcher,
@@ -111,7 +111,7 @@ impl Driver {
     fn fresh(&self) -> Vec<OffsetRange> {
         let fresh = self.cuts.iter().filter_map(|(identity, _)| match identity {
             Identity::Fresh(range) => Some(*range),
-            Identity::Stored(_) => None,
+            Identity::PlannedBatch(_) => None,
         });
         fresh.collect()
     }
@@ -141,7 +141,7 @@ fn a_stored_range_that_does_not_fit_is_refilled_tightly_once() {
     assert_eq!(tight, limits::RUN_OVERHEAD_BYTES + 2 * (30 + Batch::ENTRY_BYTES));
     assert!(!driver.batcher.refill_tightly(), "it has none to spare already");
     driver.offer(2, b"v");
-    assert!(matches!(driver.cuts[..], [(Identity::Stored(_), _)]));
+    assert!(matches!(driver.cuts[..], [(Identity::PlannedBatch(_), _)]));
 }
 
 #[test]
@@ -190,8 +190,8 @@ fn stored_ranges_are_cut_exactly_as_before_whatever_the_limits_are_now() {
     let stored = vec![unfinished(1, 0, 9), finished(10, 12), unfinished(3, 13, 14)];
     let mut driver = Driver::new(LIMITS, 0, stored.clone());
     (0..20).for_each(|offset| driver.offer(offset, b"v"));
-    assert_eq!(driver.cuts[0], (Identity::Stored(stored[0].clone()), (0..=9).collect()));
-    assert_eq!(driver.cuts[1], (Identity::Stored(stored[2].clone()), vec![13, 14]));
+    assert_eq!(driver.cuts[0], (Identity::PlannedBatch(stored[0].clone()), (0..=9).collect()));
+    assert_eq!(driver.cuts[1], (Identity::PlannedBatch(stored[2].clone()), vec![13, 14]));
     assert_eq!(driver.fresh(), [range(15, 18)]);
 }
 
@@ -200,7 +200,7 @@ fn a_fresh_batch_ends_before_a_stored_range() {
     let mut driver = Driver::new(LIMITS, 0, vec![finished(2, 3), unfinished(2, 6, 6)]);
     (0..8).for_each(|offset| driver.offer(offset, b"v"));
     assert_eq!(driver.fresh(), [range(0, 1), range(4, 5)]);
-    assert_eq!(driver.cuts[2], (Identity::Stored(unfinished(2, 6, 6)), vec![6]));
+    assert_eq!(driver.cuts[2], (Identity::PlannedBatch(unfinished(2, 6, 6)), vec![6]));
 }
 
 #[test]
@@ -212,7 +212,7 @@ fn a_stored_range_keeps_its_key_if_compaction_removed_records() {
     driver.passed(30);
     let expected: Vec<_> = stored
         .iter()
-        .map(|s| Identity::Stored(s.clone()))
+        .map(|s| Identity::PlannedBatch(s.clone()))
         .zip([vec![4], vec![], vec![25]])
         .collect();
     assert_eq!(driver.cuts, expected);
@@ -229,8 +229,8 @@ fn a_stored_range_whose_beginning_was_removed_runs_with_the_rest() {
     assert_eq!(driver.batcher.read_position(), Offset::new(15));
     (15..21).for_each(|offset| driver.offer(offset, b"v"));
     let expected = [
-        (Identity::Stored(stored[0].clone()), vec![0]),
-        (Identity::Stored(stored[1].clone()), (15..20).collect()),
+        (Identity::PlannedBatch(stored[0].clone()), vec![0]),
+        (Identity::PlannedBatch(stored[1].clone()), (15..20).collect()),
     ];
     assert_eq!(driver.cuts, expected);
 }
@@ -241,11 +241,11 @@ fn a_refused_cut_is_read_again_under_its_identity() {
     (0..3).for_each(|offset| driver.offer(offset, b"v"));
     let cut = driver.batcher.cut_now().unwrap();
     let (first, last) = (cut.range().first.get(), cut.range().last.get());
-    let stored = Stored { registered: true, ..unfinished(5, first, last) };
+    let stored = PlannedBatch { registered: true, ..unfinished(5, first, last) };
     driver.batcher.refused(stored.clone());
     assert_eq!(driver.batcher.read_position(), Offset::ZERO);
     (0..6).for_each(|offset| driver.offer(offset, b"v"));
-    assert_eq!(driver.cuts, [(Identity::Stored(stored), vec![0, 1, 2])]);
+    assert_eq!(driver.cuts, [(Identity::PlannedBatch(stored), vec![0, 1, 2])]);
     assert_eq!(driver.batcher.read_position(), Offset::new(6));
 }
 
@@ -283,7 +283,7 @@ fn cuts_refused_together_are_read_again_from_the_first() {
     assert_eq!(driver.batcher.cursor(), Offset::new(4));
     assert_eq!(driver.batcher.read_position(), Offset::new(4));
     (4..8).for_each(|offset| driver.offer(offset, b""));
-    assert_eq!(driver.cuts, [(Identity::Stored(unfinished(1, 4, 7)), vec![4, 5, 6, 7])]);
+    assert_eq!(driver.cuts, [(Identity::PlannedBatch(unfinished(1, 4, 7)), vec![4, 5, 6, 7])]);
 }
 
 proptest! {
@@ -331,7 +331,7 @@ proptest! {
             }
         }
         for stored in stored.iter().filter(|s| !s.is_finished()) {
-            let again = driver.cuts.iter().filter(|(id, _)| *id == Identity::Stored(stored.clone()));
+            let again = driver.cuts.iter().filter(|(id, _)| *id == Identity::PlannedBatch(stored.clone()));
             prop_assert_eq!(again.count(), usize::from(stored.range.last < Offset::new(60)));
         }
     }

@@ -14,7 +14,7 @@ use crate::model::budget::Permit;
 use crate::model::error::{Error, Result};
 use crate::model::live::Trouble;
 use crate::model::offset::{Offset, OffsetRange, Partition};
-use crate::model::stored::Stored;
+use crate::model::planned::PlannedBatch;
 use crate::source::batcher::{Batcher, Cut};
 
 /// The reader of one partition, and the only owner of its position.
@@ -251,7 +251,7 @@ impl PartitionReader {
 
     /// The queue had no room for runs of the batch: they are read again. Of several such batches the last one
     /// comes first.
-    pub fn refused(&mut self, stored: Stored) {
+    pub fn refused(&mut self, stored: PlannedBatch) {
         self.batcher.refused(stored);
         self.passed = None;
     }

@@ -10,8 +10,8 @@ use crate::commit::ledger::Ledger;
 use crate::history::Settled;
 use crate::model::budget::Budget;
 use crate::model::offset::Lane;
+use crate::model::planned::PlannedRun;
 use crate::model::run::{RunId, RunState};
-use crate::model::stored::Part;
 use crate::source::batcher::{BatchLimits, Identity};
 
 const LIMITS: BatchLimits = BatchLimits {
@@ -203,11 +203,11 @@ impl Driver {
         for (at, cut) in std::mem::take(&mut self.cuts).into_iter().enumerate() {
             let range = cut.range();
             let mut stored = match cut.identity {
-                Identity::Stored(stored) => stored,
+                Identity::PlannedBatch(stored) => stored,
                 Identity::Fresh(range) => {
                     let lane = Lane::WHOLE;
-                    let part = Part { run: RunId(1), range, lane, failed_attempts: 0 };
-                    Stored { range, parts: vec![part], registered: false }
+                    let part = PlannedRun { run: RunId(1), range, lane, failed_attempts: 0 };
+                    PlannedBatch { range, parts: vec![part], registered: false }
                 }
             };
             if !stored.registered {

@@ -9,7 +9,7 @@ use crate::history::requests::{Chunk, Unfinished};
 use crate::model::batch::Batch;
 use crate::model::clock;
 use crate::model::error::Result;
-use crate::model::offset::{Again, Partition, RunKey};
+use crate::model::offset::{Partition, Reprocess, RunKey};
 use crate::model::run::Run;
 use crate::runs::queue::Refused;
 
@@ -136,9 +136,9 @@ impl Redrive {
     /// Gives dead letters the identity of a run, in the history. `None` if mb stops.
     fn plan(&mut self, with: &Resources, chunk: Chunk) -> Option<Unfinished> {
         let Chunk { partition, range, records, bytes } = chunk;
-        let again = Some(Again::Redrive(self.request));
+        let reprocess = Some(Reprocess::Redrive(self.request));
         let topic = Arc::clone(&with.engine.topic_name);
-        let key = RunKey { again, ..RunKey::new(topic, partition, range) };
+        let key = RunKey { reprocess, ..RunKey::new(topic, partition, range) };
         let history = &with.engine.history;
         let run = history.plan(vec![Planned::whole(key, records, bytes)])?;
         self.after = (partition, range.last.get());
@@ -153,8 +153,8 @@ impl Redrive {
     }
 
     fn key(&self, with: &Resources, run: &Unfinished) -> RunKey {
-        let again = Some(Again::Redrive(self.request));
+        let reprocess = Some(Reprocess::Redrive(self.request));
         let topic = Arc::clone(&with.engine.topic_name);
-        RunKey { again, ..RunKey::new(topic, run.partition, run.range) }
+        RunKey { reprocess, ..RunKey::new(topic, run.partition, run.range) }
     }
 }

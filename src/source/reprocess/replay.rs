@@ -10,7 +10,7 @@ use crate::model::batch::Record;
 use crate::model::budget::Permit;
 use crate::model::clock;
 use crate::model::error::{Class, Error, Result};
-use crate::model::offset::{Again, Offset, OffsetRange, Partition, RunKey};
+use crate::model::offset::{Offset, OffsetRange, Partition, Reprocess, RunKey};
 use crate::model::run::RunId;
 use crate::runs::queue::Refused;
 use crate::source::batcher::{Batcher, Cut};
@@ -300,10 +300,10 @@ impl Collector for Reading<'_> {
     fn deliver(&mut self, partition: Partition, cut: Cut) -> Flow {
         let range = cut.range();
         let engine = &self.with.engine;
-        let again = Some(Again::Replay(self.replay.request));
+        let reprocess = Some(Reprocess::Replay(self.replay.request));
         let key = |range, _| {
             let topic = Arc::clone(&engine.topic_name);
-            RunKey { again, ..RunKey::new(topic, partition, range) }
+            RunKey { reprocess, ..RunKey::new(topic, partition, range) }
         };
         let mut planned = Vec::new();
         let mut outgoing = Outgoing::new(partition, cut, 1, key, &mut planned);

@@ -1,4 +1,5 @@
-//! Cancelling commands one by one: who runs which run's, and the way to the thread that watches it.
+//! Cancels single commands: which attempt has which command, and how the thread that watches it learns of the
+//! cancel.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -11,42 +12,45 @@ use rustix::event::{EventfdFlags, eventfd};
 use crate::model::offset::RunKey;
 use crate::model::sync::{Mutex, MutexGuard};
 
-/// Attempts that are under way, by their run.
+/// Attempts that are under way, by run key.
 #[derive(Debug, Default)]
 pub struct Attempts(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
     running: HashMap<RunKey, Arc<Cancel>>,
-    /// Cancelled in the moment before the attempt was known here, or behind its end; then it fails
-    /// one attempt of a later run of that key, which is tried again.
+    /// Cancelled a moment before the attempt was known here, or after its end. In the second case the cancel
+    /// fails the next attempt of that key, which is then retried.
     early: HashSet<RunKey>,
 }
 
-/// How many of the latter are remembered.
+/// How many early cancels are remembered.
 const EARLY: usize = 1000;
 
-/// Tells one attempt that it was cancelled.
+/// The cancel of one attempt.
 #[derive(Debug)]
 pub struct Cancel {
-    asked: AtomicBool,
-    /// Readable from then on.
+    is_requested: AtomicBool,
+    /// Readable once it is requested.
     pub wake: OwnedFd,
 }
 
 impl Cancel {
     pub fn new() -> io::Result<Cancel> {
-        Ok(Cancel { asked: AtomicBool::new(false), wake: eventfd(0, EventfdFlags::CLOEXEC)? })
+        Ok(Cancel {
+            is_requested: AtomicBool::new(false),
+            wake: eventfd(0, EventfdFlags::CLOEXEC)?,
+        })
     }
 
-    pub fn ask(&self) {
-        self.asked.store(true, Ordering::Release);
+    pub fn request(&self) {
+        self.is_requested.store(true, Ordering::Release);
         // It cannot be full: its count has 64 bits.
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
     }
 
-    pub fn is_asked(&self) -> bool {
-        self.asked.load(Ordering::Acquire)
+    pub fn is_requested(&self) -> bool {
+        self.is_requested.load(Ordering::Acquire)
     }
 }
 
@@ -59,12 +63,12 @@ pub struct Entered<'a> {
 
 impl Attempts {
     /// # Errors
-    /// Where no descriptor is left.
+    /// If no file descriptor is left.
     pub fn enter<'a>(&'a self, key: &'a RunKey) -> io::Result<Entered<'a>> {
         let cancel = Arc::new(Cancel::new()?);
         let mut state = self.lock();
         if state.early.remove(key) {
-            cancel.ask();
+            cancel.request();
         }
         state.running.insert(key.clone(), Arc::clone(&cancel));
         Ok(Entered { attempts: self, key, cancel })
@@ -73,7 +77,7 @@ impl Attempts {
     pub fn cancel(&self, key: &RunKey) {
         let mut state = self.lock();
         if let Some(cancel) = state.running.get(key) {
-            return cancel.ask();
+            return cancel.request();
         }
         if state.early.len() >= EARLY {
             state.early.clear();
@@ -105,10 +109,10 @@ mod tests {
         let entered = attempts.enter(&key).unwrap();
         let beside = attempts.enter(&other).unwrap();
         attempts.cancel(&key);
-        assert!(entered.cancel.is_asked() && !beside.cancel.is_asked());
+        assert!(entered.cancel.is_requested() && !beside.cancel.is_requested());
         drop(entered);
         attempts.cancel(&key);
-        assert!(attempts.enter(&key).unwrap().cancel.is_asked());
-        assert!(!attempts.enter(&key).unwrap().cancel.is_asked(), "once");
+        assert!(attempts.enter(&key).unwrap().cancel.is_requested());
+        assert!(!attempts.enter(&key).unwrap().cancel.is_requested(), "once");
     }
 }

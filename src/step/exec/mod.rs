@@ -202,7 +202,7 @@ impl Step for ExecStep {
             }
         };
         loop {
-            if entered.cancel.is_asked() {
+            if entered.cancel.is_requested() {
                 return Err(StepError::Retry(outcome::CANCELLED.to_owned()));
             }
             match self.start_and_watch(attempt, &entered.cancel) {
@@ -273,7 +273,7 @@ impl ExecStep {
         })?;
         // Not only the file's folder is gone, which may be the command's own doing: which records it
         // named, nobody can say, and it runs again.
-        let was_ended = self.groups.aborted() || cancel.is_asked();
+        let was_ended = self.groups.aborted() || cancel.is_requested();
         if !was_ended && !failed_file.is_parent_in_place() {
             return Err(self.without_place(&io::ErrorKind::NotFound.into()));
         }

@@ -1,5 +1,5 @@
-//! What a command's end means for its attempt: done, or an error in words; and whether the records
-//! that it named count. Reading those is `failed_file`'s.
+//! What the end of a command means for its attempt: done, or an error; and whether the records that it named
+//! count. `failed_file` reads those names.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -11,19 +11,19 @@ use super::process::{By, Ended};
 use crate::config::limits::ERROR_LINE_CHARS;
 use crate::step::StepError;
 
-/// `EX_DATAERR` of sysexits.h: the batch is bad, trying again cannot help.
+/// `EX_DATAERR` of sysexits.h: the batch is bad, and another attempt cannot help.
 const DEAD_LETTER: i32 = 65;
-/// `EX_TEMPFAIL` of sysexits.h: try again.
+/// `EX_TEMPFAIL` of sysexits.h: retry.
 const RETRY: i32 = 75;
-/// `EX_CONFIG` of sysexits.h: no batch can be processed before a person has come.
+/// `EX_CONFIG` of sysexits.h: no batch can be processed before a person has mended something.
 const STOP: i32 = 78;
 
-/// The error of an attempt that a person has ended; why, is the run's.
+/// The error of an attempt that a person has cancelled; the reason is kept with the run.
 pub const CANCELLED: &str = "cancelled";
 
 /// # Errors
-/// For everything but exit code 0 within the time limit: how it ended, and the last line it wrote
-/// to stderr. `StepError::DeadLetter` for 65, `RetryFailed` for 75, `Stop` for 78, `Retry` for
+/// For everything but exit code 0 within the time limit: how the command ended, and the last line that it
+/// wrote to stderr. `StepError::DeadLetter` for 65, `RetryFailed` for 75, `Stop` for 78, `Retry` for
 /// anything else.
 pub fn judge(ended: &Ended, timeout: Option<Duration>) -> Result<(), StepError> {
     let how = match timeout {
@@ -37,7 +37,7 @@ pub fn judge(ended: &Ended, timeout: Option<Duration>) -> Result<(), StepError> 
         None => how,
     };
     Err(match ended.status.code() {
-        // It was told to end: its code says how it took that.
+        // mb ended it: the exit code only says how it reacted to that.
         _ if ended.by != By::Itself => StepError::Retry(message),
         Some(DEAD_LETTER) => StepError::DeadLetter(message),
         Some(RETRY) => StepError::RetryFailed(message),
@@ -46,9 +46,9 @@ pub fn judge(ended: &Ended, timeout: Option<Duration>) -> Result<(), StepError> 
     })
 }
 
-/// Whether the records that the command named count as the ones that failed, and all others as
-/// done: only where it ended by itself, and with a code that says so. Any other code may be that of
-/// an error in between, when it had named some and not come to the others.
+/// Whether the records that the command named count as failed, and all others as done: only if the command
+/// ended by itself, with a code that says so. Any other code may come from an error in between, when the
+/// command had named some records and not reached the others.
 pub fn names_count(ended: &Ended) -> bool {
     let code = ended.status.code();
     ended.by == By::Itself && code.is_some_and(|code| matches!(code, 0 | DEAD_LETTER | RETRY))
@@ -61,7 +61,7 @@ fn describe(status: ExitStatus) -> String {
     match status.code() {
         Some(127) => "command not found (exit code 127)".to_owned(),
         Some(126) => "command not executable (exit code 126)".to_owned(),
-        // A shell's way to say that what it ran was ended by a signal.
+        // How a shell reports that a signal ended what it ran.
         Some(code @ 129..=192) => {
             format!("command ended with exit code {code} (128 + {})", signal_name(code - 128))
         }
@@ -103,7 +103,7 @@ fn signal_name(number: i32) -> String {
     }
 }
 
-/// A line as a log or a page can show it: control characters escaped, cut where it is long.
+/// A line that a log or a page can show: control characters are escaped, and a long line is cut.
 pub fn shown(line: &str) -> String {
     let mut shown = String::new();
     for (count, c) in line.chars().enumerate() {
@@ -145,12 +145,12 @@ mod tests {
     }
 
     #[test]
-    fn only_zero_is_done_whatever_stderr_says() {
+    fn only_exit_code_0_is_success_whatever_stderr_says() {
         assert_eq!(judge(&ended(0, false, "warning"), None), Ok(()));
     }
 
     #[test]
-    fn three_exit_codes_have_a_meaning_and_all_others_are_tried_again() {
+    fn three_exit_codes_have_a_meaning_and_all_others_are_retried() {
         for code in 1..=255 {
             let text = match (code, judge(&ended(code << 8, false, ""), None)) {
                 (65, Err(StepError::DeadLetter(text))) => text,
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timeout_is_one_even_where_the_command_then_ended_well() {
+    fn a_timeout_is_reported_even_if_the_command_then_exits_0() {
         assert_eq!(message(&ended(0, true, "")), "timed out after 1.5s");
         assert_eq!(message(&ended(9, true, "so\n")), "timed out after 1.5s: so");
         for code in [65, 75, 78] {

@@ -138,7 +138,7 @@ fn watch<'a>(
             return Ok(stage.ended_by());
         }
         let now = Instant::now();
-        if matches!(stage, Stage::Running { .. }) && cancel.is_asked() {
+        if matches!(stage, Stage::Running { .. }) && cancel.is_requested() {
             group.signal(Signal::TERM);
             stage = Stage::Terminated { by: By::Cancel, until: now + KILL_GRACE };
         }

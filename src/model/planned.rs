@@ -1,5 +1,5 @@
-//! A batch that the history has from before: its range, and what of it is still to be run. Reading it
-//! again is `batcher`'s.
+//! A batch whose range was planned before, and which of its runs are still to be made. `source::batcher`
+//! reads its records again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,40 +8,40 @@ use crate::model::lane::lane_of_record;
 use crate::model::offset::{Lane, OffsetRange};
 use crate::model::run::RunId;
 
-/// A batch's range that already has an identity: planned before, by this process or an earlier one.
+/// The range of a batch that was planned before, by this process or an earlier one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stored {
+pub struct PlannedBatch {
     pub range: OffsetRange,
-    /// Its runs that are still to be made, ascending by first offset: a half that was halved again
-    /// has newer runs than the other half. None: all of them are done,
-    /// above the committed offset, and the records are passed over.
-    pub parts: Vec<Part>,
-    /// This process' ledger has it in flight already.
+    /// The runs that are still to be made, ascending by first offset (not by number: a half that was
+    /// halved again has newer runs than the other half). If there are none, the whole batch is done and
+    /// lies above the committed offset: its records are skipped.
+    pub parts: Vec<PlannedRun>,
+    /// This process' ledger already has the batch in flight.
     pub registered: bool,
 }
 
-/// A run of a stored batch: all of it, a lane, or what a split left of either.
+/// A run of a planned batch: all of it, one lane of it, or a piece that a split has made of either.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Part {
+pub struct PlannedRun {
     pub run: RunId,
     pub range: OffsetRange,
     pub lane: Lane,
     pub failed_attempts: u32,
 }
 
-impl Stored {
+impl PlannedBatch {
     pub fn is_finished(&self) -> bool {
         self.parts.is_empty()
     }
 
-    /// Its runs that memory is had for at its beginning. `split_later`: each record brings what a run
-    /// of its own takes, so that pieces of a run that was split count once.
+    /// For how many runs memory is acquired before the first record is read. `split_later`: memory for a
+    /// run of its own is acquired with each record, so the pieces of a run that was split count once.
     pub fn runs(&self, split_later: bool) -> usize {
         let lanes: BTreeSet<Lane> = self.parts.iter().map(|part| part.lane).collect();
         if split_later { lanes.len() } else { self.parts.len() }
     }
 
-    /// The records of each part. One pass, since the parts may be as many as the records.
+    /// The records of each run. One pass, since there may be as many runs as records.
     pub fn divide(&self, batch: Batch) -> Vec<Batch> {
         if let [part] = self.parts[..]
             && part.range == self.range
@@ -49,7 +49,7 @@ impl Stored {
         {
             return vec![batch];
         }
-        // Those of one lane ascend and do not overlap.
+        // The runs of one lane ascend and do not overlap.
         let mut of_lane: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
         for (place, part) in self.parts.iter().enumerate() {
             of_lane.entry(part.lane.index).or_default().push(place);
@@ -65,7 +65,7 @@ impl Stored {
     }
 }
 
-impl Part {
+impl PlannedRun {
     /// Whether the record is one of the run's.
     pub fn covers(&self, record: &Record<'_>) -> bool {
         let Lane { index, count } = self.lane;
@@ -82,21 +82,21 @@ mod tests {
         OffsetRange::new(Offset::new(first), Offset::new(last))
     }
 
-    fn part(run: i64, first: i64, last: i64) -> Part {
+    fn part(run: i64, first: i64, last: i64) -> PlannedRun {
         let range = range(first, last);
-        Part { run: RunId(run), range, lane: Lane::WHOLE, failed_attempts: 0 }
+        PlannedRun { run: RunId(run), range, lane: Lane::WHOLE, failed_attempts: 0 }
     }
 
     #[test]
-    fn a_stored_batch_is_divided_as_its_parts_say() {
+    fn a_planned_batch_is_divided_among_its_runs() {
         let mut batch = Batch::default();
         for offset in 0..10 {
             batch.push(Record { offset: Offset::new(offset), ..Record::default() });
         }
         let parts = vec![part(1, 0, 9)];
-        let mut stored = Stored { range: range(0, 9), parts, registered: false };
+        let mut stored = PlannedBatch { range: range(0, 9), parts, registered: false };
         assert_eq!(stored.divide(batch.clone())[0].len(), 10);
-        // The middle is done; halves of it have newer runs.
+        // The run was split: some pieces are done, and some were halved again later.
         stored.parts = [(5, 0, 2), (3, 6, 6), (9, 8, 9)]
             .map(|(run, first, last)| part(run, first, last))
             .into();
