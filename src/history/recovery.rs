@@ -20,6 +20,7 @@ use crate::model::run::{RunId, RunState};
 ///
 /// # Errors
 /// `Storage` if the file cannot be read.
+#[cfg(any(test, feature = "testing"))]
 pub fn recorded(db: &Connection, scope: ScopeId) -> Result<BTreeMap<Partition, Recorded>> {
     Ok(recorded_and_settled(db, scope)?.0)
 }
