@@ -10,9 +10,9 @@ use crate::api::context::{Context, RunningPipeline};
 use crate::api::session::Session;
 use crate::config::limits;
 use crate::history::requests::{self, Replay, RequestRow, Selection};
-use crate::kafka::{Backend, Watermarks};
 use crate::model::error::{Error, Result};
 use crate::model::offset::Offset;
+use crate::source::reprocess::plan::{self, Span};
 
 /// The newest redrives and replays. The note of one that only another process can work on says why.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -97,7 +97,7 @@ impl Operation for ReplayOffsets {
     type Answer = Vec<i64>;
 
     fn perform(self, context: &Context, session: &mut Session) -> Result<Vec<i64>> {
-        let replay = context.with_pipeline(|pipeline| plan(pipeline, &self))?;
+        let replay = context.with_pipeline(|pipeline| planned(pipeline, &self))?;
         ReplayRanges(replay).perform(context, session)
     }
 
@@ -107,7 +107,7 @@ impl Operation for ReplayOffsets {
 }
 
 /// The part of the offsets that the log has now.
-fn plan(pipeline: &RunningPipeline, offsets: &ReplayOffsets) -> Result<Replay> {
+fn planned(pipeline: &RunningPipeline, offsets: &ReplayOffsets) -> Result<Replay> {
     let ReplayOffsets { partition, from, to } = *offsets;
     if !(0..=to).contains(&from) {
         return Err(Error::Usage(format!(
@@ -121,22 +121,9 @@ fn plan(pipeline: &RunningPipeline, offsets: &ReplayOffsets) -> Result<Replay> {
             topic.name
         )));
     }
-    let Watermarks { beginning, end } =
-        pipeline.engine.broker.watermarks_of(&topic.name, partition)?;
-    let (first, last) = (from.max(beginning.get()), to.min(end.get() - 1));
-    if first > last {
-        return Err(Error::Config(format!(
-            "nothing of {}/{partition} {from}-{to} is in the log, which has {beginning} to {}",
-            topic.name,
-            Offset::new((end.get() - 1).max(0))
-        )));
-    }
-    Ok(Replay {
-        embedded: pipeline.engine.broker.backend() == Backend::Embedded,
-        cluster_id: topic.cluster_id.clone().unwrap_or_default(),
-        group: pipeline.engine.config.connection.group.clone(),
-        topic: topic.name.clone(),
-        topic_id: topic.id.clone().unwrap_or_default(),
-        ranges: vec![(partition, first, last)],
-    })
+    let span = Span::Offsets { from: Offset::new(from), to: Some(Offset::new(to)) };
+    let broker = &pipeline.engine.broker;
+    let plan = plan::plan(broker.as_ref(), &topic.name, &[partition], span)?;
+    plan.log_notes();
+    Ok(plan.request(broker.backend(), topic, &pipeline.engine.config.connection.group))
 }
