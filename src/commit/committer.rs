@@ -245,7 +245,8 @@ impl Committer {
         let offsets: Vec<_> = resets.iter().map(|reset| (reset.partition, reset.to)).collect();
         self.commit_move(&offsets, doubt, stop)
             .map_err(|error| MoveError { error, are_ranges_void: true })?;
-        self.history.confirm_reset(resets.to_vec());
+        let in_doubt = doubt.remaining(clock::now()).is_some();
+        self.history.confirm_reset(resets.to_vec(), in_doubt);
         for (partition, to) in offsets {
             self.ledgers.add(partition, Ledger::new(to, Some(to)));
         }

@@ -22,6 +22,8 @@ struct Inner {
     ledgers: BTreeMap<Partition, Ledger>,
     /// Partitions that are not yet done up to here (`--until-caught-up`).
     behind: Option<BTreeMap<Partition, Offset>>,
+    /// What was to be done of each partition when the target was set.
+    target: BTreeMap<Partition, Offset>,
     /// How many offsets lay below the target when it was set.
     to_do: u64,
     /// Partitions that stand at a record that stays unreadable.
@@ -40,18 +42,12 @@ impl Ledgers {
     pub fn add(&self, partition: Partition, ledger: Ledger) {
         let mut inner = self.lock();
         inner.ledgers.insert(partition, ledger);
-        // It may be there already: an empty partition.
+        // A cursor that was moved back has more to do, even if the target was reached before.
+        let Inner { behind, target, .. } = &mut *inner;
+        if let (Some(behind), Some(target)) = (behind, target.get(&partition)) {
+            behind.insert(partition, *target);
+        }
         self.check_target(&mut inner, partition);
-    }
-
-    /// The offset that the log holds for the partition, as far as mb knows.
-    pub fn committed(&self, partition: Partition) -> Option<Offset> {
-        self.lock().of(partition).committed()
-    }
-
-    /// The lowest offset of the partition that is not done yet.
-    pub fn committable_of(&self, partition: Partition) -> Offset {
-        self.lock().of(partition).committable()
     }
 
     /// A batch goes into flight, as `runs` runs.
@@ -122,6 +118,7 @@ impl Ledgers {
     pub fn set_target(&self, target: BTreeMap<Partition, Offset>) {
         let mut inner = self.lock();
         let partitions: Vec<Partition> = target.keys().copied().collect();
+        inner.target.clone_from(&target);
         inner.behind = Some(target);
         inner.to_do = inner.left();
         for partition in partitions {
@@ -279,5 +276,17 @@ mod tests {
         assert!(ledgers.is_caught_up());
         assert_eq!(ledgers.progress(), Some((10, 10)));
         assert_eq!(ledgers.reached().try_recv(), Ok(()));
+    }
+
+    #[test]
+    fn a_cursor_that_is_moved_back_leaves_the_target_to_be_reached_once_more() {
+        let ledgers = Ledgers::default();
+        ledgers.add(0, Ledger::new(Offset::new(10), None));
+        ledgers.set_target([(0, Offset::new(10))].into());
+        assert!(ledgers.is_caught_up());
+        ledgers.add(0, Ledger::new(Offset::new(3), Some(Offset::new(3))));
+        assert!(!ledgers.is_caught_up());
+        ledgers.advance(0, Offset::new(10));
+        assert!(ledgers.is_caught_up());
     }
 }

@@ -263,8 +263,10 @@ impl History {
 
     /// The second half of `reset`: the log has confirmed the new offsets. As with a confirmed commit, nobody
     /// has to wait until it is written: if mb is killed before that, the next start finds the intent.
-    pub fn confirm_reset(&self, resets: Vec<Reset>) -> bool {
-        self.send(Write::ConfirmReset(resets))
+    ///
+    /// `in_doubt`: an unanswered try of the commit may still reach the log.
+    pub fn confirm_reset(&self, resets: Vec<Reset>, in_doubt: bool) -> bool {
+        self.send(Write::ConfirmReset(resets, in_doubt))
     }
 
     /// A redrive or replay has ended, in a state of the module `requests`.

@@ -41,7 +41,7 @@ pub fn intend(db: &Connection, scope: ScopeId, resets: &[Reset]) -> Result<usize
 /// `Storage` if the file cannot be written; the intents say the same to the next start.
 pub fn confirm(db: &Connection, scope: ScopeId, resets: &[Reset]) -> Result<()> {
     let change = db.unchecked_transaction().map_err(storage)?;
-    confirm_in(&change, scope, resets).map_err(storage)?;
+    confirm_in(&change, scope, resets, false).map_err(storage)?;
     change.commit().map_err(storage)
 }
 
@@ -73,15 +73,23 @@ pub(super) fn intend_in(
     Ok(voided)
 }
 
-/// Records the new offsets as confirmed, and nothing else.
+/// Records the new offsets as confirmed. `in_doubt`: one of the commits may still reach the log once more. Its
+/// intent stays then, or a start after that would take it for a person's reset and void what was done meanwhile.
 pub(super) fn confirm_in(
     change: &Connection,
     scope: ScopeId,
     resets: &[Reset],
+    in_doubt: bool,
 ) -> rusqlite::Result<()> {
     for Reset { partition, to, .. } in resets {
         void_in(change, scope, *partition, *to)?;
         insert_start(change, scope, *partition, *to, Some(*to))?;
+        if in_doubt {
+            change.execute(
+                "INSERT INTO intents(scope, partition, committing) VALUES (?1, ?2, ?3)",
+                params![scope.0, partition, to.get()],
+            )?;
+        }
     }
     Ok(())
 }
@@ -259,7 +267,7 @@ mod tests {
         world.plan(1, range(10, 19));
         world.history.outcome(ended(&first, RunState::Succeeded));
         assert_eq!(world.reset(&moved(10, 40)), 1, "one run was done already");
-        world.history.confirm_reset(moved(10, 40));
+        world.history.confirm_reset(moved(10, 40), false);
         let next = world.plan(0, range(40, 49));
         world.write();
         use RunState::{Queued, Succeeded, Voided};
@@ -296,7 +304,7 @@ mod tests {
             let run = world.plan(0, range(10, 19));
             assert_eq!(world.reset(&moved(10, 10)), 1);
             world.history.outcome(ended(&run, state));
-            world.history.confirm_reset(moved(10, 10));
+            world.history.confirm_reset(moved(10, 10), false);
             world.write();
             assert_eq!(world.states(), [(run.id.0, RunState::Voided)], "{state}");
             assert_eq!(world.settled(), [], "{state}");
@@ -333,7 +341,7 @@ mod tests {
         let mut world = World::new();
         let parent = world.plan(0, range(10, 11));
         assert_eq!(world.reset(&moved(10, 10)), 1);
-        world.history.confirm_reset(moved(10, 10));
+        world.history.confirm_reset(moved(10, 10), false);
         let replanned = world.plan(0, range(10, 11));
         let piece = |offset| Planned {
             whole: parent.whole,
@@ -361,7 +369,7 @@ mod tests {
             world.history.outcome(ended(&first, RunState::Succeeded));
             world.reset(&moved(10, to));
             // What is not in the file is lost.
-            world.history.confirm_reset(moved(10, to));
+            world.history.confirm_reset(moved(10, to), false);
             world.file.lose();
             let World { path, scope, .. } = world;
             let db = schema::open(&path).unwrap();
@@ -392,7 +400,7 @@ mod tests {
         world.write();
         ours(10, 0)(world.decide(0, 10));
         ours(40, 0)(world.decide(0, 40));
-        world.history.confirm_reset(moved(10, 40));
+        world.history.confirm_reset(moved(10, 40), false);
         world.history.confirm(&offsets, true);
         world.write();
         ours(40, 0)(world.decide(0, 40));

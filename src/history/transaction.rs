@@ -131,7 +131,9 @@ impl Target<'_> {
                     effects.voided.insert(at, reset::intend_in(change, scope, &write.resets)?);
                 }
             }
-            Write::ConfirmReset(resets) => reset::confirm_in(change, scope, resets)?,
+            Write::ConfirmReset(resets, in_doubt) => {
+                reset::confirm_in(change, scope, resets, *in_doubt)?;
+            }
             Write::Flush(_) => {}
         }
         Ok(())

@@ -32,7 +32,8 @@ pub(super) enum Write {
     /// A person moves offsets: what is written before they are committed.
     Reset(ResetWrite),
     /// What is written after they are committed.
-    ConfirmReset(Vec<Reset>),
+    /// Whether a commit of the move is still in doubt, too.
+    ConfirmReset(Vec<Reset>, bool),
     /// A request has ended: its number, its state, and a note for people.
     EndRequest(i64, i64, Option<String>),
     /// Requests are cancelled: each with those of its runs that have started, and the reason.
@@ -90,7 +91,10 @@ impl Write {
     pub fn may_unblock_pruning(&self) -> bool {
         matches!(
             self,
-            Write::Confirm(..) | Write::ConfirmReset(_) | Write::EndRequest(..) | Write::Cancel(..)
+            Write::Confirm(..)
+                | Write::ConfirmReset(..)
+                | Write::EndRequest(..)
+                | Write::Cancel(..)
         )
     }
 }

@@ -268,7 +268,7 @@ impl Writer {
                 | Write::Withdraw(_)
                 | Write::Confirm(..)
                 | Write::DropIntents(_)
-                | Write::ConfirmReset(_) => {}
+                | Write::ConfirmReset(..) => {}
             }
         }
         if let Some(newest) = planned {

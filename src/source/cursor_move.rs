@@ -23,6 +23,7 @@ use crate::commit::reset;
 use crate::config::limits;
 use crate::history::recovery::Resume;
 use crate::history::reset::Reset;
+use crate::kafka::Watermarks;
 use crate::model::clock;
 use crate::model::error::{Error, Result};
 use crate::model::offset::{Offset, Partition};
@@ -46,6 +47,8 @@ struct Parts {
     engine: Arc<Engine>,
     /// By a sensor's number.
     sensors: Vec<SensorHandle>,
+    /// The committer has a move that is not decided yet.
+    is_undecided: AtomicBool,
 }
 
 impl CursorMover {
@@ -55,12 +58,24 @@ impl CursorMover {
         committer: Sender<MoveJob>,
     ) -> CursorMover {
         CursorMover {
-            parts: Arc::new(Parts { engine, sensors }),
+            parts: Arc::new(Parts { engine, sensors, is_undecided: AtomicBool::new(false) }),
             committer,
             moving: Mutex::new(()),
             called_off: AtomicBool::new(false),
             waiting: Mutex::new(Vec::new()),
         }
+    }
+
+    /// Where each partition comes from and goes to, and where its log is; asks the broker, and changes nothing.
+    ///
+    /// # Errors
+    /// As `reset::plan`; `LogReplaced` if the topic was deleted and made again.
+    pub fn plan(&self, targets: &[(Partition, Offset)]) -> Result<Vec<(Reset, Watermarks)>> {
+        let Engine { broker, config, topic, .. } = &*self.parts.engine;
+        // Partitions may have been added since the start.
+        let now = broker.topic(&topic.name)?;
+        now.check_id(topic.id.as_deref())?;
+        reset::plan(broker.as_ref(), &config.connection.group, &now, targets)
     }
 
     /// Moves partitions to their next offsets, and returns when the log has confirmed them. `limit` is how long
@@ -71,15 +86,16 @@ impl CursorMover {
     /// is still running at the end of the time, if the move was called off, or if another one is under way. In
     /// each of these cases the cursor was not moved, unless the message says that the move is still under way.
     pub fn move_to(&self, targets: &[(Partition, Offset)], limit: Duration) -> Result<Vec<Reset>> {
-        let Some(_moving) = self.moving.try_lock() else {
-            return Err(Error::Other("another cursor move is under way: try again".to_owned()));
-        };
+        let moving = self.moving.try_lock();
+        if moving.is_none() || self.parts.is_undecided.load(Ordering::Acquire) {
+            return Err(Error::Other(
+                "the cursor was not moved: another cursor move is under way; try again".to_owned(),
+            ));
+        }
         self.called_off.store(false, Ordering::Release);
         let deadline = clock::now() + limit;
         let engine = &self.parts.engine;
-        let group = &engine.config.connection.group;
-        let planned = reset::plan(engine.broker.as_ref(), group, &engine.topic, targets)?;
-        let resets: Vec<Reset> = planned.into_iter().map(|(reset, _)| reset).collect();
+        let resets: Vec<Reset> = self.plan(targets)?.into_iter().map(|(reset, _)| reset).collect();
         let partitions: Vec<_> = resets.iter().map(|reset| reset.partition).collect();
         let ready =
             self.release(&partitions, clock::now() + limits::CURSOR_RELEASE_LIMIT).and_then(|()| {
@@ -164,11 +180,14 @@ impl CursorMover {
         let parts = Arc::clone(&self.parts);
         let done = move |moved: &Result<Moved, MoveError>, resets: &[Reset]| {
             parts.finish(moved, resets);
+            parts.is_undecided.store(false, Ordering::Release);
             // The asker may have stopped waiting.
             let _ = answer.send(moved.clone());
         };
         let job = MoveJob { resets: resets.to_vec(), done: Box::new(done) };
-        if self.committer.send(job).is_err() {
+        self.parts.is_undecided.store(true, Ordering::Release);
+        // There is room: the committer has no other job.
+        if self.committer.try_send(job).is_err() {
             return Err(Error::Other("the cursor was not moved: mb is stopping".to_owned()));
         }
         match answer_until(&answered, clock::now() + limits::CURSOR_MOVE_LIMIT) {
@@ -220,11 +239,18 @@ impl Parts {
                 self.restore(&partitions);
             }
             Err(MoveError { are_ranges_void: true, .. }) => {
+                let committable = self.engine.ledgers.committable();
                 for Reset { partition, from, .. } in resets {
                     // Everything below it is done and in the history.
-                    let position = self.engine.ledgers.committable_of(*partition);
-                    self.engine.ledgers.add(*partition, Ledger::new(position, *from));
-                    self.start_over(*partition, position, *from);
+                    match committable.get(partition) {
+                        Some(position) => {
+                            let ledger = Ledger::new(*position, *from);
+                            self.engine.ledgers.add(*partition, ledger);
+                            self.start_over(*partition, *position, *from);
+                        }
+                        // The sensor had not begun with it.
+                        None => self.restore(&[*partition]),
+                    }
                 }
             }
         }

@@ -86,8 +86,8 @@ pub(super) struct Intake {
     pub signals: Signals,
     /// The partitions that it reads.
     pub readers: Readers,
-    /// Its partitions that it does not read until it is told to, each with its reader, if it had one.
-    released: BTreeMap<Partition, Option<PartitionReader>>,
+    /// Its partitions that it does not read until it is told to, each with where it would go on.
+    released: BTreeMap<Partition, Option<Resume>>,
     /// Where partitions start that had no leader when mb started, nor an offset of the group.
     late_starts: BTreeMap<Partition, LateStart>,
     /// Partitions that cannot be started yet, for want of a leader.
@@ -139,20 +139,19 @@ impl Intake {
         if self.alone == Some(partition) {
             self.alone = None;
         }
-        let Some(mut reader) = self.readers.remove(partition) else {
+        let Some(reader) = self.readers.remove(partition) else {
             self.released.entry(partition).or_default();
             return Released { partition, position: None };
         };
-        reader.drop_fill();
         let position = Some(reader.cursor());
-        self.released.insert(partition, Some(reader));
+        self.released.insert(partition, Some(reader.into_resume()));
         Released { partition, position }
     }
 
     /// Goes on with a released partition where it was.
     pub fn restore(&mut self, partition: Partition) {
-        if let Some(Some(reader)) = self.released.remove(&partition) {
-            self.readers.insert(reader);
+        if let Some(Some(resume)) = self.released.remove(&partition) {
+            self.take_up(partition, resume);
         }
     }
 

@@ -7,8 +7,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender};
-use mb::commit::committer::{Committer, Doubt};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use mb::commit::committer::{Committer, Doubt, MoveJob};
 use mb::config::Config;
 use mb::history::{History, Stepped, recovery};
 use mb::kafka::Broker;
@@ -20,6 +20,7 @@ use mb::pipeline::startup;
 use mb::pipeline::wiring::{Assembly, Inputs, wire};
 use mb::runs::engine::{Engine, Lasting};
 use mb::runs::worker::Worker;
+use mb::source::cursor_move::CursorMover;
 use mb::source::sensor::Sensor;
 use mb::step::Step;
 use rusqlite::Connection;
@@ -34,7 +35,12 @@ pub struct Life {
     /// Each is `None` while it ticks.
     sensors: Vec<RefCell<Option<Sensor>>>,
     workers: Vec<Desk>,
+    cursor: Arc<CursorMover>,
     committer: Committer,
+    committer_jobs: Receiver<MoveJob>,
+    /// Keeps the committer from taking a stop for requested.
+    _running: Sender<()>,
+    stop: Receiver<()>,
     committing: Cell<bool>,
     doubt: Cell<Doubt>,
     stepped: RefCell<Stepped>,
@@ -136,7 +142,7 @@ impl Life {
         });
         let workers = workers.collect();
         let sensors = std::mem::take(&mut assembly.sensors);
-        let Assembly { engine, committer, events, intake, .. } = assembly;
+        let Assembly { engine, cursor, committer, committer_jobs, events, intake, .. } = assembly;
         let target = world.hits(world.plan.until_caught_up).then(|| {
             let log = world.log.borrow();
             let ends = (0..).zip(&log.partitions).map(|(index, of)| (index, Offset::new(of.end)));
@@ -144,12 +150,17 @@ impl Life {
             engine.ledgers.set_target(target.clone());
             target
         });
+        let (running, stop) = bounded(0);
         Ok(Life {
             engine,
             events,
             sensors: sensors.into_iter().map(|sensor| RefCell::new(Some(sensor))).collect(),
             workers,
+            cursor,
             committer,
+            committer_jobs,
+            _running: running,
+            stop,
             committing: Cell::new(false),
             doubt: Cell::new(Doubt::at_start(in_doubt)),
             stepped: RefCell::new(stepped),
@@ -241,6 +252,17 @@ impl Life {
             return;
         }
         let mut doubt = self.doubt.get();
+        if let Ok(job) = self.committer_jobs.try_recv() {
+            let offsets = job.resets.iter().map(|reset| (reset.partition, reset.to));
+            let offsets: Vec<_> = offsets.collect();
+            oracle::begin_move(world, &offsets);
+            world.moving.replace(offsets);
+            self.committer.serve(job, &mut doubt, &self.stop);
+            world.moving.replace(Vec::new());
+            self.doubt.set(doubt);
+            self.committing.set(false);
+            return;
+        }
         let committed = self.committer.commit(&mut doubt);
         self.doubt.set(doubt);
         self.committing.set(false);
@@ -251,6 +273,48 @@ impl Life {
         {
             oracle::check_caught_up(world, target);
             self.caught_up.set(true);
+        }
+    }
+
+    /// A person steers the process.
+    pub fn person(&self, world: &World) {
+        if world.calm.get() {
+            return;
+        }
+        let steering = &self.engine.steering;
+        match world.below(8) {
+            0 => drop(steering.pause()),
+            1 | 2 => drop(steering.resume()),
+            3 => steering.tick(),
+            4 => {
+                let max_batch = 1 + world.below(6) as usize;
+                let changed: Result<_, ()> = steering.set(|settings| {
+                    settings.max_batch = max_batch;
+                    Ok(())
+                });
+                changed.expect("nothing refuses it");
+            }
+            _ => self.move_cursor(world),
+        }
+    }
+
+    fn move_cursor(&self, world: &World) {
+        let target = {
+            let log = world.log.borrow();
+            let partition = world.below(log.partitions.len() as u32) as usize;
+            let of = &log.partitions[partition];
+            let span = u32::try_from((of.end - of.beginning).min(20)).unwrap_or(0) + 1;
+            (partition as Partition, Offset::new(of.end - i64::from(world.below(span))))
+        };
+        let limit = Duration::from_millis(u64::from(1 + world.below(3000)));
+        world.note(|| format!("a person moves the cursor to {target:?}"));
+        let moved = self.cursor.move_to(&[target], limit);
+        world.note(|| format!("the move: {moved:?}"));
+        if let Err(error) = moved
+            && error.exit_code() == 64
+            && !world.is_dead()
+        {
+            world.violate(format!("the move to {target:?} is refused as wrong: {error}"));
         }
     }
 

@@ -225,13 +225,20 @@ impl Broker for SimulatedBroker {
         offsets: &[(Partition, Offset)],
     ) -> Result<(), CommitError> {
         let world = world();
-        let failed = || CommitError::Unknown(Error::broker("commit", "simulated"));
+        // A process that was killed does not try again.
+        let failed = || match Error::broker("commit", "simulated") {
+            error if world.is_dead() => CommitError::all_refused(offsets, error),
+            error => CommitError::Unknown(error),
+        };
         if world.is_dead() {
             return Err(failed());
         }
         world.note(|| format!("commit {offsets:?}"));
         world.count(|figures| figures.commits += 1);
-        crate::oracle::check_commit(&world, offsets);
+        let is_move = world.moving.borrow().as_slice() == offsets;
+        if !is_move {
+            crate::oracle::check_commit(&world, offsets);
+        }
         world.interleave();
         if world.hits(world.plan.commit_faults) {
             // It is lost, or on its way.
@@ -247,7 +254,12 @@ impl Broker for SimulatedBroker {
             if partly { world.below(1 + offsets.len() as u32) as usize } else { offsets.len() };
         match world.effect() {
             Fate::Never => return Err(failed()),
-            Fate::Happens | Fate::Last => world.log.borrow_mut().commit(&offsets[..reached]),
+            Fate::Happens | Fate::Last => {
+                world.log.borrow_mut().commit(&offsets[..reached]);
+                if is_move {
+                    crate::oracle::moved(&world, &offsets[..reached]);
+                }
+            }
         }
         if partly || world.is_dead() {
             world.note(|| format!("commit: an error, and {reached} of it done"));

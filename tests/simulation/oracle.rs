@@ -30,6 +30,33 @@ pub struct Oracle {
     orders: Orders,
     /// What this process knows as committed.
     committed: BTreeMap<Partition, Offset>,
+    /// Offsets that a person has passed over by moving the cursor: from, and to before which.
+    passed_over: Vec<(Partition, i64, i64)>,
+    /// Partitions whose cursor was moved: a record of theirs may be done again under another key.
+    moved: BTreeSet<Partition>,
+}
+
+/// A cursor move begins: whatever becomes of it, what lies below its offset may be passed over, and planned ranges
+/// may be void.
+pub fn begin_move(world: &World, offsets: &[(Partition, Offset)]) {
+    let mut oracle = world.oracle.borrow_mut();
+    for (partition, to) in offsets {
+        oracle.attempted.retain(|key| key.partition != *partition);
+        oracle.orders.forget(*partition);
+        oracle.moved.insert(*partition);
+        oracle.passed_over.push((*partition, i64::MIN, to.get()));
+    }
+}
+
+/// The log has taken a cursor move. What lies above it has to be done once more.
+pub fn moved(world: &World, offsets: &[(Partition, Offset)]) {
+    let mut oracle = world.oracle.borrow_mut();
+    for (partition, to) in offsets {
+        oracle.committed.insert(*partition, *to);
+        oracle.held.retain(|(of, offset), _| of != partition || *offset < to.get());
+        let done = oracle.done_below.get(partition).copied();
+        oracle.done_below.extend(done.map(|done| (*partition, done.min(to.get()))));
+    }
 }
 
 /// A process has found where it goes on.
@@ -117,7 +144,11 @@ fn all_done_below(
     let entries = &log.partitions[partition as usize].entries;
     let from = entries.partition_point(|entry| entry.offset < checked);
     for entry in entries[from..].iter().take_while(|entry| entry.offset < end) {
-        let held = oracle.held.contains_key(&(partition, entry.offset));
+        let held = oracle.held.contains_key(&(partition, entry.offset))
+            || oracle
+                .passed_over
+                .iter()
+                .any(|(of, from, to)| *of == partition && (*from..*to).contains(&entry.offset));
         if !held && !entry.removed && !is_dead_letter(db, partition, entry.offset) {
             return Err(format!("record {} was neither processed nor kept", entry.offset));
         }
@@ -176,7 +207,7 @@ pub fn check_end(world: &World, db: &Connection) {
     while let Some(row) = rows.next().unwrap() {
         let record: (Partition, i64) = (row.get(0).unwrap(), row.get(1).unwrap());
         let (run_key, count): (String, i64) = (row.get(2).unwrap(), row.get(3).unwrap());
-        if count > 1 {
+        if count > 1 && !world.oracle.borrow().moved.contains(&record.0) {
             world.violate(format!("record {record:?} is a dead letter {count} times"));
         }
         let oracle = world.oracle.borrow();
@@ -184,6 +215,7 @@ pub fn check_end(world: &World, db: &Connection) {
         if let (Some(holder), Some(letter)) = (oracle.held.get(&record), letter)
             && holder != letter
             && !is_piece(letter, holder)
+            && !oracle.moved.contains(&record.0)
         {
             world
                 .violate(format!("record {record:?}: held by {holder}, a dead letter of {letter}"));
@@ -353,7 +385,8 @@ fn is_piece(piece: &RunKey, whole: &RunKey) -> bool {
 fn is_split(db: &Connection, key: &RunKey) -> bool {
     db.prepare_cached(
         "SELECT count(*) FROM runs WHERE partition = ?1 AND first_offset = ?2 AND last_offset = ?3 \
-         AND lane = ?4 AND lanes = ?5 AND state = ?6",
+         AND lane = ?4 AND lanes = ?5 AND state = ?6 \
+         AND id > (SELECT ifnull(max(void_up_to), 0) FROM partitions WHERE partition = ?1)",
     )
     .unwrap()
     .query_row(
@@ -383,6 +416,7 @@ fn store(world: &World, attempt: &Attempt<'_>) {
         if let Some(before) = oracle.held.insert(place, attempt.key.clone())
             && before != *attempt.key
             && !is_piece(attempt.key, &before)
+            && !oracle.moved.contains(&attempt.key.partition)
         {
             world.violate(format!(
                 "record {place:?} is held twice: by {before} and by {}",

@@ -23,6 +23,11 @@ impl Orders {
         *self = Orders { order, ..Orders::default() };
     }
 
+    /// The partition's cursor was moved: what came before says nothing about what comes now.
+    pub fn forget(&mut self, partition: Partition) {
+        self.newest.retain(|(of, _), _| *of != partition);
+    }
+
     /// An attempt begins: it comes after the one before, or is of the same records or fewer (tried
     /// again, or split), and nothing else of its line goes on.
     pub fn begin(&mut self, key: &RunKey, batch: &Batch) -> Result<(), String> {

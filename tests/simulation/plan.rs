@@ -35,9 +35,11 @@ pub enum Actor {
     Commit,
     Time,
     Outside,
+    /// Pauses, resumes, requests ticks, changes settings, moves the cursor.
+    Person,
 }
 
-pub const ACTORS: [Actor; 8] = [
+pub const ACTORS: [Actor; 9] = [
     Actor::Sensor,
     Actor::Take,
     Actor::Attempt,
@@ -46,6 +48,7 @@ pub const ACTORS: [Actor; 8] = [
     Actor::Commit,
     Actor::Time,
     Actor::Outside,
+    Actor::Person,
 ];
 
 #[derive(Clone, Debug)]
@@ -92,6 +95,7 @@ impl Plan {
         let mut weights = [0; ACTORS.len()];
         weights.iter_mut().for_each(|weight| *weight = 1 + rng.u32(0..8));
         weights[Actor::Outside as usize] = rng.u32(0..3);
+        weights[Actor::Person as usize] = one_of(rng, &[0, 0, 1, 3]);
         let from = if rng.u32(0..10) == 0 { StartFrom::Latest } else { StartFrom::Earliest };
         let on_failure = if rng.u32(0..6) == 0 { OnFailure::Halt } else { OnFailure::DeadLetter };
         let bisect = Rate::choose(rng, &[0, 1, 2]);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use mb::model::clock::Simulated;
+use mb::model::offset::{Offset, Partition};
 use mb::model::thread::panic_message;
 
 use crate::life::Life;
@@ -60,6 +61,8 @@ pub struct World {
     pub oracle: RefCell<Oracle>,
     pub life: RefCell<Option<Rc<Life>>>,
     pub figures: Cell<Figures>,
+    /// The offsets that a cursor move is about to commit.
+    pub moving: RefCell<Vec<(Partition, Offset)>>,
     /// Every fault is over, and nothing is posted any more.
     pub calm: Cell<bool>,
     now: Cell<Instant>,
@@ -90,6 +93,7 @@ impl World {
             oracle: RefCell::default(),
             life: RefCell::default(),
             figures: Cell::default(),
+            moving: RefCell::default(),
             calm: Cell::new(false),
             now: Cell::new(now),
             began: now,
@@ -249,6 +253,7 @@ impl World {
             Actor::Commit => life.commit(self),
             Actor::Time => self.let_time_pass(),
             Actor::Outside => self.outside(),
+            Actor::Person => life.person(self),
         }));
         if let Err(payload) = acted {
             self.violate(format!("{actor:?} panicked: {}", panic_message(payload.as_ref())));

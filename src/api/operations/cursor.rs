@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use super::Operation;
 use crate::api::context::Context;
 use crate::api::session::Session;
-use crate::commit::reset;
 use crate::config::limits;
 use crate::model::error::{Error, Result};
 use crate::model::offset::{Offset, Partition};
@@ -60,9 +59,7 @@ impl Operation for MoveCursor {
     fn perform(self, context: &Context, _: &mut Session) -> Result<Vec<CursorMove>> {
         context.with_pipeline(|pipeline| {
             let targets = targets(&self.offsets)?;
-            let topic = &pipeline.engine.topic;
-            let group = &pipeline.engine.config.connection.group;
-            let planned = reset::plan(pipeline.engine.broker.as_ref(), group, topic, &targets)?;
+            let planned = pipeline.cursor.plan(&targets)?;
             let done = pipeline.engine.ledgers.committable();
             let moves = planned.iter().map(|(reset, marks)| {
                 let from = reset.from.or(done.get(&reset.partition).copied());

@@ -125,6 +125,12 @@ impl Batcher {
         self.stored.iter().any(|stored| stored.registered)
     }
 
+    /// The stored batches that the cursor has not passed. Finished ones are among them: their records must be
+    /// passed over when they are read.
+    pub fn into_stored(self) -> Vec<PlannedBatch> {
+        self.stored.into_iter().collect()
+    }
+
     /// Where a fresh consumer has to start: after everything that was cut or is being filled.
     pub fn read_position(&self) -> Offset {
         let filled = self.fill.as_ref().and_then(|fill| fill.batch.range());

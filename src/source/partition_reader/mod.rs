@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use crate::commit::ledgers::Ledgers;
 use crate::config::limits;
+use crate::history::recovery::Resume;
 use crate::kafka::Consumer;
 use crate::model::batch::Record;
 use crate::model::budget::Permit;
@@ -199,6 +200,12 @@ impl PartitionReader {
     /// How many runs of batches from before are not in the queue yet.
     pub fn unmade_runs(&self) -> usize {
         self.batcher.unmade_runs()
+    }
+
+    /// Ends the reading: where to go on from. What was being filled, and what was cut and is not in the queue, is
+    /// read again then; batches that have an identity keep it.
+    pub fn into_resume(self) -> Resume {
+        Resume { position: self.cursor(), committed: None, stored: self.batcher.into_stored() }
     }
 
     // Memory.
