@@ -56,8 +56,11 @@ pub struct Doubt(Option<Instant>);
 pub struct MoveJob {
     pub resets: Vec<Reset>,
     /// Called on the committer's thread once the move is decided, before the next commit.
-    pub done: Box<dyn FnOnce(&Result<Moved, MoveError>, &[Reset]) + Send>,
+    pub done: MoveDone,
 }
+
+/// Called with what became of a move.
+pub type MoveDone = Box<dyn FnOnce(&Result<Moved, MoveError>, &[Reset]) + Send>;
 
 /// The log has confirmed the new offsets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -127,6 +127,7 @@ impl Ledger {
         self.committed = self.committed.max(Some(offset));
     }
 
+    #[cfg(any(test, feature = "testing"))]
     pub fn committed(&self) -> Option<Offset> {
         self.committed
     }

@@ -20,6 +20,7 @@ thread_local! {
 }
 
 /// From now on the time of this thread is simulated.
+#[cfg(any(test, feature = "testing"))]
 pub fn simulate(time: &'static dyn Simulated) {
     SIMULATED.set(Some(time));
 }

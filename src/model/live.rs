@@ -13,7 +13,6 @@ use crate::model::sync::{Mutex, MutexGuard};
 
 #[derive(Debug)]
 pub struct Live {
-    pub started: Instant,
     pub records_in: Counter,
     pub bytes_in: Counter,
     pub records_done: Counter,
@@ -73,7 +72,6 @@ impl Counter {
 impl Live {
     pub fn new(workers: usize) -> Live {
         Live {
-            started: Instant::now(),
             records_in: Counter::default(),
             bytes_in: Counter::default(),
             records_done: Counter::default(),
@@ -134,6 +132,7 @@ impl Live {
     }
 
     /// What each worker runs, by the worker's number.
+    #[cfg(any(test, feature = "testing"))]
     pub fn workers(&self) -> Vec<Option<Running>> {
         self.workers_lock().clone()
     }

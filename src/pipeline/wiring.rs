@@ -20,7 +20,7 @@ use crate::model::events::Event;
 use crate::model::offset::Partition;
 use crate::runs::deliver::Delivery;
 use crate::runs::engine::{Engine, Lasting, Parts};
-use crate::runs::worker::Worker;
+
 use crate::source::cursor_move::CursorMover;
 use crate::source::reprocess::{Reprocessor, Resources, WorkSignal};
 use crate::source::sensor::{LateStart, Sensor};
@@ -155,8 +155,9 @@ fn committer(engine: &Engine, in_doubt: bool) -> Committer {
 
 impl Assembly {
     /// The worker of this number.
-    pub fn worker(&self, index: usize) -> Worker {
-        Worker { index, engine: Arc::clone(&self.engine) }
+    #[cfg(any(test, feature = "testing"))]
+    pub fn worker(&self, index: usize) -> crate::runs::worker::Worker {
+        crate::runs::worker::Worker { index, engine: Arc::clone(&self.engine) }
     }
 
     /// What brings dead letters to their topic; `None` if they go to none.

@@ -20,6 +20,7 @@ use crate::source::signals::{Ended, SensorHandle, Signals};
 use crate::source::tick::Tick;
 
 pub use crate::source::intake::{LateStart, SensorSettings};
+#[cfg(any(test, feature = "testing"))]
 pub use crate::source::signals::{Released, SensorCommand};
 
 /// A sensor; `run` is the body of its thread.
@@ -100,6 +101,7 @@ impl Sensor {
     }
 
     /// One tick, with what was commanded before it; the error that ended it. `run` repeats it.
+    #[cfg(any(test, feature = "testing"))]
     pub fn tick(&mut self) -> Option<Error> {
         self.intake.apply_commands();
         Tick::new(&mut self.intake).run().1

@@ -25,6 +25,8 @@ pub(super) struct EmbeddedConsumer {
     reader: Option<Connection>,
     topic: String,
     topic_id: i64,
+    /// The topic's id: SQLite gives the row id of a deleted topic to the next one.
+    topic_uuid: String,
     cursors: Vec<Cursor>,
     /// The cursor whose turn is next.
     turn: usize,
@@ -52,7 +54,7 @@ impl EmbeddedConsumer {
     ) -> Result<EmbeddedConsumer> {
         let doing = &format!("read topic {topic}");
         let reader = shared.take_reader(doing)?;
-        let (topic_id, _) = find_topic(&reader, topic, doing)?;
+        let (topic_id, topic_uuid) = find_topic(&reader, topic, doing)?;
         let rows = watermarks(&reader, topic_id).map_err(failed(doing))?;
         let cursors = from
             .iter()
@@ -68,6 +70,7 @@ impl EmbeddedConsumer {
             reader: Some(reader),
             topic: topic.to_owned(),
             topic_id,
+            topic_uuid,
             cursors,
             turn: 0,
             max_record_bytes: settings.max_record_bytes,
@@ -123,8 +126,17 @@ impl EmbeddedConsumer {
     /// or a fault has taken their leader.
     fn look(&mut self) -> Result<Vec<(usize, Error)>> {
         let reader = self.reader.as_ref().expect("a consumer has its reader until it is dropped");
-        let rows = watermarks(reader, self.topic_id)
-            .map_err(failed(&format!("read topic {}", self.topic)))?;
+        let doing = format!("read topic {}", self.topic);
+        // A topic that is gone may come again, as on Kafka: the sensor looks at its id then.
+        let uuid = match find_topic(reader, &self.topic, &doing) {
+            Ok((_, uuid)) => Some(uuid),
+            Err(Error::UnknownTopic { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        if uuid.as_ref() != Some(&self.topic_uuid) {
+            return Err(Error::broker(doing, "the topic was deleted, or made again"));
+        }
+        let rows = watermarks(reader, self.topic_id).map_err(failed(&doing))?;
         let mut unreadable = Vec::new();
         for (at, cursor) in self.cursors.iter_mut().enumerate().filter(|(_, one)| !one.paused) {
             let marks = rows[&cursor.partition].marks;

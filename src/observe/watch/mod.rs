@@ -10,6 +10,8 @@ mod partition;
 mod samples;
 mod watcher;
 
-pub use findings::{Findings, Watch};
+#[cfg(any(test, feature = "testing"))]
+pub use findings::Findings;
+pub use findings::Watch;
 pub use health::starting;
 pub use watcher::Watcher;

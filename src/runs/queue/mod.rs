@@ -11,4 +11,6 @@ mod state;
 mod tests;
 mod waiting;
 
-pub use run_queue::{Refused, RunQueue, WithWorker};
+#[cfg(any(test, feature = "testing"))]
+pub use run_queue::WithWorker;
+pub use run_queue::{Refused, RunQueue};

@@ -188,6 +188,7 @@ impl RunQueue {
     }
 
     /// Like `next`, for a caller that does not wait.
+    #[cfg(any(test, feature = "testing"))]
     pub fn try_next(&self) -> Option<Run> {
         if self.is_closed() {
             return None;
@@ -335,6 +336,7 @@ impl RunQueue {
     }
 
     /// Whether no run of the partition is with a worker.
+    #[cfg(any(test, feature = "testing"))]
     pub fn is_idle(&self, partition: Partition) -> bool {
         self.state.lock().is_idle(partition)
     }
@@ -403,6 +405,7 @@ impl RunQueue {
         self.sender.capacity().map_or(usize::MAX, |all| all.saturating_sub(self.sender.len()))
     }
 
+    #[cfg(any(test, feature = "testing"))]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
