@@ -93,6 +93,13 @@ fn lines(overview: &Overview) -> Vec<String> {
         lines.push(format!("and {more} more partition(s)"));
     }
     lines.push(String::new());
+    lines.extend(newest(overview));
+    lines
+}
+
+/// The newest ticks and runs, a line each.
+fn newest(overview: &Overview) -> Vec<String> {
+    let mut lines = Vec::new();
     for tick in overview.ticks.iter().take(NEWEST) {
         lines.push(format!(
             "tick {} of sensor {}: {} record(s), {} batch(es) in {}, ended by {}{}",

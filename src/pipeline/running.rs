@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use rusqlite::Connection;
 
 use crate::api::context::RunningPipeline;
 use crate::api::socket;
@@ -105,16 +106,7 @@ impl Running {
             in_doubt,
             lasting: with.lasting.clone(),
         };
-        let client = with.broker.backend().name();
-        let (mut assembly, history) = wire(inputs, |config, settle, events| {
-            let guard = ExitGuard::new("history", &events);
-            let settle = move |settled: &[_]| {
-                // The thread reports its end when this closure is dropped with it.
-                let _ = &guard;
-                settle(settled);
-            };
-            History::start(db, scope, client, config.history_keep, settle)
-        })?;
+        let (mut assembly, history) = wire_with_history_thread(inputs, db)?;
         let sensors = std::mem::take(&mut assembly.sensors);
         let requests = assembly.reprocessor(Reader::open(with.data_dir.path(), scope)?);
         let delivery = assembly.delivery();
@@ -229,6 +221,20 @@ impl Running {
         self.threads.add(events::spawn("watch-lag", events, asking)?);
         Ok(())
     }
+}
+
+/// Wires a pipeline whose history is written by a thread of its own.
+fn wire_with_history_thread(inputs: Inputs, db: Connection) -> Result<(Assembly, Thread<()>)> {
+    let (scope, client) = (inputs.scope, inputs.broker.backend().name());
+    wire(inputs, |config, settle, events| {
+        let guard = ExitGuard::new("history", &events);
+        let settle = move |settled: &[_]| {
+            // The thread reports its end when this closure is dropped with it.
+            let _ = &guard;
+            settle(settled);
+        };
+        History::start(db, scope, client, config.history_keep, settle)
+    })
 }
 
 /// Reports a state to systemd, if systemd started mb as a unit of type `notify`.

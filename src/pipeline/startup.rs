@@ -100,19 +100,9 @@ pub fn recover_from(
         .filter_map(|(partition, offset)| Some((partition, offset?)))
         .collect();
     let marks = marks_of_led(broker, topic)?;
-    // A topic that was made again may have the offsets of the one before, committed late.
     let gone = scope::committed_to_predecessors(db, &key)?;
     committed.retain(|partition, offset| {
-        let began = recorded.get(partition).is_some_and(|recorded| recorded.confirmed.is_some());
-        let late = !began && gone.get(partition).is_some_and(|gone| gone.contains(offset));
-        if late {
-            log::warn!(
-                "topic {} was made again, and offset {offset} in partition {partition} was committed \
-                 to the one before: it is passed over",
-                topic.name
-            );
-        }
-        !late
+        !is_of_predecessor(topic, &recorded, &gone, *partition, *offset)
     });
     // Partitions that came while mb was away start at their beginning, whatever --from says.
     let known_group = !committed.is_empty() || !recorded.is_empty();
@@ -179,6 +169,26 @@ pub fn recover_from(
     recovery::begin_all(db, scope, &resumes, settled)?;
     tell(&resumes);
     Ok(Recovered { scope, resumes, late_starts, marks })
+}
+
+/// A topic that was made again may have the offsets of the one before, committed late.
+fn is_of_predecessor(
+    topic: &TopicInfo,
+    recorded: &BTreeMap<Partition, Recorded>,
+    gone: &BTreeMap<Partition, Vec<Offset>>,
+    partition: Partition,
+    offset: Offset,
+) -> bool {
+    let began = recorded.get(&partition).is_some_and(|recorded| recorded.confirmed.is_some());
+    let late = !began && gone.get(&partition).is_some_and(|gone| gone.contains(&offset));
+    if late {
+        log::warn!(
+            "topic {} was made again, and offset {offset} in partition {partition} was committed \
+             to the one before: it is passed over",
+            topic.name
+        );
+    }
+    late
 }
 
 /// Where the log is, but for partitions that have no leader: those with an offset of the group start all the
