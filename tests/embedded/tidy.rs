@@ -92,6 +92,7 @@ const ADAPTERS: &[(&str, &[&str])] = &[
         "rusqlite::",
         &[
             "src/kafka/embedded",
+            "src/pipeline/running.rs",
             "src/api/context.rs",
             "src/api/session.rs",
             "src/history/",
