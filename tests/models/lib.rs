@@ -6,7 +6,6 @@
 
 // The unit tests in these files need the rest of mb: they run there.
 #![cfg(not(test))]
-
 #![allow(dead_code)]
 
 pub mod model;
