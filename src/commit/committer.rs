@@ -216,7 +216,14 @@ impl Committer {
 
     /// Does a job; `run` calls it.
     pub fn serve(&self, job: MoveJob, doubt: &mut Doubt, stop: &Receiver<()>) {
-        let MoveJob { resets, done } = job;
+        let MoveJob { mut resets, done } = job;
+        // Commits went on while the move waited for running runs. With an older offset on record, the next start
+        // would take mb's own last commit for a person's reset.
+        for (partition, view) in self.ledgers.views() {
+            for reset in resets.iter_mut().filter(|reset| reset.partition == partition) {
+                reset.from = view.committed.or(reset.from);
+            }
+        }
         let moved = self.move_partitions(&resets, doubt, stop);
         if matches!(moved, Err(MoveError { are_ranges_void: true, .. })) && is_closed(stop) {
             // The next start decides, by what the log says then.
