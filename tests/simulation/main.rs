@@ -26,6 +26,12 @@ use world::{Figures, World};
 /// Seeds that found something once, and what. A seed means another history as soon as what it
 /// chooses changes; so what was found has a unit test or a patch in tests/mutants as well.
 const REGRESSIONS: &[(u64, &str)] = &[
+    (15, "a partition was read alone for ever, once memory had been short"),
+    (96, "runs were removed that a late commit made needed again"),
+    (28, "a gap in front of a finished range was not passed before more records came"),
+    (11_391, "a stored range that filled generously did not fit, and was not tried again tightly"),
+    (118_122, "a commit settled those before it though they could arrive while it was answered"),
+    (206, "what was left of a batch that was halved twice was made again out of order"),
     (76, "a cursor that was moved back behind a reached target was not caught up with again"),
     (
         570,
