@@ -17,6 +17,8 @@ pub enum Contender {
     Franz,
     /// mb over a client: rdkafka or kafka.
     Mb(&'static str),
+    /// Another build of mb, over librdkafka, to compare this one with.
+    Before,
     /// Parallel Consumer by its order: unordered or partition.
     Parallel(&'static str),
     Spark,
@@ -30,12 +32,13 @@ pub const KAFKA: &str = "bare-kafka";
 pub const FRANZ: &str = "franz";
 pub const MB_RDKAFKA: &str = "mb-rdkafka";
 pub const MB_KAFKA: &str = "mb-kafka";
+pub const BEFORE: &str = "before-mb-rdkafka";
 pub const UNORDERED: &str = "parallel-consumer-unordered";
 pub const BY_PARTITION: &str = "parallel-consumer-partition";
 pub const SPARK: &str = "spark";
 
 /// All that `--without` may name, by the beginning of their names.
-pub const NAMES: [&str; 15] = [
+pub const NAMES: [&str; 16] = [
     POLL,
     QUEUE,
     HEADERS,
@@ -44,6 +47,7 @@ pub const NAMES: [&str; 15] = [
     FRANZ,
     MB_RDKAFKA,
     MB_KAFKA,
+    BEFORE,
     UNORDERED,
     BY_PARTITION,
     SPARK,
@@ -69,6 +73,8 @@ pub struct Task<'a> {
 #[derive(Clone, Debug)]
 pub struct Programs {
     pub mb: PathBuf,
+    /// The folder of another build: its `mb`, and its `latency` from mb-bench.
+    pub before: Option<PathBuf>,
     /// The folder that bench/setup fills.
     pub contenders: PathBuf,
 }
@@ -84,6 +90,7 @@ impl Contender {
             Contender::Franz => FRANZ,
             Contender::Mb("rdkafka") => MB_RDKAFKA,
             Contender::Mb(_) => MB_KAFKA,
+            Contender::Before => BEFORE,
             Contender::Parallel("unordered") => UNORDERED,
             Contender::Parallel(_) => BY_PARTITION,
             Contender::Spark => SPARK,
@@ -91,12 +98,17 @@ impl Contender {
     }
 
     pub fn commits(self) -> bool {
-        matches!(self, Contender::Least | Contender::Mb(_) | Contender::Parallel(_))
+        self.keeps_a_history() || matches!(self, Contender::Parallel(_))
+    }
+
+    /// Whether its runs are in a history file like mb's.
+    pub fn keeps_a_history(self) -> bool {
+        matches!(self, Contender::Least | Contender::Mb(_) | Contender::Before)
     }
 
     /// Whether its last line says what it read.
     pub fn says_what_it_read(self) -> bool {
-        !matches!(self, Contender::Mb(_))
+        !matches!(self, Contender::Mb(_) | Contender::Before)
     }
 
     /// Whether its memory is that of several processes.
@@ -108,10 +120,10 @@ impl Contender {
     /// Where the program is not there.
     pub fn command(self, programs: &Programs, task: &Task<'_>, data_dir: &Path) -> Result<Command> {
         let mut command = match self {
-            Contender::Mb(client) => {
-                let mut command = mb(programs, task, data_dir);
-                command.args(["--client", client, "--step", "discard"]);
-                return Ok(command);
+            Contender::Mb(client) => return Ok(drained(&programs.mb, client, task, data_dir)),
+            Contender::Before => {
+                let before = programs.before.as_ref().ok_or("no --before")?;
+                return Ok(drained(&before.join("mb"), "rdkafka", task, data_dir));
             }
             Contender::Bare(client) => {
                 let mut command = Command::new(own_program("bare")?);
@@ -143,9 +155,15 @@ impl Contender {
     }
 }
 
-/// mb, drained once, with nothing that a drain does not need; its step is the caller's to add.
-pub fn mb(programs: &Programs, task: &Task<'_>, data_dir: &Path) -> Command {
-    let mut command = Command::new(&programs.mb);
+fn drained(program: &Path, client: &str, task: &Task<'_>, data_dir: &Path) -> Command {
+    let mut command = mb(program, task, data_dir);
+    command.args(["--client", client, "--step", "discard"]);
+    command
+}
+
+/// A drain by mb, with nothing that a drain does not need. The caller adds the step.
+pub fn mb(program: &Path, task: &Task<'_>, data_dir: &Path) -> Command {
+    let mut command = Command::new(program);
     command.env("RUST_LOG", "warn").env("NO_COLOR", "1");
     command.args(["--bootstrap-server", task.address, "--topic", task.topic]);
     command.args(["--group", task.group, "--from", "earliest"]).arg("--data-dir").arg(data_dir);

@@ -130,6 +130,43 @@ pub fn median(figures: &[f64]) -> Option<f64> {
     }
 }
 
+/// What is paired round by round, `of` through `to`: the geometric mean of the ratios and the bounds of its
+/// 95 % interval (Student's t on their logarithms); `None` of less than two pairs.
+pub fn ratio_interval(of: &[f64], to: &[f64]) -> Option<[f64; 3]> {
+    let logs: Vec<f64> = of.iter().zip(to).map(|(of, to)| (of / to).ln()).collect();
+    let count = logs.len();
+    if count < 2 || logs.iter().any(|log| !log.is_finite()) {
+        return None;
+    }
+    let mean = logs.iter().sum::<f64>() / count as f64;
+    let variance = logs.iter().map(|log| (log - mean).powi(2)).sum::<f64>() / (count - 1) as f64;
+    let margin = student_t(count - 1) * (variance / count as f64).sqrt();
+    Some([mean, mean - margin, mean + margin].map(f64::exp))
+}
+
+/// Student's t for 95 % on both sides, by degrees of freedom (NIST/SEMATECH e-Handbook, 1.3.6.7.2);
+/// between those listed, that of fewer, which is wider.
+fn student_t(freedom: usize) -> f64 {
+    const TABLE: [(usize, f64); 14] = [
+        (1, 12.706),
+        (2, 4.303),
+        (3, 3.182),
+        (4, 2.776),
+        (5, 2.571),
+        (6, 2.447),
+        (7, 2.365),
+        (8, 2.306),
+        (9, 2.262),
+        (11, 2.201),
+        (15, 2.131),
+        (20, 2.086),
+        (30, 2.042),
+        (60, 2.0),
+    ];
+    let listed = TABLE.iter().rev().find(|(listed, _)| *listed <= freedom);
+    listed.map_or(f64::INFINITY, |(_, quantile)| *quantile)
+}
+
 /// 1234567.8 as `1,234,568`.
 pub fn thousands(figure: f64) -> String {
     if figure.abs() < 100.0 {
@@ -156,6 +193,18 @@ mod tests {
         assert_eq!(median(&[3.0]), Some(3.0));
         assert_eq!(median(&[9.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(median(&[4.0, 1.0, 2.0, 100.0]), Some(3.0));
+    }
+
+    #[test]
+    fn a_ratio_has_an_interval_by_its_rounds() {
+        assert_eq!(ratio_interval(&[1.0], &[1.0]), None);
+        let [ratio, low, high] = ratio_interval(&[2.0, 2.0, 2.0], &[1.0, 1.0, 1.0]).unwrap();
+        assert!([ratio, low, high].iter().all(|figure| (figure - 2.0).abs() < 1e-9));
+        // ln 2 and ln 1/2: mean 0, deviation 0.980, 12.706 × 0.980 ÷ √2 = 8.807.
+        let [ratio, low, high] = ratio_interval(&[2.0, 1.0], &[1.0, 2.0]).unwrap();
+        assert!((ratio - 1.0).abs() < 1e-9 && (low.ln() + 8.807).abs() < 0.01);
+        assert!((high.ln() - 8.807).abs() < 0.01);
+        assert!((student_t(10) - 2.262).abs() < 1e-9);
     }
 
     #[test]

@@ -53,6 +53,9 @@ struct Args {
     /// the mb to measure (default target/release/mb)
     #[argh(option)]
     mb: Option<PathBuf>,
+    /// the folder of another build of mb and mb-bench, which takes part in W1 to W4 as before-mb-rdkafka
+    #[argh(option)]
+    before: Option<PathBuf>,
     /// the broker's version (default 3.9.1, and W1 on 4.1.0 too)
     #[argh(option)]
     kafka: Option<String>,
@@ -60,8 +63,15 @@ struct Args {
 
 fn main() -> ExitCode {
     let args: Args = argh::from_env();
-    let plan =
-        Plan::new(&args.only, &args.without, args.rounds, args.quick, args.all, args.kafka.clone());
+    let plan = Plan::new(
+        &args.only,
+        &args.without,
+        args.rounds,
+        args.quick,
+        args.all,
+        args.before.is_some(),
+        args.kafka.clone(),
+    );
     let plan = match plan {
         Ok(plan) => plan,
         Err(text) => {
@@ -93,7 +103,8 @@ fn run(args: &Args, plan: &Plan) -> Result<ExitCode> {
         .map_err(|_| format!("another bench is at work in {}", folder.display()))?;
     remove_leftovers(&folder)?;
     let mb = args.mb.clone().unwrap_or_else(|| root.join("target/release/mb"));
-    let programs = Programs { mb, contenders: folder.join("contenders") };
+    let programs =
+        Programs { mb, before: args.before.clone(), contenders: folder.join("contenders") };
     let machine = machine(&programs)?;
 
     let mut sections = Vec::new();
@@ -127,6 +138,9 @@ fn run(args: &Args, plan: &Plan) -> Result<ExitCode> {
     let judged = report::judge(goals::GOALS, &sections);
     for section in &sections {
         println!("{}", report::table(section));
+    }
+    if plan.before {
+        println!("{}", report::before_table(&sections));
     }
     println!("{}", report::goals_table(&judged));
     let mode = if plan.quick { "quick" } else { "full" };

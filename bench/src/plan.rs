@@ -25,6 +25,8 @@ pub struct Plan {
     pub rounds: u32,
     pub quick: bool,
     pub all: bool,
+    /// Whether another build of mb takes part in W1 to W4.
+    pub before: bool,
     pub kafka: String,
     /// W1 once more.
     pub newer_kafka: Option<String>,
@@ -47,6 +49,7 @@ impl Plan {
         rounds: u32,
         quick: bool,
         all: bool,
+        before: bool,
         kafka: Option<String>,
     ) -> Result<Plan, String> {
         let list = |text: &str| -> Vec<String> {
@@ -72,7 +75,7 @@ impl Plan {
         let w1 = workloads.iter().any(|name| name == "W1");
         let newer_kafka = (w1 && !quick && kafka.is_none()).then(|| NEWER_KAFKA.to_owned());
         let kafka = kafka.unwrap_or_else(|| KAFKA.to_owned());
-        Ok(Plan { workloads, without, rounds, quick, all, kafka, newer_kafka })
+        Ok(Plan { workloads, without, rounds, quick, all, before, kafka, newer_kafka })
     }
 
     pub fn has(&self, workload: &str) -> bool {
@@ -96,7 +99,7 @@ impl Plan {
 
     /// Crate kafka reads no broker from 4.0 on, so it is left out there.
     pub fn contenders(&self, workload: &str, kafka: &str) -> Vec<Contender> {
-        use Contender::{Bare, Franz, Least, Mb, Parallel, Spark};
+        use Contender::{Bare, Before, Franz, Least, Mb, Parallel, Spark};
         let is_old = kafka.split('.').next().and_then(|major| major.parse().ok()) < Some(4);
         let mut all =
             vec![Bare("rdkafka-queue"), Bare("rdkafka-queue-headers"), Least, Mb("rdkafka")];
@@ -105,6 +108,9 @@ impl Plan {
         }
         if workload == "W1" || !self.quick {
             all.extend([Franz, Bare("kafka"), Mb("kafka")]);
+        }
+        if self.before {
+            all.push(Before);
         }
         all.push(Parallel("unordered"));
         // The newer broker is for what changes with it, not for this one's few records a second.
@@ -178,7 +184,7 @@ mod tests {
     use super::*;
 
     fn plan(only: &str, without: &str, quick: bool) -> Plan {
-        Plan::new(only, without, 3, quick, false, None).unwrap()
+        Plan::new(only, without, 3, quick, false, false, None).unwrap()
     }
 
     #[test]
@@ -194,7 +200,8 @@ mod tests {
 
     #[test]
     fn unknown_names_are_refused() {
-        let refused = |only, without| Plan::new(only, without, 3, false, false, None).unwrap_err();
+        let refused =
+            |only, without| Plan::new(only, without, 3, false, false, false, None).unwrap_err();
         assert!(refused("W10", "").starts_with("--only: got W10"));
         assert!(refused("", "flink").starts_with("--without: got flink"));
     }

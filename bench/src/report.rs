@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::figures::{Metric, Row, Section};
+use crate::contender::{BEFORE, MB_RDKAFKA};
+use crate::figures::{Metric, Row, Section, ratio_interval};
 use crate::goals::{Goal, Outcome};
 
 /// The whole of a run of the bench, as it is written to results.json.
@@ -95,6 +96,34 @@ pub fn table(section: &Section) -> String {
     text.push('\n');
     for note in &section.notes {
         let _ = writeln!(text, "- {note}");
+    }
+    text
+}
+
+/// What mb costs now, through what the build before cost, by the rounds' pairs. Below 1 is better.
+pub fn before_table(sections: &[Section]) -> String {
+    const COSTS: [Metric; 5] =
+        [Metric::WallS, Metric::CpuS, Metric::PeakBytes, Metric::P50Us, Metric::P99Us];
+    let mut text = String::from(
+        "## Against the build before (costs: below 1 is better)\n\n\
+         | workload | cost | ratio | 95 % interval | rounds |\n| --- | --- | ---: | ---: | ---: |\n",
+    );
+    for section in sections {
+        let (Some(now), Some(before)) = (section.row(MB_RDKAFKA), section.row(BEFORE)) else {
+            continue;
+        };
+        for metric in COSTS {
+            let (Some(of), Some(to)) = (now.figures.get(&metric), before.figures.get(&metric))
+            else {
+                continue;
+            };
+            let Some([ratio, low, high]) = ratio_interval(of, to) else { continue };
+            let (name, what, rounds) = (&section.name, metric.title(), of.len().min(to.len()));
+            let _ = writeln!(
+                text,
+                "| {name} | {what} | {ratio:.3} | {low:.3} to {high:.3} | {rounds} |"
+            );
+        }
     }
     text
 }

@@ -45,7 +45,7 @@ impl Bench<'_> {
     fn by_mb(&self, topic: &str, count: u64) -> Result<Figures> {
         let (group, scratch) = (self.fresh("group"), self.scratch()?);
         let task = self.task(topic, &group, count, 1);
-        let mut command = mb(self.programs, &task, &scratch.0);
+        let mut command = mb(&self.programs.mb, &task, &scratch.0);
         command.args(["--client", "rdkafka", "--exec", COMMAND]);
         let usage = process::run(command, RUN_LIMIT)?;
         self.broker.check_committed(topic, &group)?;

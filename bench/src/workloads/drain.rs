@@ -112,7 +112,7 @@ impl Bench<'_> {
             self.broker.check_committed(topic, &group)?;
         }
         let mut runs = (drain.batch == 1).then_some(count);
-        if matches!(contender, Contender::Least | Contender::Mb(_)) {
+        if contender.keeps_a_history() {
             let (rows, records) = in_history(&scratch.0)?;
             if records != count || runs.is_some_and(|runs| runs != rows) {
                 return Err(format!(

@@ -58,7 +58,7 @@ impl Bench<'_> {
         let (group, scratch) = (self.fresh("group"), self.scratch()?);
         let out = scratch.0.join("out");
         let task = self.task(topic, &group, count, BATCH);
-        let mut command = mb(self.programs, &task, &scratch.0);
+        let mut command = mb(&self.programs.mb, &task, &scratch.0);
         command.args(["--client", "rdkafka", "--step", "files", "--out"]).arg(&out);
         let usage = process::run(command, RUN_LIMIT)?;
         self.broker.check_committed(topic, &group)?;

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::{Bench, Figures};
 use crate::broker::own_program;
-use crate::contender::{MB_KAFKA, MB_RDKAFKA};
+use crate::contender::{BEFORE, MB_KAFKA, MB_RDKAFKA};
 use crate::figures::{Metric, Section};
 use crate::plan::PARTITIONS;
 use crate::process::Running;
@@ -35,6 +35,9 @@ struct Said {
 impl Bench<'_> {
     pub(super) fn latency(&self) -> Result<Section> {
         let mut readers = vec![BARE, MB_RDKAFKA, MB_KAFKA];
+        if self.plan.before {
+            readers.push(BEFORE);
+        }
         readers.retain(|reader| !self.plan.leaves_out(reader));
         let rows = self.in_turn("W4", &readers, self.plan.warm_rounds(), |index| {
             self.latency_once(readers[index])
@@ -74,8 +77,17 @@ impl Bench<'_> {
         let (skip, count) = (RATE * SKIPPED_S, RATE * (SKIPPED_S + self.plan.latency_s()));
         let scratch = self.scratch()?;
         let common = ["--bootstrap-server", &self.broker.address, "--topic", &topic];
-        let mut read = Command::new(own_program("latency")?);
-        read.arg(if reader == BARE { "bare" } else { reader }).args(common);
+        let program = match &self.programs.before {
+            Some(folder) if reader == BEFORE => folder.join("latency"),
+            _ => own_program("latency")?,
+        };
+        let mut read = Command::new(program);
+        let kind = match reader {
+            BARE => "bare",
+            BEFORE => MB_RDKAFKA,
+            other => other,
+        };
+        read.arg(kind).args(common);
         read.args(["--count", &count.to_string(), "--skip", &skip.to_string()]);
         read.args(["--group", &topic]).arg("--data-dir").arg(&scratch.0);
         let mut write = Command::new(own_program("load")?);

@@ -55,7 +55,7 @@ impl Bench<'_> {
     fn memory_once(&self, topic: &str, count: u64) -> Result<Figures> {
         let (group, scratch) = (self.fresh("group"), self.scratch()?);
         let task = self.task(topic, &group, count, BATCH);
-        let mut command = mb(self.programs, &task, &scratch.0);
+        let mut command = mb(&self.programs.mb, &task, &scratch.0);
         command.args(["--client", "rdkafka", "--step", "discard", "--step-delay", STEP]);
         let running = Running::start(command)?;
         let (start, length) = (Instant::now(), Duration::from_secs(self.plan.memory_s()));

@@ -93,7 +93,8 @@ impl Bench<'_> {
     }
 
     /// Runs all in turn, round after round; those that take long in the first `plan.rounds` only. Round 0
-    /// is the warm-up. One that fails is void from then on.
+    /// is the warm-up, and each second round goes backwards, so that nobody always comes after the same one.
+    /// One that fails is void from then on.
     fn in_turn(
         &self,
         workload: &str,
@@ -107,7 +108,12 @@ impl Bench<'_> {
                 row.void.is_none()
                     && (round <= self.plan.rounds || !Plan::takes_long(&row.contender))
             };
-            for (index, row) in rows.iter_mut().enumerate().filter(|(_, row)| is_due(row)) {
+            let mut due: Vec<_> =
+                rows.iter_mut().enumerate().filter(|(_, row)| is_due(row)).collect();
+            if round % 2 == 1 {
+                due.reverse();
+            }
+            for (index, row) in due {
                 let name = &contenders[index];
                 let figures = match run(index) {
                     Ok(figures) => figures,

@@ -134,7 +134,7 @@ impl Bench<'_> {
 
     fn scaled(&self, topic: &str, group: &str, batch: u64, data_dir: &Path) -> Command {
         let task = self.task(topic, group, self.plan.scale_count(), batch);
-        let mut command = mb(self.programs, &task, data_dir);
+        let mut command = mb(&self.programs.mb, &task, data_dir);
         command.args(["--client", "rdkafka", "--step", "discard"]);
         command
     }
