@@ -70,7 +70,8 @@ pub struct Outcome {
     /// The range of the batch that the run belongs to.
     pub whole: OffsetRange,
     /// Records to be kept with their payload, if the run is `Failed`.
-    pub dead_letters: Option<DeadLetters>,
+    /// Boxed: outcomes of runs that succeed, which are most, would carry its size through every queue.
+    pub dead_letters: Option<Box<DeadLetters>>,
 }
 
 impl Outcome {

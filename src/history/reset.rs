@@ -240,12 +240,14 @@ mod tests {
                 output: None,
             },
             whole: run.whole,
-            dead_letters: (state == RunState::Failed).then(|| DeadLetters {
-                batch,
-                permit: Arc::new(Permit::nothing()),
-                reasons: BTreeMap::new(),
-                why: "retry",
-                stored: true,
+            dead_letters: (state == RunState::Failed).then(|| {
+                Box::new(DeadLetters {
+                    batch,
+                    permit: Arc::new(Permit::nothing()),
+                    reasons: BTreeMap::new(),
+                    why: "retry",
+                    stored: true,
+                })
             }),
         }
     }

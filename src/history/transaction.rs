@@ -237,7 +237,8 @@ impl Target<'_> {
         {
             dead_letters::settle(self.change, outcome, request)?;
         }
-        let Some(DeadLetters { batch, reasons, stored, .. }) = &outcome.dead_letters else {
+        let Some(DeadLetters { batch, reasons, stored, .. }) = outcome.dead_letters.as_deref()
+        else {
             return Ok(true);
         };
         self.change

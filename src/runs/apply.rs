@@ -89,7 +89,7 @@ fn outcome(
     run: &Run,
     state: RunState,
     attempt: AttemptRecord,
-    dead_letters: Option<DeadLetters>,
+    dead_letters: Option<Box<DeadLetters>>,
 ) -> Outcome {
     let (id, key, whole) = (run.id, run.key.clone(), run.whole);
     Outcome { id, key, whole, state, records: run.batch.len(), attempt, dead_letters }

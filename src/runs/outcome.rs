@@ -69,7 +69,7 @@ pub enum Effect {
     Record {
         state: RunState,
         error: Option<String>,
-        dead_letters: Option<DeadLetters>,
+        dead_letters: Option<Box<DeadLetters>>,
     },
     /// Writes to the history that the run has become several. If the history has ended, nothing more is
     /// done.
@@ -104,7 +104,7 @@ pub enum Effect {
     /// The dead-letter topic must have the records before anything is recorded.
     HandOver {
         error: String,
-        dead_letters: DeadLetters,
+        dead_letters: Box<DeadLetters>,
     },
     /// mb stops, with this error.
     Halt(Error),
@@ -155,7 +155,12 @@ pub fn decide(run: &Run, turn: Turn, now: &Situation) -> Vec<Effect> {
 
 /// What follows once the dead-letter topic has the records of a run that is given up on, or at once if
 /// there is no such topic.
-pub fn settle(run: &Run, attempts: u32, error: String, dead_letters: DeadLetters) -> Vec<Effect> {
+pub fn settle(
+    run: &Run,
+    attempts: u32,
+    error: String,
+    dead_letters: Box<DeadLetters>,
+) -> Vec<Effect> {
     let records = dead_letters.batch.len();
     let bytes = dead_letters.batch.payload_bytes();
     let failed = if dead_letters.why == CANCELLED { "was cancelled" } else { "failed" };
@@ -335,7 +340,7 @@ fn give_up(
     run: &Run,
     attempts: u32,
     error: String,
-    dead_letters: DeadLetters,
+    dead_letters: Box<DeadLetters>,
     now: &Situation,
 ) -> Vec<Effect> {
     if now.has_dead_letter_topic {
@@ -365,14 +370,14 @@ impl Situation {
         run: &Run,
         reasons: BTreeMap<Offset, String>,
         why: &'static str,
-    ) -> DeadLetters {
+    ) -> Box<DeadLetters> {
         let batch = if reasons.is_empty() {
             run.batch.clone()
         } else {
             run.batch.select(|record| reasons.contains_key(&record.offset))
         };
         let permit = std::sync::Arc::clone(&run.permit);
-        DeadLetters { batch, permit, reasons, why, stored: self.keeps_dead_letters }
+        Box::new(DeadLetters { batch, permit, reasons, why, stored: self.keeps_dead_letters })
     }
 }
 

@@ -380,7 +380,7 @@ fn with_a_dead_letter_topic_nothing_is_recorded_before_the_topic_has_the_records
         stored: true,
     };
     let now = Instant::now();
-    let effects = settle(&run, 3, "some".into(), dead_letters);
+    let effects = settle(&run, 3, "some".into(), Box::new(dead_letters));
     let shown: Vec<_> = effects.iter().map(|effect| show(effect, now)).collect();
     let expected = [
         "log error: run t/0/10-14 failed after 3 attempt(s): some; 1 record(s) are kept as dead letters \

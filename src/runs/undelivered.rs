@@ -8,13 +8,13 @@ use crate::history::{AttemptRecord, DeadLetters};
 pub struct Undelivered {
     /// The last attempt, with the error that the run ends with.
     pub attempt: AttemptRecord,
-    pub dead_letters: DeadLetters,
+    pub dead_letters: Box<DeadLetters>,
     /// Tries to write them that failed.
     pub tries: u32,
 }
 
 impl Undelivered {
-    pub fn new(attempt: AttemptRecord, dead_letters: DeadLetters) -> Undelivered {
+    pub fn new(attempt: AttemptRecord, dead_letters: Box<DeadLetters>) -> Undelivered {
         Undelivered { attempt, dead_letters, tries: 0 }
     }
 

@@ -4,6 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use crossbeam_channel::Receiver;
 
@@ -60,7 +61,7 @@ impl Worker {
 
     fn process(&self, run: Run) {
         let engine = &self.engine;
-        let (turn, attempt) = self.take_turn(&run);
+        let (turn, attempt, now) = self.take_turn(&run);
         let topic = engine.dead_letters.as_ref();
         let situation = Situation {
             attempt: run.failed_attempts + 1,
@@ -69,15 +70,15 @@ impl Worker {
             has_dead_letter_topic: topic.is_some(),
             is_forced: engine.forced.load(Ordering::Acquire),
             is_stopping: engine.queue.is_closed(),
-            now: clock::now(),
+            now,
             jitter: fastrand::f64(),
         };
         let effects = outcome::decide(&run, turn, &situation);
         apply(engine, run, attempt, effects);
     }
 
-    /// Runs the step, unless the run was cancelled before.
-    fn take_turn(&self, run: &Run) -> (Turn, AttemptRecord) {
+    /// Runs the step, unless the run was cancelled before. Also returns when that was over.
+    fn take_turn(&self, run: &Run) -> (Turn, AttemptRecord, Instant) {
         let Worker { index, engine } = self;
         let number = run.failed_attempts + 1;
         let mut attempt = AttemptRecord {
@@ -89,7 +90,7 @@ impl Worker {
             output: None,
         };
         if !engine.queue.requested.begin(run.id, &run.key) {
-            return (Turn::RequestCancelled, attempt);
+            return (Turn::RequestCancelled, attempt, clock::now());
         }
         let started = clock::now();
         engine.live.start(Running {
@@ -103,20 +104,21 @@ impl Worker {
         // After `live.start`: whoever cancels a run that is in its step looks for it there.
         if let Some(error) = engine.queue.cancels.begin(run.id) {
             engine.live.end(*index);
-            return (Turn::CancelledBefore(error), attempt);
+            return (Turn::CancelledBefore(error), attempt, started);
         }
         if run.failed_attempts == 0 {
             engine.live.wait_time.observe(started.saturating_duration_since(run.queued));
         }
         let StepResult { result, output, failed } = self.step(run, number);
-        let run_time = clock::now() - started;
+        let ended = clock::now();
+        let run_time = ended - started;
         engine.live.run_time.observe(run_time);
         let cancelled = engine.queue.cancels.step_over(run.id);
         engine.live.end(*index);
         attempt.number = number;
         attempt.run_us = i64::try_from(run_time.as_micros()).unwrap_or(i64::MAX);
         attempt.output = output;
-        (Turn::Attempted { result, failed, cancelled }, attempt)
+        (Turn::Attempted { result, failed, cancelled }, attempt, ended)
     }
 
     /// A panic in the step fails this attempt, nothing more.
@@ -139,7 +141,7 @@ impl Worker {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use super::*;
     use crate::config::{Config, limits};

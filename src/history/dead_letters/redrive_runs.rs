@@ -32,7 +32,7 @@ pub fn settle(change: &Transaction<'_>, outcome: &Outcome, request: i64) -> rusq
     let attempt = &outcome.attempt;
     let now = attempt.started_ms + attempt.run_us / 1000;
     let redriving = DeadLetterState::Redriving.code();
-    if let Some(DeadLetters { batch, reasons, .. }) = &outcome.dead_letters {
+    if let Some(DeadLetters { batch, reasons, .. }) = outcome.dead_letters.as_deref() {
         let mut reopen = change.prepare_cached(
             "UPDATE dead_letters SET state = ?3, request = NULL, error = ?4, \
              attempts = attempts + ?5, at_ms = ?6 \

@@ -39,6 +39,8 @@ pub struct RunQueue {
     sender: Sender<Run>,
     receiver: Receiver<Run>,
     state: Mutex<State>,
+    /// Whether runs may have to wait for others. Here, since sensors ask it for every record: a lock is too much.
+    is_ordered: bool,
     /// A partition has no run with a worker any more, or whoever waits for that should look at its
     /// condition.
     idle_partitions: Condvar,
@@ -73,6 +75,7 @@ impl RunQueue {
             sender,
             receiver,
             state: Mutex::new(State::new(order, bytes)),
+            is_ordered: order != Order::None,
             idle_partitions: Condvar::new(),
             undelivered: Condvar::new(),
             idle: IdleWorkers::default(),
@@ -203,7 +206,9 @@ impl RunQueue {
     /// be overtaken by the next one of its lane, which another worker has taken.
     fn take(&self) -> Result<(Run, bool), Duration> {
         let mut state = self.state.lock();
-        let wait = match state.take_due(clock::now()) {
+        // The clock is not looked at for nothing: this is done for each run.
+        let due = if state.has_retries() { state.take_due(clock::now()) } else { None };
+        let wait = match due {
             Some(Ok(run)) => return Ok((run, state.has_retries())),
             Some(Err(wait)) => wait.clamp(Duration::from_micros(1), IDLE),
             None => IDLE,
@@ -273,7 +278,7 @@ impl RunQueue {
 
     /// A run has ended for good: those that waited behind it may start.
     pub fn ended(&self, run: &RunKey) {
-        if self.state.lock().ended(run, clock::now()) {
+        if self.is_ordered && self.state.lock().ended(run, clock::now()) {
             self.idle.wake_one();
         }
     }
@@ -371,7 +376,7 @@ impl RunQueue {
 
     /// Whether runs may have to wait for others.
     pub fn is_ordered(&self) -> bool {
-        self.state.lock().is_ordered()
+        self.is_ordered
     }
 
     /// Whether so many runs of the partition wait behind others of their lane that no more of it should

@@ -28,7 +28,7 @@ pub(super) struct State {
     undelivered: Waiting<Undelivered>,
     /// `None` without `--order`: no run waits for another one.
     lanes: Option<Parked>,
-    /// By partition, never 0.
+    /// By partition. An entry stays when it is 0 again: otherwise each run would allocate one.
     with_workers: BTreeMap<Partition, usize>,
     suspended: BTreeMap<Partition, Suspended>,
 }
@@ -100,15 +100,11 @@ impl State {
     pub fn put_down(&mut self, partition: Partition) -> bool {
         let count = self.with_workers.get_mut(&partition).expect("the run was handed out");
         *count -= 1;
-        let is_idle = *count == 0;
-        if is_idle {
-            self.with_workers.remove(&partition);
-        }
-        is_idle
+        *count == 0
     }
 
     pub fn is_idle(&self, partition: Partition) -> bool {
-        !self.with_workers.contains_key(&partition)
+        self.with_workers.get(&partition).is_none_or(|count| *count == 0)
     }
 
     /// Keeps a run until `due`.
@@ -214,10 +210,6 @@ impl State {
         }
         withdrawn.extend(fresh);
         withdrawn
-    }
-
-    pub fn is_ordered(&self) -> bool {
-        self.lanes.is_some()
     }
 
     pub fn has_retries(&self) -> bool {

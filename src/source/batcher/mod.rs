@@ -276,6 +276,7 @@ impl Batcher {
     /// The short way for nearly all records: the next one of a fresh batch, for which memory is reserved, and
     /// which does not complete the batch. It does at once what `cut_before`, `wants`, `needs`, `take` and
     /// `cut_if_full` would do. False, with nothing changed, if the record needs the long way.
+    #[inline]
     pub fn take_at_once(&mut self, record: &Record<'_>) -> bool {
         let Some(fill) = &mut self.fill else { return false };
         let batch = &mut fill.batch;

@@ -123,6 +123,7 @@ impl PartitionReader {
     // Records become batches.
 
     /// Offers the next record that the consumer handed over.
+    #[inline]
     pub fn offer(&mut self, record: &Record<'_>) -> Offer {
         if self.failing.is_some() && self.retry_at().is_some() {
             return Offer::Done;
