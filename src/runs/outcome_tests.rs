@@ -96,7 +96,7 @@ fn show(effect: &Effect, now: Instant) -> String {
         Effect::StepWorks => "step works".into(),
         Effect::StepFails(error) => format!("step fails: {error}"),
         Effect::Record { state, error, dead_letters } => {
-            let dead_letters = dead_letters.as_ref().map(show_dead_letters).unwrap_or_default();
+            let dead_letters = dead_letters.as_deref().map(show_dead_letters).unwrap_or_default();
             format!("record {state}{}{dead_letters}", error_text(error))
         }
         Effect::RecordSplit { error, pieces, failed_attempts, extra_bytes } => {
