@@ -7,6 +7,7 @@ use crate::config::OnMissingOffsets;
 use crate::model::error::{Error, Result, beyond_text};
 use crate::model::offset::{Offset, OffsetRange, Partition};
 use crate::source::intake::Intake;
+use crate::source::partition_reader::PartitionReader;
 
 /// Offsets that retention removed before mb read them.
 #[derive(Debug)]
@@ -19,28 +20,34 @@ pub(super) struct Gap {
 }
 
 impl Gap {
-    /// The gap at `offset`, where the partition was to be read.
+    /// The gap at the reader's position, if the client says that `named` is out of range. Two answers must agree:
+    /// the client's about this very position, and that about where the log begins and ends. An offset that the
+    /// client read out of a broken answer decides nothing (see `claims`).
     ///
     /// # Errors
-    /// `LogReplaced` if the log ends before `offset`; `Halt` if mb must not go on without the records;
-    /// `Broker` if the offset is in the log by now, or the broker does not answer.
-    pub fn find(intake: &Intake, partition: Partition, offset: Offset) -> Result<Gap> {
+    /// `LogReplaced` if the log ends before the position; `Halt` if mb must not go on without the records;
+    /// `Broker` if the answers do not agree, or the broker does not answer.
+    pub fn find(intake: &Intake, reader: &PartitionReader, named: Offset) -> Result<Gap> {
         let topic = Arc::clone(&intake.settings.topic);
+        let (partition, position) = (reader.partition(), reader.read_position());
+        let doubt =
+            |cause| Err(Error::broker(format!("read {topic}/{partition} at {position}"), cause));
+        if named != position {
+            return doubt(format!("the client says that offset {named} is out of range"));
+        }
         let marks = intake.engine.broker.watermarks_of(&topic, partition)?;
-        if offset > marks.end {
-            let text = beyond_text(&topic, partition, offset, marks.end);
+        if position > marks.end {
+            let text = beyond_text(&topic, partition, position, marks.end);
             return Err(Error::LogReplaced(text));
         }
-        if offset >= marks.beginning {
-            return Err(Error::broker(
-                format!("read {topic}/{partition} at {offset}"),
-                "offset out of range",
+        if position >= marks.beginning {
+            return doubt(format!(
+                "the client says that it is out of range, and the log has {} to {}",
+                marks.beginning, marks.end
             ));
         }
-        let missing = OffsetRange::below(marks.beginning, offset);
         // Records that were processed already are not lost.
-        let reader = intake.readers.get(partition);
-        let lost = reader.map_or_else(Vec::new, |reader| reader.not_finished(missing));
+        let lost = reader.not_finished(OffsetRange::below(marks.beginning, position));
         if intake.settings.on_missing_offsets == OnMissingOffsets::Halt {
             return Err(Error::Halt(format!(
                 "records {topic}/{partition} {} were removed from the log (retention) before mb read \

@@ -3,11 +3,13 @@
 //!
 //! A sensor (`sensor`) ticks; a `tick` polls a fresh consumer and gives each record to the reader of its
 //! partition (`partition_reader`), whose `batcher` cuts batches; `delivery` makes runs of them. What holds a
-//! tick back is in `backpressure`, what the log lacks in `gaps`, what reaches a sensor from outside in
-//! `signals`. Everything here ends at the run queue; what happens to a run after that is in `runs`.
+//! tick back is in `backpressure`, which offsets of a client's are believed in `claims`, what the log lacks in `gaps`,
+//! what reaches a sensor from outside in `signals`. Everything here ends at the run queue; what happens to a run
+//! after that is in `runs`.
 
 mod backpressure;
 pub mod batcher;
+mod claims;
 mod collect;
 pub mod cursor_move;
 mod delivery;

@@ -14,6 +14,7 @@ use crate::model::budget::Permit;
 use crate::model::clock;
 use crate::model::error::{Class, Error, Result};
 use crate::model::offset::{Offset, Partition};
+use crate::runs::engine::Engine;
 use crate::source::backpressure::{self, NoMemory};
 use crate::source::batcher::Cut;
 use crate::source::collect::{self, Collector};
@@ -37,7 +38,7 @@ pub(super) struct Tick<'a> {
     error: Option<Error>,
     /// The first error of a partition that pauses alone.
     partition_error: Option<Error>,
-    /// Where partitions were to be read and the log has no records.
+    /// Partitions that the client cannot read on, each with the offset that it says is out of range.
     missing: Vec<(Partition, Offset)>,
     until_caught_up: UntilCaughtUp,
 }
@@ -263,7 +264,8 @@ impl<'a> Tick<'a> {
             return Ok(());
         }
         self.intake.check_topic()?;
-        let gap = Gap::find(self.intake, partition, offset)?;
+        let Some(reader) = self.intake.readers.get(partition) else { return Ok(()) };
+        let gap = Gap::find(self.intake, reader, offset)?;
         if self.cut_now(partition) == Flow::Continue && self.flush() == Flow::Continue {
             gap.skip(self.intake);
             collect::passed(self, partition, gap.beginning);
@@ -330,6 +332,10 @@ impl<'a> Tick<'a> {
 }
 
 impl Collector for Tick<'_> {
+    fn engine(&self) -> &Arc<Engine> {
+        &self.intake.engine
+    }
+
     fn reader(&mut self, partition: Partition) -> Option<&mut PartitionReader> {
         self.intake.readers.get_mut(partition)
     }
@@ -392,7 +398,7 @@ impl Sink for Tick<'_> {
         if self.ended.is_some() {
             return Flow::Stop;
         }
-        match error {
+        match collect::believable(self, partition, error) {
             Error::OffsetOutOfRange { offset, .. } => {
                 self.missing.push((partition, offset));
                 // The topic may have been deleted and created again. Look at it first: the other partitions

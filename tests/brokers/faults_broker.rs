@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use crate::support::eventually;
 use crate::support::faults::{
-    self, LIMIT, PARTITIONS, RECOVERY, World, by_form, closed_port, cpu_time, each_seed, no_panic,
+    self, LIMIT, PARTITIONS, RECOVERY, World, as_many_runs, by_form, closed_port, cpu_time,
+    each_seed, no_panic,
 };
 use crate::support::mb::Mb;
 use crate::support::proxy::Mode;
@@ -62,7 +63,8 @@ fn row_08_mb_goes_on_when_the_broker_was_frozen_and_answers_meanwhile() {
         let freeze = by_form(seconds(13), seconds(60));
         mb.wait_for_line(TROUBLE, freeze);
         let asked = Instant::now();
-        Mb::run_in(world.data_dir.path(), &["runs", "--json"]);
+        let answer = Mb::run_in(world.data_dir.path(), &["runs", "--json"]);
+        assert!(answer.status.success(), "{answer:?}");
         assert!(asked.elapsed() < seconds(5), "mb runs took {:?}", asked.elapsed());
         std::thread::sleep(freeze.saturating_sub(began.elapsed()));
         world.kafka.stop_cont(false);
@@ -100,7 +102,8 @@ fn row_09_without_a_broker_mb_ends_with_the_cause_or_waits_quietly() {
 fn row_10_mb_ends_in_time_when_the_broker_is_gone_and_goes_on_from_there() {
     each_seed("row_10", |row| {
         let mut world = World::with_broker(row);
-        world.fill(1000, 20);
+        // More than is done before the kill: runs that end after it cannot be committed.
+        world.fill(as_many_runs(3000), 20);
         world.watch();
         let mut mb = world.start_working(&world.files(&["--step-delay", "20ms"]));
         world.wait_for_done(100);
@@ -111,6 +114,9 @@ fn row_10_mb_ends_in_time_when_the_broker_is_gone_and_goes_on_from_there() {
         let status = mb.wait(LIMIT);
         println!("ended with {status} after {:.1?}", began.elapsed());
         assert!(began.elapsed() < seconds(10), "{:?}", began.elapsed());
+        let said = mb.stderr().join("\n");
+        assert_eq!(status.code(), Some(1), "{said}");
+        assert!(said.contains("cannot commit the last offsets (nothing is lost"), "{said}");
         no_panic(&mb);
         world.kafka.restart();
         world.finish(None);
@@ -120,12 +126,22 @@ fn row_10_mb_ends_in_time_when_the_broker_is_gone_and_goes_on_from_there() {
 /// A world behind a proxy in which mb is at work on a backlog.
 fn at_work(row: &faults::Row, per_partition: usize, value_bytes: usize) -> (World, Mb) {
     let mut world = World::behind_proxy(row);
+    let mb = begin_work(&mut world, per_partition, value_bytes);
+    (world, mb)
+}
+
+fn begin_work(world: &mut World, per_partition: usize, value_bytes: usize) -> Mb {
     world.fill(per_partition, value_bytes);
     world.watch();
     world.write(200);
     let mb = world.start_working(&world.files(&[]));
     world.wait_for_done(200);
-    (world, mb)
+    mb
+}
+
+/// How often the proxy has done what this mode does.
+fn count(world: &World, mode: &Mode) -> u64 {
+    world.proxy().counts().faults.get(mode.name()).copied().unwrap_or(0)
 }
 
 #[test]
@@ -138,7 +154,7 @@ fn row_12_mb_gets_on_while_its_connections_are_reset_again_and_again() {
         eventually(LIMIT, "work is done while connections are reset", || {
             began.elapsed() > time && world.done() > before + 100
         });
-        let resets = world.proxy().counts().faults["reset"];
+        let resets = count(&world, &Mode::Reset(Duration::ZERO..Duration::ZERO));
         println!("{resets} resets, {} records done meanwhile", world.done() - before);
         assert!(resets >= 3);
         world.proxy().heal();
@@ -150,7 +166,7 @@ fn row_12_mb_gets_on_while_its_connections_are_reset_again_and_again() {
 #[test]
 fn row_13_a_broker_that_says_nothing_is_an_error_in_time() {
     each_seed("row_13", |row| {
-        for mode in row.some_of(&[Mode::BlackHole, Mode::HalfOpen]) {
+        for mode in [Mode::BlackHole, Mode::HalfOpen] {
             let (mut world, mb) = at_work(row, 200, 20);
             std::thread::sleep(row.millis(0..500));
             world.proxy().set(mode);
@@ -250,27 +266,47 @@ fn row_14_answers_that_come_too_late_are_not_taken_for_others() {
 #[test]
 fn row_15_flipped_bytes_are_never_taken_for_records_nor_for_sizes() {
     each_seed("row_15", |row| {
-        let (mut world, mb) = at_work(row, 3000, 1000);
-        world.proxy().set(Mode::Flip(20_000));
-        eventually(LIMIT, "bytes are flipped", || {
-            world.proxy().counts().faults.get("flip").is_some_and(|count| *count >= 20)
-        });
-        let peak = faults::status(mb.pid(), "VmHWM");
-        println!("{:?}, peak {peak} KiB", world.proxy().counts());
-        assert!(peak < 300 * 1024, "{peak} KiB");
-        world.proxy().heal();
-        world.assert_progress();
-        world.finish(Some(mb));
+        let mut world = World::behind_proxy(row);
+        outlives_flipped_bytes(&mut world);
     });
+}
+
+#[test]
+fn row_15_the_pure_rust_client_takes_no_flipped_bytes_for_records_either() {
+    each_seed("row_15_pure", |row| {
+        let old = faults::Row { seed: row.seed & !1, random: row.random.clone() };
+        let mut world = World::behind_proxy(&old);
+        world.read_by_crate_kafka();
+        outlives_flipped_bytes(&mut world);
+    });
+}
+
+fn outlives_flipped_bytes(world: &mut World) {
+    let flip = Mode::Flip(20_000);
+    let mb = begin_work(world, 3000, 1000);
+    world.proxy().set(flip.clone());
+    eventually(LIMIT, "bytes are flipped", || count(world, &flip) >= 20);
+    // It reads them, too.
+    mb.wait_for_line(TROUBLE, LIMIT);
+    let peak = faults::status(mb.pid(), "VmHWM");
+    println!("{:?}, peak {peak} KiB", world.proxy().counts());
+    assert!(peak < 300 * 1024, "{peak} KiB");
+    world.proxy().heal();
+    world.assert_progress();
+    for line in mb.stderr().iter().filter(|line| line.contains(TROUBLE)) {
+        println!("{line}");
+    }
+    world.finish(Some(mb));
 }
 
 #[test]
 fn row_16_a_dripping_or_half_closed_connection_is_outlived() {
     each_seed("row_16", |row| {
-        for mode in row.some_of(&[Mode::Drip(1000), Mode::HalfClose]) {
+        for mode in [Mode::Drip(1000), Mode::HalfClose] {
             let (mut world, mut mb) = at_work(row, 500, 100);
-            world.proxy().set(mode);
+            world.proxy().set(mode.clone());
             std::thread::sleep(by_form(seconds(4), seconds(60)));
+            assert!(count(&world, &mode) > 0, "{mode:?} has reached a connection");
             assert!(mb.try_wait().is_none(), "{}", mb.stderr().join("\n"));
             world.proxy().heal();
             world.assert_progress();
@@ -289,7 +325,7 @@ fn row_17_refused_commits_are_tried_again_at_a_bounded_pace() {
         let mb = world.start_working(&world.files(&["--step-delay", "20ms"]));
         world.wait_for_done(200);
         world.proxy().set(Mode::Deny(OFFSET_COMMIT));
-        let denied = || world.proxy().counts().faults.get("deny").copied().unwrap_or(0);
+        let denied = || count(&world, &Mode::Deny(OFFSET_COMMIT));
         world.wait_for_done(2000);
         eventually(LIMIT, "commits are refused", || denied() > 0);
         let (committed, before) = (world.committed(), (denied(), cpu_time(mb.pid())));

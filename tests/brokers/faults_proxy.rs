@@ -179,7 +179,6 @@ fn an_answer_is_cut_after_so_many_bytes() {
     let mut old = client(&proxy);
     assert_echo(&mut old);
     proxy.set(Mode::Cut(5));
-    thread::sleep(Duration::from_millis(50));
     for stream in [&mut old, &mut client(&proxy)] {
         stream.write_all(b"there and back").unwrap();
         let mut bytes = [0; 5];
@@ -196,7 +195,6 @@ fn bytes_drip_and_what_waits_comes_at_once_afterwards() {
     let mut stream = client(&proxy);
     assert_echo(&mut stream);
     proxy.set(Mode::Drip(1000));
-    thread::sleep(Duration::from_millis(50));
     let began = Instant::now();
     ask(&mut stream, &[1; 500]).unwrap();
     assert!(began.elapsed() >= Duration::from_millis(400), "{:?}", began.elapsed());
@@ -213,12 +211,10 @@ fn answers_are_held_for_their_time_or_until_the_proxy_is_healed() {
     assert_echo(&mut stream);
     let time = Duration::from_millis(200);
     proxy.set(Mode::Hold(time));
-    thread::sleep(Duration::from_millis(50));
     let began = Instant::now();
     assert_echo(&mut stream);
     assert!(began.elapsed() >= time);
     proxy.set(Mode::Hold(10 * LIMIT));
-    thread::sleep(Duration::from_millis(50));
     stream.write_all(b"late").unwrap();
     wait_for_fault(&proxy, "hold", 2);
     proxy.heal();

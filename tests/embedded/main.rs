@@ -4,6 +4,7 @@
 mod bad_input;
 mod bad_input_brokers;
 mod bad_input_files;
+mod broken_answers;
 mod cli;
 mod crashes;
 mod cursor_moves;

@@ -37,6 +37,8 @@ const WRITER_LIMIT: Duration = Duration::from_secs(30);
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 /// How long one of a test's own questions to the broker may take; without an answer it is skipped.
 const SAMPLE_LIMIT: Duration = Duration::from_secs(1);
+/// How long what a row left open may take to end before the next row has its proxy.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 /// One try of a row: its seed, and chance that follows from it.
 pub struct Row {
@@ -102,7 +104,7 @@ pub fn each_seed(name: &str, row: impl Fn(&mut Row)) {
         // The same each time, so that a change of mb is all that can make a row fail; half of the rows
         // have an even one, and with it the older broker.
         (None, None) => {
-            let own = 1 + name.bytes().map(u64::from).sum::<u64>();
+            let own = name.bytes().map(u64::from).sum::<u64>();
             own..own + 1
         }
     };
@@ -149,6 +151,8 @@ pub struct World {
     pub direct: String,
     pub topic: String,
     pub group: String,
+    /// The client that mb reads with.
+    client: &'static str,
     pub data_dir: TempDir,
     /// Where the data directory is, if not there.
     elsewhere: Option<PathBuf>,
@@ -171,6 +175,8 @@ impl World {
     pub fn behind_proxy(row: &Row) -> World {
         let kafka = Kafka::shared(row.version());
         let proxy = eventually_some(10 * LIMIT, "a proxy is free", || kafka.take_proxy());
+        // What other rows have done to it is no fault of this one.
+        proxy.begin_anew(row.seed);
         World::on(Brokers::Shared(kafka), Some((proxy, kafka)))
     }
 
@@ -191,6 +197,7 @@ impl World {
             direct,
             topic,
             group: unique("group"),
+            client: "auto",
             data_dir: tempfile::tempdir().unwrap(),
             elsewhere: None,
             out: tempfile::tempdir().unwrap(),
@@ -202,6 +209,12 @@ impl World {
         }
     }
 
+    /// mb reads with the pure-Rust client, which brokers up to 3.9 serve, and which has no lz4.
+    pub fn read_by_crate_kafka(&mut self) {
+        assert_eq!(self.kafka.version(), V3_9);
+        self.client = "kafka";
+    }
+
     pub fn proxy(&self) -> &Proxy {
         &self.proxy.as_ref().expect("a world behind a proxy").0
     }
@@ -211,7 +224,8 @@ impl World {
         for partition in 0..PARTITIONS {
             let value = |n: usize| format!("{partition}-{n:>value_bytes$}").into_bytes();
             let values: Vec<_> = (0..per_partition).map(value).collect();
-            let codec = ["none", "lz4", "gzip", "none"][partition as usize % 4];
+            let second = if self.client == "kafka" { "snappy" } else { "lz4" };
+            let codec = ["none", second, "gzip", "none"][partition as usize % 4];
             raw::produce(&self.direct, codec, &self.topic, partition, &values);
         }
         self.written += per_partition as u64 * PARTITIONS as u64;
@@ -232,6 +246,7 @@ impl World {
     /// mb's flags: whom to read, and small batches.
     pub fn flags(&self, more: &[&str]) -> Vec<String> {
         let common = ["--bootstrap-server", &self.server, "--topic", &self.topic];
+        let common = [&common[..], &["--client", self.client]].concat();
         let group = ["--group", &self.group, "--listen", "off"];
         let (workers, batch) = (WORKERS.to_string(), batch().to_string());
         let work = ["--max-concurrent-runs", &workers, "--max-batch", &batch];
@@ -361,6 +376,7 @@ impl World {
         if let Some(watch) = self.watch.take() {
             let samples = watch.stop();
             println!("{samples} looks at the committed offsets");
+            assert!(samples > 0, "the committed offsets were never seen");
         }
         sound(self.data_dir());
     }
@@ -395,7 +411,10 @@ impl Drop for World {
         if let Some((proxy, kafka)) = self.proxy.take() {
             proxy.set(Mode::Refuse);
             // Whatever a row left open ends before the next row has it.
-            thread::sleep(Duration::from_millis(100));
+            let began = Instant::now();
+            while proxy.open() > 0 && began.elapsed() < CLOSE_LIMIT {
+                thread::sleep(Duration::from_millis(5));
+            }
             proxy.heal();
             kafka.give_back(proxy);
         }

@@ -17,6 +17,8 @@ use rustix::net::sockopt::set_socket_linger;
 const LOOK: Duration = Duration::from_millis(5);
 /// How long a connection to the broker may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+/// How long a connection's threads may take to see another mode, on a busy machine.
+const SET_LIMIT: Duration = Duration::from_secs(10);
 const CHUNK_BYTES: usize = 64 * 1024;
 /// Pieces smaller than this are left whole by `Flip`.
 const FLIP_BYTES: usize = 8 * 1024;
@@ -98,9 +100,13 @@ struct Shared {
     upstream: AtomicU16,
     /// The mode, and how many there were before it.
     mode: Mutex<(Mode, u64)>,
+    /// The newest mode that each direction of a connection knows of, by the direction's number.
+    seen: Mutex<BTreeMap<u64, u64>>,
+    directions: AtomicU64,
     random: Mutex<fastrand::Rng>,
     ended: AtomicBool,
     connections: AtomicU64,
+    open: AtomicU64,
     to_broker: AtomicU64,
     to_client: AtomicU64,
     faults: Mutex<BTreeMap<&'static str, u64>>,
@@ -122,9 +128,12 @@ impl Proxy {
         let shared = Arc::new(Shared {
             upstream: AtomicU16::new(0),
             mode: Mutex::new((Mode::Pass, 0)),
+            seen: Mutex::default(),
+            directions: AtomicU64::new(0),
             random: Mutex::new(fastrand::Rng::with_seed(seed)),
             ended: AtomicBool::new(false),
             connections: AtomicU64::new(0),
+            open: AtomicU64::new(0),
             to_broker: AtomicU64::new(0),
             to_client: AtomicU64::new(0),
             faults: Mutex::default(),
@@ -142,15 +151,43 @@ impl Proxy {
         self.port
     }
 
+    /// As a new proxy with this seed: chance follows from it, and nothing is counted yet.
+    pub fn begin_anew(&self, seed: u64) {
+        let Shared { random, connections, to_broker, to_client, faults, .. } = &*self.shared;
+        *lock(random) = fastrand::Rng::with_seed(seed);
+        for count in [connections, to_broker, to_client] {
+            count.store(0, Ordering::Relaxed);
+        }
+        lock(faults).clear();
+    }
+
+    /// How many connections there are now.
+    pub fn open(&self) -> u64 {
+        self.shared.open.load(Ordering::Acquire)
+    }
+
     /// `127.0.0.1:PORT`.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// For connections that exist, within a few milliseconds, and for new ones.
+    /// For new connections, and for those that exist, which know of it when this returns.
+    ///
+    /// # Panics
+    /// If one of them does not come to it in time.
     pub fn set(&self, mode: Mode) {
-        let mut current = lock(&self.shared.mode);
-        *current = (mode, current.1 + 1);
+        let generation = {
+            let mut current = lock(&self.shared.mode);
+            *current = (mode, current.1 + 1);
+            current.1
+        };
+        // A test that has failed is not to panic once more, which would end the process.
+        if thread::panicking() {
+            return;
+        }
+        super::eventually(SET_LIMIT, "every connection knows of the mode", || {
+            lock(&self.shared.seen).values().all(|seen| *seen >= generation)
+        });
     }
 
     /// Lets everything pass again. What was held back comes at once. A connection that has lost
@@ -217,7 +254,11 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         let seed = shared.random_seed();
         let its = Arc::clone(shared);
         threads.retain(|thread| !thread.is_finished());
-        threads.push(thread::spawn(move || serve(client, its, seed)));
+        shared.open.fetch_add(1, Ordering::AcqRel);
+        threads.push(thread::spawn(move || {
+            serve(client, Arc::clone(&its), seed);
+            its.open.fetch_sub(1, Ordering::AcqRel);
+        }));
     }
     for thread in threads {
         let _ = thread.join();
@@ -305,6 +346,7 @@ impl Connection {
 /// One direction of a connection: requests go to the broker, answers to the client.
 struct Direction<'a> {
     connection: &'a Connection,
+    number: u64,
     requests: bool,
     from: &'a TcpStream,
     to: &'a TcpStream,
@@ -333,8 +375,10 @@ impl<'a> Direction<'a> {
         } else {
             (&connection.broker, &connection.client)
         };
+        let number = connection.shared.directions.fetch_add(1, Ordering::Relaxed);
         Direction {
             connection,
+            number,
             requests,
             from,
             to,
@@ -358,6 +402,7 @@ impl<'a> Direction<'a> {
             self.look();
             if self.connection.silent.load(Ordering::Acquire) {
                 // The requests' side watches for the client's end; the answers' side ends here.
+                self.has_seen(u64::MAX);
                 if self.requests {
                     swallow(self.from, || self.connection.has_ended());
                     self.connection.ended.store(true, Ordering::Release);
@@ -385,6 +430,11 @@ impl<'a> Direction<'a> {
         }
     }
 
+    /// It does what the mode of this generation says from now on.
+    fn has_seen(&self, generation: u64) {
+        lock(&self.connection.shared.seen).insert(self.number, generation);
+    }
+
     /// Sees a new mode, and does what a mode does at a time rather than to bytes.
     fn look(&mut self) {
         let (mode, generation) = self.connection.shared.mode();
@@ -407,6 +457,7 @@ impl<'a> Direction<'a> {
                 _ => {}
             }
             self.mode = mode;
+            self.has_seen(generation);
         }
         let connection = self.connection;
         match &self.mode {
@@ -551,6 +602,12 @@ impl<'a> Direction<'a> {
             }
         }
         true
+    }
+}
+
+impl Drop for Direction<'_> {
+    fn drop(&mut self) {
+        lock(&self.connection.shared.seen).remove(&self.number);
     }
 }
 

@@ -230,7 +230,10 @@ pub(super) fn read_batch(bytes: &[u8]) -> Read<Found> {
     let batch = || {
         Some(StoredBatch {
             base: Offset::checked(base)?,
-            last: Offset::checked(base.checked_add(i64::from(last_delta))?)?,
+            // An offset behind it must exist.
+            last: Offset::checked(
+                base.checked_add(i64::from(last_delta)).filter(|last| *last < i64::MAX)?,
+            )?,
             // Offset and length come before what the length counts.
             bytes: usize::try_from(length).ok()?.checked_add(12)?,
             records,

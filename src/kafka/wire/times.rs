@@ -122,7 +122,7 @@ impl Wire {
         let both = |(partition, end): (Partition, Result<Option<Offset>>)| {
             let beginning = beginnings.remove(&partition).unwrap_or(Ok(None));
             let marks = match (beginning, end) {
-                (Ok(Some(beginning)), Ok(Some(end))) => Ok(Watermarks { beginning, end }),
+                (Ok(Some(beginning)), Ok(Some(end))) => marks(beginning, end, &doing, partition),
                 (Err(error), _) | (_, Err(error)) => Err(error),
                 (Ok(_), Ok(_)) => Err(no_offset(&doing, partition)),
             };
@@ -304,6 +304,16 @@ fn no_offset(doing: &str, partition: Partition) -> Error {
     Error::broker(doing, format!("no offset for partition {partition}"))
 }
 
+/// A log that begins behind its end is a broken answer. mb would take every record for one that retention removed.
+fn marks(beginning: Offset, end: Offset, doing: &str, partition: Partition) -> Result<Watermarks> {
+    if beginning > end {
+        let cause =
+            format!("partition {partition} is said to begin at {beginning}, and to end at {end}");
+        return Err(Error::broker(doing, cause));
+    }
+    Ok(Watermarks { beginning, end })
+}
+
 /// Partitions, ascending, by their leaders' addresses; and what is wrong with those that have none.
 fn by_leader(
     metadata: &Metadata,
@@ -394,6 +404,16 @@ mod tests {
         assert_eq!(leaders, BTreeMap::from([("one:9092".to_owned(), vec![0, 3])]));
         let expected = [(1, Trouble::NoLeader), (2, Trouble::NoLeader), (4, Trouble::NoPartition)];
         assert_eq!(troubles, BTreeMap::from(expected));
+    }
+
+    #[test]
+    fn a_log_that_begins_behind_its_end_is_a_broken_answer() {
+        let [low, high] = [3, 7].map(Offset::new);
+        let whole = Watermarks { beginning: low, end: high };
+        assert_eq!(marks(low, high, "look", 0), Ok(whole));
+        assert_eq!(marks(high, high, "look", 0), Ok(Watermarks { beginning: high, end: high }));
+        let broken = marks(high, low, "look", 0).unwrap_err().to_string();
+        assert_eq!(broken, "cannot look: partition 0 is said to begin at 7, and to end at 3");
     }
 
     #[test]

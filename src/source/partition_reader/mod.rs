@@ -17,6 +17,7 @@ use crate::model::live::Trouble;
 use crate::model::offset::{Offset, OffsetRange, Partition};
 use crate::model::planned::PlannedBatch;
 use crate::source::batcher::{Batcher, Cut};
+use crate::source::claims::{Believed, Claim};
 
 /// The reader of one partition, and the only owner of its position.
 ///
@@ -44,6 +45,7 @@ pub(super) struct PartitionReader {
     /// This consumer has handed over every record below it, as the log itself showed. `None` if a record that
     /// it handed over was dropped since: it must be read again first.
     passed: Option<Offset>,
+    believed: Believed,
     /// Too many of the partition's runs wait for their turn: no record begins a batch for now.
     held: bool,
     /// The consumer was told to pause the partition.
@@ -74,6 +76,8 @@ pub(super) enum Offer {
     CutFirst(Cut),
     /// `take` it, with memory for `needs` bytes.
     NeedsMemory,
+    /// Its offset must be proved (`log_ends_at`); then offer the record again.
+    Doubtful,
 }
 
 /// What fails while a partition has an error, for the log and the page.
@@ -85,6 +89,7 @@ impl PartitionReader {
         PartitionReader {
             partition,
             reported: batcher.cursor(),
+            believed: Believed::at(batcher.read_position()),
             batcher,
             passed: None,
             held: false,
@@ -117,7 +122,9 @@ impl PartitionReader {
             self.begin_retry();
         }
         self.batcher.skip_finished();
-        self.batcher.read_position()
+        let position = self.batcher.read_position();
+        self.believed = Believed::at(position);
+        position
     }
 
     // Records become batches.
@@ -128,6 +135,10 @@ impl PartitionReader {
         if self.failing.is_some() && self.retry_at().is_some() {
             return Offer::Done;
         }
+        if !self.believed.covers(Claim::Record(record.offset)) {
+            return Offer::Doubtful;
+        }
+        self.believed.go_on_at(record.offset.next());
         if self.batcher.take_at_once(record) {
             if self.failing.is_some() {
                 self.read_below(record.offset.next());
@@ -158,8 +169,18 @@ impl PartitionReader {
         self.batcher.cut_if_full()
     }
 
-    /// The log has no further record below `next`. Returns a batch that is complete by that; deliver it and
-    /// call this again, until there is none.
+    /// Whether the claim needs no proof.
+    pub fn believes(&self, claim: Claim) -> bool {
+        self.believed.covers(claim)
+    }
+
+    /// The broker says that the log ends at `end`.
+    pub fn log_ends_at(&mut self, end: Offset) {
+        self.believed.log_ends_at(end);
+    }
+
+    /// The log has no further record below `next`, which is believed. Returns a batch that is complete by that;
+    /// deliver it and call this again, until there is none.
     pub fn pass(&mut self, next: Offset) -> Option<Cut> {
         if self.held || self.retry_at().is_some() {
             // Records were dropped: nothing is passed before they were read again.
@@ -272,6 +293,7 @@ impl PartitionReader {
     /// The log has no record below `beginning` any more.
     pub fn skip_to(&mut self, beginning: Offset) {
         self.batcher.skip_to(beginning);
+        self.believed.go_on_at(beginning);
     }
 
     /// The parts of `range` that no finished batch has, ascending.
@@ -341,7 +363,7 @@ impl PartitionReader {
             if let Some(failing) = &mut self.failing {
                 failing.retry_at = None;
             }
-            consumer.resume(self.partition, self.batcher.read_position())?;
+            self.resume(consumer)?;
             self.paused = false;
         }
         Ok(())
@@ -354,9 +376,15 @@ impl PartitionReader {
     pub fn reposition(&mut self, consumer: &mut dyn Consumer) -> Result<()> {
         if !self.paused {
             consumer.pause(self.partition)?;
-            consumer.resume(self.partition, self.batcher.read_position())?;
+            self.resume(consumer)?;
         }
         Ok(())
+    }
+
+    fn resume(&mut self, consumer: &mut dyn Consumer) -> Result<()> {
+        let position = self.batcher.read_position();
+        self.believed.go_on_at(position);
+        consumer.resume(self.partition, position)
     }
 
     // Errors of this partition alone.

@@ -44,7 +44,24 @@ fn offer(reader: &mut PartitionReader, budget: &Arc<Budget>, offset: i64) -> Opt
             let permit = budget.try_acquire(reader.needs(&record(offset))).unwrap();
             reader.take(record(offset), permit, Instant::now())
         }
+        Offer::Doubtful => panic!("offset {offset} is ahead, and nothing proves it"),
     }
+}
+
+#[test]
+fn a_record_ahead_is_taken_once_the_log_is_known_to_have_it() {
+    let budget = Budget::new(1 << 20);
+    let mut reader = reader();
+    assert!(matches!(reader.offer(&record(4)), Offer::Doubtful));
+    assert_eq!(reader.read_position(), Offset::ZERO);
+    reader.log_ends_at(Offset::new(6));
+    assert!(offer(&mut reader, &budget, 4).is_none());
+    assert_eq!(reader.read_position(), Offset::new(5));
+    assert!(matches!(reader.offer(&record(0x2020_2020_2020_2020)), Offer::Doubtful));
+    assert!(offer(&mut reader, &budget, 5).is_none());
+    // The log may have been cut off meanwhile: another consumer, another question.
+    reader.begin_reading(Instant::now());
+    assert!(matches!(reader.offer(&record(7)), Offer::Doubtful));
 }
 
 /// A consumer that does as it is told.
@@ -175,6 +192,7 @@ impl Driver {
                             self.cuts.extend(self.reader.take(taken, Permit::nothing(), now));
                             break;
                         }
+                        Offer::Doubtful => self.reader.log_ends_at(Offset::new(END)),
                     }
                 }
                 self.deliver_stored();

@@ -12,8 +12,10 @@ use crate::model::clock;
 use crate::model::error::{Class, Error, Result};
 use crate::model::offset::{Offset, OffsetRange, Partition, Reprocess, RunKey};
 use crate::model::run::RunId;
+use crate::runs::engine::Engine;
 use crate::runs::queue::Refused;
 use crate::source::batcher::{Batcher, Cut};
+use crate::source::claims::Claim;
 use crate::source::collect::{self, Collector};
 use crate::source::delivery::Outgoing;
 use crate::source::partition_reader::PartitionReader;
@@ -162,11 +164,12 @@ impl Replay {
             Ok(marks) => marks,
             Err(error) => return self.reader.fail(error, clock::now()),
         };
-        if at > marks.end {
+        let is_about_this = matches!(error, Error::OffsetOutOfRange { offset, .. } if offset == at);
+        if is_about_this && at > marks.end {
             return self.cancel(with, &error.to_string());
         }
-        if at >= marks.beginning {
-            // It is in the log by now.
+        if !is_about_this || at >= marks.beginning {
+            // It is in the log by now; or the client has named an offset that nobody asked for (see `claims`).
             let doing = format!("read {topic}/{partition} at {at}");
             return self.reader.fail(Error::broker(doing, "offset out of range"), clock::now());
         }
@@ -263,6 +266,10 @@ impl Reading<'_> {
 }
 
 impl Collector for Reading<'_> {
+    fn engine(&self) -> &Arc<Engine> {
+        &self.with.engine
+    }
+
     fn reader(&mut self, _partition: Partition) -> Option<&mut PartitionReader> {
         Some(&mut self.replay.reader)
     }
@@ -344,7 +351,10 @@ impl Sink for Reading<'_> {
             return Flow::Continue;
         }
         if record.offset > self.replay.range.last {
-            return self.finish();
+            return match collect::believe(self, partition, Claim::Record(record.offset)) {
+                Ok(()) => self.finish(),
+                Err(flow) => flow,
+            };
         }
         match collect::record(self, partition, record) {
             Flow::Continue if record.offset == self.replay.range.last => self.finish(),
@@ -357,14 +367,17 @@ impl Sink for Reading<'_> {
             return;
         }
         if next > self.replay.range.last {
-            self.finish();
+            if collect::believe(self, partition, Claim::Position(next)).is_ok() {
+                self.finish();
+            }
         } else {
             collect::passed(self, partition, next);
             self.replay.reader.advance();
         }
     }
 
-    fn failed(&mut self, _partition: Partition, error: Error) -> Flow {
+    fn failed(&mut self, partition: Partition, error: Error) -> Flow {
+        let error = collect::believable(self, partition, error);
         self.error.get_or_insert(error);
         self.end(Ended::Turn)
     }
