@@ -1,4 +1,5 @@
-//! What a step is: the trait, what it is given, and what it answers.
+//! The trait `Step`, which every step implements, the `Attempt` that mb passes to it, and the `StepError` that
+//! it returns.
 
 use std::fmt;
 
@@ -6,16 +7,15 @@ use crate::model::batch::Batch;
 use crate::model::error::Result;
 use crate::model::offset::{Offset, RunKey};
 
-/// Why an attempt failed, and what mb is to do about it.
+/// Why an attempt failed, and how mb is to handle that.
 ///
-/// The text of each is logged and kept with the run; mb makes one line of it and cuts it after 2000
-/// characters.
+/// mb logs the text and keeps it with the run, as one line of at most 2000 characters.
 ///
 /// ```
 /// use mb::StepError;
 ///
 /// fn load(rows: &str) -> Result<(), StepError> {
-///     // An I/O error (or any error that is converted with `?`) asks for another attempt.
+///     // An I/O error (or any error that is converted with `?`) is retried.
 ///     std::fs::write("/no/such/folder/rows", rows)?;
 ///     Ok(())
 /// }
@@ -26,35 +26,34 @@ use crate::model::offset::{Offset, RunKey};
 pub enum StepError {
     /// Another attempt may succeed.
     ///
-    /// mb attempts the whole batch again, after a pause that doubles from `--retry-backoff` on, up to
-    /// `--max-attempts`. After the last attempt the records become dead letters, or mb halts
-    /// (`--on-failure halt`); with `--bisect` the batch is halved instead until the bad records stand
-    /// alone. Named records ([`Attempt::fail`]) count for nothing.
+    /// mb retries the whole batch, up to `--max-attempts`, after pauses that double from `--retry-backoff` on.
+    /// After the last attempt the records become dead letters, or mb halts (`--on-failure halt`); with
+    /// `--bisect` the batch is halved instead, until the bad records are isolated. Names of failed records
+    /// ([`Attempt::fail`]) are ignored.
     Retry(String),
-    /// The records that [`Attempt::fail`] named failed, and another attempt may succeed; all others are
-    /// processed.
+    /// The records that were named with [`Attempt::fail`] failed, and another attempt may succeed; all others
+    /// are processed.
     ///
-    /// mb attempts the named records again, in runs of their own, as with `Retry`; after the last attempt
-    /// they become dead letters, or mb halts. If no record was named this is `Retry`.
+    /// mb retries the named records in runs of their own, as with `Retry`; after the last attempt they become
+    /// dead letters, or mb halts. If no record was named, this is the same as `Retry`.
     RetryFailed(String),
-    /// No other attempt can help.
+    /// Another attempt would fail too.
     ///
-    /// The records become dead letters at once (only those that were named, if any were), or mb halts
+    /// The records become dead letters at once (only the named ones, if any were named), or mb halts
     /// (`--on-failure halt`).
     DeadLetter(String),
-    /// A person must come before any batch can be processed.
+    /// No batch can be processed until a person has repaired something.
     ///
-    /// mb stops and exits 65. Nothing is committed past the run; the next start makes it again.
+    /// mb stops and exits 65. Nothing is committed past the run, and the next start repeats it.
     Stop(String),
-    /// The attempt says nothing about the records: what it needs was missing (room on a disk, for one).
+    /// The attempt could not be made, for a cause that is not in the records, such as a full disk.
     ///
-    /// The attempt does not count. If mb is stopping, the next start makes the run again; otherwise mb
-    /// attempts it again after a second.
+    /// The attempt does not count. mb makes it again after a second; if mb is stopping, the next start does.
     NotDone(String),
 }
 
 impl StepError {
-    /// The text, whatever is to be done about it.
+    /// The text of any variant.
     pub fn message(&self) -> &str {
         match self {
             StepError::Retry(text)
@@ -84,13 +83,13 @@ impl From<std::io::Error> for StepError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FailedRecord {
     pub offset: Offset,
-    /// As the step gave it: any length, any characters; empty if it gave none.
+    /// As the step gave it, of any length and with any characters; empty if the step gave none.
     pub reason: String,
 }
 
-/// One attempt of a run: what its step is given, and where the step leaves what it has to say.
+/// One attempt of a run: the step's input, and its output beside the result.
 ///
-/// A test of a step makes one by hand:
+/// A test of a step creates one with [`Attempt::new`]:
 ///
 /// ```
 /// use mb::{Attempt, Batch, Offset, OffsetRange, Record, RunKey};
@@ -118,28 +117,29 @@ pub struct Attempt<'a> {
     pub number: u32,
     /// The records; the same in every attempt.
     pub batch: &'a Batch,
-    /// What the step printed or wants to be kept with the run. mb cuts it after 1 MiB; the step of a
-    /// command keeps 64 KiB of each of its streams.
+    /// Text to be kept with the run. mb cuts it after 1 MiB; `--exec` keeps 64 KiB of stdout and 64 KiB of
+    /// stderr.
     pub output: Option<String>,
-    /// The records that failed, if the step knows: see [`fail`](Attempt::fail). Ascending, each one once.
+    /// The records that failed, if the step names them with [`fail`](Attempt::fail). Ascending, without
+    /// duplicates.
     pub failed: Vec<FailedRecord>,
 }
 
 impl<'a> Attempt<'a> {
-    /// An attempt of which nothing has happened yet.
+    /// An attempt without output and without failed records.
     pub fn new(key: &'a RunKey, number: u32, batch: &'a Batch) -> Attempt<'a> {
         Attempt { key, number, batch, output: None, failed: Vec::new() }
     }
 
-    /// Names a record that failed. What happens to it depends on what `run` returns, see [`Step::run`]; if
-    /// that makes the names count, **all other records are done**. An error that comes in between (`?`, a
-    /// panic) is `StepError::Retry`, which makes the names void.
+    /// Names a record that failed. What mb does with it depends on the result of [`Step::run`]. If the names
+    /// count, **all other records are done**. A `?` or a panic in the middle is `StepError::Retry`, and the
+    /// names are ignored: the step has not reached the other records.
     ///
     /// A record that is named twice keeps its first reason.
     ///
     /// # Panics
-    /// If the batch has no record of this offset: the attempt fails with that, as with any panic, and
-    /// nothing counts as done.
+    /// If the batch has no record at this offset. As with any panic the attempt fails, and nothing counts as
+    /// done.
     pub fn fail(&mut self, offset: Offset, reason: impl Into<String>) {
         assert!(
             self.batch.contains(offset),
@@ -154,16 +154,16 @@ impl<'a> Attempt<'a> {
 
 /// What a run does with its batch.
 ///
-/// After a crash mb may call `run` again for a batch that was processed, with the same
-/// [`RunKey`]: a step that is idempotent by run key sees every batch exactly once in effect. A panic fails
-/// the attempt, not the process.
+/// After a crash mb may call `run` again for a batch that was processed, with the same [`RunKey`]. A step that
+/// is idempotent by run key has the effect of each batch exactly once. A panic fails the attempt, not the
+/// process.
 ///
 /// ```
 /// use std::sync::Mutex;
 ///
 /// use mb::{Attempt, Batch, OffsetRange, Offset, Record, RunKey, Step, StepError};
 ///
-/// /// Sums numbers; what is no number becomes a dead letter.
+/// /// Sums numbers; a record that is not a number becomes a dead letter.
 /// #[derive(Default)]
 /// struct Sum(Mutex<i64>);
 ///
@@ -198,50 +198,49 @@ impl<'a> Attempt<'a> {
 /// assert_eq!(attempt.failed.len(), 1);
 /// ```
 pub trait Step: Send + Sync {
-    /// One word for logs.
+    /// The step's name in logs, one word.
     fn name(&self) -> &str;
 
-    /// Called once, before the first run: check what can be checked, remove leftovers.
+    /// Called once, before the first run: checks the step's settings, removes leftovers of a crash.
     ///
     /// # Errors
-    /// `Config` if the step could never work; mb ends with it.
+    /// `Config` if the step could never succeed; mb then exits 78.
     fn prepare(&self, _topic: &str) -> Result<()> {
         Ok(())
     }
 
     /// Processes the batch; called from several workers at once.
     ///
-    /// What mb does next depends on the answer, and on whether records were named
-    /// ([`Attempt::fail`]):
+    /// The result, and whether records were named ([`Attempt::fail`]), decide what mb does next:
     ///
     /// | returned | no record named | some named |
     /// | --- | --- | --- |
     /// | `Ok` | all are done | the named become dead letters at once, the others are done |
     /// | `StepError::DeadLetter` | all become dead letters at once | as with `Ok` |
     /// | `StepError::RetryFailed` | all are retried | the named are retried, the others are done |
-    /// | `StepError::Retry`, a panic | all are retried | the same: names are void |
-    /// | `StepError::Stop` | mb stops (exit 65), the next start makes the run again | the same: names are void |
-    /// | `StepError::NotDone` | the run is made again, this attempt does not count | the same: names are void |
+    /// | `StepError::Retry`, a panic | all are retried | the same, names are ignored |
+    /// | `StepError::Stop` | mb stops (exit 65), the next start repeats the run | the same, names are ignored |
+    /// | `StepError::NotDone` | the attempt is made again and does not count | the same, names are ignored |
     ///
     /// # Errors
     /// See [`StepError`].
     fn run(&self, attempt: &mut Attempt<'_>) -> Result<(), StepError>;
 
-    /// A person has cancelled the run of this key while its attempt is under way: end the attempt, with any
-    /// error. Return false if it cannot be ended; then mb waits for it, and what `run` returns counts.
-    /// Called while `run` is at work, or a moment before or after.
+    /// Called when a person cancels the run of this key during its attempt: ends the attempt, with any error.
+    /// Returns false if the attempt cannot be ended; then mb waits for it, and the result of `run` counts.
+    /// The call may also come shortly before `run` begins or after it has returned.
     fn cancel(&self, _key: &RunKey) -> bool {
         false
     }
 
-    /// Called when mb begins to stop: an attempt that waits for something outside (room on a disk)
-    /// gives up, with `StepError::NotDone`; one that works goes on to its end.
+    /// Called when mb begins to stop. An attempt that waits for something outside, such as room on a disk,
+    /// should end with `StepError::NotDone`; an attempt that makes progress should finish.
     fn stopping(&self) {}
 
-    /// Called when mb is forced to end while attempts are still running: end what can be ended.
+    /// Called when mb must end while attempts are still running: ends those that can be ended.
     fn abort(&self) {}
 
-    /// Called once when the pipeline stops, after the last run: write out or close what was held back.
+    /// Called once when the pipeline stops, after the last run: flushes buffers and closes connections.
     fn finish(&self) {}
 }
 

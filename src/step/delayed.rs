@@ -1,4 +1,4 @@
-//! A pause in front of a step, which stands in for real work (`--step-delay`).
+//! A pause before another step, to simulate slow work (`--step-delay`).
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -8,8 +8,7 @@ use crate::model::error::Result;
 use crate::model::offset::RunKey;
 use crate::model::sync::{Condvar, Mutex};
 
-/// Runs another step after a pause. A cancel, and a stop of mb, end the pause at once: then the step is not
-/// run.
+/// Runs another step after a pause. A cancel or a stop of mb ends the pause at once, and the step does not run.
 pub struct Delayed<S> {
     delay: Duration,
     step: S,
@@ -20,7 +19,7 @@ pub struct Delayed<S> {
 
 #[derive(Default)]
 struct State {
-    /// The runs that are in their pause, and whether they were cancelled in it.
+    /// The runs in their pause, and whether they were cancelled meanwhile.
     waiting: HashMap<RunKey, bool>,
     is_stopping: bool,
 }
@@ -44,7 +43,7 @@ impl<S: Step> Delayed<S> {
             if is_over || state.is_stopping || state.waiting.get(key) == Some(&true) {
                 let is_cancelled = state.waiting.remove(key) == Some(true);
                 return match is_over {
-                    // The run ends with the words of its cancel.
+                    // The error is replaced: the run ends with the reason that the person gave.
                     _ if is_cancelled => Err(StepError::Retry("cancelled".to_owned())),
                     true => Ok(()),
                     false => Err(StepError::NotDone("mb stops in its --step-delay".to_owned())),

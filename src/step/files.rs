@@ -1,5 +1,5 @@
-//! One NDJSON file per run: complete or not there at all, and replaced if a run is repeated.
-//! `record_json` says what a line looks like.
+//! The step that writes one NDJSON file per run. A file is complete or absent, and a repeated run replaces it.
+//! The form of a line is in `record_json`.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -18,27 +18,27 @@ const BUFFER_BYTES: usize = 64 * 1024;
 /// Writes each run to `DIR/TOPIC/PARTITION/FIRST-LAST.ndjson` (`FIRST-LAST.lane-K-of-L.ndjson` for
 /// a lane run), offsets padded with zeros to 20 digits so that names sort as numbers do.
 ///
-/// The file is written as `.NAME.tmp` beside its place, fsynced and renamed, and its folder is
-/// fsynced: a run that is done is on the disk, and a reader of `*.ndjson` never sees half a file.
+/// The file is written as `.NAME.tmp` in the same folder, fsynced and renamed, and the folder is fsynced. So a
+/// run that is done survives a power cut, and a reader of `*.ndjson` never sees half a file.
 #[derive(Debug)]
 pub struct FilesStep {
     dir: PathBuf,
-    /// Partition folders whose entries in their parents are known to be on the disk.
+    /// Partition folders that would survive a power cut, because their parents were fsynced.
     durable: Mutex<HashSet<PathBuf>>,
-    room: Shortage,
+    shortage: Shortage,
 }
 
 impl FilesStep {
     pub fn new(dir: impl Into<PathBuf>) -> FilesStep {
-        FilesStep { dir: dir.into(), durable: Mutex::default(), room: Shortage::default() }
+        FilesStep { dir: dir.into(), durable: Mutex::default(), shortage: Shortage::default() }
     }
 
     fn folder(&self, key: &RunKey) -> PathBuf {
         self.dir.join(&*key.topic).join(key.partition.to_string())
     }
 
-    /// Makes sure that the folder exists and would survive a power cut. The lock is held while it is
-    /// created: no other worker may take a folder for durable that is not yet.
+    /// Makes sure that the folder exists and would survive a power cut. The lock is held meanwhile: another
+    /// worker that found the folder before it is fsynced would report a run as done that a power cut loses.
     fn make_durable(&self, folder: &Path) -> io::Result<()> {
         let mut durable = self.durable.lock();
         if !durable.contains(folder) {
@@ -71,8 +71,8 @@ impl FilesStep {
             .and_then(|()| fs::rename(&temp, folder.join(name)))
             .and_then(|()| sync_folder(folder));
         if written.is_err() {
-            // A full disk needs the room; the cause is what matters, and it is reported. After
-            // the rename there is nothing to remove, and the next attempt replaces the file.
+            // On a full disk the half-written file would keep the room that the retry needs. An error of the
+            // removal is ignored: the first error is reported, and after the rename there is nothing to remove.
             let _ = fs::remove_file(&temp);
         }
         written
@@ -98,7 +98,7 @@ impl Step for FilesStep {
         };
         check().map_err(|cause| {
             Error::Config(format!(
-                "--out: got {}, expected a folder that mb can write: {}: {cause}",
+                "--out: got {}, expected a folder that mb can write to: {}: {cause}",
                 self.dir.display(),
                 folder.display()
             ))
@@ -113,17 +113,17 @@ impl Step for FilesStep {
             let doing = || format!("write {}", folder.join(&name).display());
             let cause = match outcome {
                 Ok(()) => {
-                    self.room.over("write files");
+                    self.shortage.over("write files");
                     return Ok(());
                 }
                 Err(cause) => cause,
             };
             let next = match cause.kind() {
-                // Something else has this file's name.
+                // A folder has this file's name.
                 ErrorKind::IsADirectory => Next::Failed,
-                // No fault of the records: no room, a folder that is gone or read-only, a disk that is
-                // broken. The attempt goes on, and with it everything waits.
-                _ => self.room.wait_out(&doing(), &cause),
+                // The disk is full or broken, or the folder is gone or read-only. No record is to blame, so
+                // the attempt waits; failing it would turn the backlog into dead letters.
+                _ => self.shortage.wait_out(&doing(), &cause),
             };
             if let Some(error) = next.error(&doing(), &cause) {
                 return Err(error);
@@ -132,11 +132,11 @@ impl Step for FilesStep {
     }
 
     fn stopping(&self) {
-        self.room.stop();
+        self.shortage.stop();
     }
 
     fn abort(&self) {
-        self.room.stop();
+        self.shortage.stop();
     }
 }
 
@@ -161,7 +161,7 @@ fn write(file: File, attempt: &Attempt<'_>) -> io::Result<()> {
     out.get_ref().sync_all()
 }
 
-/// Makes the folder and its ancestors where they are missing, and fsyncs the parent of each.
+/// Creates the folder and its missing ancestors, and fsyncs the parent of each.
 fn make_folder(folder: &Path) -> io::Result<()> {
     let parent = match folder.parent() {
         None => return Ok(()),
@@ -185,14 +185,13 @@ fn make_folder(folder: &Path) -> io::Result<()> {
 
 fn sync_folder(folder: &Path) -> io::Result<()> {
     match File::open(folder)?.sync_all() {
-        // POSIX's answer of a file system whose folders cannot be fsynced.
+        // The file system cannot fsync folders; POSIX prescribes EINVAL.
         Err(cause) if cause.kind() == ErrorKind::InvalidInput => Ok(()),
         outcome => outcome,
     }
 }
 
-/// Removes what a process that was killed left half-written in the topic's folder and in its
-/// partitions' folders.
+/// Removes the half-written files of a killed process from the topic's folder and its partitions' folders.
 fn remove_leftovers(topic_folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(topic_folder)? {
         let path = entry?.path();

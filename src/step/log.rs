@@ -1,5 +1,4 @@
-//! The default step: a log line for each run, or a line for each second if there are too many runs to
-//! read.
+//! The default step: logs a line for each run, or one line a second if there are too many runs to read.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -62,7 +61,7 @@ impl Step for LogStep {
     }
 }
 
-/// The runs of one second that have no line of their own.
+/// The runs of one second that have no log line of their own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Summary {
     runs: u64,
@@ -90,7 +89,7 @@ impl fmt::Display for Summary {
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Decides which runs get a line of their own; the time comes from outside and never goes back.
+/// Decides which runs get a log line of their own. The time is an argument and never goes back.
 ///
 /// Invariant: every run either has a line of its own or is counted in exactly one summary.
 #[derive(Debug, Default)]
@@ -99,7 +98,7 @@ struct Pace {
     began: Option<Instant>,
     /// All runs of the current second.
     runs: u64,
-    /// The second before had too many runs: this one is summed up from its start.
+    /// The previous second had too many runs, so this one is summed up from its start.
     busy: bool,
     held: Summary,
 }
@@ -131,7 +130,7 @@ impl Pace {
         let since = self.began.map(|began| now.saturating_duration_since(began));
         let summary = match since {
             Some(since) if since < SECOND => return None,
-            // The very next second will be as the last one was.
+            // No second was skipped, so this one is expected to be as busy as the previous one.
             Some(since) if since < 2 * SECOND => {
                 self.busy = self.runs > LOGGED_RUNS_PER_SECOND;
                 self.began = self.began.map(|began| began + SECOND);

@@ -1,5 +1,6 @@
-//! The step: what a run does with its batch. A user's own step implements the trait `Step`; mb's own steps
-//! are here too.
+//! Steps: what a run does with its batch. `contract` has the trait `Step`, which a user's own step implements.
+//! mb's own steps are `log`, `discard`, `files` and `exec`; `delayed` is `--step-delay`. `files` and
+//! `exec` wait in `shortage` if the disk is full or the machine is out of processes.
 
 mod contract;
 mod delayed;

@@ -1,4 +1,4 @@
-//! A record as JSON, in the one form that mb uses everywhere:
+//! Records as JSON. `--exec`, `--step files`, the API and the page all use this form:
 //! `{"partition":…,"offset":…,"timestamp":ms or null,"key":…,"value":…}`.
 
 use std::borrow::Cow;
@@ -27,7 +27,7 @@ impl JsonSchema for RecordJson<'_> {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
-            "description": "A record as steps get it. Bytes that are not UTF-8 come in base64, \
+            "description": "A record as steps get it. Bytes that are not UTF-8 are in base64, \
                 under key_base64 and value_base64.",
             "type": "object",
             "properties": {
@@ -73,7 +73,7 @@ impl JsonSchema for HeaderJson<'_> {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
-            "description": "A record's header. Bytes that are not UTF-8 come in base64, under \
+            "description": "A record's header. Bytes that are not UTF-8 are in base64, under \
                 name_base64 and value_base64.",
             "type": "object",
             "properties": {

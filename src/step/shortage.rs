@@ -1,5 +1,8 @@
-//! The machine lacks something for now: room on the disk, descriptors, processes. That is no fault of the
-//! records, so the attempt waits instead of failing. Logged once when it begins, and once when it ends.
+//! How a step waits if the disk is full or the machine is out of file descriptors, processes or memory. An
+//! attempt that failed instead would turn good records into dead letters. The wait is logged once when it
+//! begins, and once when it ends.
+//!
+//! A full disk under the history is handled in `history::writer`.
 
 use std::io::{self, ErrorKind};
 use std::time::Instant;
@@ -19,7 +22,7 @@ pub struct Shortage {
 #[derive(Debug, Default)]
 struct State {
     since: Option<Instant>,
-    /// mb stops: nothing waits any more.
+    /// mb is stopping, so no attempt waits any more.
     stopping: bool,
 }
 
@@ -28,9 +31,9 @@ struct State {
 pub enum Next {
     /// Another try.
     Retry,
-    /// mb stops: the attempt is over, and says nothing about its records.
+    /// mb is stopping: the attempt ends without a verdict on its records.
     NotDone,
-    /// It is no shortage: the attempt failed.
+    /// The cause is not a shortage: the attempt failed.
     Failed,
 }
 
@@ -47,12 +50,12 @@ impl Next {
 }
 
 impl Shortage {
-    /// `doing` (as in "write FILE") failed because of `cause`: waits a moment if that is a shortage.
+    /// Waits a moment if `cause` is a shortage. `doing` is what failed, as in "write FILE".
     pub fn wait(&self, doing: &str, cause: &io::Error) -> Next {
         if is_shortage(cause) { self.wait_out(doing, cause) } else { Next::Failed }
     }
 
-    /// The same for work that only the machine can make fail, whatever the cause.
+    /// Waits a moment whatever the cause, for work that no record can make fail.
     pub fn wait_out(&self, doing: &str, cause: &io::Error) -> Next {
         let mut state = self.state();
         if state.since.is_none() {
@@ -70,14 +73,14 @@ impl Shortage {
         if state.stopping { Next::NotDone } else { Next::Retry }
     }
 
-    /// It worked: the shortage is over. `doing` as in `wait`.
+    /// Reports success, which ends the shortage. `doing` as in `wait`.
     pub fn over(&self, doing: &str) {
         if let Some(since) = self.state().since.take() {
             log::info!("can {doing} again, after {} s", since.elapsed().as_secs());
         }
     }
 
-    /// mb stops: nothing waits any more.
+    /// Ends all waits, now and later: mb is stopping.
     pub fn stop(&self) {
         self.state().stopping = true;
         self.changed.notify_all();

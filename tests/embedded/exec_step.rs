@@ -527,7 +527,7 @@ fn without_a_place_for_the_failed_file_no_command_starts() {
     let step = ExecStep::new(format!("echo > {file}"), None).scratch_dir("/dev/null/no");
     let error = step.prepare("t").unwrap_err();
     assert_eq!(error.exit_code(), 78);
-    let place = "--exec: got /dev/null/no as the place for MB_FAILED_FILE, expected a folder";
+    let place = "--exec: got /dev/null/no as the folder for MB_FAILED_FILE, expected a folder";
     assert!(error.to_string().starts_with(place), "{error}");
     // No record has to do with that: it would be waited for.
     step.stopping();

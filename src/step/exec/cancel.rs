@@ -1,5 +1,5 @@
-//! Cancels single commands: which attempt has which command, and how the thread that watches it learns of the
-//! cancel.
+//! Cancels single commands: which attempts are running, and how a cancel wakes the thread that watches the
+//! attempt's command.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -19,12 +19,12 @@ pub struct Attempts(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     running: HashMap<RunKey, Arc<Cancel>>,
-    /// Cancelled a moment before the attempt was known here, or after its end. In the second case the cancel
-    /// fails the next attempt of that key, which is then retried.
+    /// Runs that were cancelled before their attempt was entered here, or after its end. In the second case the
+    /// cancel fails the next attempt of that key, which is then retried.
     early: HashSet<RunKey>,
 }
 
-/// How many early cancels are remembered.
+/// How many early cancels are remembered. Without a limit, cancels of runs that never start would pile up.
 const EARLY: usize = 1000;
 
 /// The cancel of one attempt.
@@ -45,7 +45,7 @@ impl Cancel {
 
     pub fn request(&self) {
         self.is_requested.store(true, Ordering::Release);
-        // It cannot be full: its count has 64 bits.
+        // The eventfd cannot be full: its counter has 64 bits.
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
     }
 

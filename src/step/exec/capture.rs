@@ -1,6 +1,5 @@
-//! Output of a command within a bound: the first half and the last half of what it printed.
-//!
-//! Where the bytes come from is not known here.
+//! Keeps a command's output in bounded memory: its beginning and its end, without the middle. A command that
+//! prints gigabytes must not fill mb's memory. Reading the pipes is in `process`.
 
 use std::collections::VecDeque;
 
@@ -16,7 +15,7 @@ pub struct Capture {
 
 impl Capture {
     /// # Panics
-    /// Where `bound`, in bytes, is below 2.
+    /// If `bound`, in bytes, is below 2.
     pub fn new(bound: usize) -> Capture {
         assert!(bound >= 2, "there is a first half and a last half");
         Capture { half: bound / 2, first: Vec::new(), last: VecDeque::new(), left_out: 0 }
@@ -37,10 +36,9 @@ impl Capture {
         self.first.is_empty()
     }
 
-    /// The last line that has more than white space, as text; cut on its left where it is longer
-    /// than what was kept.
+    /// The last line that is not blank, as text; without its beginning if that was not kept.
     pub fn last_line(&self) -> Option<String> {
-        // Where nothing was left out, the line may have begun in the first half.
+        // If nothing was left out, the line may begin in the first half.
         let kept: Vec<u8> = if self.left_out == 0 {
             self.first.iter().chain(&self.last).copied().collect()
         } else {
@@ -50,7 +48,7 @@ impl Capture {
         (!line.is_empty()).then(|| String::from_utf8_lossy(line).into_owned())
     }
 
-    /// All that was kept as text, with a line in the middle that says how much is missing there.
+    /// Everything that was kept, as text, with a line in the middle that says how much is missing there.
     /// Bytes that are not UTF-8 become U+FFFD.
     pub fn into_text(mut self) -> String {
         let last = self.last.make_contiguous();

@@ -1,8 +1,9 @@
 //! One run's `MB_FAILED_FILE`: where a command names the records that failed, one offset a line.
 //!
 //! The file does not exist until a command writes to it, so a run without failures costs nothing.
-//! After the command ended anything may lie at its place; nothing here follows, blocks, or reads
-//! more than the limits. Whether the names count at all is decided in `outcome`.
+//! A command may leave anything at that path: a symlink, a FIFO, a device, a file without end. So this module
+//! follows no symlink, does not block, and reads no more than the limits. Whether the names count at all is
+//! decided in `outcome`.
 
 use std::fmt::Write;
 use std::fs::File;
@@ -23,7 +24,7 @@ use crate::step::FailedRecord;
 /// The variable that names the file.
 pub const VARIABLE: &str = "MB_FAILED_FILE";
 
-/// The place of the file; whatever lies there is removed with this value.
+/// The file's path. Whatever is there is removed when this value is dropped.
 #[derive(Debug)]
 pub struct FailedFile {
     folder: Arc<Folder>,
@@ -31,7 +32,7 @@ pub struct FailedFile {
 }
 
 impl FailedFile {
-    /// `number` is a run's own: no other of this folder has it.
+    /// `number` must be unique among the files of this folder.
     pub fn new(folder: Arc<Folder>, number: u64) -> FailedFile {
         FailedFile { folder, name: number.to_string() }
     }
@@ -40,7 +41,7 @@ impl FailedFile {
         self.folder.path().join(&self.name)
     }
 
-    /// Whether the place where such folders are made is where it was.
+    /// Whether the folder's parent was neither removed nor replaced.
     pub fn is_parent_in_place(&self) -> bool {
         self.folder.is_parent_in_place()
     }
@@ -48,7 +49,7 @@ impl FailedFile {
     /// The records that the command named: ascending, each one once with its first reason.
     ///
     /// # Errors
-    /// In words: what was found there, and what was expected. None of it counts then.
+    /// A text for people: what was found, and what was expected. No name of the file counts then.
     pub fn read(&self, batch: &Batch) -> Result<Vec<FailedRecord>, String> {
         match self.content(batch.len()) {
             Ok(content) => parse(&content, batch),
@@ -56,15 +57,16 @@ impl FailedFile {
         }
     }
 
-    /// Empty where there is no file.
+    /// The file's bytes; empty if there is no file.
     fn content(&self, records: usize) -> Result<Vec<u8>, String> {
         let unreadable = |cause: Errno| format!("cannot read it: {}", io::Error::from(cause));
         let limit = FAILED_FILE_BYTES + FAILED_FILE_BYTES_PER_RECORD * records as u64;
-        // Looked at before it is opened: opening a device or a FIFO can have an effect.
+        // Checked before it is opened: opening a device or a FIFO can have side effects.
         match statat(self.folder.handle(), &self.name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(found) => check(&found, limit, records)?,
             Err(Errno::NOENT) if self.folder.is_in_place() => return Ok(Vec::new()),
-            // What the command wrote is gone, or lies elsewhere: "nothing failed" would be a guess.
+            // The names that the command wrote, if any, are lost. "Nothing failed" would be a guess that loses
+            // records.
             Err(Errno::NOENT) => {
                 return Err(
                     "its folder was removed while the command ran; expected it to stay".to_owned()
@@ -72,7 +74,7 @@ impl FailedFile {
             }
             Err(cause) => return Err(unreadable(cause)),
         }
-        // And again once it is open, since a process that left the command's group may replace it.
+        // Checked again once it is open: a process that left the command's group may have replaced it.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
         let flags = flags | OFlags::CLOEXEC;
         let file = openat(self.folder.handle(), &self.name, flags, Mode::empty());
@@ -123,8 +125,8 @@ fn check_size(bytes: u64, limit: u64, records: usize) -> Result<(), String> {
     Err(format!("got more than {limit} bytes, expected at most that for {records} record(s)"))
 }
 
-/// One offset a line, in decimal digits; what follows it after a blank is the reason. Blank lines
-/// are passed over, and a line may end in CR LF.
+/// Parses one offset a line, in decimal digits; text after a blank is the reason. Blank lines are ignored, and
+/// a line may end in CR LF.
 pub fn parse(content: &[u8], batch: &Batch) -> Result<Vec<FailedRecord>, String> {
     let mut failed = Vec::new();
     for (index, line) in content.split(|byte| *byte == b'\n').enumerate() {
@@ -146,7 +148,7 @@ pub fn parse(content: &[u8], batch: &Batch) -> Result<Vec<FailedRecord>, String>
     Ok(failed)
 }
 
-/// Digits only: a number with a sign, or too large for an offset, is none.
+/// An offset in digits alone; `None` for a sign, or a number too large for an offset.
 fn offset(digits: &[u8]) -> Option<Offset> {
     let digits = str::from_utf8(digits).ok()?;
     let is_plain = digits.bytes().all(|byte| byte.is_ascii_digit());
@@ -154,7 +156,7 @@ fn offset(digits: &[u8]) -> Option<Offset> {
 }
 
 fn stray(number: usize, line: &[u8], batch: &Batch) -> String {
-    // Enough bytes for all the characters that are shown.
+    // A character has at most 4 bytes.
     let line = String::from_utf8_lossy(&line[..line.len().min(4 * (ERROR_LINE_CHARS + 1))]);
     let mut text = format!(
         "{VARIABLE}, line {number}: got \"{}\", expected the offset of a record of this batch",

@@ -1,5 +1,5 @@
-//! Records on their way into a command's stdin: JSON lines made piece by piece, as the pipe takes
-//! them.
+//! Writes records to a command's stdin as JSON lines, a piece at a time, as the pipe has room. A whole batch as
+//! JSON would take memory that `--queue-bytes` does not count.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -14,13 +14,13 @@ use crate::step::record_json;
 /// Whether the pipe is to be closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// The pipe is full; there is more to come.
+    /// The pipe is full, and more is to be written.
     Full,
-    /// All was written, or nobody reads it.
+    /// Everything was written, or the reader has closed its end.
     Over,
 }
 
-/// The lines that are still to be written; holds about `FEED_BYTES` of them, or one longer record.
+/// Records that are still to be written. Their lines are made about `FEED_BYTES` at a time, or one longer record.
 #[derive(Debug)]
 pub struct Feed<R> {
     partition: Partition,
@@ -34,8 +34,8 @@ impl<'a, R: Iterator<Item = Record<'a>>> Feed<R> {
         Feed { partition, records, lines: Vec::new(), written: 0 }
     }
 
-    /// Writes until the (nonblocking) pipe is full or all is in it. A reader that has closed its
-    /// end is no error: a command need not read all, or anything.
+    /// Writes until the (nonblocking) pipe is full or everything is written. If the reader has closed its end,
+    /// that is no error: a command need not read its input.
     pub fn write(&mut self, pipe: impl AsFd) -> io::Result<Progress> {
         loop {
             if self.written == self.lines.len() && !self.refill()? {
@@ -51,7 +51,7 @@ impl<'a, R: Iterator<Item = Record<'a>>> Feed<R> {
         }
     }
 
-    /// Makes the next lines; false where no record is left.
+    /// Makes the next lines; false if no record is left.
     fn refill(&mut self) -> io::Result<bool> {
         self.lines.clear();
         self.written = 0;

@@ -1,12 +1,12 @@
-//! The private folder where commands write their `MB_FAILED_FILE`s: made, told apart from those of
-//! dead processes, removed. The files in it are `failed_file`'s.
+//! The private folder in which commands write their `MB_FAILED_FILE`s: creates it, removes it, and removes
+//! those of processes that were killed. The files in it belong to `failed_file`.
 //!
-//! Its parent is mb's data directory: the one place that mb is known to be able to write to, and
-//! that nobody else does. (A program that has an `ExecStep` of its own without naming a place gets
-//! the system's folder for temporary files; nothing here needs the parent to be private.) Each
-//! folder has a name of its own, so that a command that outlived its mb never writes where the next
-//! mb reads. It is locked as long as its process lives: that, not a process id, says which folders
-//! are leftovers, and tools that clean temporary folders respect it too.
+//! Its parent is mb's data directory, to which mb is known to have write access and in which no other program
+//! writes. (For an `ExecStep` in a Rust program the default is the system's folder for temporary files; the
+//! parent need not be private.) Each folder has a random name: a command that outlived its mb must not write
+//! into the folder that the next mb reads. A folder is locked (flock) as long as its process lives. The lock
+//! tells leftovers apart, because a process id may be in use again; and tools that clean temporary folders
+//! (systemd-tmpfiles) skip locked ones.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -20,23 +20,24 @@ use rustix::process::geteuid;
 
 use crate::config::limits::SCRATCH_FOLDER_TRIES;
 
-/// Then the process' id, for people, a dash, and 16 hexadecimal digits.
+/// What names begin with. The process id follows (for people who look for the owner), a dash, and 16
+/// hexadecimal digits.
 const PREFIX: &str = "mb-exec-";
 
-/// A folder of this process; it goes away with this value, and all that is in it.
+/// A folder of this process. It is removed with all its files when this value is dropped.
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
     handle: OwnedFd,
-    /// Device and inode: whether what stands at the path is still this folder.
+    /// Device and inode, which tell whether the path still leads to this folder.
     identity: (u64, u64),
-    /// Kept open, so that no folder in its place can have its number.
+    /// Kept open, so that a folder that replaces it cannot get its inode number.
     parent: OwnedFd,
 }
 
 impl Folder {
     pub fn make(parent: &Path) -> io::Result<Folder> {
-        // A command may change its working directory.
+        // Absolute, since a command may change its working directory.
         let parent = path::absolute(parent)?;
         for _ in 0..SCRATCH_FOLDER_TRIES {
             let name = format!("{PREFIX}{}-{:016x}", std::process::id(), fastrand::u64(..));
@@ -46,7 +47,7 @@ impl Folder {
                 made => made?,
             }
             match Folder::lock(&parent, path) {
-                // Another process that cleans up took it for a leftover before it was locked.
+                // Another process that removes leftovers found the folder before it was locked.
                 Ok(None) => {}
                 Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
                 Ok(Some(folder)) if !folder.is_in_place() => {}
@@ -54,17 +55,20 @@ impl Folder {
                 Err(cause) => return Err(cause),
             }
         }
-        Err(io::Error::new(io::ErrorKind::AlreadyExists, "another process removes or makes them"))
+        Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "another process keeps removing or creating such folders",
+        ))
     }
 
-    /// `None` where another process has the lock.
+    /// `None` if another process has the lock.
     fn lock(parent: &Path, path: PathBuf) -> io::Result<Option<Folder>> {
-        // The parent may be a link of somebody's.
+        // Without NOFOLLOW: the data directory may be a symlink that the user made.
         let parent =
             open(parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         let handle = open_folder(&path)?;
-        // A file system without locks (NFS refuses them for folders) is no hindrance: there no
-        // process can lock a leftover, and so none removes it.
+        // Other errors are ignored: on a file system without locks (NFS refuses them for folders) no process
+        // can lock a leftover, so none removes a folder that is in use.
         let locked = flock(&handle, FlockOperation::NonBlockingLockExclusive);
         if locked == Err(Errno::WOULDBLOCK) {
             return Ok(None);
@@ -81,13 +85,13 @@ impl Folder {
         self.handle.as_fd()
     }
 
-    /// Whether a command that opens its path gets into this folder: nobody removed or replaced it.
+    /// Whether the path still leads to this folder: it was neither removed nor replaced.
     pub fn is_in_place(&self) -> bool {
         statat(CWD, &self.path, AtFlags::SYMLINK_NOFOLLOW)
             .is_ok_and(|found| (found.st_dev, found.st_ino) == self.identity)
     }
 
-    /// Whether its parent is where it was: nobody removed or replaced it.
+    /// Whether the parent was neither removed nor replaced.
     pub fn is_parent_in_place(&self) -> bool {
         let (Some(parent), Ok(was)) = (self.path.parent(), fstat(&self.parent)) else {
             return false;
@@ -108,12 +112,12 @@ impl Drop for Folder {
 pub fn remove_leftovers(parent: &Path) -> io::Result<()> {
     for entry in fs::read_dir(parent)? {
         let path = entry?.path();
-        // Another process may clean up at the same time: what is gone needs nothing.
+        // Another process may remove leftovers at the same time: a folder that is gone is no error.
         if is_named_so(&path)
             && is_own(&path)
             && let Ok(handle) = open_folder(&path)
         {
-            // The lock is held until it is removed: so no process takes it for its own meanwhile.
+            // The lock is held during the removal, so that no other process starts to remove it too.
             if flock(&handle, FlockOperation::NonBlockingLockExclusive).is_ok() {
                 remove(&path);
             }
@@ -132,7 +136,7 @@ fn is_named_so(path: &Path) -> bool {
     })
 }
 
-/// Whether it is this user's: the system's temporary folder is everybody's.
+/// Whether this user owns it: other users' folders are in the system's temporary folder too.
 fn is_own(path: &Path) -> bool {
     statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)
         .is_ok_and(|found| found.st_uid == geteuid().as_raw())
@@ -143,7 +147,7 @@ fn open_folder(path: &Path) -> io::Result<OwnedFd> {
     Ok(open(path, flags, Mode::empty())?)
 }
 
-/// Follows no symlink. What cannot be removed is left to the next start.
+/// Removes a folder with all its files, without following symlinks. If that fails, the next start tries again.
 pub fn remove(folder: &Path) {
     match fs::remove_dir_all(folder) {
         Err(cause) if cause.kind() != io::ErrorKind::NotFound => {

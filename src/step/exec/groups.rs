@@ -8,8 +8,8 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 /// Live process groups by their leader's id.
 ///
-/// Invariant: a group's leader is not reaped as long as its id is in here, so the id is never
-/// somebody else's.
+/// Invariant: a group's leader is not reaped while its id is in here. Once it is reaped, the kernel may give
+/// the id to another process group, which `abort` would kill.
 #[derive(Debug, Default)]
 pub struct Groups {
     state: Mutex<State>,
@@ -22,7 +22,7 @@ struct State {
 }
 
 impl Groups {
-    /// Takes in a group that has just been started; kills it at once after an `abort`.
+    /// Adds a group that has just been started. After an `abort` it is killed at once.
     pub fn add(&self, id: Pid) {
         let mut state = self.state();
         state.live.insert(id);
@@ -31,12 +31,12 @@ impl Groups {
         }
     }
 
-    /// To be called before the group's leader is reaped.
+    /// Must be called before the group's leader is reaped.
     pub fn remove(&self, id: Pid) {
         self.state().live.remove(&id);
     }
 
-    /// Kills every group, and each one that comes later.
+    /// Kills every group, and every group that is added later.
     pub fn abort(&self) {
         let mut state = self.state();
         state.aborted = true;
@@ -55,6 +55,6 @@ impl Groups {
 }
 
 fn kill(id: Pid) {
-    // Its end, or that it does not end, is seen by the thread that watches it.
+    // An error needs no report: the thread that watches the command reports if it does not end.
     let _ = kill_process_group(id, Signal::KILL);
 }

@@ -1,8 +1,9 @@
 //! The step that runs a command for each batch, through `sh -c`, as `xargs` would for lines.
 //!
-//! Here is what a command gets and how it is checked at the start; `process` runs it, `feed`
-//! writes its stdin, `capture` keeps its output, `groups` knows what runs, `cancel` ends one,
-//! `outcome` judges, `failed_file` reads which records it named, in a `folder` of this process.
+//! This file has the command's environment and its check at the start. `process` runs one command: `feed`
+//! writes its stdin, `capture` keeps its output, `groups` lists the process groups that are alive, `cancel`
+//! ends a single command. `outcome` decides what its end means. `failed_file` reads the records that it
+//! named as failed, from a file in the `folder` of this process.
 
 mod cancel;
 mod capture;
@@ -42,69 +43,69 @@ use crate::model::error::{Error, Result};
 use crate::model::offset::RunKey;
 use crate::model::sync::Mutex;
 
-/// POSIX names no path for sh, but there is none elsewhere in practice, and an absolute path needs
-/// no search for each run.
+/// POSIX prescribes no path for sh, but every system has it here, and an absolute path saves a search
+/// through PATH for each run.
 const SHELL: &str = "/bin/sh";
 
-/// What a service manager tells mb, and is not meant for a command of mb's.
+/// Variables by which systemd addresses mb itself. A command that inherited them could report mb as ready or
+/// stopped, or feed its watchdog.
 const SERVICE_VARIABLES: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
 
 /// Runs `sh -c COMMAND` for each batch, in a process group of its own.
 ///
 /// - **stdin**: one record a line, as JSON (`record_json`). A command may read all, some or none.
-/// - **environment**: mb's own, with `MB_RUN_KEY`, `MB_TOPIC`, `MB_PARTITION`, `MB_FIRST_OFFSET`
-///   and `MB_LAST_OFFSET` (of the batch that the run is of: there may be no such records, or not in
-///   this lane), `MB_RECORDS` (lines on stdin), `MB_ATTEMPT` and `MB_FAILED_FILE`.
+/// - **environment**: mb's own, and `MB_RUN_KEY`, `MB_TOPIC`, `MB_PARTITION`, `MB_FIRST_OFFSET` and
+///   `MB_LAST_OFFSET` (the ends of the run's range, even if the log or this lane has no record at these
+///   offsets), `MB_RECORDS` (lines on stdin), `MB_ATTEMPT` and `MB_FAILED_FILE`.
 /// - **stdout, stderr**: kept in the attempt's output, `limits::CAPTURE_BYTES` of each.
-/// - **its end**: exit code 0 is done, 65 makes dead letters at once (`StepError::DeadLetter`), 75
-///   is tried again, 78 stops mb, which exits 65 (`StepError::Stop`). Anything else is tried again
-///   too, a signal and the time limit included. The run ends when the shell ends; what is left of
-///   its process group then is killed.
-/// - **failed records**: `MB_FAILED_FILE` is a path of this attempt's own, with no file yet. A
-///   command that writes offsets of its records there, one a line, names those that failed; what
-///   follows a blank is the reason. With exit code 0 or 65 the named records become dead letters at
-///   once, with 75 they alone are tried again, and **all the others are done**. After any other end
-///   the file is not read: it may be that of an error in between, before it came to the others. A file
-///   that names anything but a record of the batch, is larger than `limits::FAILED_FILE_BYTES`
-///   allow, or is no regular file, fails the attempt (tried again), and nothing counts as done.
-///   The file is removed when the command has ended.
-/// - **time limit, cancel**: SIGTERM to the whole group, SIGKILL `limits::KILL_GRACE` later.
+/// - **exit code**: 0 is success, 65 makes dead letters at once (`StepError::DeadLetter`), 75 is retried, 78
+///   stops mb, which exits 65 (`StepError::Stop`). Every other end is retried too: other codes, signals and
+///   the time limit. The run ends when the shell ends; the rest of its process group is killed then.
+/// - **failed records**: `MB_FAILED_FILE` is a path for this attempt alone, and no file exists there yet. A
+///   command names failed records by writing their offsets to it, one a line; text after a blank is the
+///   reason. With exit code 0 or 65 the named records become dead letters at once, with 75 only they are
+///   retried, and **all the others are done**. After any other end the file is not read: the command may
+///   have crashed after naming some records and before it reached the others, which would be lost if they
+///   counted as done. A file that names anything but a record of the batch, is larger than
+///   `limits::FAILED_FILE_BYTES` allow, or is not a regular file fails the attempt (retried), and nothing
+///   counts as done. The file is removed when the command has ended.
+/// - **time limit, cancel**: SIGTERM to the whole process group, SIGKILL `limits::KILL_GRACE` later.
 ///
-/// The command is idempotent where it uses `MB_RUN_KEY` so: after a crash or a failed attempt the
-/// batch comes again under the same key. When mb itself is killed (kill -9), a command that is
-/// running sees the end of its input, perhaps within a line, and lives on.
+/// After a crash or a failed attempt the batch comes again under the same `MB_RUN_KEY`; a command that uses
+/// the key to overwrite its earlier result is idempotent. If mb itself is killed (kill -9), a running
+/// command reads the end of its input, perhaps in the middle of a line, and goes on running.
 #[derive(Debug)]
 pub struct ExecStep {
     command: String,
     timeout: Option<Duration>,
     groups: Groups,
     running: Attempts,
-    /// Descriptors, processes, memory, room.
-    means: Shortage,
-    /// Where the folder for the `MB_FAILED_FILE`s is made.
+    /// File descriptors, processes, memory or disk space.
+    shortage: Shortage,
+    /// The folder for the `MB_FAILED_FILE`s is created in this one.
     scratch_dir: PathBuf,
     folder: Mutex<Option<Arc<Folder>>>,
-    /// Attempts so far: the name of the next one's file.
+    /// Attempts so far; the number names the next attempt's file.
     attempts: AtomicU64,
 }
 
 impl ExecStep {
-    /// `timeout` is one attempt's; `None` lets a command take as long as it likes.
+    /// `timeout` limits one attempt; `None` is no limit.
     pub fn new(command: impl Into<String>, timeout: Option<Duration>) -> ExecStep {
         ExecStep {
             command: command.into(),
             timeout,
             groups: Groups::default(),
             running: Attempts::default(),
-            means: Shortage::default(),
+            shortage: Shortage::default(),
             scratch_dir: env::temp_dir(),
             folder: Mutex::default(),
             attempts: AtomicU64::new(0),
         }
     }
 
-    /// Where to make the private folder in which commands write their `MB_FAILED_FILE`; the
-    /// system's folder for temporary files unless said here. It must exist.
+    /// The folder in which mb creates the private folder for `MB_FAILED_FILE`s. It must exist; the default is
+    /// the system's folder for temporary files.
     #[must_use]
     pub fn scratch_dir(mut self, dir: impl Into<PathBuf>) -> ExecStep {
         self.scratch_dir = dir.into();
@@ -116,15 +117,15 @@ impl ExecStep {
         let mut folder = self.folder.lock();
         let folder = match folder.as_ref().filter(|folder| folder.is_in_place()) {
             Some(folder) => folder,
-            // The first attempt, or somebody removed the folder while mb runs.
+            // This is the first attempt, or the folder was removed while mb runs.
             None => folder.insert(Arc::new(Folder::make(&self.scratch_dir)?)),
         };
         let number = self.attempts.fetch_add(1, Ordering::Relaxed);
         Ok(FailedFile::new(Arc::clone(folder), number))
     }
 
-    /// Asks the shell something at the start.
-    fn ask_shell(&self, arguments: &[&str]) -> Result<Ended> {
+    /// Runs the shell for a check at the start.
+    fn run_shell(&self, arguments: &[&str]) -> Result<Ended> {
         let mut command = Command::new(SHELL);
         command.args(arguments);
         let nothing = Feed::new(0, iter::empty());
@@ -150,9 +151,9 @@ impl ExecStep {
             }
             return Ok(());
         }
-        // The shell knows its own words, its builtins and PATH.
-        let asked = self.ask_shell(&["-c", "command -v -- \"$1\"", "sh", word])?;
-        if asked.timed_out() || asked.status.success() {
+        // Only the shell knows its keywords and builtins.
+        let lookup = self.run_shell(&["-c", "command -v -- \"$1\"", "sh", word])?;
+        if lookup.timed_out() || lookup.status.success() {
             return Ok(());
         }
         Err(self.unusable(&format!("{word} is not in PATH; install it or give its path")))
@@ -168,7 +169,7 @@ impl Step for ExecStep {
         if self.command.trim().is_empty() {
             return Err(self.unusable("it is empty"));
         }
-        let syntax = self.ask_shell(&["-n", "-c", &self.command])?;
+        let syntax = self.run_shell(&["-n", "-c", &self.command])?;
         if !syntax.timed_out() && !syntax.status.success() {
             let cause = syntax.stderr.last_line().unwrap_or_else(|| syntax.status.to_string());
             return Err(self.unusable(&cause));
@@ -179,8 +180,8 @@ impl Step for ExecStep {
         folder::remove_leftovers(&self.scratch_dir).and_then(|()| self.failed_file()).map_err(
             |cause| {
                 Error::Config(format!(
-                    "--exec: got {} as the place for MB_FAILED_FILE, expected a folder that mb can \
-                     write: {cause}",
+                    "--exec: got {} as the folder for MB_FAILED_FILE, expected a folder that mb can \
+                     write to: {cause}",
                     self.scratch_dir.display()
                 ))
             },
@@ -195,7 +196,7 @@ impl Step for ExecStep {
             match self.running.enter(key) {
                 Ok(entered) => break entered,
                 Err(cause) => {
-                    if let Some(error) = self.means.wait(DOING, &cause).error(DOING, &cause) {
+                    if let Some(error) = self.shortage.wait(DOING, &cause).error(DOING, &cause) {
                         return Err(error);
                     }
                 }
@@ -207,11 +208,11 @@ impl Step for ExecStep {
             }
             match self.start_and_watch(attempt, &entered.cancel) {
                 Ok((ended, failed_file)) => {
-                    self.means.over("run commands");
+                    self.shortage.over("run commands");
                     return self.outcome(ended, &failed_file, attempt);
                 }
                 Err(Some(error)) => return Err(error),
-                // No fault of the records: it is started again when the machine has the means.
+                // The machine lacked something, and the records are not to blame: start the command again.
                 Err(None) => {}
             }
         }
@@ -223,33 +224,34 @@ impl Step for ExecStep {
     }
 
     fn stopping(&self) {
-        self.means.stop();
+        self.shortage.stop();
     }
 
     fn abort(&self) {
-        self.means.stop();
+        self.shortage.stop();
         self.groups.abort();
     }
 }
 
 impl ExecStep {
-    /// The data directory is gone, or closed to mb, and no record has to do with that: what ends the
-    /// attempt, if anything does.
-    fn without_place(&self, cause: &io::Error) -> Option<StepError> {
+    /// Waits for the data directory, which was removed or cannot be written to. If that failed the attempt,
+    /// a wrong chmod would turn the whole backlog into dead letters. Returns the error that ends the attempt;
+    /// `None` if the attempt goes on.
+    fn wait_for_scratch_dir(&self, cause: &io::Error) -> Option<StepError> {
         let doing = format!("make a folder in {} for MB_FAILED_FILE", self.scratch_dir.display());
-        self.means.wait_out(&doing, cause).error(&doing, cause)
+        self.shortage.wait_out(&doing, cause).error(&doing, cause)
     }
 
-    /// One command from its start to its end.
+    /// Runs one command from its start to its end.
     ///
     /// # Errors
-    /// What ends the attempt; `None` where a moment has passed and it is worth another try.
+    /// The error that ends the attempt; `None` if the command is to be started again.
     fn start_and_watch(
         &self,
         attempt: &Attempt<'_>,
         cancel: &Cancel,
     ) -> std::result::Result<(Ended, FailedFile), Option<StepError>> {
-        let failed_file = self.failed_file().map_err(|cause| self.without_place(&cause))?;
+        let failed_file = self.failed_file().map_err(|cause| self.wait_for_scratch_dir(&cause))?;
         let key = attempt.key;
         let mut command = Command::new(SHELL);
         command
@@ -269,13 +271,14 @@ impl ExecStep {
         let ended = process::run(command, feed, self.timeout, cancel, &self.groups);
         let ended = ended.map_err(|cause| {
             const DOING: &str = "run the command";
-            self.means.wait(DOING, &cause).error(DOING, &cause)
+            self.shortage.wait(DOING, &cause).error(DOING, &cause)
         })?;
-        // Not only the file's folder is gone, which may be the command's own doing: which records it
-        // named, nobody can say, and it runs again.
+        // The data directory itself was removed under the command, so the records that it named as failed are
+        // unknown, and it runs again. If only the file's folder is gone, the command may have removed it, and
+        // reading the file reports that.
         let was_ended = self.groups.aborted() || cancel.is_requested();
         if !was_ended && !failed_file.is_parent_in_place() {
-            return Err(self.without_place(&io::ErrorKind::NotFound.into()));
+            return Err(self.wait_for_scratch_dir(&io::ErrorKind::NotFound.into()));
         }
         Ok((ended, failed_file))
     }
@@ -304,7 +307,7 @@ impl ExecStep {
     }
 }
 
-/// Both streams as one text: stdout first, then stderr under a line of its own.
+/// Both streams as one text: stdout first, then stderr under the heading `[stderr]`.
 fn output(stdout: Capture, stderr: Capture) -> Option<String> {
     if stdout.is_empty() && stderr.is_empty() {
         return None;
@@ -320,8 +323,8 @@ fn output(stdout: Capture, stderr: Capture) -> Option<String> {
     Some(text)
 }
 
-/// The command's first word where it stands for itself: nothing in it that the shell would read
-/// as more than a name or a path (quotes, variables, assignments, patterns, operators, `~`).
+/// The command's first word, if it is a plain name or path: without quotes, variables, assignments, patterns,
+/// operators and `~`, which only the shell can resolve.
 fn plain_first_word(command: &str) -> Option<&str> {
     let word = command.split_ascii_whitespace().next()?;
     let plain = |c: char| c.is_alphanumeric() || "_-./+,:@%".contains(c);
@@ -343,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_word_that_stands_for_itself_is_looked_up() {
+    fn only_a_plain_name_or_path_is_looked_up() {
         assert_eq!(plain_first_word("  cat -n | wc"), Some("cat"));
         assert_eq!(plain_first_word("./a-b_c.sh\n"), Some("./a-b_c.sh"));
         for more in ["A=1 cat", "\"cat\" x", "$CAT", "(cat)", "~/x", "cat;ls", "cat|wc", "c*t", ""]

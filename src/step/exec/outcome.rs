@@ -15,16 +15,18 @@ use crate::step::StepError;
 const DEAD_LETTER: i32 = 65;
 /// `EX_TEMPFAIL` of sysexits.h: retry.
 const RETRY: i32 = 75;
-/// `EX_CONFIG` of sysexits.h: no batch can be processed before a person has mended something.
+/// `EX_CONFIG` of sysexits.h: no batch can be processed until a person has repaired something.
 const STOP: i32 = 78;
 
 /// The error of an attempt that a person has cancelled; the reason is kept with the run.
 pub const CANCELLED: &str = "cancelled";
 
+/// What the command's end means for its attempt.
+///
 /// # Errors
-/// For everything but exit code 0 within the time limit: how the command ended, and the last line that it
-/// wrote to stderr. `StepError::DeadLetter` for 65, `RetryFailed` for 75, `Stop` for 78, `Retry` for
-/// anything else.
+/// For everything but exit code 0 within the time limit: `StepError::DeadLetter` for 65, `RetryFailed` for 75,
+/// `Stop` for 78, `Retry` for anything else. The message says how the command ended, and its last line on
+/// stderr.
 pub fn judge(ended: &Ended, timeout: Option<Duration>) -> Result<(), StepError> {
     let how = match timeout {
         _ if ended.by == By::Cancel => CANCELLED.to_owned(),
@@ -37,7 +39,7 @@ pub fn judge(ended: &Ended, timeout: Option<Duration>) -> Result<(), StepError> 
         None => how,
     };
     Err(match ended.status.code() {
-        // mb ended it: the exit code only says how it reacted to that.
+        // mb ended the command: its exit code only says how it handled the signal.
         _ if ended.by != By::Itself => StepError::Retry(message),
         Some(DEAD_LETTER) => StepError::DeadLetter(message),
         Some(RETRY) => StepError::RetryFailed(message),
@@ -47,8 +49,8 @@ pub fn judge(ended: &Ended, timeout: Option<Duration>) -> Result<(), StepError> 
 }
 
 /// Whether the records that the command named count as failed, and all others as done: only if the command
-/// ended by itself, with a code that says so. Any other code may come from an error in between, when the
-/// command had named some records and not reached the others.
+/// ended by itself with exit code 0, 65 or 75. A command that crashes in the middle has named some records and
+/// not reached the others; if those counted as done, they would be lost.
 pub fn names_count(ended: &Ended) -> bool {
     let code = ended.status.code();
     ended.by == By::Itself && code.is_some_and(|code| matches!(code, 0 | DEAD_LETTER | RETRY))
@@ -61,7 +63,7 @@ fn describe(status: ExitStatus) -> String {
     match status.code() {
         Some(127) => "command not found (exit code 127)".to_owned(),
         Some(126) => "command not executable (exit code 126)".to_owned(),
-        // How a shell reports that a signal ended what it ran.
+        // A shell reports so that a signal ended the program that it ran.
         Some(code @ 129..=192) => {
             format!("command ended with exit code {code} (128 + {})", signal_name(code - 128))
         }
@@ -103,7 +105,7 @@ fn signal_name(number: i32) -> String {
     }
 }
 
-/// A line that a log or a page can show: control characters are escaped, and a long line is cut.
+/// A line that is safe to show in a log or on the page: control characters are escaped, and a long line is cut.
 pub fn shown(line: &str) -> String {
     let mut shown = String::new();
     for (count, c) in line.chars().enumerate() {
@@ -203,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_command_prints_cannot_play_with_the_terminal() {
+    fn a_commands_output_cannot_control_the_terminal() {
         assert_eq!(shown("a\u{1b}[31m\0\tü"), "a\\u{1b}[31m\\u{0}\\tü");
         let long = shown(&"x".repeat(10_000));
         assert_eq!(long.chars().count(), ERROR_LINE_CHARS + 1);

@@ -1,5 +1,5 @@
-//! One command from its start to its end: a process group of its own, pipes served by one poll
-//! loop, a time limit that ends the whole group. What its end means is decided in `outcome`.
+//! Runs one command from its start to its end: in a process group of its own, with its pipes served by one
+//! poll loop and a time limit that ends the whole group. What its end means is decided in `outcome`.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -44,11 +44,10 @@ impl Ended {
     }
 }
 
-/// Runs the command with `feed` on its stdin, until the process itself has ended; what is left of
-/// its group then is killed.
+/// Runs the command with `feed` on its stdin until its process has ended, then kills the rest of its group.
 ///
 /// # Errors
-/// Where it could not be started or watched; nothing of it is left running.
+/// If the command could not be started or watched; none of its processes is left running.
 pub fn run<'a>(
     mut command: Command,
     mut feed: Feed<impl Iterator<Item = Record<'a>>>,
@@ -58,15 +57,16 @@ pub fn run<'a>(
 ) -> io::Result<Ended> {
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
     ioctl_fionbio(&writer, true)?;
-    // Before the start: a batch that fits into the pipe is there at once, and whole.
-    // It is closed then, for the command to see the end.
+    // Written before the start: a batch that fits into the pipe needs no poll, and the pipe is closed at once
+    // so that the command reads its end.
     let stdin = (feed.write(&writer)? == Progress::Full).then_some(writer);
     command.stdin(reader).stdout(Stdio::piped()).stderr(Stdio::piped());
-    // No pre_exec: without it the standard library starts the process by posix_spawn, which does
-    // not copy this process' page tables.
+    // Without pre_exec the standard library starts the process by posix_spawn. A fork would copy this process'
+    // page tables for each run, which takes longer the more memory mb holds.
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     let mut group = Group::start(&mut command, groups)?;
-    // The command's own end of stdin lives on in here, and would hide that nobody reads it.
+    // `command` still holds the read end of stdin. While that is open, writing to a command that has closed its
+    // stdin does not fail with EPIPE, and looks like writing to one that reads slowly.
     drop(command);
 
     let mut pipes = Pipes {
@@ -76,8 +76,8 @@ pub fn run<'a>(
         stderr: Output::new(group.child.stderr.take().map(OwnedFd::from))?,
     };
     let watched = watch(&group, &mut pipes, timeout, cancel);
-    // The process is not yet reaped, so its id still stands for this group and no other. And
-    // stdin is still open: after an error nobody may take its end for the end of the batch.
+    // Before the process is reaped: until then no other process group can get its id. And while stdin is still
+    // open: after an error the command must not take the end of its input for the end of the batch.
     group.signal(Signal::KILL);
     let by = watched?;
     pipes.stdout.drain()?;
@@ -90,7 +90,7 @@ pub fn run<'a>(
     })
 }
 
-/// Where a command stands in being ended, with the time of the next stage.
+/// How far mb is in ending a command, with the time of the next stage.
 #[derive(Clone, Copy, Debug)]
 enum Stage {
     Running { until: Option<Instant> },
@@ -115,25 +115,25 @@ impl Stage {
     }
 }
 
-/// Serves the pipes until the process has ended, by itself or otherwise.
+/// Serves the pipes until the process has ended, and says who ended it.
 ///
-/// Without a time limit it waits for as long as the command takes: that is the user's choice, and
-/// `Groups::abort` ends it too.
+/// Without a time limit this waits as long as the command takes, which is the user's choice; `Groups::abort`
+/// ends such a command too.
 fn watch<'a>(
     group: &Group<'_>,
     pipes: &mut Pipes<impl Iterator<Item = Record<'a>>>,
     timeout: Option<Duration>,
     cancel: &Cancel,
 ) -> io::Result<By> {
-    // A limit too far off for the clock is none.
+    // A limit beyond the range of the clock is no limit.
     let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let mut stage = Stage::Running { until };
     let mut ended = false;
     loop {
         let cancelled = matches!(stage, Stage::Running { .. }).then_some(&cancel.wake);
         ended |= pipes.serve((!ended).then_some(&group.pidfd), cancelled, stage.until())?;
-        // After SIGTERM the shell may be gone before the processes it started, which have their
-        // time too; as long as they are seen to hold a pipe.
+        // After SIGTERM the shell may end before the processes that it started. They get the grace time too,
+        // as long as one of them holds a pipe open.
         if ended && (!matches!(stage, Stage::Terminated { .. }) || pipes.all_closed()) {
             return Ok(stage.ended_by());
         }
@@ -154,7 +154,8 @@ fn watch<'a>(
                     Stage::Killed { by, warn_at: Some(now + KILL_GRACE) }
                 }
                 Stage::Killed { by, .. } => {
-                    // Going on without it would let two attempts of one run work at once.
+                    // Without this wait the next attempt would run beside this one (a process in
+                    // uninterruptible sleep, on a dead NFS server for example, survives SIGKILL).
                     log::warn!(
                         target: "mb::step",
                         "command of process group {} does not end after SIGKILL; waiting for it",
@@ -167,7 +168,7 @@ fn watch<'a>(
     }
 }
 
-/// A started command. Dropped before `reap`, it is killed and reaped.
+/// A started command. If it is dropped before `reap`, it is killed and reaped.
 struct Group<'a> {
     child: Child,
     id: Pid,
@@ -196,7 +197,7 @@ impl<'a> Group<'a> {
 
     fn signal(&self, signal: Signal) {
         match kill_process_group(self.id, signal) {
-            // Nobody is left in it.
+            // No process is left in the group.
             Ok(()) | Err(Errno::SRCH) => {}
             Err(cause) => log::warn!(
                 target: "mb::step",
@@ -211,7 +212,8 @@ impl<'a> Group<'a> {
     }
 
     fn forget_and_wait(&mut self) -> io::Result<ExitStatus> {
-        // In this order: once it is reaped the id may be somebody else's, and must not be killed.
+        // In this order: once the process is reaped, its id may belong to another process group, which a
+        // forced stop would kill.
         self.groups.remove(self.id);
         self.reaped = true;
         self.child.wait()
@@ -227,7 +229,7 @@ impl Drop for Group<'_> {
     }
 }
 
-/// This side of the command's pipes; each is closed as soon as it is of no more use.
+/// mb's ends of the command's pipes; each is closed as soon as it is no longer needed.
 struct Pipes<R> {
     feed: Feed<R>,
     stdin: Option<OwnedFd>,
@@ -236,8 +238,8 @@ struct Pipes<R> {
 }
 
 impl<'a, R: Iterator<Item = Record<'a>>> Pipes<R> {
-    /// Waits until a pipe or the process has news, at most until the time given, and serves each
-    /// pipe once; true where the process has ended.
+    /// Waits until a pipe is ready or the process has ended, at most until `until`, and serves each pipe once.
+    /// True if the process has ended.
     fn serve(
         &mut self,
         process: Option<&OwnedFd>,
@@ -274,13 +276,13 @@ impl<'a, R: Iterator<Item = Record<'a>>> Pipes<R> {
     }
 }
 
-/// Waits for one of the descriptors, at most until the time given; says which are ready.
+/// Waits for one of the descriptors, at most until `until`; returns which are ready.
 fn wait<const N: usize>(
-    of_interest: [(Option<&OwnedFd>, PollFlags); N],
+    descriptors: [(Option<&OwnedFd>, PollFlags); N],
     until: Option<Instant>,
 ) -> io::Result<[bool; N]> {
     let mut fds = Vec::with_capacity(N);
-    for (fd, flags) in of_interest {
+    for (fd, flags) in descriptors {
         fds.extend(fd.map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), flags)));
     }
     let left = until.map(|until| until.saturating_duration_since(Instant::now()));
@@ -291,12 +293,12 @@ fn wait<const N: usize>(
         Err(cause) => return Err(cause.into()),
     }
     let mut polled = fds.iter();
-    Ok(of_interest.map(|(fd, _)| {
+    Ok(descriptors.map(|(fd, _)| {
         fd.is_some() && polled.next().is_some_and(|polled| !polled.revents().is_empty())
     }))
 }
 
-/// A timespec's seconds end in the far future; waking once before then does no harm.
+/// The longest wait of one poll (34 years), for deadlines that do not fit into a timespec.
 const LONGEST_WAIT: Timespec = Timespec { tv_sec: 1 << 30, tv_nsec: 0 };
 
 /// One output stream.
@@ -314,8 +316,8 @@ impl Output {
         Ok(Output { pipe, capture: Capture::new(CAPTURE_BYTES) })
     }
 
-    /// Reads once, so that a command that prints without end keeps nothing else waiting; returns
-    /// how many bytes came.
+    /// Reads once, so that a command that prints without end does not keep stdin and the time limit waiting.
+    /// Returns the number of bytes.
     fn read(&mut self) -> io::Result<usize> {
         let Some(pipe) = &self.pipe else { return Ok(0) };
         let mut buffer = [0; 16 * 1024];
@@ -333,8 +335,8 @@ impl Output {
         }
     }
 
-    /// Reads what is left in the pipe of a command that has ended. Bounded: a process that left
-    /// its group may hold the pipe, and go on printing.
+    /// Reads what is left in the pipe of a command that has ended. Bounded: a process that left the command's
+    /// group may keep the pipe open and go on printing.
     fn drain(&mut self) -> io::Result<()> {
         let mut drained = 0;
         while drained < PIPE_REST_BYTES {
