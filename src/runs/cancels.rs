@@ -1,7 +1,7 @@
-//! Which runs were cancelled, and which have started. A cancel comes before a run's attempt, which then does not
-//! start; during the attempt; or after the run's end.
+//! Which runs were cancelled, and which have started. A cancel may come before a run's attempt (which then does
+//! not start), during the attempt, or after the run has ended.
 //!
-//! What becomes of a cancelled run is decided in `outcome`. Redrives and replays are cancelled as a whole in
+//! What follows for a cancelled run is decided in `outcome`. Redrives and replays are cancelled as a whole in
 //! `requested`.
 
 use std::collections::BTreeMap;
@@ -13,41 +13,41 @@ use crate::model::sync::{Condvar, Mutex, MutexGuard};
 #[derive(Debug, Default)]
 pub struct Cancels {
     state: Mutex<State>,
-    /// What follows from an attempt was reported.
+    /// Signalled by `reported`.
     reported: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Runs that are to end when their turn comes, each with the error that it ends with.
+    /// Cancelled runs that no worker has taken yet, each with its final error.
     waiting: BTreeMap<RunId, String>,
     started: BTreeMap<RunId, Started>,
-    /// Cancels that wait for such a report.
+    /// How many cancels wait for a report.
     sleeping: usize,
 }
 
 #[derive(Debug)]
 enum Started {
-    /// In its step; with the error that it ends with, if it was cancelled meanwhile.
+    /// In its step; with the run's final error if it was cancelled meanwhile.
     InStep(Option<String>),
-    /// Its step is over, and what follows is not on its way into the history yet.
+    /// Its step has returned, and the outcome is not yet on its way to the history.
     Ending,
 }
 
-/// Where a cancel has found its run.
+/// In which phase a cancel has found its run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
     /// In its step.
     InStep,
-    /// Not started, as far as this process knows. Whether there is such a run, only the history can say.
+    /// Not started, as far as this process knows. Only the history knows whether such a run exists.
     NotBegun,
-    /// Its step is over, and what follows was not reported in time.
+    /// Its step has returned, and the outcome was not reported in time.
     Ending,
 }
 
 impl Cancels {
-    /// A run's turn has come. Returns the error that it ends with if it was cancelled: then its step must not
-    /// be run. To be followed by `reported`.
+    /// A worker has taken the run. Returns its final error if it was cancelled; then its step must not run. The
+    /// caller must call `reported` later.
     pub fn begin(&self, run: RunId) -> Option<String> {
         let mut state = self.lock();
         if let Some(error) = state.waiting.remove(&run) {
@@ -58,8 +58,8 @@ impl Cancels {
         None
     }
 
-    /// The step is over. Returns the error that the run ends with if it was cancelled meanwhile; a later
-    /// cancel comes too late for this attempt.
+    /// The step has returned. Returns the run's final error if it was cancelled meanwhile; a later cancel comes
+    /// too late for this attempt.
     pub fn step_over(&self, run: RunId) -> Option<String> {
         match self.lock().started.insert(run, Started::Ending) {
             Some(Started::InStep(error)) => error,
@@ -67,7 +67,7 @@ impl Cancels {
         }
     }
 
-    /// What follows from the attempt is on its way into the history. `ended`: nothing more comes of this run.
+    /// The attempt's outcome is on its way to the history. `ended`: the run gets no other attempt.
     pub fn reported(&self, run: RunId, ended: bool) {
         let mut state = self.lock();
         state.started.remove(&run);
@@ -79,8 +79,8 @@ impl Cancels {
         }
     }
 
-    /// Cancels a run, which then ends with `error`. If the run's step is just over, this waits until what
-    /// follows is reported, `limit` at most.
+    /// Cancels a run, which then ends with `error`. If the run's step has just returned, this waits up to `limit`
+    /// until its outcome is reported.
     pub fn cancel(&self, run: RunId, error: &str, limit: Duration) -> Found {
         let deadline = Instant::now() + limit;
         let mut state = self.lock();
@@ -107,7 +107,7 @@ impl Cancels {
         }
     }
 
-    /// Takes back a cancel that found no run; false if the run has had its turn meanwhile.
+    /// Undoes a cancel that found no run; false if a worker has taken the run meanwhile.
     pub fn take_back(&self, run: RunId) -> bool {
         self.lock().waiting.remove(&run).is_some()
     }

@@ -1,9 +1,9 @@
-//! The thread `dead-letters`: brings the records of runs that are given up on to the dead-letter topic,
-//! and settles those runs once the topic has them.
+//! The thread `dead-letters`: writes the records of failed runs to the dead-letter topic, and settles the runs
+//! once the topic has acknowledged them.
 //!
-//! Workers hand such runs over and go on. If the topic is away, the runs wait in the queue, with their
-//! memory, and are tried again with growing pauses; no worker waits with them. When the byte budget is
-//! full of such runs the sensors stop reading, so an outage of the topic holds the records in the log.
+//! Workers hand failed runs over and take the next run. If the topic is unavailable, the runs wait in the queue
+//! with their memory, and the writes are retried with growing pauses; no worker waits. When such runs fill the
+//! byte budget, the sensors stop reading, so an outage of the topic keeps the records in the log.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ impl Delivery {
         Some(Delivery { engine: Arc::clone(engine), writer })
     }
 
-    /// Delivers until the queue is closed. What is not delivered by then is made again at the next start.
+    /// Delivers until the queue is closed. The next start repeats the runs that are not delivered by then.
     pub fn run(mut self) {
         while let Some((run, undelivered)) = self.engine.queue.next_undelivered() {
             self.deliver(run, undelivered);

@@ -1,8 +1,8 @@
-//! The engine: everything that the threads of one running pipeline share.
+//! The engine: everything that the threads of one running pipeline share. It starts and owns no thread.
 //!
-//! It is made once, by `pipeline::wiring`, from the parts that were opened before (log, history, step), and
-//! every thread holds it by an `Arc`. It starts nothing and owns no thread. A thread that may do less than
-//! this gets a narrower handle: the committer, for one, sees neither the queue nor the step.
+//! `pipeline::wiring` makes it once, from the parts that were opened before (log, history, step), and the threads
+//! hold it in an `Arc`. A thread that needs less gets only that: the committer, for example, has neither the
+//! queue nor the step.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -30,7 +30,7 @@ pub struct Engine {
     pub topic: TopicInfo,
     /// The topic's name, shared by all run keys.
     pub topic_name: Arc<str>,
-    /// What the history's ranges of this group and topic belong to.
+    /// The scope of this group's and topic's ranges in the history.
     pub scope: ScopeId,
     pub broker: Arc<dyn Broker>,
     pub step: Arc<dyn Step>,
@@ -40,7 +40,7 @@ pub struct Engine {
     /// The memory for batches: filling, queued and running together (`--queue-bytes`).
     pub budget: Arc<Budget>,
     pub retry: RetryPolicy,
-    /// The topic that dead letters go to; `None` if they are kept in the history alone.
+    /// The topic that dead letters are written to; `None` if only the history keeps them.
     pub dead_letters: Option<Arc<DeadLetterTopic>>,
     /// Counters and what each worker is running.
     pub live: Arc<Live>,
@@ -48,8 +48,8 @@ pub struct Engine {
     pub steering: Arc<Steering>,
     /// How threads report to the supervisor.
     pub events: Sender<Event>,
-    /// Set before running steps are ended by force. A step that fails after that was interrupted: its
-    /// failure says nothing about its records.
+    /// Set before running steps are ended by force. A step that fails after that was interrupted, and its attempt
+    /// does not count.
     pub forced: AtomicBool,
 }
 
@@ -66,7 +66,7 @@ pub struct Parts {
     pub events: Sender<Event>,
 }
 
-/// What outlives a pipeline that starts again within the process, after its topic was replaced.
+/// What outlives a restart of the pipeline within the process, after its topic was replaced.
 #[derive(Clone)]
 pub struct Lasting {
     pub live: Arc<Live>,

@@ -1,16 +1,15 @@
-//! Order among runs: which may start, and which wait behind another run of their lane. Pure: runs come in and
-//! go out, whatever they are.
+//! Keeps `--order`: decides which runs may start, and which wait behind another run of their lane. Pure, and
+//! generic over the run.
 //!
 //! A lane is a whole partition (`--order partition`), or one of the parts into which a partition's keys are
-//! divided (`--order key`). Where runs are queued and retried is in `queue`; `lane_of_record` says in which lane
-//! a record is.
+//! divided (`--order key`). Queuing and retrying runs is in `queue`; `model::lane` computes a record's lane.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::config::Order;
 use crate::model::offset::{Lane, Partition};
 
-/// The runs of all partitions that are out (have started and not ended) or wait for their turn.
+/// The runs of all partitions that are out (may run, and have not ended for good) or wait behind those.
 ///
 /// Invariants: at most one run of a lane is out; runs of a lane start in the order in which they came; runs
 /// that divide the keys into another number of lanes start only when every run before them has ended.
@@ -36,7 +35,7 @@ impl<R> Lanes<R> {
         Lanes { order, partitions: BTreeMap::new() }
     }
 
-    /// A run comes. Returns it if it may start now; otherwise it waits.
+    /// Adds a run. Returns it if it may start now; otherwise the run waits here.
     pub fn admit(&mut self, partition: Partition, lane: Lane, run: R) -> Option<R> {
         let Some(lane) = self.lane(lane) else { return Some(run) };
         let held = self.partitions.entry(partition).or_insert_with(|| Held {
@@ -79,8 +78,8 @@ impl<R> Lanes<R> {
         first.into_iter().collect()
     }
 
-    /// Takes all runs of a partition out that wait. Those that are out stay out, but for the runs of the
-    /// `freed` lanes, which the caller has taken out of the queue as well.
+    /// Removes all waiting runs of a partition. Its runs that are out stay, except those of the `freed` lanes,
+    /// which the caller has removed from the queue.
     pub fn withdraw(&mut self, partition: Partition, freed: impl Iterator<Item = Lane>) -> Vec<R> {
         let freed: Vec<Lane> = freed.filter_map(|lane| self.lane(lane)).collect();
         let Some(held) = self.partitions.get_mut(&partition) else { return Vec::new() };

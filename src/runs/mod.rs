@@ -1,9 +1,10 @@
-//! A run's life after it was cut: it waits in the `queue` (behind others of its lane, see `lanes`), and a
-//! `worker` gives it its turn. What follows is decided in `outcome` (`retry`, `split`) and applied in
-//! `apply`; dead letters that go to a topic are delivered by `deliver`.
+//! From a queued run to its outcome. A run waits in the `queue` (behind others of its lane, see `lanes`), and a
+//! `worker` calls the step for it. `outcome` decides what follows (with `retry` and `split`), and `apply` applies
+//! it. `deliver` delivers dead letters that go to a topic (`undelivered` until then). `cancels` and `requested`
+//! hold what people have cancelled.
 //!
-//! What all of this shares is in `engine`. What the user's code does with a batch is in `step`; what may be
-//! committed afterwards is in `commit`.
+//! `engine` has what the threads of a pipeline share. Steps are in `step`; what may be committed afterwards is in
+//! `commit`.
 
 mod apply;
 pub mod cancels;

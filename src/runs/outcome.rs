@@ -1,9 +1,9 @@
-//! What follows from a run's turn with a worker. Pure: the facts come in, a list of effects goes out,
-//! and `apply` applies them in that order.
+//! Decides what follows from an attempt, or from a cancel before it: success, retry, split, dead letters, halt.
+//! Pure: facts come in, a list of effects goes out, and `apply` applies them in that order.
 //!
-//! The order of a list keeps mb's promises. What is recorded comes before whatever lets others act on
-//! it: the history before the ledger, both before the queue. A run that is recorded is reported (to whoever
-//! cancels runs or requests) before it can get another turn.
+//! The order of a list keeps mb's promises: the history before the ledger, both before the queue. If the queue
+//! came first, the lane's next run could start, and a crash would repeat this one after it. A run is reported (to
+//! a cancel that waits for it) before it can be attempted again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -21,19 +21,19 @@ use crate::runs::retry::{Failure, RetryPolicy, Verdict};
 use crate::runs::split::{self, Piece};
 use crate::step::{FailedRecord, StepError};
 
-/// What happened when a run had its turn.
+/// What happened when a worker took a run.
 #[derive(Debug)]
 pub enum Turn {
-    /// The redrive or replay that the run belongs to was cancelled before: the step was not run.
+    /// The run's redrive or replay was cancelled before the step began, so the step did not run.
     RequestCancelled,
-    /// The run was cancelled before: the step was not run. With the error that the run ends with.
+    /// The run was cancelled before the step began, so the step did not run. Holds the run's final error.
     CancelledBefore(String),
-    /// The step was run (or had nothing to do, for a batch that compaction has emptied).
+    /// The step ran (or compaction has emptied the batch, and it had nothing to do).
     Attempted {
         result: Result<(), StepError>,
         /// The records that the step named as failed.
         failed: Vec<FailedRecord>,
-        /// The error that the run ends with, if it was cancelled while the step was at work.
+        /// The run's final error, if it was cancelled while the step ran.
         cancelled: Option<String>,
     },
 }
@@ -47,7 +47,8 @@ pub struct Situation {
     /// Where dead letters go: the history, a topic, or both.
     pub keeps_dead_letters: bool,
     pub has_dead_letter_topic: bool,
-    /// mb is ending running steps by force: the failure of one says nothing about its records.
+    /// mb is ending running steps by force. A step that fails now was killed: if that counted as a failed
+    /// attempt, a forced stop could turn good records into dead letters.
     pub is_forced: bool,
     /// mb is stopping, and hands out no more runs.
     pub is_stopping: bool,
@@ -61,7 +62,7 @@ pub struct Situation {
 pub enum Effect {
     Log(Level, String),
     Count(Count),
-    /// The step has processed a batch: whatever it failed at is over.
+    /// The step has processed a batch, which ends its series of failures.
     StepWorks,
     /// The step has failed, with this error.
     StepFails(String),
@@ -139,10 +140,7 @@ pub fn decide(run: &Run, turn: Turn, now: &Situation) -> Vec<Effect> {
                 Err(_) if now.is_forced => vec![
                     Effect::Log(
                         Level::Info,
-                        format!(
-                            "run {} was interrupted: it is made again at the next start",
-                            run.key
-                        ),
+                        format!("run {} was interrupted: the next start repeats it", run.key),
                     ),
                     Effect::Report { is_over: false },
                 ],
@@ -164,7 +162,7 @@ pub fn settle(
     let records = dead_letters.batch.len();
     let bytes = dead_letters.batch.payload_bytes();
     let failed = if dead_letters.why == CANCELLED { "was cancelled" } else { "failed" };
-    let follows = if run.key.reprocess.is_none() { " and the offsets go on" } else { "" };
+    let follows = if run.key.reprocess.is_none() { " and the offsets advance" } else { "" };
     vec![
         Effect::Log(
             Level::Error,
@@ -204,20 +202,17 @@ fn succeeded(run: &Run) -> Vec<Effect> {
     ]
 }
 
-/// The attempt says nothing about the records, and does not count.
+/// The step could not process the records for now (a full disk), so the attempt does not count.
 fn not_done(run: &Run, why: &str, now: &Situation) -> Vec<Effect> {
     let why = one_line(why);
     let key = &run.key;
     if now.is_stopping {
-        let text = format!("run {key} is not done: {why}; it is made again at the next start");
+        let text = format!("run {key} is not done: {why}; the next start repeats it");
         return vec![Effect::Log(Level::Info, text), Effect::Report { is_over: false }];
     }
     let pause = limits::ROOM_RETRY_INTERVAL;
     vec![
-        Effect::Log(
-            Level::Warn,
-            format!("run {key} is not done: {why}; it is attempted again in {pause:.1?}"),
-        ),
+        Effect::Log(Level::Warn, format!("run {key} is not done: {why}; retrying in {pause:.1?}")),
         Effect::Report { is_over: false },
         Effect::Retry { due: now.now + pause, failed_attempts: run.failed_attempts },
     ]
@@ -284,7 +279,7 @@ fn retry(
             Effect::Retry { due, failed_attempts: now.attempt },
         ]);
     } else {
-        // The other records are processed: only those that were named are attempted again.
+        // The other records are processed: only the named ones are retried.
         let failed: BTreeSet<Offset> = named.keys().copied().collect();
         let pieces = split::pieces(&run.batch, &failed);
         effects.extend(become_pieces(run, error, pieces, now.attempt, due, now));
@@ -316,9 +311,9 @@ fn become_pieces(
     let count = pieces.len();
     let open: usize = pieces.iter().map(|(_, batch)| batch.len()).sum();
     let open_bytes: usize = pieces.iter().map(|(_, batch)| batch.payload_bytes()).sum();
-    // With --bisect the memory for one run per record was acquired with each record. Without it nothing
-    // says how many pieces there will be before a step names records, and to wait for memory here could
-    // be to wait for ever: they are counted on top, and the sensors wait.
+    // With --bisect each record has acquired the memory for a run of its own. Without it the number of pieces
+    // is not known before a step names records. Waiting here for their memory could deadlock: all memory may
+    // be held by runs that need memory for their pieces. So the budget is overdrawn, and the sensors wait.
     let extra_bytes = if now.policy.bisect { 0 } else { count * limits::SPLIT_RECORD_BYTES };
     let mut effects = vec![
         Effect::RecordSplit { error, pieces, failed_attempts, extra_bytes },
@@ -352,7 +347,7 @@ fn give_up(
 
 fn halt(run: &Run, error: String, now: &Situation) -> Vec<Effect> {
     let text = format!(
-        "run {} failed after {} attempt(s): {error}; halting as asked: nothing is committed past it",
+        "run {} failed after {} attempt(s): {error}; halting: nothing is committed past it",
         run.key, now.attempt
     );
     vec![
@@ -390,11 +385,11 @@ fn names_that_count(
     match result {
         Ok(()) | Err(StepError::DeadLetter(_) | StepError::RetryFailed(_)) => failed
             .into_iter()
-            // A user's step may name what it was not given.
+            // A user's step can push an offset that is not in its batch.
             .filter(|failed| batch.contains(failed.offset))
             .map(|failed| (failed.offset, one_line(&failed.reason)))
             .collect(),
-        // The step may have ended before it came to the other records.
+        // The step may have failed before it reached the other records.
         Err(StepError::Retry(_) | StepError::Stop(_) | StepError::NotDone(_)) => BTreeMap::new(),
     }
 }

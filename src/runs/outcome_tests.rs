@@ -307,7 +307,7 @@ fn a_run_that_is_given_up_on_is_recorded_with_its_dead_letters() {
         "count AttemptFailed",
         "step fails: exit\\u{1b} 1",
         "log error: run t/0/10-14 failed after 3 attempt(s): exit\\u{1b} 1; 4 record(s) are kept as \
-         dead letters and the offsets go on",
+         dead letters and the offsets advance",
         "count RunFailed",
         "count 0 records, 0 bytes processed",
         "count DeadLetters(4)",
@@ -320,7 +320,7 @@ fn a_run_that_is_given_up_on_is_recorded_with_its_dead_letters() {
         "count AttemptFailed",
         "step fails: records failed (1 of 4 records named, first 11: bad; 11)",
         "log error: run t/0/10-14 failed after 1 attempt(s): records failed (1 of 4 records named, \
-         first 11: bad; 11); 1 record(s) are kept as dead letters and the offsets go on",
+         first 11: bad; 11); 1 record(s) are kept as dead letters and the offsets advance",
         "count RunFailed",
         "count 3 records, 3 bytes processed",
         "count DeadLetters(1)",
@@ -384,7 +384,7 @@ fn with_a_dead_letter_topic_nothing_is_recorded_before_the_topic_has_the_records
     let shown: Vec<_> = effects.iter().map(|effect| show(effect, now)).collect();
     let expected = [
         "log error: run t/0/10-14 failed after 3 attempt(s): some; 1 record(s) are kept as dead letters \
-         and the offsets go on",
+         and the offsets advance",
         "count RunFailed",
         "count 3 records, 3 bytes processed",
         "count DeadLetters(1)",
@@ -399,7 +399,7 @@ fn with_a_dead_letter_topic_nothing_is_recorded_before_the_topic_has_the_records
 fn a_halt_is_recorded_before_mb_stops() {
     let expected = |attempt, error: &str| {
         let text = format!(
-            "halt 65: run t/0/10-14 failed after {attempt} attempt(s): {error}; halting as asked: \
+            "halt 65: run t/0/10-14 failed after {attempt} attempt(s): {error}; halting: \
              nothing is committed past it"
         );
         let record = format!("record halted ({error})");
@@ -434,7 +434,7 @@ fn a_cancelled_run_ends_whatever_its_attempt_came_to() {
     };
     let all = ends_as(&[
         "log error: run t/0/10-14 was cancelled after 1 attempt(s): cancelled: no; 4 record(s) are kept \
-         as dead letters and the offsets go on",
+         as dead letters and the offsets advance",
         "count RunFailed",
         "count 0 records, 0 bytes processed",
         "count DeadLetters(4)",
@@ -454,7 +454,7 @@ fn a_cancelled_run_ends_whatever_its_attempt_came_to() {
         cancelled(retry_failed(), &[12]),
         &ends_as(&[
             "log error: run t/0/10-14 was cancelled after 1 attempt(s): cancelled: no; 1 record(s) are \
-             kept as dead letters and the offsets go on",
+             kept as dead letters and the offsets advance",
             "count RunFailed",
             "count 3 records, 3 bytes processed",
             "count DeadLetters(1)",
@@ -467,7 +467,7 @@ fn a_cancelled_run_ends_whatever_its_attempt_came_to() {
         Turn::CancelledBefore("cancelled: no".into()),
         &[
             "log error: run t/0/10-14 was cancelled after 0 attempt(s): cancelled: no; 4 record(s) are \
-             kept as dead letters and the offsets go on",
+             kept as dead letters and the offsets advance",
             "count RunFailed",
             "count 0 records, 0 bytes processed",
             "count DeadLetters(4)",
@@ -485,20 +485,17 @@ fn an_attempt_that_says_nothing_of_its_records_is_neither_counted_nor_recorded()
     Case::new("no room").with(|run, now| (run.failed_attempts, now.attempt) = (2, 3)).gives(
         attempted(no_room(), &[11]),
         &[
-            "log warn: run t/0/10-14 is not done: no room; it is attempted again in 1.0s",
+            "log warn: run t/0/10-14 is not done: no room; retrying in 1.0s",
             "report",
             "retry after 2 attempts, in 1 s",
         ],
     );
     Case::new("no room, and mb stops").with(|_, now| now.is_stopping = true).gives(
         attempted(no_room(), &[]),
-        &[
-            "log info: run t/0/10-14 is not done: no room; it is made again at the next start",
-            "report",
-        ],
+        &["log info: run t/0/10-14 is not done: no room; the next start repeats it", "report"],
     );
     let interrupted =
-        ["log info: run t/0/10-14 was interrupted: it is made again at the next start", "report"];
+        ["log info: run t/0/10-14 was interrupted: the next start repeats it", "report"];
     for turn in
         [attempted(retry(), &[]), cancelled(retry_failed(), &[11]), attempted(no_room(), &[])]
     {

@@ -1,5 +1,5 @@
-//! Which runs of redrives and replays have started, and which requests were cancelled. A run starts before its
-//! request is cancelled, or never. What a cancelled request leaves in the history is in `history`.
+//! Which runs of redrives and replays have started, and which of these requests were cancelled. A run starts
+//! before its request is cancelled, or never. What a cancel writes to the history is in `history::requests`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +18,7 @@ struct State {
 }
 
 impl Requested {
-    /// An attempt is about to start; false if its request was cancelled before: then it must not.
+    /// Must be called before an attempt starts. False if its request was cancelled; then it must not start.
     pub fn begin(&self, run: RunId, key: &RunKey) -> bool {
         let Some(request) = key.reprocess.map(Reprocess::request) else { return true };
         let mut state = self.lock();

@@ -1,4 +1,4 @@
-//! When a failed attempt is followed by another. Pure: the randomness comes in.
+//! Whether a failed attempt is followed by another one, and after which pause. Pure: randomness is an argument.
 
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ use crate::model::backoff::Backoff;
 pub enum Failure {
     /// Another attempt may succeed.
     Passing,
-    /// The step says that no other attempt can help.
+    /// The step reports that another attempt would fail too.
     Final,
-    /// The step wants mb to stop.
+    /// The step requests that mb stops.
     Stop,
 }
 
@@ -23,7 +23,7 @@ pub enum Verdict {
     Retry(Duration),
     /// The batch is halved, and its halves get attempts of their own.
     Halve,
-    /// The records become dead letters; the offsets go on.
+    /// The records become dead letters, and the offsets advance.
     DeadLetter,
     /// mb halts; nothing is committed past the run.
     Halt,
@@ -35,11 +35,11 @@ pub struct RetryPolicy {
     /// The pause before the second attempt.
     pub backoff: Duration,
     pub on_failure: OnFailure,
-    /// Batches are halved until the bad records stand alone.
+    /// Failed batches are halved until the bad records are isolated.
     pub bisect: bool,
 }
 
-/// Pauses grow no further than this.
+/// The longest pause between attempts.
 const MAX_BACKOFF: Duration = Duration::from_secs(300);
 
 impl RetryPolicy {

@@ -1,5 +1,5 @@
-//! How the records of a failed run are divided among runs of their own. Pure; whether that happens is decided in
-//! `outcome`.
+//! Divides the records of a failed run into pieces, each of which becomes a run. Pure; whether a run is split is
+//! decided in `outcome`.
 
 use std::collections::BTreeSet;
 

@@ -1,15 +1,15 @@
-//! What is left of a run that is given up on until the dead-letter topic has its records.
+//! A failed run's last attempt and dead letters, until the dead-letter topic has acknowledged them.
 
 use crate::history::{AttemptRecord, DeadLetters};
 
-/// The dead letters of a run, not on their topic yet. The step is through with the run: it is not run
-/// again, unless mb stops before the topic has taken them.
+/// The dead letters of a run that are not on their topic yet. The step does not get the run again, unless mb
+/// stops before the topic has acknowledged them.
 #[derive(Debug)]
 pub struct Undelivered {
     /// The last attempt, with the error that the run ends with.
     pub attempt: AttemptRecord,
     pub dead_letters: Box<DeadLetters>,
-    /// Tries to write them that failed.
+    /// How many writes have failed.
     pub tries: u32,
 }
 

@@ -1,5 +1,5 @@
-//! A worker: takes runs from the queue, one at a time, and gives each its turn. What follows from that is
-//! decided in `outcome`.
+//! A worker: takes runs from the queue, one at a time, and calls the step for each. What follows from the result
+//! is decided in `outcome`.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -27,7 +27,7 @@ pub struct Worker {
     pub engine: Arc<Engine>,
 }
 
-/// What came out of a step.
+/// What a step returned and left in its attempt.
 struct StepResult {
     result: Result<(), StepError>,
     output: Option<String>,
@@ -44,13 +44,13 @@ impl Worker {
         }
     }
 
-    /// What happens to one run that was taken from the queue. False if mb is ending.
+    /// Processes one run that was taken from the queue. False if mb is ending.
     pub fn work(&self, run: Run) -> bool {
         let queue = &self.engine.queue;
         let _with_worker = queue.with_worker(&run.key);
-        // A run's range must be in the history before the run starts. Every run that was taken starts,
-        // also when mb is stopping: so no run that has started lies behind one that has not, and the
-        // offsets of all of them can be committed.
+        // A run's range must be in the history before the run starts: after a crash it is repeated with the same
+        // range. Every run that was taken starts, even when mb is stopping. Otherwise a run above it could be done
+        // already, and its offsets could not be committed.
         if !self.engine.history.wait_planned(run.id) {
             return false;
         }
@@ -77,7 +77,7 @@ impl Worker {
         apply(engine, run, attempt, effects);
     }
 
-    /// Runs the step, unless the run was cancelled before. Also returns when that was over.
+    /// Calls the step, unless the run was cancelled before. Also returns when the step returned.
     fn take_turn(&self, run: &Run) -> (Turn, AttemptRecord, Instant) {
         let Worker { index, engine } = self;
         let number = run.failed_attempts + 1;
@@ -101,7 +101,7 @@ impl Worker {
             since: started,
             stalled: false,
         });
-        // After `live.start`: whoever cancels a run that is in its step looks for it there.
+        // After `live.start`: a cancel that finds the run in its step looks there for its worker.
         if let Some(error) = engine.queue.cancels.begin(run.id) {
             engine.live.end(*index);
             return (Turn::CancelledBefore(error), attempt, started);
@@ -121,10 +121,10 @@ impl Worker {
         (Turn::Attempted { result, failed, cancelled }, attempt, ended)
     }
 
-    /// A panic in the step fails this attempt, nothing more.
+    /// Calls the step. A panic in it fails this attempt, and neither the worker nor mb.
     fn step(&self, run: &Run, number: u32) -> StepResult {
         if run.batch.is_empty() {
-            // Compaction has left nothing of the range: there is nothing to do.
+            // Compaction has removed every record of the range.
             return StepResult { result: Ok(()), output: None, failed: Vec::new() };
         }
         let mut attempt = Attempt::new(&run.key, number, &run.batch);

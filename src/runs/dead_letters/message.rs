@@ -1,5 +1,4 @@
-//! How a dead letter reads on a topic: the record as it was, and headers that say where it came from
-//! and why. Pure.
+//! The form of a dead letter on a topic: the record unchanged, and headers with its origin and the error. Pure.
 //!
 //! Names that begin with `__connect.errors.` are those of Kafka Connect
 //! (org.apache.kafka.connect.runtime.errors.DeadLetterQueueReporter), so that tools for its dead
@@ -13,8 +12,8 @@ use crate::model::batch::Record;
 use crate::model::offset::RunKey;
 use crate::step::record_json::entry;
 
-/// Stands for Connect's exception class if the step named the record. Otherwise that is how the attempts
-/// of the run ended (`DeadLetters::why`).
+/// The value of Connect's header for the exception class, if the step named the record. For other records it is
+/// how the run's attempts ended (`DeadLetters::why`).
 pub const NAMED: &str = "named";
 
 /// What all dead letters of a run share.
@@ -28,8 +27,8 @@ pub struct Origin<'a> {
 
 pub type Header<'a> = (Cow<'a, str>, Option<Cow<'a, [u8]>>);
 
-/// The record's own headers, then those that say what happened. Not every client can write a name that is
-/// not UTF-8: what is wrong in it is replaced.
+/// The record's own headers, then those about the failure. Not every client can write a name that is not
+/// UTF-8, so invalid bytes are replaced.
 pub fn headers<'a>(
     origin: &Origin<'a>,
     record: &Record<'a>,
@@ -38,7 +37,7 @@ pub fn headers<'a>(
 ) -> Vec<Header<'a>> {
     let own = record.headers.iter().map(|(name, value)| {
         let name = match String::from_utf8_lossy(name) {
-            // C clients end a name there.
+            // C clients end a name at a zero byte.
             name if name.contains('\0') => Cow::Owned(name.replace('\0', "\u{fffd}")),
             name => name,
         };

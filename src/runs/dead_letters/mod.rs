@@ -1,5 +1,5 @@
-//! Dead letters on a topic (`--dead-letter topic:NAME|both`): written and acknowledged before their run
-//! is settled, so before its offsets are committed.
+//! Dead letters on a topic (`--dead-letter topic:NAME|both`). They are acknowledged before their run is settled,
+//! and so before its offsets are committed: a crash in between writes them twice, but loses none.
 //!
 //! Dead letters in the history (`--dead-letter store`) are written by `history`, with the run's outcome.
 

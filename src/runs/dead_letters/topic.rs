@@ -1,4 +1,5 @@
-//! The topic that dead letters go to.
+//! The topic that dead letters are written to (`--dead-letter topic:NAME|both`), which is created if it does not
+//! exist.
 
 use std::sync::Arc;
 
@@ -6,7 +7,7 @@ use crate::config::{Config, DeadLetterTo};
 use crate::kafka::Broker;
 use crate::model::error::{Error, Result};
 
-/// Where dead letters are written, and what they say of where they came from.
+/// The topic's name, and what is written about the origin of each dead letter.
 #[derive(Debug)]
 pub struct DeadLetterTopic {
     pub(super) name: String,

@@ -1,5 +1,5 @@
-//! Writes dead letters to their topic, one run after another. What happens to the run afterwards, and
-//! when a failed write is tried again, is decided in `deliver`.
+//! Writes dead letters to their topic, one run after another. What happens to the run afterwards, and when a
+//! failed write is retried, is decided in `deliver`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ struct Link {
 /// Why dead letters were not written.
 #[derive(Debug)]
 pub enum NotWritten {
-    /// mb is stopping: the run is made again at the next start.
+    /// mb is stopping, and the next start repeats the run.
     Stopping,
     /// They are to be written later.
     Failed(Error),
@@ -131,8 +131,8 @@ impl DeadLetterWriter {
         if self.logged.len() < limits::DEAD_LETTER_CAUSES && self.logged.insert(cause.clone()) {
             log::error!(
                 "run {key}: {cause}; its {} dead letter(s) wait, and its offsets are not committed, \
-                 until topic {} takes them (see that it exists and takes records of their size, or \
-                 start mb with --dead-letter store); tried again each {:?} at least",
+                 until topic {} accepts them (check that it exists and accepts records of their size, or \
+                 start mb with --dead-letter store); retried at least every {:?}",
                 undelivered.dead_letters.batch.len(),
                 self.topic.name,
                 limits::DEAD_LETTER_BACKOFF.longest
@@ -145,7 +145,7 @@ impl DeadLetterWriter {
     pub fn recovered(&mut self) {
         if !self.logged.is_empty() {
             self.logged.clear();
-            log::info!("topic {} takes dead letters again: none waits any more", self.topic.name);
+            log::info!("topic {} accepts dead letters again: none waits any more", self.topic.name);
         }
     }
 }
@@ -162,7 +162,7 @@ fn failed(topic: &DeadLetterTopic, cause: &str) -> Error {
     Error::broker(format!("write dead letters to topic {}", topic.name), cause)
 }
 
-/// Waits for a broker as long as it acknowledges something now and then.
+/// A time limit that starts anew whenever the broker acknowledges a message.
 struct Patience<'a> {
     is_stopping: &'a dyn Fn() -> bool,
     acknowledged: u64,

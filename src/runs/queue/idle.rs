@@ -1,8 +1,9 @@
-//! Where idle workers sleep until there may be something to do. What that is, they look for themselves.
+//! Puts idle workers to sleep, and wakes one when there may be a run for it. A woken worker looks into the queue
+//! itself.
 //!
-//! One worker is woken at a time: the next one only after the first has started a run, and only if there is
-//! more to do. So a few quick runs wake one worker instead of all; and if runs are slow, all workers are busy
-//! after as many wake-ups.
+//! One worker is woken at a time: the next one only after the first has started a run, and only if more runs
+//! wait. If every run woke all workers, a few quick runs would cost a context switch for each of 1000 workers.
+//! If runs are slow, all workers are busy after as many wake-ups as there are workers.
 
 use std::time::Duration;
 
@@ -16,15 +17,16 @@ pub struct IdleWorkers {
 
 #[derive(Debug, Default)]
 struct State {
-    /// A worker was woken and has not looked yet, or the next one that wants to sleep will look instead.
+    /// A worker was woken and has not looked into the queue yet; or none was asleep, and the next one that wants
+    /// to sleep must look first.
     is_coming: bool,
-    /// While one was coming, another one was wanted.
+    /// `wake_one` was called while a worker was coming.
     wants_another: bool,
     asleep: usize,
 }
 
 impl IdleWorkers {
-    /// Makes one worker look for something to do, unless one is coming already.
+    /// Makes one worker look into the queue, unless one is coming already.
     pub fn wake_one(&self) {
         let mut state = self.lock();
         if state.is_coming {
@@ -34,8 +36,8 @@ impl IdleWorkers {
         }
     }
 
-    /// The worker that was coming has started a run, or ends. Another one looks if one was wanted meanwhile,
-    /// or if `more` says that there is more to do.
+    /// The worker that was coming has started a run, or ends. Another one is woken if `wake_one` was called
+    /// meanwhile, or if `more` is true (more runs wait).
     pub fn arrived(&self, more: impl FnOnce() -> bool) {
         let mut state = self.lock();
         state.is_coming = false;
@@ -44,18 +46,18 @@ impl IdleWorkers {
         }
     }
 
-    /// Makes all sleeping workers look.
+    /// Makes all sleeping workers look into the queue.
     pub fn wake_all(&self) {
         drop(self.lock());
         self.woken.notify_all();
     }
 
-    /// Sleeps until it is woken or `limit` is over; now and then it wakes early. Does not sleep if `is_over`,
+    /// Sleeps until woken or until `limit` is over; spurious wake-ups happen. Does not sleep if `is_over` is true,
     /// which must become true before `wake_all` is called.
     pub fn sleep(&self, limit: Duration, is_over: impl FnOnce() -> bool) {
         let mut state = self.lock();
         if state.is_coming {
-            // This worker looks once more, for whoever wanted one.
+            // A wake-up came between this worker's look into the queue and its sleep: it looks once more.
             *state = State { asleep: state.asleep, ..State::default() };
         } else if !is_over() {
             state.asleep += 1;
@@ -67,7 +69,7 @@ impl IdleWorkers {
     fn wake_now(&self, mut state: MutexGuard<'_, State>) {
         state.is_coming = true;
         let is_any_asleep = state.asleep > 0;
-        // The woken worker takes the lock at once.
+        // Unlocked first: the woken worker would wait for the lock at once.
         drop(state);
         if is_any_asleep {
             self.woken.notify_one();

@@ -1,5 +1,6 @@
-//! Where runs wait: for a worker, behind another run of their lane, for another attempt, or
-//! for the dead-letter topic.
+//! Holds the runs that wait: for a worker, behind another run of their lane, for another attempt, or for the
+//! dead-letter topic. `run_queue` has the channel, the locks and the wake-ups; `state` decides which run may
+//! start; `waiting`, `parked` and `idle` hold what waits for a time, for a lane, and for work.
 
 mod idle;
 mod parked;

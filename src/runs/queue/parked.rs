@@ -1,5 +1,5 @@
-//! The runs that wait behind another run of their lane, and how much memory they keep. Which run waits
-//! for which is decided in `lanes`.
+//! The runs that wait behind another run of their lane, and how much memory they hold. Which run waits for which
+//! is decided in `lanes`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -16,11 +16,11 @@ pub(super) struct Parked {
     lanes: Lanes<Run>,
     /// How many runs of each partition are parked.
     runs: BTreeMap<Partition, usize>,
-    /// The memory that parked runs keep, by the address of its permit: the bytes of each batch count
-    /// once, however many of its runs are parked.
+    /// The memory that parked runs hold, by the address of its permit: the bytes of a batch count once, even if
+    /// several of its runs are parked.
     memory: HashMap<usize, BatchMemory>,
     bytes: usize,
-    /// Above this, partitions that have any parked run are not read any further.
+    /// Above this, partitions with parked runs are not read any further.
     most_bytes: usize,
 }
 

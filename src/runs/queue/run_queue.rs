@@ -1,9 +1,9 @@
-//! The run queue: a bounded channel of fresh runs between sensors and workers, and beside it the runs
-//! that wait for something else. Which of those may start is decided in `state`.
+//! The run queue: a bounded channel of fresh runs between sensors and workers, and beside it the runs that wait
+//! for a retry, a lane or the dead-letter topic. Which of those may start is decided in `state`.
 //!
-//! The channel bounds the number of queued runs. The byte budget, whose permits the runs hold, bounds
-//! all together, so retries need no bound of their own. If too many runs of a partition wait behind
-//! others of their lane, `is_held` tells the sensor to stop reading that partition.
+//! The channel bounds the number of queued runs. All runs hold permits of the byte budget, which bounds them
+//! together, so retries need no bound of their own. If too many runs of a partition wait behind others of their
+//! lane, `is_held` makes the sensor stop reading that partition.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ use crate::runs::undelivered::Undelivered;
 use super::idle::IdleWorkers;
 use super::state::State;
 
-/// Why a run was not taken. It is dropped, with its memory: its records are read again.
+/// Why the queue refused a run. The run is dropped with its memory, and its records are read again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
     /// There was no room until the deadline.
@@ -39,23 +39,22 @@ pub struct RunQueue {
     sender: Sender<Run>,
     receiver: Receiver<Run>,
     state: Mutex<State>,
-    /// Whether runs may have to wait for others. Here, since sensors ask it for every record: a lock is too much.
+    /// Whether runs may have to wait for others. Outside the lock, because sensors read it for every record.
     is_ordered: bool,
-    /// A partition has no run with a worker any more, or whoever waits for that should look at its
-    /// condition.
+    /// Signalled when a partition's last run leaves its worker, and by `look_again`.
     idle_partitions: Condvar,
-    /// A run's dead letters are to be delivered, or mb is stopping.
+    /// Signalled when a run's dead letters are to be delivered, or mb is stopping.
     undelivered: Condvar,
-    /// Workers that look at the queue again when they are woken.
+    /// Workers without a run, asleep.
     idle: IdleWorkers,
     closed: AtomicBool,
     /// The requests (redrives and replays) whose runs have started or must not.
     pub requested: Requested,
-    /// Runs that somebody cancelled.
+    /// Runs that were cancelled.
     pub cancels: Arc<Cancels>,
 }
 
-/// A run is with a worker until this is dropped.
+/// While this exists, the run counts as being with a worker, and its partition as busy.
 #[must_use]
 #[derive(Debug)]
 pub struct WithWorker<'a> {
@@ -64,7 +63,7 @@ pub struct WithWorker<'a> {
     partition: Option<Partition>,
 }
 
-/// A worker for which nothing is due sleeps this long at most; whatever comes wakes it before.
+/// How long a worker sleeps at most if no retry is due; anything new in the queue wakes it before.
 const IDLE: Duration = Duration::from_secs(3600);
 
 impl RunQueue {
@@ -85,8 +84,8 @@ impl RunQueue {
         }
     }
 
-    /// Keeps the cancels of the queue before it: a pipeline that is started anew makes the same runs
-    /// again.
+    /// Takes over the cancels of an earlier queue: a pipeline that restarts within the process repeats the same
+    /// runs.
     pub fn with_cancels(mut self, cancels: &Arc<Cancels>) -> RunQueue {
         self.cancels = Arc::clone(cancels);
         self
@@ -99,8 +98,8 @@ impl RunQueue {
         pushed
     }
 
-    /// Like `push`, but waits no longer than a condition holds, which is evaluated whenever a message
-    /// comes. After pushing several runs like this, `wake` must be called once.
+    /// Like `push`, but waits only while `waits` is true, which is evaluated after each message on `wake`. After
+    /// pushing several runs like this, `RunQueue::wake` must be called once.
     pub fn push_while(
         &self,
         run: Run,
@@ -128,8 +127,8 @@ impl RunQueue {
                 };
                 continue;
             }
-            // A send inside select! gives the run away even if another arm wins, so this waits until
-            // the channel is ready and tries to send after that.
+            // A send inside select! moves the run even if another arm wins, and the run would be lost. So this
+            // waits until the channel is ready, and tries to send after that.
             let mut select = crossbeam_channel::Select::new();
             let room = select.send(&self.sender);
             let stopped = select.recv(stop);
@@ -171,14 +170,14 @@ impl RunQueue {
                 return None;
             }
             if is_gone(retired) {
-                // This worker may have been the one that watched for the next due retry, or that was
-                // woken for a run: another one takes over.
+                // This worker may have been the one that waits for the next due retry, or the one that was woken
+                // for a run. Another worker takes over, or the run would wait until the next wake-up.
                 self.idle.arrived(|| true);
                 return None;
             }
             match self.take() {
-                // Even if the queue was closed meanwhile: another worker may have taken the run behind
-                // this one, and what is done above a hole cannot be committed.
+                // Even if the queue was closed meanwhile: another worker may have taken the run above this one,
+                // whose offsets cannot be committed before this one's.
                 Ok((run, others_wait)) => {
                     if others_wait {
                         self.idle.wake_one();
@@ -199,14 +198,14 @@ impl RunQueue {
         self.take().ok().map(|(run, _)| run)
     }
 
-    /// A run that may start, and whether retries are left for which another worker must watch; or how
-    /// long nothing will be due.
+    /// A run that may start, and whether retries are left for which another worker must wait; or how long it is
+    /// until a retry is due.
     ///
-    /// Taking a run from the channel and finding its turn happen under one lock. Otherwise a run could
-    /// be overtaken by the next one of its lane, which another worker has taken.
+    /// A run is taken from the channel and admitted to its lane under one lock. Otherwise another worker could
+    /// take the next run of the lane and admit it first, and the order would be lost.
     fn take(&self) -> Result<(Run, bool), Duration> {
         let mut state = self.state.lock();
-        // The clock is not looked at for nothing: this is done for each run.
+        // This happens for each run, so the clock is read only if a retry waits.
         let due = if state.has_retries() { state.take_due(clock::now()) } else { None };
         let wait = match due {
             Some(Ok(run)) => return Ok((run, state.has_retries())),
@@ -221,8 +220,8 @@ impl RunQueue {
         Err(wait)
     }
 
-    /// To be called by a worker for the run that it got from `next`. Whatever becomes of the run, its
-    /// partition is not idle before the returned value is dropped.
+    /// A worker must call this for the run that `next` returned. The run's partition is not idle before the
+    /// returned value is dropped.
     pub fn with_worker(&self, run: &RunKey) -> WithWorker<'_> {
         WithWorker { queue: self, partition: run.reprocess.is_none().then_some(run.partition) }
     }
@@ -232,10 +231,10 @@ impl RunQueue {
         self.idle.arrived(|| !self.receiver.is_empty());
     }
 
-    /// Idle workers look whether they are to end, and `wait_idle` looks at its condition.
+    /// Makes idle workers check whether they must end, and `wait_idle` check its condition.
     pub fn look_again(&self) {
         self.idle.wake_all();
-        // Under the lock nobody is between a look at the condition and the sleep.
+        // Under the lock no thread is between checking its condition and sleeping, so none misses this.
         let _state = self.state.lock();
         self.idle_partitions.notify_all();
         self.undelivered.notify_all();
@@ -289,8 +288,8 @@ impl RunQueue {
         self.idle.wake_one();
     }
 
-    /// No run of the request starts any more; returns those that have. Those that wait for another
-    /// attempt and have not started are dropped.
+    /// Cancels a request: none of its runs starts any more. Returns those that have started, and drops those that
+    /// wait for another attempt.
     pub fn cancel(&self, request: i64) -> Vec<RunId> {
         let started = self.requested.cancel(request);
         let dropped = self.state.lock().drop_retries(|run| {
@@ -308,34 +307,32 @@ impl RunQueue {
         self.idle.wake_one();
     }
 
-    /// From now on no run of the partition starts; those with workers go on to the end of their attempt.
-    /// To be followed, once `wait_idle` says so, by `withdraw_partition`, or by `resume_partition` if
-    /// the partition is to go on after all.
+    /// From now on no run of the partition starts; those with workers finish their attempt. The caller then waits
+    /// with `wait_idle`, and calls `withdraw_partition`, or `resume_partition` to undo the suspension.
     pub fn suspend_partition(&self, partition: Partition) {
         self.state.lock().suspend(partition);
     }
 
-    /// Takes a suspension back: the partition's runs go on as if nothing had happened.
+    /// Undoes a suspension: the partition's runs go on as if it had not happened.
     pub fn resume_partition(&self, partition: Partition) {
         self.state.lock().resume(partition, clock::now());
         self.undelivered.notify_one();
         self.idle.wake_one();
     }
 
-    /// Takes the partition's runs out of the queue, wherever they wait, and drops them: their memory
-    /// comes back, their lanes are free, and nothing is written to the history. Returns how many. Ends a
-    /// suspension.
+    /// Drops all waiting runs of the partition: their memory is released, their lanes are free, and nothing is
+    /// written to the history. Ends a suspension. Returns the number of runs.
     ///
-    /// Runs that are with a worker stay, and keep their lanes; whoever needs them gone suspends the
-    /// partition first and waits with `wait_idle`. The partition's sensor must have stopped pushing:
-    /// what it pushes afterwards is run.
+    /// Runs that are with a worker stay and keep their lanes; a caller that needs them gone suspends the
+    /// partition first and waits with `wait_idle`. The partition's sensor must have stopped pushing: runs that it
+    /// pushes afterwards start.
     pub fn withdraw_partition(&self, partition: Partition) -> usize {
         let mut state = self.state.lock();
-        // No more than there are now: sensors of other partitions go on pushing.
+        // Bounded by the present length: sensors of other partitions go on pushing.
         let queued = self.receiver.try_iter().take(self.receiver.len()).collect();
         let withdrawn = state.withdraw(partition, queued, clock::now());
         drop(state);
-        // Runs of other partitions left the channel too.
+        // Runs of other partitions left the channel too, and wait for a worker elsewhere now.
         self.idle.wake_one();
         withdrawn.len()
     }
@@ -346,9 +343,8 @@ impl RunQueue {
         self.state.lock().is_idle(partition)
     }
 
-    /// Waits until no run of the partition is with a worker; false if one still is at `deadline`, when
-    /// the queue is closed, or when `is_called_off`. What that says must be made true before
-    /// `look_again`.
+    /// Waits until no run of the partition is with a worker. False if one still is at `deadline`, when the queue
+    /// is closed, or when `is_called_off` is true (which must become true before `look_again` is called).
     pub fn wait_idle(
         &self,
         partition: Partition,
@@ -379,8 +375,8 @@ impl RunQueue {
         self.is_ordered
     }
 
-    /// Whether so many runs of the partition wait behind others of their lane that no more of it should
-    /// be read. `was` is the answer before: reading goes on once half of them have gone.
+    /// Whether too many runs of the partition wait behind others of their lane, so that its sensor must not read
+    /// it. `was` is the previous answer: once held, a partition is read again when half of them have left.
     pub fn is_held(&self, partition: Partition, was: bool) -> bool {
         self.state.lock().is_held(partition, was)
     }
@@ -390,7 +386,7 @@ impl RunQueue {
         self.state.lock().parked()
     }
 
-    /// Hands out no more runs; workers end after the one they have.
+    /// Hands out no more runs; each worker ends after its current one.
     pub fn close(&self) {
         self.closed.store(true, Release);
         self.look_again();

@@ -1,5 +1,5 @@
-//! Which of the waiting runs may start. Pure: runs and the time come in, runs go out; the channel of
-//! fresh runs, the locks and the wake-ups are in `run_queue`.
+//! Decides which of the waiting runs may start. Pure: runs and the time come in, runs go out. The channel of fresh
+//! runs, the locks and the wake-ups are in `run_queue`.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -14,15 +14,15 @@ use super::waiting::Waiting;
 
 /// The runs that wait beside the channel, and how many of each partition are with workers.
 ///
-/// A run is in one place at a time: here, in the channel, or with a worker. It is counted as being with
-/// a worker from the moment that it is handed out, under the same lock, so a partition that has none is
-/// idle indeed.
+/// A run is in one place at a time: here, in the channel, or with a worker. It counts as being with a worker from
+/// the moment it is handed out, under the same lock. Otherwise a cursor move could take a partition for idle while
+/// a worker is about to start one of its runs.
 ///
-/// Runs of redrives and replays take no part in what concerns a partition: they keep no order, move no
-/// offsets, and go on if their partition is suspended.
+/// Runs of redrives and replays do not count for a partition: they keep no order, move no offsets, and go on
+/// while their partition is suspended.
 #[derive(Debug)]
 pub(super) struct State {
-    /// Runs that may start at a time: retries, and those whose lane has become free.
+    /// Runs that may start at a certain time: retries, and those whose lane has become free.
     retries: Waiting<()>,
     /// Runs that are given up on, until the dead-letter topic has their records.
     undelivered: Waiting<Undelivered>,
@@ -36,7 +36,7 @@ pub(super) struct State {
 /// Runs of a suspended partition that would otherwise have started or would have been due.
 #[derive(Debug, Default)]
 struct Suspended {
-    /// Came out of the channel; they are not admitted to their lanes yet.
+    /// Runs from the channel that are not admitted to their lanes yet.
     fresh: Vec<Run>,
     retries: Waiting<()>,
     undelivered: Waiting<Undelivered>,
@@ -95,8 +95,8 @@ impl State {
         }
     }
 
-    /// A worker is through with a run of the partition that was handed out to it. True if no other run of
-    /// the partition is with a worker.
+    /// A worker has finished with a run that was handed out to it. True if no other run of the partition is with
+    /// a worker.
     pub fn put_down(&mut self, partition: Partition) -> bool {
         let count = self.with_workers.get_mut(&partition).expect("the run was handed out");
         *count -= 1;
@@ -153,7 +153,7 @@ impl State {
         self.lanes.as_mut().filter(|_| is_of_partition(key))
     }
 
-    /// Takes the retries out that `is_taken` names.
+    /// Removes the retries for which `is_taken` is true.
     pub fn drop_retries(&mut self, is_taken: impl Fn(&Run) -> bool) -> Waiting<()> {
         self.retries.split_off(is_taken)
     }
@@ -168,7 +168,7 @@ impl State {
         }
     }
 
-    /// None of the partition's runs starts until `resume` or `withdraw`.
+    /// Keeps the partition's runs from starting until `resume` or `withdraw`.
     pub fn suspend(&mut self, partition: Partition) {
         let of_partition = |run: &Run| is_of_partition(&run.key) && run.key.partition == partition;
         let retries = self.retries.split_off(of_partition);
@@ -190,8 +190,8 @@ impl State {
         }
     }
 
-    /// Takes every run of the partition out that is not with a worker, and ends its suspension. `queued`
-    /// is what the channel holds: the runs of other partitions go on.
+    /// Removes every run of the partition that is not with a worker, and ends its suspension. `queued` are the
+    /// runs from the channel; those of other partitions may start.
     pub fn withdraw(&mut self, partition: Partition, queued: Vec<Run>, now: Instant) -> Vec<Run> {
         self.suspend(partition);
         for run in queued {

@@ -1,4 +1,4 @@
-//! Runs that wait until a point in time.
+//! A heap of runs that wait for a point in time: retries, and dead letters that are to be delivered.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -45,7 +45,7 @@ impl<T> Waiting<T> {
         self.0.is_empty()
     }
 
-    /// Takes the runs out that `is_taken` names; they keep the times at which they are due.
+    /// Removes the runs for which `is_taken` is true; they keep the times at which they are due.
     pub fn split_off(&mut self, is_taken: impl Fn(&Run) -> bool) -> Waiting<T> {
         let all = std::mem::take(&mut self.0).into_vec();
         let (taken, kept): (Vec<_>, Vec<_>) =
