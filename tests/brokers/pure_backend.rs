@@ -440,11 +440,11 @@ fn the_wire_client(kafka: &Server) {
     assert!(refused.to_string().contains("UnknownTopicOrPartition"), "{refused}");
 
     kafka.write("wired", "zstd", 0..10, 10);
-    let batch = wire.stored_batch("wired", 0, Offset::new(4)).unwrap().unwrap();
+    let batch = wire.record_batch_header("wired", 0, Offset::new(4)).unwrap().unwrap();
     assert_eq!((batch.base.get(), batch.last.get(), batch.records), (0, 9, 10));
     assert_eq!((batch.codec, batch.control), ("zstd", false));
-    assert_eq!(wire.stored_batch("wired", 0, Offset::new(10)), Ok(None));
-    let beyond = wire.stored_batch("wired", 0, Offset::new(11));
+    assert_eq!(wire.record_batch_header("wired", 0, Offset::new(10)), Ok(None));
+    let beyond = wire.record_batch_header("wired", 0, Offset::new(11));
     assert!(matches!(beyond, Err(Error::OffsetOutOfRange { .. })), "{beyond:?}");
 }
 

@@ -1,5 +1,5 @@
 //! One tick's consumer over crate kafka: it fetches all partitions together while their offsets have no jumps, and
-//! reads a partition with jumps one stored batch at a time. What may be believed is decided in `trust`.
+//! reads a partition with jumps one record batch at a time. What may be believed is decided in `trust`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,17 +16,17 @@ use crate::config::limits::{
     BROKER_CALL_LIMIT, PROBE_LIMIT, PURE_FETCH_BYTES, PURE_PARTITION_FETCH_BYTES,
 };
 use crate::kafka::seam::not_read;
-use crate::kafka::wire::{StoredBatch, Wire};
+use crate::kafka::wire::{RecordBatchHeader, Wire};
 use crate::kafka::{Consumer, FetchSettings, Flow, Sink};
 use crate::model::batch::Record;
 use crate::model::error::{Error, Result};
 use crate::model::headers::Headers;
 use crate::model::offset::{Offset, Partition};
 
-/// The size of a stored batch beyond its records' keys and values, at most (with room to spare).
+/// The size of a record batch beyond its records' keys and values, at most (with room to spare).
 const BATCH_OVERHEAD_BYTES: usize = 64 * 1024;
 
-/// How many stored batches of one partition one poll reads one by one, at most: the other partitions must have
+/// How many record batches of one partition one poll reads one by one, at most: the other partitions must have
 /// their turn.
 const CAREFUL_BATCHES: usize = 64;
 
@@ -104,13 +104,13 @@ impl CrateKafkaConsumer {
         found.ok_or_else(|| not_read(&self.topic, partition))
     }
 
-    /// Reads a partition's stored batches one by one while caution is raised. Returns how many were read or
+    /// Reads a partition's record batches one by one while caution is raised. Returns how many were read or
     /// skipped.
     fn read_carefully(&mut self, index: usize, sink: &mut dyn Sink) -> Result<(Flow, usize)> {
         let mut passed = 0;
         while self.cursors[index].caution.is_raised() && passed < CAREFUL_BATCHES {
             let (partition, next) = (self.cursors[index].partition, self.cursors[index].next);
-            let Some(batch) = self.wire.stored_batch(&self.topic, partition, next)? else {
+            let Some(batch) = self.wire.record_batch_header(&self.topic, partition, next)? else {
                 if self.cursors[index].owed {
                     return Err(self.failure(format!(
                         "the broker announces records of {}/{partition} from offset {next}, and \
@@ -133,7 +133,7 @@ impl CrateKafkaConsumer {
             if self.cursors[index].next < behind {
                 // Only its header says that there is no record up to here, and nothing checks a header that is read
                 // alone: a flipped bit would pass over records. Two equal answers are proof.
-                if self.wire.stored_batch(&self.topic, partition, next)? != Some(batch) {
+                if self.wire.record_batch_header(&self.topic, partition, next)? != Some(batch) {
                     let cause = format!("two answers about the batch at offset {next} differ");
                     return Err(self.failure(cause));
                 }
@@ -148,11 +148,11 @@ impl CrateKafkaConsumer {
         Ok((Flow::Continue, passed))
     }
 
-    /// Fetches exactly one stored batch and hands its records over.
+    /// Fetches exactly one record batch and hands its records over.
     fn hand_over_batch(
         &mut self,
         index: usize,
-        batch: &StoredBatch,
+        batch: &RecordBatchHeader,
         sink: &mut dyn Sink,
     ) -> Result<Flow> {
         let (partition, next) = (self.cursors[index].partition, self.cursors[index].next);
@@ -202,7 +202,7 @@ impl CrateKafkaConsumer {
         let proved = match complete(next, batch, &offsets) {
             Some(complete) => complete,
             // The answer had only this batch if the log still has it unchanged.
-            None => self.wire.stored_batch(&self.topic, partition, next)? == Some(*batch),
+            None => self.wire.record_batch_header(&self.topic, partition, next)? == Some(*batch),
         };
         if !proved {
             return Err(self.failure(format!(

@@ -62,9 +62,9 @@ pub(super) fn check_served(probe: &Probe) -> Result<()> {
     if !probe.serves_version_0() {
         return unfit("Kafka 4.0 or later");
     }
-    // Without the headers of stored batches, gaps in the crate's answers cannot be distinguished from records
+    // Without the headers of record batches, gaps in the crate's answers cannot be distinguished from records
     // that it has lost.
-    if !probe.shows_stored_batches() {
+    if !probe.shows_record_batches() {
         return unfit("older than Kafka 0.11");
     }
     Ok(())

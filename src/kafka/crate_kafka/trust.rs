@@ -1,11 +1,11 @@
-//! How far an answer of crate kafka can be believed, and what a stored batch's header proves. Pure functions of
+//! How far an answer of crate kafka can be believed, and what a record batch's header proves. Pure functions of
 //! offsets; `consumer` fetches and hands over.
 //!
 //! If an answer contains a compressed batch, the crate drops all messages before it, without an error. So only
 //! messages that follow the requested offset without a jump are believed. At a jump `wire` reads the header of the
-//! stored batch there, and that batch is fetched alone.
+//! record batch there, and that batch is fetched alone.
 
-use crate::kafka::wire::StoredBatch;
+use crate::kafka::wire::RecordBatchHeader;
 use crate::model::offset::Offset;
 
 /// The size of a message beyond key and value in format 0: offset, size, checksum, two bytes of attributes, two
@@ -21,7 +21,11 @@ pub(super) fn believed(requested: Offset, offsets: impl IntoIterator<Item = i64>
 
 /// Whether the messages of an answer that has only this batch are all of its records from the requested offset on.
 /// `None`: the header cannot tell, because some of the batch's records may lie below that offset.
-pub(super) fn complete(requested: Offset, batch: &StoredBatch, offsets: &[i64]) -> Option<bool> {
+pub(super) fn complete(
+    requested: Offset,
+    batch: &RecordBatchHeader,
+    offsets: &[i64],
+) -> Option<bool> {
     let lowest = requested.max(batch.base).get();
     let ascending = offsets.is_sorted_by(|one, next| one < next);
     let inside = offsets.iter().all(|offset| (lowest..=batch.last.get()).contains(offset));
@@ -36,7 +40,7 @@ pub(super) fn stops_short(payloads: impl Iterator<Item = usize>, requested_bytes
     payloads.map(|payload| payload + MESSAGE_OVERHEAD_BYTES).sum::<usize>() < requested_bytes / 2
 }
 
-/// For how many stored batches a partition is read one by one after a jump: twice as many each time, because logs
+/// For how many record batches a partition is read one by one after a jump: twice as many each time, because logs
 /// with jumps (compacted, transactional, mixed codecs) usually have many.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Caution {
@@ -76,10 +80,10 @@ impl Caution {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kafka::wire::StoredBatch;
+    use crate::kafka::wire::RecordBatchHeader;
 
-    fn batch(base: i64, last: i64, records: i32) -> StoredBatch {
-        StoredBatch::for_tests(Offset::new(base), Offset::new(last), records)
+    fn batch(base: i64, last: i64, records: i32) -> RecordBatchHeader {
+        RecordBatchHeader::for_tests(Offset::new(base), Offset::new(last), records)
     }
 
     #[test]

@@ -134,7 +134,7 @@ impl EmbeddedConsumer {
             Err(error) => return Err(error),
         };
         if uuid.as_ref() != Some(&self.topic_uuid) {
-            return Err(Error::broker(doing, "the topic was deleted, or made again"));
+            return Err(Error::broker(doing, "the topic was deleted, or created again"));
         }
         let rows = watermarks(reader, self.topic_id).map_err(failed(&doing))?;
         let mut unreadable = Vec::new();

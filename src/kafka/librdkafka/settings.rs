@@ -1,4 +1,5 @@
-//! librdkafka's settings and the reasons for them. (Defaults and ranges are in librdkafka's CONFIGURATION.md.)
+//! librdkafka's settings and the reasons for them: connections, fetching, producing. (Defaults and ranges are in
+//! librdkafka's CONFIGURATION.md.)
 
 use std::time::Duration;
 
@@ -74,6 +75,7 @@ pub(super) fn producer(servers: &str) -> ClientConfig {
     config
 }
 
+/// What consumers and producers share: how to connect, and when to give up.
 pub(super) fn common(servers: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
     config

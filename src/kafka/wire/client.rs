@@ -41,9 +41,9 @@ impl Probe {
             .all(|api| self.serves(api).is_some_and(|(low, _)| low == 0))
     }
 
-    /// Whether `Wire::stored_batch` works: version 4 of Fetch is the first that returns batches as they are
+    /// Whether `Wire::record_batch_header` works: version 4 of Fetch is the first that returns batches as they are
     /// stored (record format 2, Kafka 0.11).
-    pub fn shows_stored_batches(&self) -> bool {
+    pub fn shows_record_batches(&self) -> bool {
         self.serves(ApiKey::Fetch).is_some_and(|(_, high)| high >= 4)
     }
 }

@@ -1,5 +1,7 @@
-//! Connecting to a broker: its name resolved, its addresses tried in turn, all before a deadline; and the causes that
-//! a failed connection is reported with.
+//! Opens a connection to a broker: resolves its name and tries its addresses in turn, all before a deadline. Also
+//! the texts for the causes of a failed connection.
+//!
+//! `wire` opens sockets nowhere else. (librdkafka opens its own, by `librdkafka::settings`; so does crate kafka.)
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};

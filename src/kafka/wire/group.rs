@@ -17,7 +17,7 @@ use super::codes::{explain, is_refusal, retriable};
 use super::connect::Cause;
 use super::metadata::name;
 use super::reader::{Read, Reader};
-use super::session::{Ask, broken};
+use super::session::{Request, broken};
 use crate::config::limits::{BROKER_CALL_LIMIT, PROBE_LIMIT};
 use crate::kafka::{CommitError, PerPartition};
 use crate::model::error::{Error, Result};
@@ -69,8 +69,8 @@ impl Wire {
                 self.on(address, deadline, |session| {
                     // Version 6 is the first in the flexible form, 1 the first kept by Kafka.
                     let version = session.version(ApiKey::OffsetFetch, (1, 5))?;
-                    let ask = Ask { api: ApiKey::OffsetFetch, version, body: &body };
-                    let answer = session.exchange(&ask, ANSWER_BYTES, deadline)?;
+                    let request = Request { api: ApiKey::OffsetFetch, version, body: &body };
+                    let answer = session.exchange(&request, ANSWER_BYTES, deadline)?;
                     read_committed(&answer, version).map_err(broken)
                 })
             })
@@ -98,8 +98,8 @@ impl Wire {
             Ok(Ok(address)) => {
                 let answer = self.on(&address, deadline, |session| {
                     let version = session.version(ApiKey::OffsetFetch, (2, 5))?;
-                    let ask = Ask { api: ApiKey::OffsetFetch, version, body: &body };
-                    let answer = session.exchange(&ask, ANSWER_BYTES, deadline)?;
+                    let request = Request { api: ApiKey::OffsetFetch, version, body: &body };
+                    let answer = session.exchange(&request, ANSWER_BYTES, deadline)?;
                     read_committed(&answer, version).map_err(broken)
                 });
                 answer.ok().and_then(|answer| answer.codes().next()).unwrap_or(0)
@@ -138,9 +138,9 @@ impl Wire {
         let answer = self.coordinated(group, false, |address, deadline| {
             let answer = self.once(address, deadline, |session| {
                 let version = session.version(ApiKey::OffsetCommit, (2, 7))?;
-                let ask = Ask { api: ApiKey::OffsetCommit, version, body: &body };
+                let request = Request { api: ApiKey::OffsetCommit, version, body: &body };
                 sent = true;
-                let answer = session.exchange(&ask, ANSWER_BYTES, deadline)?;
+                let answer = session.exchange(&request, ANSWER_BYTES, deadline)?;
                 read_commit(&answer, version).map_err(broken)
             });
             in_doubt |= answer.as_ref().is_ok_and(|answer| !answer.codes().all(is_refusal));
@@ -201,8 +201,8 @@ impl Wire {
             FindCoordinatorRequest::default().with_key(StrBytes::from_string(group.to_owned()));
         let (_, found) = self.anywhere(deadline, |session, deadline| {
             let version = session.version(ApiKey::FindCoordinator, (0, 2))?;
-            let ask = Ask { api: ApiKey::FindCoordinator, version, body: &body };
-            let answer = session.exchange(&ask, ANSWER_BYTES, deadline)?;
+            let request = Request { api: ApiKey::FindCoordinator, version, body: &body };
+            let answer = session.exchange(&request, ANSWER_BYTES, deadline)?;
             read_coordinator(&answer, version).map_err(broken)
         })?;
         if let Ok(address) = &found {

@@ -15,7 +15,7 @@ use super::client::Wire;
 use super::codes::{error_name, retriable};
 use super::connect::Cause;
 use super::reader::{Read, Reader};
-use super::session::{Ask, Session, broken};
+use super::session::{Request, Session, broken};
 use crate::config::limits::BROKER_CALL_LIMIT;
 use crate::kafka::TopicInfo;
 use crate::model::error::{Error, Result};
@@ -154,8 +154,8 @@ impl Wire {
             let body = CreateTopicsRequest::default()
                 .with_topics(vec![new])
                 .with_timeout_ms(i32::try_from(left.as_millis()).unwrap_or(i32::MAX));
-            let ask = Ask { api: ApiKey::CreateTopics, version, body: &body };
-            let answer = session.exchange(&ask, ANSWER_BYTES, deadline)?;
+            let request = Request { api: ApiKey::CreateTopics, version, body: &body };
+            let answer = session.exchange(&request, ANSWER_BYTES, deadline)?;
             let (code, said) = read_created(&answer).map_err(broken)?;
             Ok(if code == 0 { Ok(()) } else { Err((code, said)) })
         })
@@ -184,8 +184,8 @@ fn ask_metadata(
     let body = MetadataRequest::default()
         .with_topics(Some(vec![MetadataRequestTopic::default().with_name(Some(name(topic)))]))
         .with_allow_auto_topic_creation(false);
-    let ask = Ask { api: ApiKey::Metadata, version, body: &body };
-    let answer = session.exchange(&ask, ANSWER_BYTES, deadline)?;
+    let request = Request { api: ApiKey::Metadata, version, body: &body };
+    let answer = session.exchange(&request, ANSWER_BYTES, deadline)?;
     let metadata = read_metadata(&answer, version, topic).map_err(broken)?;
     metadata.ok_or_else(|| "the answer does not mention the topic".into())
 }

@@ -1,5 +1,5 @@
 //! mb's own request client, over plain TCP: which broker answers and what it serves, topics and their ids,
-//! where partitions begin and end, a group's committed offsets, offsets by time, headers of stored batches.
+//! where partitions begin and end, a group's committed offsets, offsets by time, headers of record batches.
 //!
 //! Every call has a deadline. Records are read and written by the backends, not here.
 
@@ -13,9 +13,9 @@ pub mod fuzzing;
 mod group;
 mod metadata;
 mod reader;
+mod record_batch;
 mod session;
-mod stored;
 mod times;
 
 pub use self::client::{Probe, Wire};
-pub use self::stored::StoredBatch;
+pub use self::record_batch::RecordBatchHeader;

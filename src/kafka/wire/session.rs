@@ -43,7 +43,7 @@ impl Session {
         };
         // Every broker since 0.10 understands version 0.
         let request =
-            Ask { api: ApiKey::ApiVersions, version: 0, body: &ApiVersionsRequest::default() };
+            Request { api: ApiKey::ApiVersions, version: 0, body: &ApiVersionsRequest::default() };
         let answer = session.exchange(&request, VERSIONS_ANSWER_BYTES, deadline)?;
         let (error, versions) = read_versions(&answer).map_err(|Broken| not_kafka())?;
         if error != 0 {
@@ -53,7 +53,7 @@ impl Session {
         Ok(session)
     }
 
-    /// The connection will wait for its next request from now on.
+    /// The connection is idle from now on, until its next request.
     pub(super) fn rest(&mut self) {
         self.used = Instant::now();
     }
@@ -88,11 +88,11 @@ impl Session {
     /// Sends a request and returns its answer without the correlation id, at most `limit` bytes.
     pub(super) fn exchange<R: Encodable>(
         &mut self,
-        request: &Ask<'_, R>,
+        request: &Request<'_, R>,
         limit: usize,
         deadline: Instant,
     ) -> Result<Vec<u8>, Cause> {
-        let length = self.ask(request, limit, deadline)?;
+        let length = self.send_request(request, limit, deadline)?;
         let mut answer = vec![0; length];
         self.fill(&mut answer, deadline)?;
         Ok(answer)
@@ -101,11 +101,11 @@ impl Session {
     /// Like `exchange`, but keeps only the first `head` bytes of the answer, whatever its size.
     pub(super) fn exchange_head<R: Encodable>(
         &mut self,
-        request: &Ask<'_, R>,
+        request: &Request<'_, R>,
         head: usize,
         deadline: Instant,
     ) -> Result<Vec<u8>, Cause> {
-        let length = self.ask(request, i32::MAX as usize, deadline)?;
+        let length = self.send_request(request, i32::MAX as usize, deadline)?;
         let mut answer = vec![0; length.min(head)];
         self.fill(&mut answer, deadline)?;
         let mut unwanted = length - answer.len();
@@ -119,9 +119,9 @@ impl Session {
     }
 
     /// Sends a request, reads the head of its answer and returns how many bytes follow.
-    fn ask<R: Encodable>(
+    fn send_request<R: Encodable>(
         &mut self,
-        request: &Ask<'_, R>,
+        request: &Request<'_, R>,
         limit: usize,
         deadline: Instant,
     ) -> Result<usize, Cause> {
@@ -172,13 +172,13 @@ impl Session {
 }
 
 /// A request in one of its versions.
-pub(super) struct Ask<'a, R> {
+pub(super) struct Request<'a, R> {
     pub(super) api: ApiKey,
     pub(super) version: i16,
     pub(super) body: &'a R,
 }
 
-impl<R: Encodable> Ask<'_, R> {
+impl<R: Encodable> Request<'_, R> {
     /// The whole frame: its length, its header, its body.
     fn encode(&self, correlation_id: i32) -> Result<Vec<u8>, String> {
         let header = RequestHeader::default()

@@ -15,7 +15,7 @@ use super::codes::{error_name, retriable};
 use super::connect::Cause;
 use super::metadata::{Metadata, name};
 use super::reader::{Read, Reader};
-use super::session::{Ask, broken};
+use super::session::{Request, broken};
 use crate::config::limits::{BROKER_CALL_LIMIT, LEADER_LIMIT};
 use crate::kafka::topic::found_or_end;
 use crate::kafka::{PerPartition, Watermarks};
@@ -289,8 +289,8 @@ impl Wire {
             // Version 1 is the first with one offset for a time, and the oldest that Kafka 4 has (KIP-896);
             // 6 is the first in the flexible form.
             let version = session.version(ApiKey::ListOffsets, (1, 5))?;
-            let ask = Ask { api: ApiKey::ListOffsets, version, body: &body };
-            let answer = session.exchange(&ask, ANSWER_BYTES, deadline)?;
+            let request = Request { api: ApiKey::ListOffsets, version, body: &body };
+            let answer = session.exchange(&request, ANSWER_BYTES, deadline)?;
             read_times(&answer, version).map_err(broken)
         })
     }

@@ -1,5 +1,7 @@
-//! The header of the stored batch at an offset of a partition's log, without its records. The backend
-//! `crate_kafka` needs it, because its client drops records in a way that looks like a gap in the log.
+//! Reads the header of the record batch at an offset of a partition's log, without its records. The backend
+//! `crate_kafka` needs it, because crate kafka drops records in a way that looks like a gap in the log.
+//!
+//! A record batch is Kafka's unit of storage, and has nothing to do with the batches that mb cuts.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +14,7 @@ use super::codes::{error_name, retriable};
 use super::connect::Cause;
 use super::metadata::name;
 use super::reader::{Read, Reader};
-use super::session::{Ask, Session, broken};
+use super::session::{Request, Session, broken};
 use crate::config::limits::{BROKER_CALL_LIMIT, LEADER_LIMIT};
 use crate::model::error::{Error, Result};
 use crate::model::offset::{Offset, Partition};
@@ -22,9 +24,9 @@ const HEAD_BYTES: usize = 4096;
 
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The header of a stored batch (Kafka's record batch format 2; Kafka 0.11 and later).
+/// The header of a record batch (Kafka's record batch format 2; Kafka 0.11 and later).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StoredBatch {
+pub struct RecordBatchHeader {
     /// Offset of the first record that it had when it was written.
     pub base: Offset,
     /// Offset of the last one: the records of the log up to here are in this batch or before it.
@@ -40,11 +42,19 @@ pub struct StoredBatch {
     checksum: i32,
 }
 
-impl StoredBatch {
+impl RecordBatchHeader {
     /// An uncompressed batch, for tests of decisions that are based on headers.
     #[cfg(test)]
-    pub(crate) fn for_tests(base: Offset, last: Offset, records: i32) -> StoredBatch {
-        StoredBatch { base, last, bytes: 100, records, codec: "none", control: false, checksum: 0 }
+    pub(crate) fn for_tests(base: Offset, last: Offset, records: i32) -> RecordBatchHeader {
+        RecordBatchHeader {
+            base,
+            last,
+            bytes: 100,
+            records,
+            codec: "none",
+            control: false,
+            checksum: 0,
+        }
     }
 
     /// Whether it has no record for a consumer.
@@ -55,7 +65,7 @@ impl StoredBatch {
 
 /// The outcome of one request.
 pub(super) enum Found {
-    Batch(StoredBatch),
+    Batch(RecordBatchHeader),
     /// Nothing at or above the offset.
     Nothing,
     /// Stored before Kafka 0.11.
@@ -64,16 +74,16 @@ pub(super) enum Found {
 }
 
 impl Wire {
-    /// The stored batch that holds `offset`, or the next one above it; `None` at the log's end.
+    /// The record batch that holds `offset`, or the next one above it; `None` at the log's end.
     ///
     /// # Errors
     /// `OffsetOutOfRange`; `Unreadable` for a record format older than Kafka 0.11's; `NoLeader`; `Broker`.
-    pub fn stored_batch(
+    pub fn record_batch_header(
         &self,
         topic: &str,
         partition: Partition,
         offset: Offset,
-    ) -> Result<Option<StoredBatch>> {
+    ) -> Result<Option<RecordBatchHeader>> {
         let began = Instant::now();
         let deadline = began + BROKER_CALL_LIMIT;
         let fail = |cause: String| {
@@ -166,8 +176,8 @@ fn ask(
         .with_partition_max_bytes(1);
     let topics = vec![FetchTopic::default().with_topic(name(topic)).with_partitions(vec![wanted])];
     let body = FetchRequest::default().with_min_bytes(0).with_max_bytes(1).with_topics(topics);
-    let ask = Ask { api: ApiKey::Fetch, version, body: &body };
-    let answer = session.exchange_head(&ask, HEAD_BYTES, deadline)?;
+    let request = Request { api: ApiKey::Fetch, version, body: &body };
+    let answer = session.exchange_head(&request, HEAD_BYTES, deadline)?;
     read_fetch(&answer, version).map_err(broken)
 }
 
@@ -204,7 +214,7 @@ pub(super) fn read_fetch(answer: &[u8], version: i16) -> Read<Found> {
     if records.is_empty() { Ok(Found::Nothing) } else { read_batch(records) }
 }
 
-/// The header of a stored batch; see "Record Batch" in Kafka's documentation of its protocol.
+/// The header of a record batch; see "Record Batch" in Kafka's documentation of its protocol.
 pub(super) fn read_batch(bytes: &[u8]) -> Read<Found> {
     let mut reader = Reader::new(bytes, false);
     let base = reader.i64()?;
@@ -228,7 +238,7 @@ pub(super) fn read_batch(bytes: &[u8]) -> Read<Found> {
         _ => "unknown",
     };
     let batch = || {
-        Some(StoredBatch {
+        Some(RecordBatchHeader {
             base: Offset::checked(base)?,
             // An offset behind it must exist.
             last: Offset::checked(
