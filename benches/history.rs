@@ -70,19 +70,19 @@ fn by_its_thread(criterion: &mut Criterion) {
     for writes in [1, 100, 4096] {
         let step = || {
             let (dir, db) = fresh();
-            let stepped = History::stepped(db, ScopeId(1), "rdkafka", KEEP_RUNS, |_| {});
-            (dir, stepped.expect("a history"))
+            let writer = History::without_thread(db, ScopeId(1), "rdkafka", KEEP_RUNS, |_| {});
+            (dir, writer.expect("a history"))
         };
         group.bench_function(BenchmarkId::new("writes per transaction", writes), |bencher| {
             bencher.iter_batched_ref(
                 step,
-                |(_, (history, stepped))| {
+                |(_, (history, writer))| {
                     for first in (0..RUNS).step_by(PART as usize) {
                         let end = RUNS.min(first + PART);
                         (first..end).for_each(|number| run(history, number));
-                        while stepped.waiting() > 0 {
-                            stepped.write(writes).expect("the file can be written");
-                            stepped.conclude();
+                        while writer.waiting() > 0 {
+                            writer.write(writes).expect("the file can be written");
+                            writer.conclude();
                         }
                     }
                 },

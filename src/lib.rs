@@ -9,18 +9,19 @@
 //!    one seam, `kafka::Broker`.
 //! 2. A sensor (`source::sensor`) ticks: it creates a fresh `kafka::Consumer` at the sensor's cursor and polls
 //!    it until the tick is over.
-//! 3. The partition's `source::batcher::Batcher` copies the record into the [`Batch`] being filled. The memory
-//!    comes from a byte budget (`model::budget`). At a limit the batcher cuts the batch.
-//! 4. The cut batch gets its identity: the history plans the range under a run number, the partition's
-//!    `commit::ledger::Ledger` records it as in flight, and the run enters the run queue (`runs::queue`).
+//! 3. The tick (`source::tick`) hands each record to the reader of its partition (`source::partition_reader`),
+//!    whose `source::batcher::Batcher` copies it into the [`Batch`] being filled. The memory comes from a byte
+//!    budget (`model::budget`). At a limit the batcher cuts the batch.
+//! 4. The cut batch gets its identity in `source::delivery`: the history plans the range under a run number, the
+//!    partition's `commit::ledger::Ledger` registers it as in flight, and the run enters the queue (`runs::queue`).
 //! 5. A worker (`runs::worker`) takes the run, waits until its range is in the history's file, and hands the
-//!    batch to the [`Step`]: one attempt. A failed attempt is retried as `runs::retry` decides.
-//! 6. The outcome goes to the history thread, which writes it (together with the payloads of records that
-//!    became dead letters) and only then tells the ledger that the run is done.
-//! 7. The committer (`commit::committer`) asks the ledger for the lowest offset that is not done yet, writes it
+//!    batch to the [`Step`]: one attempt. `runs::outcome` decides what follows (a retry as `runs::retry` says).
+//! 6. The outcome goes to the history thread (`history::writer`), which writes it, together with the payloads of
+//!    records that became dead letters, and only then reports to the ledger that the run is done.
+//! 7. The committer (`commit::committer`) takes from the ledger the lowest offset that is not done yet, writes it
 //!    to the history as an intent, and commits it to the log.
 //! 8. After a crash, `pipeline::startup` reads the log's committed offsets and the history's ranges: unfinished
-//!    runs are made again with the same ranges, finished ones are passed over.
+//!    runs are repeated with the same ranges, finished ones are skipped.
 //!
 //! [`Pipeline`] owns every thread and channel of this, and the order in which they start and stop.
 //!

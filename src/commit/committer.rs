@@ -1,9 +1,10 @@
-//! The committer: the only thread that commits offsets. It sends what the ledgers hold as done to the log, at
-//! least once a second while runs finish, and a last time at the stop.
+//! The committer: the only thread of a running mb that commits offsets. It commits what the ledgers hold as done,
+//! at least once a second while runs finish, and a last time at the stop. (While no mb runs, `mb offsets --execute`
+//! commits, in `reset`.)
 //!
 //! Each commit is written to the history as an intent before it is sent, so that a restart can tell mb's own
-//! commits from a person's reset. A cursor move is a commit too, and goes through this thread like all others:
-//! so no commit of before can be sent behind it.
+//! commits from a person's reset. A cursor move is a commit by this thread too: if another thread sent it, a
+//! commit of an older offset could arrive after it and undo the move.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -35,20 +36,20 @@ pub struct Committer {
     pub ledgers: Arc<Ledgers>,
     pub live: Arc<Live>,
     pub events: Sender<Event>,
-    /// A commit of an earlier process may still be on its way.
+    /// A commit of an earlier process got no answer, and may still reach the log.
     pub in_doubt: bool,
 }
 
 /// How the last commit went.
 #[derive(Debug, PartialEq)]
 pub enum LastCommit {
-    /// The log has all that was done.
+    /// The log has the offset of everything that is done.
     Confirmed,
-    /// It does not; the next start passes over what is done all the same.
+    /// The commit failed, for this cause. Nothing is repeated: the next start finds in the history what is done.
     Open(String),
 }
 
-/// Since when the fate of some commit is unknown.
+/// Whether a commit got no answer and may still reach the log, and since when.
 #[derive(Clone, Copy, Debug)]
 pub struct Doubt(Option<Instant>);
 
@@ -65,7 +66,7 @@ pub type MoveDone = Box<dyn FnOnce(&Result<Moved, MoveError>, &[Reset]) + Send>;
 /// The log has confirmed the new offsets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moved {
-    /// Unfinished runs that will not be made again, because they belong to the old offsets.
+    /// Unfinished runs that are void, because they belong to the old offsets.
     pub void_runs: usize,
 }
 
@@ -78,12 +79,12 @@ pub struct MoveError {
 }
 
 impl Doubt {
-    /// `in_doubt`: the process before may have sent a commit that is still on its way.
+    /// `in_doubt`: a commit of the previous process got no answer.
     pub fn at_start(in_doubt: bool) -> Doubt {
         Doubt(in_doubt.then(clock::now))
     }
 
-    /// How long a commit that was sent before `now` may still arrive.
+    /// For how long a commit that was sent before `now` may still reach the log; `None` if none can.
     fn remaining(self, now: Instant) -> Option<Duration> {
         let since = self.0?;
         let left = limits::COMMIT_DOUBT.saturating_sub(now.saturating_duration_since(since));
@@ -141,7 +142,7 @@ impl Committer {
         self.commit_finally(&mut doubt)
     }
 
-    /// The last commit is tried again within its time limit: at a stop the broker may be busy.
+    /// Retries the last commit until its time limit, because the broker may be busy at a stop.
     fn commit_finally(&self, doubt: &mut Doubt) -> LastCommit {
         let deadline = Instant::now() + limits::FINAL_COMMIT_LIMIT;
         loop {
@@ -151,7 +152,7 @@ impl Committer {
                     return LastCommit::Open(error.to_string());
                 }
                 Err(_) => {
-                    // Nothing can be awaited here but time: the broker is away.
+                    // The broker does not answer, so there is no event to wait for.
                     std::thread::sleep(limits::SENSOR_BACKOFF.first);
                 }
             }
@@ -169,7 +170,7 @@ impl Committer {
             return Ok(());
         }
         crash::point("intended");
-        // A late commit that arrives behind this one must have been sent before this moment.
+        // An unanswered commit that arrives after this one was sent before this moment.
         let sent = clock::now();
         match self.broker.commit(&self.group, &self.topic, &offsets) {
             Ok(()) => {
@@ -178,7 +179,7 @@ impl Committer {
                 Ok(())
             }
             Err(CommitError::Unknown(error)) => {
-                // The log may have it all the same, now or later: its intent stays.
+                // The log may have stored it, or may store it later, so its intent stays.
                 doubt.0 = Some(clock::now());
                 Err(error)
             }
@@ -189,7 +190,8 @@ impl Committer {
                 if !stored.is_empty() {
                     self.confirm(&stored, doubt, sent);
                 }
-                // An offset that an earlier commit may still bring keeps its intent: they are one row.
+                // The history has one row for all intents of a partition. While an unanswered commit may still
+                // arrive, dropping the row would make the next start take that commit for a person's reset.
                 if doubt.remaining(sent).is_none() {
                     self.history.drop_intents(&refused);
                 }
@@ -208,13 +210,13 @@ impl Committer {
         self.history.confirm(offsets, settles);
     }
 
-    /// Kafka commits by name: a topic that was deleted and made again would get the offsets of the one before.
-    /// If that happens between this look and the commit, the next start notices it.
+    /// Kafka commits by the topic's name: a topic that was deleted and created again would get the old topic's
+    /// offsets. If that happens between this check and the commit, the next start notices it.
     fn check_topic(&self) -> Result<()> {
         self.broker.topic(&self.topic)?.check_id(self.topic_id.as_deref())
     }
 
-    /// Does a job; `run` calls it.
+    /// Performs a move, and reports its result to `done`. `run` calls it.
     pub fn serve(&self, job: MoveJob, doubt: &mut Doubt, stop: &Receiver<()>) {
         let MoveJob { mut resets, done } = job;
         // Commits went on while the move waited for running runs. With an older offset on record, the next start
@@ -226,7 +228,7 @@ impl Committer {
         }
         let moved = self.move_partitions(&resets, doubt, stop);
         if matches!(moved, Err(MoveError { are_ranges_void: true, .. })) && is_closed(stop) {
-            // The next start decides, by what the log says then.
+            // mb is stopping, and the next start decides by the offset that the log has then.
             return;
         }
         done(&moved, &resets);
@@ -242,7 +244,7 @@ impl Committer {
     ) -> Result<Moved, MoveError> {
         let unchanged = |error| MoveError { error, are_ranges_void: false };
         if let Some(left) = doubt.remaining(clock::now()) {
-            // It would land on top of the move, and undo it.
+            // That commit would arrive after the move, and undo it.
             return Err(unchanged(Error::Other(format!(
                 "the cursor was not moved: an earlier commit got no answer and may still reach the log, where it \
                  would undo the move; try again in {:.0} s",
@@ -278,7 +280,7 @@ impl Committer {
                     trouble.end(WHAT);
                     return Ok(());
                 }
-                // A try before this one may have been stored.
+                // An earlier, unanswered try may have been stored.
                 Err(CommitError::Refused { .. }) if failures > 0 && self.holds(offsets) => {
                     return Ok(());
                 }
@@ -297,7 +299,7 @@ impl Committer {
         }
     }
 
-    /// Whether the log has just these offsets.
+    /// Whether the log has exactly these offsets.
     fn holds(&self, offsets: &[(Partition, Offset)]) -> bool {
         let partitions: Vec<_> = offsets.iter().map(|(partition, _)| *partition).collect();
         let committed = self.broker.committed(&self.group, &self.topic, &partitions);

@@ -1,6 +1,8 @@
-//! From finished runs to committed offsets: the `ledger` of one partition knows the lowest offset that is
-//! not done yet, the `committer` is the only thread that commits it, and `reset` moves a group's offsets
-//! when a person asks for it, as `move_plan` plans.
+//! From finished runs to committed offsets. The `ledger` of a partition knows the lowest offset that is not done
+//! yet (`ledgers` shares those of all partitions between threads), and the thread `committer` commits it.
+//!
+//! A person moves a group's offsets in two ways, and `move_plan` plans both: with a running mb the committer
+//! commits the move (`source::cursor_move`); without one, `mb offsets --execute` does it in `reset`.
 
 pub mod committer;
 pub mod ledger;

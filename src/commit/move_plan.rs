@@ -1,5 +1,5 @@
-//! Where a move of committed offsets leads: the one rule for `mb offsets`, the API and the page. Asks the broker,
-//! and changes nothing.
+//! Plans a move of committed offsets: turns a target such as "latest" into offsets. One rule for `mb offsets`, the
+//! API and the page. Queries the broker, and changes nothing.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,7 +8,7 @@ use crate::kafka::{Broker, TopicInfo, Watermarks, require_all};
 use crate::model::error::{Error, Result};
 use crate::model::offset::{Offset, Partition};
 
-/// Where partitions are moved.
+/// What a person wants partitions to be moved to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     /// To the first record in the log.
@@ -22,15 +22,15 @@ pub enum Target {
     Shift(i64),
 }
 
-/// Where one partition goes.
+/// The planned move of one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Move {
     pub partition: Partition,
     /// The committed offset before.
     pub from: Option<Offset>,
-    /// What the target means, which may lie outside the log and even below 0.
+    /// The offset that the target stands for, which may lie outside the log and even below 0.
     pub wanted: i64,
-    /// `wanted`, or the end of the log that is nearest to it.
+    /// `wanted`, or the beginning or end of the log if `wanted` lies outside.
     pub to: Offset,
     /// Whether `to` is the log's end only because no record is as new as the target's time.
     pub no_record: bool,
@@ -111,7 +111,7 @@ pub fn plan(
             Target::Offset(_) | Target::Shift(_) => {
                 wanted.clamp(marks.beginning.get(), marks.end.get())
             }
-            // A record that was written between the two questions lies above the end; it is in the log.
+            // A record that was written between the two queries lies above the known end, but is in the log.
             Target::Earliest | Target::Latest | Target::Time(_) => wanted,
         };
         let no_record = matches!(target, Target::Time(_)) && to >= marks.end.get();

@@ -1,8 +1,8 @@
-//! Moves a group's offsets, and makes the history forget what was planned for the old ones: for
-//! `mb offsets --execute`, which holds the data directory's lock. A running mb moves its cursor by
-//! `source::cursor_move`, with the same plan.
+//! Moves a group's offsets while no mb runs (`mb offsets --execute`, which holds the data directory's lock), and
+//! voids the ranges that the history has planned for the old ones. Also checks moves that name their offsets, for
+//! this and for `source::cursor_move`, by which a running mb moves its cursor.
 //!
-//! Which offsets are ours at the next start is decided in `history::recovery`.
+//! Whether a committed offset is mb's own at the next start is decided in `history::resume`.
 
 use std::path::Path;
 
@@ -16,8 +16,7 @@ use crate::model::crash;
 use crate::model::error::{Error, Result};
 use crate::model::offset::{Offset, Partition};
 
-/// Plans moves to offsets that a program or the page named, which must lie in the log; asks, and changes
-/// nothing.
+/// Plans moves to offsets that a program or the page has named, which must lie in the log. Changes nothing.
 ///
 /// # Errors
 /// `Usage` for a partition that does not exist or is named twice, or an offset outside the log; `Broker`.
@@ -56,9 +55,9 @@ pub fn plan(
     move_plan::plan(broker, group, topic, &targets)?.into_iter().map(within_log).collect()
 }
 
-/// Makes the history ready for the new offsets, commits them, and records that they are confirmed:
-/// the ranges of before are neither made again nor passed over, even where the new offset is one that
-/// mb would take for its own. Wherever it is killed, the next start goes on from what is committed.
+/// Voids the planned ranges in the history, commits the new offsets, and records that they are confirmed. The old
+/// ranges are neither repeated nor skipped afterwards, even if a new offset equals one that mb has committed
+/// itself. If the process is killed anywhere in between, the next start continues at the committed offset.
 ///
 /// # Errors
 /// `Storage` for a history that cannot be used, `Broker` for a commit that was not confirmed.
@@ -72,12 +71,13 @@ pub fn execute(
     clean_shutdown::check_place(history)?;
     let whole = clean_shutdown::unchanged_since(history);
     let in_use = whole.map(|read| InUse::begin(history, Some(read))).transpose()?;
-    // A history that cannot be used is to be known before anything is changed.
+    // Opened first: a history that cannot be used must stop the move before anything is changed.
     let db = if history.exists() { Some(schema::open(history)?) } else { None };
     let offsets: Vec<_> = resets.iter().map(|reset| (reset.partition, reset.to)).collect();
     let prepared = match db {
         Some(db) => {
-            // The log is about to go by what only this file has.
+            // After a power cut the log would have the new offsets; without the intent in the file, mb would take
+            // them for its own and skip or repeat the old ranges.
             db.pragma_update(None, "synchronous", "FULL")
                 .map_err(|cause| Error::storage("use the history", cause))?;
             let key = ScopeKey::of(broker.backend(), group, topic);
@@ -102,7 +102,7 @@ pub fn execute(
     }
     if open_runs > 0 {
         log::info!(
-            "{open_runs} unfinished run(s) of before are void: the new offsets say what is read"
+            "{open_runs} unfinished run(s) of the old offsets are void: mb reads from the new offsets"
         );
     }
     Ok(())

@@ -45,7 +45,7 @@ pub const COMMIT_BACKOFF: Backoff =
 /// A commit without an answer may still reach the log for this long after its failure. After that time a
 /// confirmed commit settles all earlier ones.
 pub const COMMIT_DOUBT: Duration = Duration::from_secs(60);
-/// How long a sensor may take to let go of a partition: one call to the broker, and a little.
+/// How long a sensor may take to release a partition: one call to the broker, and a little.
 pub const CURSOR_RELEASE_LIMIT: Duration = Duration::from_secs(12);
 /// How long a cursor move waits for its partitions' running runs, unless the asker says otherwise.
 pub const CURSOR_MOVE_WAIT: Duration = Duration::from_secs(30);

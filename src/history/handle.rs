@@ -17,7 +17,7 @@ use super::records::{Outcome, Planned, Settled, TickRecord};
 use super::reset::Reset;
 use super::scope::ScopeId;
 use super::write::{ResetWrite, Write};
-use super::writer::{Stepped, Writer};
+use super::writer::{Writer, WriterTask};
 use crate::config::limits;
 use crate::model::budget::{Budget, Permit};
 use crate::model::clock;
@@ -57,18 +57,18 @@ impl History {
         Ok((history, thread))
     }
 
-    /// A history without a thread: its writes are made by whoever has the `Stepped`.
+    /// A history without a thread: the owner of the `WriterTask` makes its writes.
     ///
     /// # Errors
     /// As `start`.
     #[cfg(any(test, feature = "testing"))]
-    pub fn stepped(
+    pub fn without_thread(
         db: Connection,
         scope: ScopeId,
         client: &'static str,
         keep_runs: u64,
         settled: impl Fn(&[Settled]) + Send + 'static,
-    ) -> Result<(Arc<History>, Stepped)> {
+    ) -> Result<(Arc<History>, WriterTask)> {
         History::with_writer(db, scope, client, keep_runs, settled)
     }
 
@@ -78,7 +78,7 @@ impl History {
         client: &'static str,
         keep_runs: u64,
         settled: impl Fn(&[Settled]) + Send + 'static,
-    ) -> Result<(Arc<History>, Stepped)> {
+    ) -> Result<(Arc<History>, WriterTask)> {
         // Runs may have been removed, but no number may be given twice: whatever says of all runs up to a
         // number that they are over would be believed of the new run too.
         let newest: i64 = db
@@ -99,7 +99,7 @@ impl History {
         let exit_guard = ExitGuard { progress: Arc::clone(&progress), inbox: Arc::clone(&inbox) };
         let writer =
             Writer::new(db, scope, client, keep_runs, syncs_intents, Arc::clone(&progress));
-        let writer = Stepped::new(writer, Arc::clone(&inbox), Box::new(settled), exit_guard);
+        let writer = WriterTask::new(writer, Arc::clone(&inbox), Box::new(settled), exit_guard);
         let history = History {
             inbox,
             next_id: Mutex::new(newest + 1),
@@ -364,7 +364,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let db = schema::open(&folder.path().join(FILE)).unwrap();
         db.execute("INSERT INTO scopes VALUES (1, 'kafka', '', 'g', 't', '', 0)", []).unwrap();
-        let (history, mut file) = History::stepped(db, ScopeId(1), "rdkafka", 100, |_| {}).unwrap();
+        let (history, mut file) =
+            History::without_thread(db, ScopeId(1), "rdkafka", 100, |_| {}).unwrap();
         let mut runs = planned(1);
         let id = history.plan(runs.clone()).unwrap();
         let Planned { key, whole, .. } = runs.remove(0);
@@ -384,7 +385,7 @@ mod tests {
             whole,
             dead_letters: None,
         };
-        let row = |file: &mut Stepped| {
+        let row = |file: &mut WriterTask| {
             file.write(usize::MAX).unwrap();
             file.conclude();
             let columns = "SELECT state, attempts, error, output FROM runs WHERE id = 1";

@@ -49,8 +49,8 @@ impl Journal {
             },
         };
         Err(Error::Other(format!(
-            "the history may not be on the disk: {cause}; mb ends, and commits nothing more: what it did \
-             since its last commit may be done again"
+            "the history may not be on the disk: {cause}; mb ends, and commits nothing more: the next \
+             start may repeat what was done since the last commit"
         )))
     }
 

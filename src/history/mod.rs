@@ -40,4 +40,4 @@ pub use self::records::{
 pub use self::schema::FILE;
 pub use self::scope::ScopeId;
 #[cfg(any(test, feature = "testing"))]
-pub use self::writer::Stepped;
+pub use self::writer::WriterTask;

@@ -109,7 +109,7 @@ mod tests {
     use crate::history::recovery::{self, Decision, Resume};
     use crate::history::scope::{self, ScopeKey};
     use crate::history::{
-        AttemptRecord, DeadLetters, FILE, History, Outcome, Planned, Settled, Stepped, schema,
+        AttemptRecord, DeadLetters, FILE, History, Outcome, Planned, Settled, WriterTask, schema,
     };
     use crate::model::batch::{Batch, Record};
     use crate::model::budget::Permit;
@@ -154,7 +154,7 @@ mod tests {
         path: PathBuf,
         scope: ScopeId,
         history: Arc<History>,
-        file: Stepped,
+        file: WriterTask,
         settled: Arc<Mutex<Vec<OffsetRange>>>,
     }
 
@@ -170,7 +170,8 @@ mod tests {
                     settled.lock().unwrap().extend(runs.iter().map(|run| run.batch));
                 }
             };
-            let (history, file) = History::stepped(db, scope, "rdkafka", 100, on_settled).unwrap();
+            let (history, file) =
+                History::without_thread(db, scope, "rdkafka", 100, on_settled).unwrap();
             World { _folder: folder, path, scope, history, file, settled }
         }
 

@@ -80,8 +80,8 @@ fn set_aside(path: &Path, damage: &str) -> Result<()> {
         }
     }
     log::error!(
-        "the history {} is damaged ({damage}): it was moved to {}, and mb goes on from the committed \
-         offsets; what was finished above them is done again under new run keys, and its dead \
+        "the history {} is damaged ({damage}): it was moved to {}, and mb continues from the committed \
+         offsets; what was finished above them is repeated under new run keys, and its dead \
          letters are in the moved file only",
         path.display(),
         aside.display()

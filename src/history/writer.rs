@@ -1,4 +1,5 @@
-//! The history thread: groups writes into transactions, and tries again what cannot be written.
+//! The history thread: groups writes into transactions. If SQLite cannot write (a full disk, a locked file), it
+//! retries the same group every second: the inbox fills, so no run starts and nothing is committed until it works.
 //!
 //! Order is the promise here: effects (a run may start, a run is done, a commit may be sent) are announced
 //! only after the transaction that holds them.
@@ -27,27 +28,27 @@ use crate::model::error::{Error, Result};
 /// Called after each transaction with the runs that it ended for good.
 pub(super) type OnSettled = Box<dyn Fn(&[Settled]) + Send>;
 
-/// The writing end: of the history thread, or of a test that makes each step itself.
-pub struct Stepped {
+/// The work of the history thread. A test or the simulation calls `write` and `conclude` itself instead of `run`.
+pub struct WriterTask {
     writer: Writer,
     inbox: Arc<Inbox<Write>>,
     settled: OnSettled,
-    /// What is in the file and not announced yet.
+    /// Writes that are in the file and not announced yet.
     group: Vec<Write>,
     _exit_guard: ExitGuard,
 }
 
-impl Stepped {
+impl WriterTask {
     pub(super) fn new(
         writer: Writer,
         inbox: Arc<Inbox<Write>>,
         settled: OnSettled,
         exit_guard: ExitGuard,
-    ) -> Stepped {
-        Stepped { writer, inbox, settled, group: Vec::new(), _exit_guard: exit_guard }
+    ) -> WriterTask {
+        WriterTask { writer, inbox, settled, group: Vec::new(), _exit_guard: exit_guard }
     }
 
-    /// The history thread: writes until the history is closed and everything sent before is written.
+    /// Writes until the history is closed and everything sent before is written.
     pub(super) fn run(mut self) {
         while self.inbox.take_group(&mut self.group, limits::HISTORY_GROUP_WRITES) {
             if !self.writer.write_until_it_succeeds(&self.group) {
@@ -60,13 +61,13 @@ impl Stepped {
 }
 
 #[cfg(any(test, feature = "testing"))]
-impl Stepped {
+impl WriterTask {
     /// How many writes wait.
     pub fn waiting(&self) -> usize {
         self.inbox.len()
     }
 
-    /// Makes one transaction of the next writes, `most` at most.
+    /// Writes the next writes, at most `most`, in one transaction.
     ///
     /// # Errors
     /// `Storage`.
@@ -84,7 +85,7 @@ impl Stepped {
         &self.writer.db
     }
 
-    /// Loses what is not in the file, as a kill does. Whoever waits for it finds that it will not come.
+    /// Loses what is not in the file, as a kill does. Callers that wait for it get an error.
     pub fn lose(&mut self) {
         self.group.clear();
         let mut lost = Vec::new();
@@ -103,11 +104,11 @@ pub(super) struct Writer {
     scope: ScopeId,
     client: &'static str,
     pruner: Pruner,
-    /// Nobody else brings intents to the disk.
+    /// This thread syncs intents to the disk. False if the committer does it (`journal`).
     syncs_intents: bool,
     /// Whether `PRAGMA synchronous` is FULL now; `None` if that is not known.
-    is_full: Option<bool>,
-    /// What the group that was written last has done.
+    is_synchronous_full: Option<bool>,
+    /// The effects of the group that was written last.
     effects: Effects,
     progress: Arc<Progress>,
 }
@@ -129,7 +130,7 @@ impl Writer {
             client,
             pruner: Pruner::new(scope, keep_runs),
             syncs_intents,
-            is_full: None,
+            is_synchronous_full: None,
             effects: Effects::default(),
             progress,
         }
@@ -145,26 +146,26 @@ impl Writer {
         }
     }
 
-    /// Tries until the group is in the file. Meanwhile the inbox fills, so everything that would start or
-    /// commit a run waits. False if the file is damaged or gone, which no waiting mends: mb has to end, and
-    /// its next start moves a damaged file aside.
+    /// Retries until the group is in the file (on a full disk, for example). Meanwhile the inbox fills, so no run
+    /// starts and nothing is committed. False if the file is damaged or gone, which no retry repairs: mb must end,
+    /// and its next start moves a damaged file aside.
     fn write_until_it_succeeds(&mut self, group: &[Write]) -> bool {
         let mut failing_since = None;
         if let Some(Err(gone)) = self.place.as_mut().map(Place::check) {
             log::error!(
-                "the history is gone: {gone}; mb ends, and commits nothing more: what it did since its \
-                 last commit is done again"
+                "the history is gone: {gone}; mb ends, and commits nothing more: the next start repeats \
+                 what was done since the last commit"
             );
-            self.suspect();
+            self.require_check();
             return false;
         }
         while let Err(cause) = self.write(group) {
             if is_damage(&cause) {
                 log::error!(
-                    "the history is damaged: {cause}; mb ends, its next start moves the file aside \
-                     and goes on from the committed offsets"
+                    "the history is damaged: {cause}; mb ends, and its next start moves the file aside \
+                     and continues from the committed offsets"
                 );
-                self.suspect();
+                self.require_check();
                 return false;
             }
             if failing_since.is_none() {
@@ -172,7 +173,7 @@ impl Writer {
                 self.progress.set_failing(true);
                 log::error!(
                     "cannot write the history: {cause}; nothing is started or committed until it \
-                     can be written again (tried each {:?})",
+                     can be written again (retried every {:?})",
                     limits::HISTORY_RETRY_INTERVAL
                 );
             }
@@ -186,8 +187,8 @@ impl Writer {
         true
     }
 
-    /// However this mb ends, the next start is to check the whole file.
-    fn suspect(&self) {
+    /// Makes the next start check the whole file, even after a clean shutdown.
+    fn require_check(&self) {
         if let Some(path) = self.db.path()
             && let Err(cause) = clean_shutdown::invalidate(Path::new(path))
         {
@@ -210,14 +211,14 @@ impl Writer {
     fn try_write(&mut self, group: &[Write]) -> rusqlite::Result<()> {
         // This cannot be changed within a transaction.
         let full = group.iter().any(|write| write.must_survive_power_loss(self.syncs_intents));
-        if self.is_full != Some(full) {
-            self.is_full = None;
+        if self.is_synchronous_full != Some(full) {
+            self.is_synchronous_full = None;
             self.db.execute_batch(if full {
                 "PRAGMA synchronous = FULL"
             } else {
                 "PRAGMA synchronous = NORMAL"
             })?;
-            self.is_full = Some(full);
+            self.is_synchronous_full = Some(full);
         }
         self.effects = transaction::write(&mut self.db, self.scope, self.client, group)?;
         Ok(())
@@ -277,8 +278,9 @@ impl Writer {
         if !ended.is_empty() {
             settled(&ended);
         }
-        // After the ledgers know what was sent before: whoever moves a partition then replaces its ledger,
-        // which must not hear of runs of the old one. A caller may have given up waiting.
+        // After the ledgers have the outcomes that were sent before. A cursor move replaces its partition's ledger
+        // when it gets this answer, and the new ledger must not get outcomes of the old one's runs. (A caller may
+        // have stopped waiting.)
         for done in answers {
             let _ = done.send(());
         }
@@ -293,9 +295,9 @@ impl Writer {
             Ok(has_more) => has_more,
             Err(cause) => {
                 if is_damage(&cause) {
-                    self.suspect();
+                    self.require_check();
                 }
-                log::warn!("cannot remove old runs from the history: {cause}; tried again later");
+                log::warn!("cannot remove old runs from the history: {cause}; retried later");
                 false
             }
         }

@@ -244,7 +244,7 @@ impl Trouble {
         let mut known = self.cause.lock();
         let since = known.as_ref().map_or_else(Instant::now, |(_, since)| *since);
         if known.as_ref().is_none_or(|(known, _)| known != cause) {
-            log::warn!("{what}: {cause}; trying again until it works");
+            log::warn!("{what}: {cause}; retrying until it works");
         }
         *known = Some((cause.to_owned(), since));
         self.present.store(true, Ordering::Release);

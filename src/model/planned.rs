@@ -1,5 +1,5 @@
-//! A batch whose range was planned before, and which of its runs are still to be made. `source::batcher`
-//! reads its records again.
+//! A stored range: a batch that was planned before, and which of its runs are still to be made. `source::batcher`
+//! cuts it again, with the same range.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -201,11 +201,11 @@ impl Running {
         let thread = events::spawn("producer", &engine.events, move || {
             let report = task.run();
             if report.failed > 0 {
-                log::error!("{} messages posted were not acknowledged", report.failed);
+                log::error!("{} posted messages were not acknowledged", report.failed);
                 live.messages_failed.add(report.failed);
             }
             if let Some(error) = report.error {
-                log::error!("the producer ends with trouble: {error}");
+                log::error!("the producer failed: {error}");
             }
         })?;
         self.threads.add(thread);

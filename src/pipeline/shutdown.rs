@@ -3,7 +3,7 @@
 //! 1. Sensors, producer and reprocess requests stop; queued runs are left to the next start (they are in the
 //!    history and not committed).
 //! 2. Running runs get `--drain-timeout`. A second stop, or the end of that time, ends mb at once
-//!    (`Error::Forced`); nothing is lost, the runs are made again at the next start.
+//!    (`Error::Forced`); nothing is lost, and the next start repeats the runs.
 //! 3. The history writes what it has, the committer commits a last time, the history ends.
 
 use std::sync::atomic::Ordering;
@@ -85,7 +85,7 @@ impl Running {
         match reason {
             StopReason::Requested(why) => log::info!("stopping ({why}): {runs} run(s) running"),
             StopReason::Failed(Error::LogReplaced(text)) if restarts => {
-                log::warn!("{text}: beginning with what is there now (--on-missing-offsets skip)")
+                log::warn!("{text}: starting with the log as it is now (--on-missing-offsets skip)")
             }
             StopReason::Failed(error) => log::error!("stopping: {error}"),
         }
@@ -135,7 +135,7 @@ impl Running {
                     }
                     Ok(()) => {
                         deadline = deadline.min(Instant::now() + self.engine.config.drain_timeout);
-                        log::info!("stopping already: another stop ends mb at once");
+                        log::info!("already stopping: another stop ends mb at once");
                         self.stop_requested = true;
                         self.engine.step.stopping();
                     }
@@ -273,16 +273,16 @@ impl Running {
                 ))),
             },
             LastCommit::Open(_) if !kept => Err(Error::Storage {
-                doing: "write the last outcomes to the history (nothing is lost: what ended \
-                        without being written is made again at the next start)"
+                doing: "write the last outcomes to the history (nothing is lost: the next start \
+                        repeats the runs whose outcomes were not written)"
                     .into(),
-                cause: "it could not be written until the end of its time; is the disk full, or \
+                cause: "it could not be written within the time limit; is the disk full, or \
                         the file locked?"
                     .into(),
             }),
             LastCommit::Open(cause) => Err(Error::Broker {
                 doing: "commit the last offsets (nothing is lost: the history has them, and the \
-                        next start passes over what is done)"
+                        next start skips what is done)"
                     .into(),
                 cause,
             }),

@@ -26,8 +26,8 @@ pub fn listen() -> Result<Receiver<()>> {
     Ok(receiver)
 }
 
-/// The stop that a pipeline listens to, pulled by signals. A second signal ends the process with
-/// exit code 2 even where the pipeline waits for a broker.
+/// A pipeline's stop, requested by signals. A second signal ends the process with exit code 2, even if the pipeline
+/// waits for a broker.
 ///
 /// # Errors
 /// As `listen`.
@@ -40,9 +40,9 @@ pub fn stop() -> Result<Receiver<()>> {
         while signals.recv().is_ok() {
             stopper.stop();
             if !first {
-                // The pipeline ends by itself in this time, but where it waits for a broker.
+                // A pipeline that does not wait for a broker ends by itself in this time.
                 std::thread::sleep(limits::SECOND_SIGNAL_GRACE);
-                log::error!("ended at once, as asked");
+                log::error!("forced stop: a second signal came before mb had stopped");
                 std::process::exit(2);
             }
             first = false;
@@ -59,7 +59,7 @@ unsafe extern "C" {
 extern "C" fn nothing(_: c_int) {}
 
 /// A file that outgrows `ulimit -f` would kill mb by SIGXFSZ; with a handler the write fails instead,
-/// and is tried again as on a full disk. Not "ignore", which commands would inherit.
+/// and is retried as on a full disk. Not "ignore", which commands would inherit.
 fn outlive_file_limits() {
     // SAFETY: a handler that does nothing may be called at any moment, and replaces none.
     unsafe { signal(Signal::XFSZ.as_raw(), nothing) };

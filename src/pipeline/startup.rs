@@ -116,9 +116,9 @@ pub fn recover_from(
             }
             Decision::Forgotten(resume) => {
                 log::warn!(
-                    "the log has no offset of group {} in {}/{partition} any more: going on from {}, \
-                     where the history has it; to start over, use another --group, or set offsets \
-                     with mb offsets",
+                    "the log has no offset of group {} in {}/{partition} any more: continuing from offset \
+                     {} of the history; to start over, use another --group, or set offsets with \
+                     mb offsets",
                     connection.group,
                     topic.name,
                     resume.position
@@ -128,7 +128,7 @@ pub fn recover_from(
             Decision::New => fresh.push((partition, false)),
             Decision::Moved { expected } => {
                 log::warn!(
-                    "somebody moved the offsets of group {} in {}/{partition} (from {} to {}): going on \
+                    "somebody moved the offsets of group {} in {}/{partition} (from {} to {}): continuing \
                      from there; ranges planned before are void",
                     connection.group,
                     topic.name,
@@ -171,7 +171,7 @@ pub fn recover_from(
     Ok(Recovered { scope, resumes, late_starts, marks })
 }
 
-/// A topic that was made again may have the offsets of the one before, committed late.
+/// A topic that was deleted and created again may have offsets of the old one: a commit that arrived late.
 fn is_of_predecessor(
     topic: &TopicInfo,
     recorded: &BTreeMap<Partition, Recorded>,
@@ -183,8 +183,8 @@ fn is_of_predecessor(
     let late = !began && gone.get(&partition).is_some_and(|gone| gone.contains(&offset));
     if late {
         log::warn!(
-            "topic {} was made again, and offset {offset} in partition {partition} was committed \
-             to the one before: it is passed over",
+            "topic {} was created again, and offset {offset} in partition {partition} was committed \
+             for the old topic: it is ignored",
             topic.name
         );
     }
@@ -209,22 +209,22 @@ fn marks_of_led(broker: &dyn Broker, topic: &TopicInfo) -> Result<BTreeMap<Parti
     Ok(marks)
 }
 
-/// The topic was made again since this mb read it last.
+/// The topic was deleted and created again since this mb read it last.
 ///
 /// # Errors
-/// `LogReplaced` unless that is to be passed over.
+/// `LogReplaced`, unless `--on-missing-offsets` is `skip`.
 fn check_replaced(config: &Config, topic: &TopicInfo) -> Result<()> {
     let group = &config.connection.group;
     match config.on_missing_offsets {
         OnMissingOffsets::Halt => Err(Error::LogReplaced(format!(
-            "topic {0} was deleted and made again since group {group} read it last (its id is {1} \
-             now): offsets mean other records now",
+            "topic {0} was deleted and created again since group {group} read it last (its id is {1} \
+             now): its offsets belong to other records now",
             topic.name,
             topic.id.as_deref().unwrap_or_default()
         ))),
         OnMissingOffsets::Skip => {
             log::warn!(
-                "topic {} was deleted and made again since group {group} read it last: beginning \
+                "topic {} was deleted and created again since group {group} read it last: starting \
                  with the new one (--on-missing-offsets skip)",
                 topic.name
             );
@@ -234,10 +234,10 @@ fn check_replaced(config: &Config, topic: &TopicInfo) -> Result<()> {
 }
 
 /// Partitions whose position lies beyond the end of their log, with where the log is and the
-/// offsets that it has not: it was cut off, or made again by a broker that gives topics no ids.
+/// offsets that it lacks: it lost its end, or was created again by a broker that gives topics no ids.
 ///
 /// # Errors
-/// `LogReplaced` unless that is to be passed over.
+/// `LogReplaced`, unless `--on-missing-offsets` is `skip`.
 fn beyond_the_end(
     config: &Config,
     topic: &TopicInfo,
@@ -343,9 +343,8 @@ fn tell(resumes: &BTreeMap<Partition, Resume>) {
     let unfinished: usize = stored().map(|stored| stored.parts.len()).sum();
     if unfinished + finished > 0 {
         log::info!(
-            "going on where an earlier mb ended: {unfinished} unfinished run(s) are made again with \
-             the same ranges, {finished} batch(es) finished above the committed offsets are passed \
-             over"
+            "continuing after an earlier mb: {unfinished} unfinished run(s) are repeated with the same \
+             ranges, {finished} batch(es) finished above the committed offsets are skipped"
         );
     }
 }

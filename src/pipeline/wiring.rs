@@ -64,7 +64,7 @@ pub struct Assembly {
 }
 
 /// Wires a pipeline. `open_history` gets what is to be called with the runs that a transaction has ended; it
-/// returns the history and what writes it: a thread, or in the simulation a writer that is stepped.
+/// returns the history and what writes it: a thread, or in the simulation a `WriterTask`.
 ///
 /// # Errors
 /// `Config` if the broker cannot do what the settings ask for; those of `open_history`.

@@ -177,7 +177,8 @@ mod tests {
     fn pieces_of_named_records_count_against_the_budget_until_they_are_gone() {
         let folder = tempfile::tempdir().unwrap();
         let db = schema::open(&folder.path().join("history.db")).unwrap();
-        let (history, _stepped) = History::stepped(db, ScopeId(1), "kafka", 9, |_| {}).unwrap();
+        let (history, _writer) =
+            History::without_thread(db, ScopeId(1), "kafka", 9, |_| {}).unwrap();
         let (events, _received) = crossbeam_channel::bounded(9);
         let config = Config { retry_backoff: Duration::ZERO, ..Config::default() };
         let engine = Engine::new(Parts {

@@ -147,16 +147,16 @@ fn too_large(
     })
 }
 
-/// Nothing came back for a whole tick. Batches from before that are half read hold memory that no run gives
-/// back: all but this partition drop theirs, to read them again later, and this one goes first, alone.
+/// No memory was released for a whole tick: half-read stored ranges hold it, and no run will release it. All other
+/// partitions drop the batch that they are filling and read it again later; the next tick reads this one alone.
 fn give_way(intake: &mut Intake, partition: Partition) {
     let mut dropped = false;
     for reader in intake.readers.iter_mut().filter(|reader| reader.partition() != partition) {
         dropped |= reader.drop_fill();
     }
     intake.alone = dropped.then_some(partition);
-    // Another sensor may be waiting in the same way for what this one holds: chance decides which one gives
-    // way.
+    // Another sensor may wait in the same way for memory that this one holds. Chance decides which one drops its
+    // batch: if both did, they could repeat that for ever.
     if !dropped
         && intake.settings.count > 1
         && fastrand::bool()

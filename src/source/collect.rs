@@ -1,5 +1,5 @@
-//! The way from records that a consumer hands over to batches that are cut: the same loop for a sensor's
-//! tick and for a replay.
+//! Passes each record that a consumer hands over to the reader of its partition, and delivers the batches that are
+//! cut: the same loop for a sensor's tick and for a replay.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,15 +1,15 @@
-//! Moving the cursor of single partitions while the others go on.
+//! Moves the cursors of single partitions of a running mb, while the others go on.
 //!
 //! 1. The partition's sensor releases it: nothing of it is read, planned or queued any more.
-//! 2. The run queue suspends it: queued runs do not start. Its running runs get the time that the asker gives.
-//!    If that is over, or the asker calls the move off, the partition goes on as if nothing had happened.
-//! 3. The committer, the only thread that commits, makes the partition's planned ranges void in the history,
-//!    commits the new offset and replaces the ledger. No commit of before can arrive behind it: the committer
-//!    sends one commit at a time, and refuses a move as long as an unanswered one may still reach the log.
+//! 2. The run queue suspends it: its queued runs do not start, and its running runs get the time that the caller
+//!    gives. If that time is over, or the caller calls the move off, the partition goes on as before.
+//! 3. The committer, the only thread that commits, voids the partition's planned ranges in the history, commits the
+//!    new offset and replaces the ledger. No earlier commit can arrive after it: the committer sends one commit at
+//!    a time, and refuses a move as long as an unanswered commit may still reach the log.
 //! 4. Queued runs are dropped, and the sensor takes the partition up at its new offset.
 //!
-//! A kill anywhere leaves the log's committed offset as the only truth, and the next start takes it for mb's own:
-//! the history has both the old and the new one. A consumer group's rebalance needs the same steps.
+//! After a kill anywhere, the log's committed offset decides. The next start takes it for mb's own, because the
+//! history has both the old and the new one. A consumer group's rebalance needs the same steps.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,9 +31,9 @@ use crate::model::sync::Mutex;
 use crate::runs::engine::Engine;
 use crate::source::signals::SensorHandle;
 
-/// Moves cursors of a running pipeline; for any thread.
+/// Moves cursors of a running pipeline; may be called by any thread.
 pub struct CursorMover {
-    /// What a job that is handed to the committer needs when it is done.
+    /// Shared with the job that the committer performs, which needs it at its end.
     parts: Arc<Parts>,
     committer: Sender<MoveJob>,
     /// One move at a time.
@@ -66,10 +66,11 @@ impl CursorMover {
         }
     }
 
-    /// Where each partition comes from and goes to, and where its log is; asks the broker, and changes nothing.
+    /// The old and the new offset of each partition, and the beginning and end of its log. Queries the broker, and
+    /// changes nothing.
     ///
     /// # Errors
-    /// As `reset::plan`; `LogReplaced` if the topic was deleted and made again.
+    /// As `reset::plan`; `LogReplaced` if the topic was deleted and created again.
     pub fn plan(&self, targets: &[(Partition, Offset)]) -> Result<Vec<(Reset, Watermarks)>> {
         let Engine { broker, config, topic, .. } = &*self.parts.engine;
         // Partitions may have been added since the start.
@@ -141,7 +142,7 @@ impl CursorMover {
         for (partition, released) in asked {
             answer_until(&released, deadline).map_err(|_| {
                 Error::Other(format!(
-                    "the cursor was not moved: the sensor did not let go of partition {partition} in time; it \
+                    "the cursor was not moved: the sensor did not release partition {partition} in time; it \
                      waits for the broker, or mb is stopping"
                 ))
             })?;
@@ -181,7 +182,7 @@ impl CursorMover {
         let done = move |moved: &Result<Moved, MoveError>, resets: &[Reset]| {
             parts.finish(moved, resets);
             parts.is_undecided.store(false, Ordering::Release);
-            // The asker may have stopped waiting.
+            // The caller may have stopped waiting.
             let _ = answer.send(moved.clone());
         };
         let job = MoveJob { resets: resets.to_vec(), done: Box::new(done) };

@@ -1,6 +1,8 @@
-//! How batches become runs: planned in the history, in flight in the ledger, on the run queue.
+//! Turns cut batches into runs: plans them in the history, registers their ranges in the ledger, and pushes them to
+//! the run queue.
 //!
-//! Several cuts, of one poll or of a few, go together: history and workers are woken once for all of them.
+//! The cuts of one poll, or of a few, are delivered together: each wake-up of the history thread and of a worker
+//! costs more than a small batch.
 
 use std::sync::Arc;
 use std::time::Instant;

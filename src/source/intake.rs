@@ -1,6 +1,5 @@
-//! What a sensor keeps from tick to tick: its partitions, and what it shares with the rest of the pipeline.
-//!
-//! Ticks are in `tick`, their rhythm in `sensor`.
+//! What a sensor keeps from tick to tick: the readers of its partitions, and which of them are released, have no
+//! leader yet, or are read alone. Ticks are in `tick`, their rhythm in `sensor`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -86,15 +85,16 @@ pub(super) struct Intake {
     pub signals: Signals,
     /// The partitions that it reads.
     pub readers: Readers,
-    /// Its partitions that it does not read until it is told to, each with where it would go on.
+    /// Released partitions, which are not read until they are restored or taken up, each with where it would go on.
     released: BTreeMap<Partition, Option<Resume>>,
     /// Where partitions start that had no leader when mb started, nor an offset of the group.
     late_starts: BTreeMap<Partition, LateStart>,
     /// Partitions that cannot be started yet, for want of a leader.
     waiting: BTreeMap<Partition, Trouble>,
-    /// The next tick reads this partition alone: a batch from before needs nearly all the memory.
+    /// The next tick reads this partition alone. Stored ranges cannot be cut short, so those of several partitions,
+    /// each half read, could hold all the memory and wait for each other for ever.
     pub alone: Option<Partition>,
-    /// How many ticks there were: each one puts another partition first.
+    /// How many ticks there were. Each tick reads another partition first.
     turn: usize,
 }
 
@@ -131,7 +131,7 @@ impl Intake {
         self.late_starts.insert(partition, at);
     }
 
-    /// Stops reading the partition. Its batch being filled is dropped, and the memory given back.
+    /// Stops reading the partition. Its batch being filled is dropped, and the memory released.
     pub fn release(&mut self, partition: Partition) -> Released {
         self.waiting.remove(&partition);
         self.engine.live.troubles.end(&trouble_of(self.settings.index, partition));
@@ -222,7 +222,7 @@ impl Intake {
         Ok(info)
     }
 
-    /// Begins with a partition that nobody has read before.
+    /// Begins to read a partition that has no committed offset and no stored range.
     fn start(&mut self, partition: Partition, marks: Watermarks) {
         let topic = &self.settings.topic;
         let position = match self.late_starts.remove(&partition) {

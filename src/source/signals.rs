@@ -1,5 +1,5 @@
-//! What reaches a sensor from outside while it works: the stop, pauses and changed settings, and commands to
-//! release a partition or to take one up. And why a tick ended, which is often one of these.
+//! What reaches a running sensor from other threads: the stop, pauses, changed settings, and commands to release a
+//! partition or to take one up. Also the reasons why a tick ended, which are often these.
 
 use std::time::{Duration, Instant};
 
@@ -40,13 +40,13 @@ impl Ended {
     }
 }
 
-/// What a running sensor is told to do with one partition, while it goes on with the others.
+/// A command to a running sensor about one partition; the sensor goes on with the others.
 #[derive(Debug)]
 pub enum SensorCommand {
     /// Stop reading the partition. After the answer no run of it is planned or pushed to the queue any more,
     /// until it is restored or taken up.
     Release { partition: Partition, done: Sender<Released> },
-    /// Go on with a released partition as if nothing had happened. Nothing happens if it was not released.
+    /// Go on with a released partition where it was. No effect if it was not released.
     Restore { partition: Partition },
     /// Read the partition from `resume` on. The caller has put the ledger that belongs to `resume` in place
     /// before.
@@ -80,8 +80,8 @@ impl SensorHandle {
         released
     }
 
-    /// Asks the sensor to go on with a partition that it was asked to release. If it has not come to the release
-    /// yet, it comes to both one after the other.
+    /// Asks the sensor to go on with a partition that it was asked to release. Commands are applied in their order,
+    /// so a release that is still waiting is applied first.
     pub fn restore(&self, partition: Partition) {
         self.send(SensorCommand::Restore { partition });
     }

@@ -43,13 +43,13 @@ pub(super) struct Tick<'a> {
     until_caught_up: UntilCaughtUp,
 }
 
-/// Whether everything that `--until-caught-up` waits for was read.
+/// Whether the target of `--until-caught-up` was read: every record that was in the log at the start.
 #[derive(Debug, Default)]
 struct UntilCaughtUp {
-    /// When that was found.
-    read_out: Option<Instant>,
-    /// The first partition of which it is not known.
-    unknown: Partition,
+    /// When the target was found to be read.
+    read_at: Option<Instant>,
+    /// The first partition whose target was not read when it was last checked.
+    unread: Partition,
 }
 
 impl<'a> Tick<'a> {
@@ -144,7 +144,7 @@ impl<'a> Tick<'a> {
             self.now = clock::now();
             self.pass_gaps(consumer)?;
             self.cut_due();
-            let gathers = consumer.has_more() && !self.is_read_out();
+            let gathers = consumer.has_more() && !self.has_just_read_target();
             if self.delivery.due().is_some_and(|due| !gathers || self.now >= due) {
                 self.flush();
             }
@@ -187,7 +187,7 @@ impl<'a> Tick<'a> {
     }
 
     /// How long a poll may wait: until the tick is over, a batch has waited long enough, or a partition is
-    /// tried again. It wakes now and then to look for a stop.
+    /// retried. It wakes now and then to check for a stop.
     fn wait(&mut self, any_held: bool) -> Duration {
         let due = self.intake.readers.iter().filter_map(|reader| reader.due());
         let retries = self.intake.readers.iter().filter_map(|reader| reader.retry_at());
@@ -197,34 +197,34 @@ impl<'a> Tick<'a> {
         if any_held {
             wait = wait.min(limits::PARKED_LOOK_INTERVAL);
         }
-        if self.is_read_out() {
+        if self.has_just_read_target() {
             wait = wait.min(limits::LAST_LOOK_INTERVAL);
         }
         wait
     }
 
-    /// Everything that `--until-caught-up` waits for was read a moment ago: mb ends in another moment, unless
-    /// the last runs take long.
-    fn is_read_out(&mut self) -> bool {
+    /// Whether the target of `--until-caught-up` was read a moment ago. mb then ends in another moment, unless the
+    /// last runs take long, so polls are short.
+    fn has_just_read_target(&mut self) -> bool {
         if !self.intake.settings.until_caught_up {
             return false;
         }
         let found = &mut self.until_caught_up;
-        if let Some(since) = found.read_out {
+        if let Some(since) = found.read_at {
             return self.now.saturating_duration_since(since) < limits::LAST_LOOKS;
         }
-        // Within a tick no partition goes back: a refused batch ends it. So a partition that was read out
-        // once need not be looked at again.
+        // Within a tick no partition goes back, because a refused batch ends the tick. So a partition whose target
+        // was read need not be checked again.
         let Intake { readers, engine, .. } = &*self.intake;
-        while found.unknown < readers.numbers() {
-            if let Some(reader) = readers.get(found.unknown)
-                && !engine.ledgers.covers_target(found.unknown, reader.read_position())
+        while found.unread < readers.numbers() {
+            if let Some(reader) = readers.get(found.unread)
+                && !engine.ledgers.covers_target(found.unread, reader.read_position())
             {
                 return false;
             }
-            found.unknown += 1;
+            found.unread += 1;
         }
-        found.read_out = Some(self.now);
+        found.read_at = Some(self.now);
         true
     }
 

@@ -61,7 +61,7 @@ impl Shortage {
         if state.since.is_none() {
             state.since = Some(Instant::now());
             log::error!(
-                "cannot {doing}: {cause}; runs wait until that is over (tried each {:?})",
+                "cannot {doing}: {cause}; runs wait until that is over (retried every {:?})",
                 limits::ROOM_RETRY_INTERVAL
             );
         }

@@ -22,7 +22,7 @@ use rdkafka::producer::Producer;
 
 /// mb promises to give up after 10 s; the rest is a busy machine's.
 const CONTACT_LIMIT: Duration = Duration::from_secs(15);
-const TROUBLE: &str = "trying again until it works";
+const TROUBLE: &str = "retrying until it works";
 
 fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)

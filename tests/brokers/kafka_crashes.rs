@@ -240,7 +240,7 @@ fn mb_goes_on_by_itself_when_the_broker_is_killed_and_comes_back() {
         eventually(LIMIT, "some runs are done", || files() > before + 40);
         kafka.kill9();
         // The log tells of the trouble while the broker is away.
-        said = mb.wait_for_line_from(said, "trying again until it works", LIMIT).0;
+        said = mb.wait_for_line_from(said, "retrying until it works", LIMIT).0;
         kafka.restart();
         let (back, before) = (Instant::now(), files());
         let committed = raw::committed(&server, &group, &name);
@@ -253,7 +253,7 @@ fn mb_goes_on_by_itself_when_the_broker_is_killed_and_comes_back() {
         said = mb.wait_for_line_from(said, "reading the topic: works again", LIMIT).0;
     }
     // Once, not at each try.
-    let troubles = mb.stderr().iter().filter(|line| line.contains("trying again")).count();
+    let troubles = mb.stderr().iter().filter(|line| line.contains("retrying until")).count();
     assert!(troubles <= 12, "{troubles} times trouble:\n{}", mb.stderr().join("\n"));
     mb.term();
     assert_eq!(mb.wait(STOP_LIMIT).code(), Some(0), "{}", mb.stderr().join("\n"));

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use mb::commit::committer::Doubt;
 use mb::config::{Config, Connection};
-use mb::history::{self, History, Stepped, schema};
+use mb::history::{self, History, WriterTask, schema};
 use mb::kafka::{
     Backend, Broker, Capabilities, CommitError, Consumer, FetchSettings, Flow, PerPartition,
     Producer, Sink, TopicInfo, Watermarks,
@@ -68,15 +68,15 @@ pub fn drain(batches: usize, records: usize) -> u64 {
         lasting: Lasting::new(&config),
         config,
     };
-    let (mut assembly, stepped) = wire(inputs, |config, settle, _| {
-        History::stepped(db, scope, "rdkafka", config.history_keep, settle)
+    let (mut assembly, writer) = wire(inputs, |config, settle, _| {
+        History::without_thread(db, scope, "rdkafka", config.history_keep, settle)
     })
     .expect("the log can do all that is asked for");
     let mut sensor = assembly.sensors.remove(0);
     let worker = assembly.worker(0);
     let queue = Arc::clone(&assembly.engine.queue);
     let (committer, heard) = (&assembly.committer, &assembly.events);
-    let others = Rc::new(Others { queue, worker, stepped: RefCell::new(stepped) });
+    let others = Rc::new(Others { queue, worker, writer: RefCell::new(writer) });
     OTHERS.set(Some(Rc::clone(&others)));
 
     let (made, error) = allocations(|| {
@@ -98,7 +98,7 @@ pub fn drain(batches: usize, records: usize) -> u64 {
 struct Others {
     queue: Arc<RunQueue>,
     worker: Worker,
-    stepped: RefCell<Stepped>,
+    writer: RefCell<WriterTask>,
 }
 
 impl Others {
@@ -112,11 +112,11 @@ impl Others {
     }
 
     fn write(&self) {
-        let mut stepped = self.stepped.borrow_mut();
-        let waiting = stepped.waiting();
+        let mut writer = self.writer.borrow_mut();
+        let waiting = writer.waiting();
         if waiting > 0 {
-            stepped.write(waiting).expect("the file can be written");
-            stepped.conclude();
+            writer.write(waiting).expect("the file can be written");
+            writer.conclude();
         }
     }
 }

@@ -513,7 +513,7 @@ fn the_records_of_a_run_are_read_again_and_what_is_gone_is_said() {
     let mut mb = Running::start(&world, config, Recorder::new(|_| Ok(())));
     let records = mb.perform(ReadRecords { run: run.id });
     assert!(records.records.is_empty());
-    assert!(records.note.unwrap().contains("was deleted and made again"));
+    assert!(records.note.unwrap().contains("was deleted and created again"));
     mb.stop();
 }
 

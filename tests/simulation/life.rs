@@ -10,7 +10,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use mb::commit::committer::{Committer, Doubt, MoveJob};
 use mb::config::Config;
-use mb::history::{History, Stepped, recovery};
+use mb::history::{History, WriterTask, recovery};
 use mb::kafka::Broker;
 use mb::model::error::{Class, Error};
 use mb::model::events::Event;
@@ -43,7 +43,7 @@ pub struct Life {
     stop: Receiver<()>,
     committing: Cell<bool>,
     doubt: Cell<Doubt>,
-    stepped: RefCell<Stepped>,
+    writer: RefCell<WriterTask>,
     /// A transaction is in the file and not announced.
     written: Cell<bool>,
     intake: RefCell<Option<Sender<()>>>,
@@ -92,7 +92,7 @@ pub fn live(world: &World, db: Connection, config: &Config, acts: u32) -> Connec
     world.kill();
     world.life.replace(None);
     let Ok(life) = Rc::try_unwrap(life) else { panic!("nobody holds a process that has ended") };
-    life.stepped.into_inner().into_db()
+    life.writer.into_inner().into_db()
 }
 
 impl Life {
@@ -125,8 +125,8 @@ impl Life {
             in_doubt,
             lasting: Lasting::new(config),
         };
-        let (mut assembly, stepped) = wire(inputs, |config, settle, _| {
-            History::stepped(
+        let (mut assembly, writer) = wire(inputs, |config, settle, _| {
+            History::without_thread(
                 db,
                 scope,
                 SimulatedBroker.backend().name(),
@@ -163,7 +163,7 @@ impl Life {
             stop,
             committing: Cell::new(false),
             doubt: Cell::new(Doubt::at_start(in_doubt)),
-            stepped: RefCell::new(stepped),
+            writer: RefCell::new(writer),
             written: Cell::new(false),
             intake: RefCell::new(Some(intake)),
             target,
@@ -172,15 +172,15 @@ impl Life {
     }
 
     pub fn with_history<T>(&self, read: impl FnOnce(&Connection) -> T) -> T {
-        read(self.stepped.borrow().db())
+        read(self.writer.borrow().db())
     }
 
     /// The process is killed: who waits in it for its history waits no more.
     pub fn lose_history(&self) {
         self.engine.history.close();
         self.engine.history.stop_waiting();
-        if let Ok(mut stepped) = self.stepped.try_borrow_mut() {
-            stepped.lose();
+        if let Ok(mut writer) = self.writer.try_borrow_mut() {
+            writer.lose();
         }
     }
 
@@ -224,8 +224,8 @@ impl Life {
     }
 
     pub fn write(&self, world: &World) {
-        let Ok(mut stepped) = self.stepped.try_borrow_mut() else { return };
-        let waiting = stepped.waiting() as u32;
+        let Ok(mut writer) = self.writer.try_borrow_mut() else { return };
+        let waiting = writer.waiting() as u32;
         if self.written.get() || waiting == 0 {
             return;
         }
@@ -234,7 +234,7 @@ impl Life {
             return;
         }
         let part = if world.one_in(2) { waiting } else { 1 + world.below(waiting) };
-        stepped.write(part as usize).expect("the file can be written");
+        writer.write(part as usize).expect("the file can be written");
         self.written.set(true);
         world.note(|| format!("history: {part} of {waiting} writes"));
     }
@@ -242,7 +242,7 @@ impl Life {
     pub fn conclude(&self, world: &World) {
         if self.written.get() && !world.is_dead() {
             self.written.set(false);
-            self.stepped.borrow_mut().conclude();
+            self.writer.borrow_mut().conclude();
             world.note(|| "history: announced".into());
         }
     }
@@ -341,7 +341,7 @@ impl Life {
             }
         }
         self.engine.history.close();
-        while !world.is_dead() && (self.written.get() || self.stepped.borrow().waiting() > 0) {
+        while !world.is_dead() && (self.written.get() || self.writer.borrow().waiting() > 0) {
             self.conclude(world);
             self.write(world);
         }

@@ -26,7 +26,7 @@ pub(super) fn answer(shared: &Shared, request: &Request) -> Response {
         Err(payload) => {
             let message = panic_message(payload.as_ref());
             log::error!("{} {} panicked: {message}", request.method.name(), request.path);
-            Response::error(500, "internal", "mb failed at this request; its log says more")
+            Response::error(500, "internal", "mb failed to answer this request; see its log")
         }
     }
 }

@@ -69,7 +69,7 @@ impl Server {
         for thread in threads {
             // A thread may be waiting for a broker that does not answer, which must not delay the stop.
             if !thread.is_finished() && !self.shared.has_ended() {
-                log::warn!("{} has not ended in time, and is not waited for", thread.name());
+                log::warn!("thread {} did not end in time, and is abandoned", thread.name());
             } else if let Err(panic) = thread.join() {
                 log::warn!("{panic}");
             }

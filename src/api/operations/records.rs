@@ -29,7 +29,7 @@ pub struct Records {
     pub records: Vec<ShownRecord>,
     /// How many records the run had.
     pub of: u64,
-    /// Why some of them are not here: retention removed them, the topic was deleted and made again, …
+    /// Why some of them are not here: retention removed them, the topic was deleted and created again, …
     pub note: Option<String>,
 }
 
@@ -65,7 +65,7 @@ fn records(pipeline: &RunningPipeline, place: &Place) -> Result<Records> {
     }
     if place.topic_id != info.id.clone().unwrap_or_default() {
         return Ok(nothing(format!(
-            "topic {topic} was deleted and made again since: its offsets mean other records now"
+            "topic {topic} was deleted and created again since: its offsets belong to other records now"
         )));
     }
     if !info.partitions.contains(&place.partition) {

@@ -113,7 +113,7 @@ pub(super) fn check_scope(pipeline: &RunningPipeline, place: &Place, id: i64) ->
         )
     } else {
         format!(
-            "topic {topic} was deleted and made again since: its offsets mean other records now"
+            "topic {topic} was deleted and created again since: its offsets belong to other records now"
         )
     };
     Err(Error::Usage(format!("run {id}: {why}")))

@@ -31,7 +31,7 @@ impl PartitionTrack {
     /// The log was seen with this end.
     pub fn saw_end(&mut self, now: Instant, end: Offset) {
         if self.newest.is_some_and(|newest| end < newest) {
-            // The topic was deleted and made again: another log.
+            // The topic was deleted and created again: another log.
             self.ends.clear();
         }
         if self.newest != Some(end) {

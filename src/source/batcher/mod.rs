@@ -1,7 +1,7 @@
 //! Cuts one partition's records into batches. Pure: records and the time come in, cuts come out.
 //!
-//! A batch whose range is in the history already (`PlannedBatch`) is cut exactly as it was before; fresh batches
-//! never overlap one. Where batches go, and whether there is memory for them, is decided by the caller.
+//! A batch whose range is in the history already (`PlannedBatch`, a stored range) is cut exactly as it was before;
+//! fresh batches never overlap one. The caller decides what becomes of a cut, and acquires the memory.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -27,7 +27,7 @@ pub struct BatchLimits {
 /// A batch that is complete.
 #[derive(Debug)]
 pub struct Cut {
-    /// The memory of the records; the budget gets it back when the permit is dropped.
+    /// The memory of the records, which is released when the permit is dropped.
     pub permit: Permit,
     pub batch: Batch,
     pub identity: Identity,
@@ -125,8 +125,8 @@ impl Batcher {
         self.stored.iter().any(|stored| stored.registered)
     }
 
-    /// The stored batches that the cursor has not passed. Finished ones are among them: their records must be
-    /// passed over when they are read.
+    /// The stored batches that the cursor has not passed, finished ones included: their records must be skipped
+    /// when they are read.
     pub fn into_stored(self) -> Vec<PlannedBatch> {
         self.stored.into_iter().collect()
     }

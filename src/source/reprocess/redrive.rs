@@ -34,7 +34,9 @@ impl Redrive {
         match due.len() {
             0 => log::info!("redrive {request}: started"),
             runs => {
-                log::info!("redrive {request}: started, with {runs} unfinished run(s) of before")
+                log::info!(
+                    "redrive {request}: started, with {runs} unfinished run(s) of an earlier process"
+                )
             }
         }
         Ok(Redrive { request, after: (-1, -1), due, more: true, blocked: Default::default() })
