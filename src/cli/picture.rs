@@ -1,4 +1,4 @@
-//! An overview as text for a terminal, for `mb status` and `mb top`. Values in, text out.
+//! Writes an overview as text for a terminal, for `mb status` and `mb top`. Pure: values in, text out.
 
 use std::fmt::Write as _;
 
@@ -6,9 +6,9 @@ use crate::cli::output::escape;
 use crate::model::clock;
 use crate::observe::overview::{LagView, Overview, RunningView};
 
-/// Partitions that are listed.
+/// How many partitions are listed.
 const PARTITIONS: usize = 8;
-/// Ticks and runs that are listed.
+/// How many ticks are listed, and how many runs.
 const NEWEST: usize = 5;
 
 /// The overview as lines of up to `width` characters.
@@ -136,9 +136,9 @@ fn verdict(overview: &Overview) -> String {
         (true, Some(0)) => "caught up".to_owned(),
         (true, Some(total)) => match overview.lag.catch_up_s {
             Some(left) => {
-                format!("{total} message(s) behind, caught up in about {}", seconds(left))
+                format!("{total} record(s) behind, caught up in about {}", seconds(left))
             }
-            None => format!("{total} message(s) behind"),
+            None => format!("{total} record(s) behind"),
         },
     };
     if overview.sensor.paused {
@@ -149,7 +149,7 @@ fn verdict(overview: &Overview) -> String {
 
 fn lag(lag: &LagView) -> String {
     let total = match lag.total {
-        Some(total) => format!("{total} message(s) in {} partition(s)", lag.partitions),
+        Some(total) => format!("{total} record(s) in {} partition(s)", lag.partitions),
         None => "not known".to_owned(),
     };
     let behind =
@@ -248,7 +248,7 @@ mod tests {
     fn the_third_line_says_whether_mb_keeps_up() {
         let third = |overview: &Overview| picture(overview, 200).lines().nth(2).unwrap().to_owned();
         let mut overview = overview();
-        assert_eq!(third(&overview), "1200 message(s) behind, caught up in about 1m 15s");
+        assert_eq!(third(&overview), "1200 record(s) behind, caught up in about 1m 15s");
         overview.sensor.paused = true;
         overview.lag.total = Some(0);
         assert_eq!(third(&overview), "caught up; PAUSED (mb resume)");

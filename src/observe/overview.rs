@@ -87,7 +87,7 @@ pub struct Rates {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "Lag")]
 pub struct LagView {
-    /// Messages in all partitions together; null while that is not known.
+    /// Records in all partitions together; null while that is not known.
     pub total: Option<u64>,
     /// The largest of the partitions' lags, in seconds.
     pub seconds: Option<f64>,
@@ -112,9 +112,9 @@ pub struct PartitionLag {
     pub committed: Option<i64>,
     /// The offset that the sensor reads next.
     pub cursor: i64,
-    /// Messages from the committed offset (or from where reading began) to the end.
+    /// Offsets from the committed one (or from where reading began) to the end.
     pub lag: u64,
-    /// For how long the next message to be committed has waited, at least, in seconds; null if that is not known.
+    /// For how long the next record to be committed has waited, at least, in seconds; null if that is not known.
     pub lag_s: Option<f64>,
     /// Runs that are queued or running.
     pub in_flight: u64,
@@ -195,7 +195,7 @@ pub struct Sample {
     /// Records that became dead letters included.
     pub records_done: f64,
     pub bytes_in: f64,
-    /// Messages; null if it was not known.
+    /// In records; null if it was not known.
     pub lag: Option<u64>,
     pub queued: u64,
     pub running: u64,

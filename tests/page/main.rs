@@ -116,7 +116,7 @@ fn a_person_sees_runs_go_by_mends_a_failure_pauses_and_adds_workers() {
     raw::produce(&server, "none", &topic, 0, &messages(1000, 50));
     eventually(LIMIT, "what is written waits", || lag() == "50");
     browser.click("[data-test=preview]");
-    browser.wait_for("[data-test=preview-dialog]", "50 messages");
+    browser.wait_for("[data-test=preview-dialog]", "50 records");
     browser.keys("\u{e00c}");
     browser.click("[data-test=resume]");
     eventually(LIMIT, "what waited is done", || lag() == "0");
@@ -264,7 +264,7 @@ fn a_first_start_says_on_every_view_what_will_come() {
     browser.open(&site.at("/runs/7"));
     browser.wait_for("[data-test=error]", "7");
     browser.open(&site.at("/"));
-    browser.wait_for("[data-test=verdict]", "no messages yet");
+    browser.wait_for("[data-test=verdict]", "no records yet");
     let faults = browser.errors();
     // A run that there is not is a 404, which Chromium counts among errors.
     assert!(faults.iter().all(|fault| fault.contains("404")), "{faults:?}");

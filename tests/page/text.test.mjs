@@ -68,11 +68,11 @@ const said = (changes) => {
 
 test('the verdict says whether mb keeps up, and if not, why', () => {
   assert.equal(said({ lag: { total: 0 } }), 'good: Keeping up: everything is processed');
-  assert.equal(said({ lag: { total: 0 }, totals: { records_in: 0 } }), 'good: Ready: no messages yet');
-  assert.equal(said({ lag: { seconds: 3 } }), 'good: Keeping up: 5,000 messages in progress');
-  assert.equal(said({}), 'bad: Behind by 5,000 messages, and not catching up.');
-  assert.equal(said({ lag: { catch_up_s: 240 } }), 'warn: Behind by 5,000 messages, caught up in ~4 min.');
-  assert.equal(said({ sensor: { paused: true } }), 'warn: Paused, 5,000 messages behind: no tick begins by itself');
+  assert.equal(said({ lag: { total: 0 }, totals: { records_in: 0 } }), 'good: Ready: no records yet');
+  assert.equal(said({ lag: { seconds: 3 } }), 'good: Keeping up: 5,000 records in progress');
+  assert.equal(said({}), 'bad: Behind by 5,000 records, and not catching up.');
+  assert.equal(said({ lag: { catch_up_s: 240 } }), 'warn: Behind by 5,000 records, caught up in ~4 min.');
+  assert.equal(said({ sensor: { paused: true } }), 'warn: Paused, 5,000 records behind: no tick begins by itself');
   assert.equal(said({ waiting_for: 'the broker' }), 'wait: Waiting for the broker');
   assert.equal(said({ lag: { total: null } }), 'wait: The lag is not known yet');
   assert.match(said({ lag: { seconds: 3 }, freshness: { fresh: false, age_s: 90, policy_s: 60 } }), /^bad: Behind .*has waited for 90 s, the limit is 60 s\.$/);

@@ -19,7 +19,7 @@ pub struct Counts {
     pub records_done: u64,
     pub bytes_done: u64,
     pub messages_posted: u64,
-    /// Messages; `None` if it is not known.
+    /// In records; `None` if it is not known.
     pub lag: Option<u64>,
     pub queued: u64,
     pub running: u64,

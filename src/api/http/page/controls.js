@@ -30,17 +30,17 @@ function showPreview({ partitions, more, took_ms: took }) {
   const records = partitions.reduce((sum, { records }) => sum + records, 0);
   const batches = partitions.reduce((sum, { batches }) => sum + batches, 0);
   const found = records === 0 ? 'A tick would find nothing now.'
-    : `A tick would read ${more ? 'at least ' : ''}${counted(records, 'message')} in ${counted(batches, 'batch', 'batches')}.`;
+    : `A tick would read ${more ? 'at least ' : ''}${counted(records, 'record')} in ${counted(batches, 'batch', 'batches')}.`;
   dialog('Preview of a tick', 'preview-dialog',
     el('p', {}, `${found} Nothing was queued. The preview took ${duration(took / 1000)}.`),
     partitions.map((part) => el('details', { open: part.records > 0 && partitions.length <= 3 },
-      el('summary', {}, `Partition ${part.partition}: ${counted(part.records, 'message')}, ${size(part.bytes)}, offsets ${count(part.cursor)} to ${count(part.next)}`),
+      el('summary', {}, `Partition ${part.partition}: ${counted(part.records, 'record')}, ${size(part.bytes)}, offsets ${count(part.cursor)} to ${count(part.next)}`),
       part.error ? el('p', { class: 'wrong' }, data(part.error, 600)) : null, part.first.length ? recordList(part.first) : el('p', {}, 'No records.'))));
 }
 
 const SETTINGS = [
   { name: 'rate', test: 'set-rate', label: 'Produce rate (messages/s)', hint: '0: as fast as possible', step: 'any' },
-  { name: 'max_batch', test: 'set-max-batch', label: 'Maximum batch size (messages)', step: '1' },
+  { name: 'max_batch', test: 'set-max-batch', label: 'Maximum batch size (records)', step: '1' },
   { name: 'max_concurrent_runs', test: 'set-max-concurrent-runs', label: 'Maximum concurrent runs', step: '1' },
   { name: 'tick_interval_s', test: 'set-tick-interval', label: 'Tick interval (seconds)', step: 'any' },
 ];

@@ -22,8 +22,8 @@ export function follow(report) {
     });
     source.addEventListener('error', lose);
   };
-  // An EventSource gives up after some errors, and waits for ever if its connection vanishes without
-  // being closed.
+  // An EventSource gives up after some errors. If its connection vanishes without being closed (the laptop
+  // slept), it waits for ever, and the page would show an old state as the present one.
   setInterval(() => {
     if (Date.now() - last < (lost === null ? SILENCE_MS : RETRY_MS)) return;
     lose();

@@ -20,7 +20,7 @@ export function lagView() {
     caption: 'Lag per partition', test: 'partition', key: (row) => row.partition,
     columns: [
       { label: 'Partition', cell: (row) => String(row.partition) },
-      { label: 'Lag (messages)', num: true, cell: (row) => count(row.lag) },
+      { label: 'Lag (records)', num: true, cell: (row) => count(row.lag) },
       { label: 'Oldest waiting', num: true, cell: (row) => duration(row.lag_s) },
       { label: 'Beginning', num: true, cell: (row) => count(row.beginning) },
       { label: 'Committed', num: true, cell: (row) => count(row.committed) },
@@ -38,7 +38,7 @@ export function lagView() {
     const shown = rows.filter((row) => !only.checked || row.lag > 0);
     if (order.value === 'lag') shown.sort((a, b) => b.lag - a.lag);
     list.fill(shown, { hold: list.held() });
-    list.say(...(shown.length ? [] : [el('p', {}, rows.length ? 'No partition has lag.' : 'Not known yet: mb asks for the lag as soon as its broker answers.')]));
+    list.say(...(shown.length ? [] : [el('p', {}, rows.length ? 'No partition has lag.' : 'Not known yet: mb reads the lag as soon as its broker answers.')]));
   }
   async function load() {
     if (loading) return;
@@ -62,7 +62,7 @@ export function lagView() {
     title: 'Lag',
     node: el('div', {},
       el('div', { class: 'title' }, el('h1', {}, 'Lag'), el('div', { class: 'actions' }, moveAll)),
-      el('p', { class: 'lead' }, el('span', {}, total, ' messages'), el('span', {}, 'oldest waiting ', seconds), el('span', {}, 'caught up in ', catchUp)),
+      el('p', { class: 'lead' }, el('span', {}, total, ' records'), el('span', {}, 'oldest waiting ', seconds), el('span', {}, 'caught up in ', catchUp)),
       error, el('div', { class: 'filters' }, el('label', { class: 'check' }, only, 'Only partitions with lag'), el('label', {}, 'Order', order)), list.node),
     live({ lag }) {
       [total.textContent, total.title] = [short(lag.total), count(lag.total)];
@@ -77,7 +77,7 @@ export function lagView() {
 function moveCursor(rows) {
   const one = rows.length === 1 ? rows[0] : null;
   const to = el('select', { 'data-test': 'cursor-to' },
-    one && el('option', { value: 'offset' }, 'an offset'), el('option', { value: 'beginning' }, 'the beginning: everything is read once more'), el('option', { value: 'end' }, 'the end: waiting messages are skipped'));
+    one && el('option', { value: 'offset' }, 'an offset'), el('option', { value: 'beginning' }, 'the beginning: everything is read once more'), el('option', { value: 'end' }, 'the end: waiting records are skipped'));
   const offset = el('input', { type: 'number', step: '1', value: one?.committed ?? one?.cursor ?? 0, 'data-test': 'cursor-offset' });
   const offsetLabel = el('label', {}, 'Offset', offset);
   const plan = el('div', { role: 'status' });
@@ -118,7 +118,7 @@ function replay(row) {
   const from = field('replay-from', row.beginning), to = field('replay-to', Math.max(row.beginning, row.end - 1));
   const go = el('button', { type: 'submit', class: 'main acts', 'data-test': 'replay-confirm' }, 'Replay');
   const form = el('form', { novalidate: true },
-    el('p', {}, 'The messages from the first to the second offset, both included, are processed once more. The cursor and the committed offset stay.'),
+    el('p', {}, 'The records from the first to the second offset, both included, are processed once more. The cursor and the committed offset do not move.'),
     el('label', {}, 'From offset', from), el('label', {}, 'To offset', to), el('div', { class: 'actions' }, go));
   const box = dialog(`Replay of partition ${row.partition}`, 'replay-dialog', form);
   form.addEventListener('submit', async (event) => {

@@ -18,10 +18,10 @@ export function overviewView() {
   const answer = verdictCard();
   const tiles = tileRow();
   const flow = lineChart({
-    title: 'Messages in and out (messages/s)', test: 'chart-rates', format: perSecond,
+    title: 'Records in and out (records/s)', test: 'chart-rates', format: perSecond,
     lines: [{ name: 'in', css: 'in', of: (s) => s.records_in }, { name: 'out', css: 'out', of: (s) => s.records_done }],
   });
-  const lag = lineChart({ title: 'Lag (messages)', test: 'chart-lag', format: short, lines: [{ name: 'lag', css: 'lag', of: (s) => s.lag }] });
+  const lag = lineChart({ title: 'Lag (records)', test: 'chart-lag', format: short, lines: [{ name: 'lag', css: 'lag', of: (s) => s.lag }] });
   const strip = tickStrip({ test: 'tick-strip', tickWords });
   const partitions = partitionBars();
   const workers = workerList();
@@ -78,7 +78,7 @@ function verdictCard() {
 const TILES = [
   ['in', 'In', (o) => [perSecond(o.rates.records_in), `${size(o.rates.bytes_in)}/s`]],
   ['out', 'Out', (o) => [perSecond(o.rates.records_done), `${size(o.rates.bytes_done)}/s`]],
-  ['lag', 'Lag', (o) => [short(o.lag.total), 'messages'], '/lag'],
+  ['lag', 'Lag', (o) => [short(o.lag.total), 'records'], '/lag'],
   ['lag-seconds', 'Oldest waiting', (o) => [duration(o.lag.seconds), o.lag.catch_up_s && !keepsUp(o) ? `caught up in ~${duration(o.lag.catch_up_s)}` : 'in the slowest partition']],
   ['queue', 'Queue', (o) => [`${count(o.queue.runs)} of ${count(o.queue.limit)}`, queueWords(o.queue)], '/runs?state=queued'],
   ['succeeded', 'Succeeded', (o) => [short(o.totals.runs_succeeded), 'runs since mb started'], '/runs?state=succeeded'],
@@ -123,7 +123,7 @@ function partitionBars() {
     caption: 'Lag per partition', key: (row) => row.partition, test: 'partition', stamp: () => `${most} ${longest}`,
     columns: [
       { label: 'Partition', cell: (row) => String(row.partition) },
-      { label: 'Lag (messages)', cell: (row) => bar(row.lag, most, count(row.lag)) },
+      { label: 'Lag (records)', cell: (row) => bar(row.lag, most, count(row.lag)) },
       { label: 'Oldest waiting', cell: (row) => (row.lag_s == null ? '–' : bar(row.lag_s, longest, duration(row.lag_s))) },
       { label: 'State', cell: (row) => (row.stuck_s != null ? stuck(row.stuck_s) : row.in_flight ? counted(row.in_flight, 'run') : '') },
     ],

@@ -34,13 +34,13 @@ export function runColumns() {
 export function noRuns(overview) {
   const topic = overview ? data(overview.topic, 80) : 'the topic';
   return [
-    el('p', {}, 'No runs yet. The next tick that finds messages in ', topic, ' starts the first ones.'),
-    el('p', {}, 'To write some messages: ', el('code', {}, 'mb produce --topic TOPIC --count 1000')),
+    el('p', {}, 'No runs yet. The next tick that finds records in ', topic, ' starts the first ones.'),
+    el('p', {}, 'To produce some: ', el('code', {}, 'mb produce --topic TOPIC --count 1000')),
   ];
 }
 
 const CANCELLED = {
-  waiting: 'is cancelled: it fails at its turn, without its step being run', ended: 'is cancelled: its command was ended',
+  waiting: 'is cancelled: its step will not run, and its records become dead letters', ended: 'is cancelled: its command was ended',
   stalled: 'is marked as stalled: its step runs inside mb and cannot be ended',
 };
 

@@ -17,7 +17,7 @@ const FILTERS = [['', 'All ticks'], ['busy', 'Found records or failed'], ...Obje
 const endedBy = (name) => ENDED[name] ?? visible(name);
 
 export function tickWords(tick) {
-  const found = tick.records ? `found ${counted(tick.records, 'message')}, ${counted(tick.batches, 'batch', 'batches')}` : 'found nothing';
+  const found = tick.records ? `found ${counted(tick.records, 'record')}, ${counted(tick.batches, 'batch', 'batches')}` : 'found nothing';
   const error = tick.error ? `: ${visible(tick.error).slice(0, 200)}` : '';
   return `${clock(tick.started_ms)}: ${found} in ${duration(tick.run_ms / 1000)}; ended because ${endedBy(tick.ended_by)}${error}`;
 }
