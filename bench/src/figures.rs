@@ -7,7 +7,7 @@ use serde::Serialize;
 /// One workload's rows, on one broker.
 #[derive(Debug, Default, Serialize)]
 pub struct Section {
-    /// `W1`, or `W1 on 4.1.0` where it is not the first broker's.
+    /// `W1`, or `W1 on 4.4.0` for the newer broker.
     pub name: String,
     pub title: String,
     pub kafka: String,

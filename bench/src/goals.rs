@@ -102,7 +102,7 @@ pub const GOALS: &[Goal] = &[
         AtLeast(10.0),
     ),
     goal(
-        "W1 on 4.1.0",
+        "W1 on 4.4.0",
         "records/s of mb over rdkafka, against the faster of the two bare rdkafka loops",
         Ratio((MB_RDKAFKA, RecordsPerS), &[POLL, QUEUE]),
         AtLeast(1.0 / 1.1),

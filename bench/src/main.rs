@@ -56,7 +56,7 @@ struct Args {
     /// the folder of another build of mb and mb-bench, which takes part in W1 to W4 as before-mb-rdkafka
     #[argh(option)]
     before: Option<PathBuf>,
-    /// the broker's version (default 3.9.1, and W1 on 4.1.0 too)
+    /// the broker's version (default 3.9.1, and W1 on 4.4.0 too)
     #[argh(option)]
     kafka: Option<String>,
 }

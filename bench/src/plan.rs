@@ -15,7 +15,7 @@ pub use mb_bench::PARTITIONS;
 pub const CONCURRENCY: u64 = 5;
 /// The broker of all workloads, and the one that W1 is repeated on.
 pub const KAFKA: &str = "3.9.1";
-pub const NEWER_KAFKA: &str = "4.1.0";
+pub const NEWER_KAFKA: &str = "4.4.0";
 
 /// What the command line chose.
 #[derive(Clone, Debug)]
@@ -215,7 +215,7 @@ mod tests {
         assert_eq!(all.len(), 10, "{all:?}");
         let fewer = names(&plan("", "parallel-consumer,franz", false), "3.9.1");
         assert_eq!(fewer.len(), 7, "{fewer:?}");
-        let newer = names(&plan("", "", false), "4.1.0");
+        let newer = names(&plan("", "", false), NEWER_KAFKA);
         assert!(!newer.contains(&"mb-kafka") && !newer.contains(&"bare-kafka"), "{newer:?}");
     }
 }
