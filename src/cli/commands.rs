@@ -1,4 +1,5 @@
-//! All commands, and the way from a command line to what is to be done. Nothing is carried out here.
+//! The list of all commands, and the parsing of a command line into one of them with its checked arguments. Each
+//! command runs in its own file.
 
 use std::ffi::OsString;
 
@@ -18,7 +19,7 @@ use crate::cli::status::{StatusFlags, TopFlags};
 use crate::cli::terminal::Terminal;
 use crate::model::error::{Error, Result};
 
-/// What a command line asks for.
+/// The outcome of parsing a command line.
 pub enum Parsed {
     Job(Job),
     /// Help or the version, for stdout.
@@ -84,8 +85,8 @@ pub fn parse(args: &[OsString]) -> Result<Parsed> {
     }
 }
 
-/// The checked arguments of a command. Every value comes from the command line, so settings that do not
-/// fit together are a usage error here.
+/// The checked arguments of a command. All values come from the command line here, so settings that contradict each
+/// other are a usage error.
 ///
 /// # Errors
 /// `Usage`, which ends with a hint at the command's help.

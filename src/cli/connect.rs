@@ -1,5 +1,5 @@
-//! How commands reach the topic: on a Kafka broker, in the data directory, or through the mb that runs on
-//! the data directory.
+//! Connects a command to its topic: on a Kafka broker, in the data directory, or through the mb that runs on the
+//! data directory.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -25,7 +25,7 @@ use crate::model::offset::Partition;
 /// itself.
 pub struct Connected {
     pub broker: Arc<dyn Broker>,
-    /// As typed; what was not typed is as the running mb reported it.
+    /// As typed; values that were not typed are those that the running mb reported.
     pub connection: Connection,
     data_dir: Option<DataDir>,
 }
@@ -37,13 +37,13 @@ impl Connected {
     }
 }
 
-/// When a command uses the embedded topic, if no Kafka was named.
+/// Whether a command may use the embedded topic if no `--bootstrap-server` is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Embedded {
     /// If it exists.
     IfPresent,
     /// Always; it is created if it does not exist.
-    Welcome,
+    Always,
     /// Only with `--client embedded`; it is created if it does not exist.
     IfNamed,
 }
@@ -88,7 +88,7 @@ pub fn broker_under(
     let is_there = connection.data_dir.join(EMBEDDED_FILE).exists();
     let wants_embedded = match embedded {
         Embedded::IfPresent => is_there,
-        Embedded::Welcome => true,
+        Embedded::Always => true,
         Embedded::IfNamed => connection.client == config::Client::Embedded,
     };
     let lock = RefCell::new(held);

@@ -1,5 +1,4 @@
-//! Commands that change how the running mb works: `mb pause`, `resume`, `tick` and `set`, as requests to the
-//! mb that runs on the data directory.
+//! `mb pause`, `mb resume`, `mb tick` and `mb set`: send requests to the mb that runs on the data directory.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -171,7 +170,7 @@ impl Command for SetFlags {
     }
 }
 
-/// What `NAME=VALUE…` changes. A value is read by the main job's flag of the same name.
+/// The changes of `NAME=VALUE…`. A value follows the rule of the main job's flag of the same name.
 ///
 /// # Errors
 /// `Usage` for an unknown setting, a setting given twice, or a value that it does not take.

@@ -1,6 +1,5 @@
-//! `mb dead-letters`: lists dead letters, shows one in full, redrives and discards them, whether an mb runs or
-//! not. How a redrive is carried out is in `source::reprocess`; which dead letters a selection means, in
-//! `history::dead_letters`.
+//! `mb dead-letters`: lists dead letters, shows one in full, redrives and discards them, whether an mb runs or not.
+//! Redrives are performed in `source::reprocess`; selections are resolved in `history::dead_letters`.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -251,7 +250,7 @@ fn count(data_dir: &Path, selection: Selection, json: bool) -> Result<()> {
         let ErrorCount { letters, topic, group, error } = count.clone();
         [letters.to_string(), group, topic, error]
     };
-    let heading = ["LETTERS", "GROUP", "TOPIC", "ERROR"];
+    let heading = ["DEAD-LETTERS", "GROUP", "TOPIC", "ERROR"];
     let mut skip = 0;
     output::print_pages(json, heading, selection.limit, row, |_, limit| {
         let page = Selection { skip, limit, ..selection.clone() };
@@ -264,7 +263,7 @@ fn show(data_dir: &Path, id: i64, json: bool) -> Result<()> {
     let detail = Instance::of(data_dir)?.perform(GetDeadLetter { id })?;
     let detail = detail.ok_or_else(|| {
         Error::Other(format!(
-            "dead letter {id} is not in the history of {}: it never was, or it was resolved and then removed \
+            "dead letter {id} is not in the history of {}: it never existed, or it was resolved and then removed \
              by --history-keep",
             data_dir.display()
         ))
@@ -346,7 +345,7 @@ fn redrive(data_dir: &Path, pick: Pick, json: bool) -> Result<()> {
         [request.to_string(), group, topic, letters.to_string()]
     };
     let rows: Vec<_> = asked.iter().map(row).collect();
-    output::print_table(["REQUEST", "GROUP", "TOPIC", "LETTERS"], &rows)
+    output::print_table(["REQUEST", "GROUP", "TOPIC", "DEAD-LETTERS"], &rows)
 }
 
 fn discard(data_dir: &Path, pick: Pick, note: &str, json: bool) -> Result<()> {

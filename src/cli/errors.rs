@@ -1,4 +1,4 @@
-//! How errors about the command line read: `WHAT: got VALUE, expected RULE`, on one line.
+//! The form of errors about the command line: `WHAT: got VALUE, expected RULE`, on one line.
 
 use crate::cli::output::escape;
 use crate::model::error::{Error, Result};
@@ -11,8 +11,8 @@ pub fn usage<T>(text: impl Into<String>) -> Result<T> {
     Err(Error::Usage(text.into()))
 }
 
-/// A value as errors show it: unchanged if it is one plain word, otherwise quoted; never longer than a
-/// line, never with control characters.
+/// A value as errors show it: unchanged if it is one plain word, otherwise quoted; cut if it is long, with control
+/// characters escaped.
 pub fn shown(value: &str) -> String {
     const MAX_CHARS: usize = 60;
     let plain = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_graphic());

@@ -1,8 +1,7 @@
-//! How a command declares its flags: `flags!` makes the argh struct, and beside each flag stands the field
-//! of `Config` that it sets. Every command has the flags of `Common`.
+//! The macro `flags!`, by which a command declares its flags: it makes the argh struct, and maps each flag to the
+//! field of `Config` that it sets. The flags that every command has (connection and data directory) are here.
 //!
-//! The rules for values are in `values`, each command's own flags in its file, and how a command line is
-//! taken apart in `line`.
+//! A command's own flags are in its file, the rules for values in `values`, the parsing of a command line in `line`.
 
 use argh::{ArgsInfo, CommandInfoWithArgs, FromArgs};
 
@@ -35,7 +34,7 @@ pub trait Flags: FromArgs + ArgsInfo {
     }
 }
 
-/// A command of mb: its flags, what they ask for, and how it is carried out.
+/// A command of mb: its flags, its checked arguments, and how it runs.
 pub trait Command: Flags {
     /// What is typed after `mb`; empty for the main job.
     const NAME: &'static str;
@@ -43,17 +42,19 @@ pub trait Command: Flags {
     const SUMMARY: &'static str;
     /// What may follow the name, one form per element.
     const USAGE: &'static [&'static str];
-    /// What the flags ask for, checked.
+    /// The checked arguments.
     type Args: 'static;
 
-    /// Checks what single values cannot show, without looking at anything but the flags.
+    /// Checks rules that concern several flags. Reads nothing but the flags.
     ///
     /// # Errors
-    /// `Usage` or `Config` for flags that do not fit together.
+    /// `Usage` or `Config` for flags that contradict each other.
     fn check(self) -> Result<Self::Args>;
 
+    /// Runs the command.
+    ///
     /// # Errors
-    /// Whatever kept the command from being carried out.
+    /// Those of the command.
     fn run(args: Self::Args, terminal: &Terminal) -> Result<()>;
 }
 

@@ -1,4 +1,4 @@
-//! The help text of a command, made from what its flags declare.
+//! Makes the help text of a command from the declarations of its flags.
 
 use argh::FlagInfoKind;
 

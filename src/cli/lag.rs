@@ -1,4 +1,4 @@
-//! `mb lag`: how far the group is behind in each partition, as Kafka's consumer-groups tool shows it.
+//! `mb lag`: shows how far the group is behind in each partition, with the columns of Kafka's consumer-groups tool.
 
 use log::info;
 use serde::Serialize;
@@ -101,7 +101,7 @@ impl Command for LagFlags {
 pub fn rows(broker: &dyn Broker, connection: &Connection) -> Result<(Vec<Row>, Option<Error>)> {
     let (topic, group) = (&connection.topic, &connection.group);
     let partitions = broker.topic(topic)?.partitions;
-    // The offsets first: the log's end only grows until it is read, so a lag is never shown too small.
+    // The committed offsets first. Read after the log's ends they could be beyond them, and the lag negative.
     let committed = require_all(broker.committed(group, topic, &partitions)?)?;
     let watermarks = broker.watermarks(topic, &partitions)?;
     let mut unanswered = None;

@@ -1,8 +1,8 @@
-//! Takes a command line apart before argh reads it, because argh knows no `--flag=value`, takes `-` for an
-//! option, and has errors of several lines.
+//! Splits a command line into flags, values, positionals and the command before argh reads it, because argh does
+//! not know `--flag=value`, takes `-` for an option, and reports errors on several lines.
 //!
-//! `Line::read` tells flags, values, positionals and the command apart, by the flags that the argh
-//! structs declare; `Line::build` hands argh a form that it cannot misread.
+//! `Line::read` splits by the flags that the argh structs declare; `Line::build` passes the result to argh in a form
+//! that argh reads correctly.
 
 use std::ffi::OsString;
 
@@ -12,7 +12,7 @@ use crate::cli::errors::{either, shown};
 use crate::cli::flags::Spec;
 use crate::model::error::{Error, Result};
 
-/// What is printed instead of carrying out a command.
+/// What is printed instead of running a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
     Help,
@@ -31,8 +31,8 @@ pub struct Line {
 }
 
 impl Line {
-    /// Takes `args` (without the program's name) apart. Flags in front of a command belong to it. A
-    /// request for help or the version wins over any error.
+    /// Splits `args` (without the program's name). Flags in front of a command belong to it. `--help` and
+    /// `--version` win over any error.
     ///
     /// # Errors
     /// `Usage`: an argument that is not UTF-8, an unknown flag or command, a flag given twice, a
@@ -105,7 +105,7 @@ impl Line {
                 return format!("{name}: got {}, expected {}", shown(value), rule.trim_end());
             }
         }
-        // Nothing that `read` accepts comes here today, but an update of argh may add errors.
+        // `read` accepts nothing today that leads here, but an update of argh may add errors.
         let words: Vec<&str> = output.split_whitespace().collect();
         format!("command line: {}", words.join(" "))
     }

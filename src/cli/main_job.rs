@@ -1,4 +1,4 @@
-//! The main job: `mb` without the name of a command. Its flags, and the pipeline and step made from them.
+//! The main job, `mb` without a command: its flags, and the pipeline and step that are made from them.
 
 use std::path::PathBuf;
 use std::sync::Arc;

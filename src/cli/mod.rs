@@ -1,5 +1,6 @@
-//! The command line: from arguments to an exit code. Nothing outside this folder knows of flags, stdout or exit
-//! codes, except that `model::error` has the exit codes' numbers.
+//! The command line, from arguments to an exit code: a file for each command, and around them `commands` (the
+//! list), `line` and `flags` (parsing), `values` (rules), `help`, `output` and `terminal`. Nothing outside this
+//! folder knows flags, stdout or exit codes, except that `model::error` has the exit codes' numbers.
 
 mod commands;
 mod connect;

@@ -1,7 +1,7 @@
 //! `mb offsets`: moves the committed offsets of a group, as `kafka-consumer-groups --reset-offsets` does, and
 //! voids what the history had planned for the old ones. Without `--execute` it only shows the new offsets.
 //!
-//! Whether a committed offset is this mb's own at the next start is decided in `history::recovery`.
+//! The offsets are planned in `commit::move_plan` and committed in `commit::reset`.
 
 use std::path::Path;
 

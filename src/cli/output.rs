@@ -1,4 +1,4 @@
-//! What commands print on stdout: text and tables for people, JSON for programs. If the reader closes the pipe
+//! Prints on stdout: text and tables for people, JSON for programs. If the reader closes the pipe
 //! (`mb lag | head -1`), printing ends without an error.
 
 use std::borrow::Cow;

@@ -1,4 +1,4 @@
-//! `mb produce`: the producer alone, with messages of its own or the lines of stdin.
+//! `mb produce`: produces numbered messages or the lines of stdin, without reading the topic.
 
 use std::sync::Arc;
 
@@ -69,9 +69,9 @@ pub struct ProduceArgs {
 /// What `mb produce` produces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// Messages of its own, numbered.
+    /// Numbered messages.
     Sequence,
-    /// The lines of stdin; what stands before the first `key_separator` of a line is its key.
+    /// The lines of stdin; the text before the first `key_separator` of a line is its key.
     Stdin { key_separator: Option<String> },
 }
 
@@ -103,7 +103,7 @@ impl Command for ProduceFlags {
     fn run(args: ProduceArgs, terminal: &Terminal) -> Result<()> {
         let signals = signals::listen()?;
         let embedded =
-            if args.rate_given { connect::Embedded::Welcome } else { connect::Embedded::IfNamed };
+            if args.rate_given { connect::Embedded::Always } else { connect::Embedded::IfNamed };
         let connected = connect::broker(&args.common, embedded)?;
         let (broker, connection) = (Arc::clone(&connected.broker), &connected.connection);
         let topic = connect::topic_or_create(broker.as_ref(), connection)?;

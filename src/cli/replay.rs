@@ -1,5 +1,5 @@
-//! `mb replay`: requests that a range of the log is processed once more, in new runs; the committed offsets
-//! stay where they are. How a replay is carried out is in `source::reprocess`.
+//! `mb replay`: requests that a range of the log is processed once more, in new runs; the committed offsets do not
+//! move. Replays are performed in `source::reprocess`.
 
 use log::info;
 use serde::Serialize;
@@ -20,7 +20,7 @@ use crate::source::reprocess::plan::{self, Span};
 flags! {
     #[argh(
         description = "Processes a range of the topic once more, in new runs: at once if mb runs, otherwise at its next \
-            start. The committed offsets of the group stay where they are. Records that the log no longer has \
+            start. The committed offsets of the group do not move. Records that the log no longer has \
             are skipped with a warning.\n\
             \n\
             TIME is 2026-11-24T06:10:30Z, or has an offset such as +01:00. Without either it is UTC, and a date \

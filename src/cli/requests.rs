@@ -1,5 +1,5 @@
-//! `mb requests`: lists redrives and replays, and cancels them, whether an mb runs or not. How they are
-//! carried out is in `source::reprocess`.
+//! `mb requests`: lists redrives and replays, and cancels them, whether an mb runs or not. They are performed in
+//! `source::reprocess`.
 
 use crate::api::instance::Instance;
 use crate::api::operations::requests::{CancelRequests, ListRequests};
@@ -147,7 +147,7 @@ fn print(rows: &[RequestRow], json: bool) -> Result<()> {
         "FAILED",
         "LEFT",
         "RECORDS",
-        "ASKED",
+        "REQUESTED",
         "ENDED",
         "NOTE",
     ];

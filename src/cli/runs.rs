@@ -1,4 +1,4 @@
-//! `mb runs`: lists runs, shows one in full, cancels runs that are not over, and replays the offsets of runs.
+//! `mb runs`: lists runs, shows one in full, cancels unfinished runs, and replays the offsets of runs.
 
 use std::fmt::Write as _;
 
@@ -24,7 +24,7 @@ flags! {
         description = "Lists the runs in the history, newest first, or shows one run in full, whether an mb runs on the data \
             directory or not.\n\
             \n\
-            With a running mb, cancel gives up on runs that are not over, whose records become dead letters, \
+            With a running mb, cancel gives up on unfinished runs, whose records become dead letters, \
             and replay processes the offsets of runs once more, in new runs.\n\
             \n\
             TIME is 2026-11-24T06:10:30Z, or has an offset such as +01:00. Without either it is UTC, and a date \
@@ -205,7 +205,7 @@ fn show(args: &RunsArgs, id: i64) -> Result<()> {
     let detail = Instance::of(data_dir)?.perform(GetRun { id })?;
     let detail = detail.ok_or_else(|| {
         Error::Other(format!(
-            "run {id} is not in the history of {}: it never was, or --history-keep has removed it",
+            "run {id} is not in the history of {}: it never existed, or --history-keep has removed it",
             data_dir.display()
         ))
     })?;
@@ -215,13 +215,13 @@ fn show(args: &RunsArgs, id: i64) -> Result<()> {
     output::print(&text(&detail))
 }
 
-/// Gives up on runs that are not over; runs before the first error stay cancelled.
+/// Gives up on unfinished runs; runs before the first error stay cancelled.
 fn cancel(args: &RunsArgs, ids: &[i64], note: &str) -> Result<()> {
     let mut client = control::connect(&args.common.connection.data_dir)?;
     for id in ids {
         let cancelled = client.perform(CancelRun { id: *id, note: note.to_owned() })?;
         let what = match cancelled.did {
-            CancelEffect::Waiting => "it is still waiting, and its step will not be run",
+            CancelEffect::Waiting => "it was waiting, and its step will not run",
             CancelEffect::Ended => "its command is being ended",
             CancelEffect::Stalled => {
                 "its step runs inside mb and cannot be ended, so the run is marked as stalled until the \

@@ -1,5 +1,5 @@
-//! `mb status` and `mb top`: how the mb that runs on the data directory is doing, once or each second. How an
-//! overview looks in a terminal is in `picture`.
+//! `mb status` and `mb top`: show the state of the mb that runs on the data directory, once or every second. The
+//! text is made in `picture`.
 
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -59,7 +59,7 @@ impl Command for StatusFlags {
 
 flags! {
     #[argh(
-        description = "Shows how the running mb is doing, as mb status does, and redraws it each second until Ctrl-C. If \
+        description = "Shows how the running mb is doing, as mb status does, and redraws it every second until Ctrl-C. If \
             stdout is not a terminal, it prints the status once.",
         example = "mb top"
     )]
@@ -68,7 +68,7 @@ flags! {
 
 impl Command for TopFlags {
     const NAME: &'static str = "top";
-    const SUMMARY: &'static str = "show how the running mb is doing, redrawn each second";
+    const SUMMARY: &'static str = "show how the running mb is doing, redrawn every second";
     const USAGE: &'static [&'static str] = &["[FLAGS]"];
     type Args = PathBuf;
 
@@ -81,8 +81,8 @@ impl Command for TopFlags {
     }
 }
 
-/// The overview, each second, until the process ends. If the mb stops or starts meanwhile, the screen says
-/// so, because whoever watches a restart wants to see it come back.
+/// Shows the overview every second until the process ends. If the mb stops meanwhile, the screen says so and goes
+/// on, because a person who watches a restart wants to see mb come back.
 fn top(data_dir: &Path) -> Result<()> {
     let term = Term::stdout();
     if !term.is_term() {

@@ -1,5 +1,5 @@
-//! The kinds of values that flags take: one function per kind, from a text to the value, or to the rule
-//! that the text breaks. Which flag takes which kind is declared with each command.
+//! Parses the values of flags: one function per kind of value, which returns the value, or the rule that the text
+//! breaks. Each command declares which of its flags takes which kind.
 
 use std::time::Duration;
 
@@ -134,7 +134,7 @@ pub fn step(text: &str) -> Result<StepName, String> {
     )
 }
 
-/// Where the page is served.
+/// The value of `--listen`: the address of the page, or off.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listen {
     Off,
@@ -151,8 +151,8 @@ impl Default for Listen {
     }
 }
 
-/// `off`, `HOST:PORT`, or a port alone, which is on 127.0.0.1. Whether the host exists shows when mb
-/// listens there.
+/// `off`, `HOST:PORT`, or a port alone, which is on 127.0.0.1. A host that does not exist is an error when mb starts
+/// to listen.
 pub fn listen(text: &str) -> Result<Listen, String> {
     let rule =
         || "HOST:PORT such as 127.0.0.1:3000, a port from 0 to 65535 alone, or off".to_owned();
@@ -204,8 +204,7 @@ pub fn action<'a>(words: &'a [String], actions: &[&str]) -> Result<(&'a str, &'a
     }
 }
 
-/// Numbers above 0, as the first column of what the command `list` prints has them; `name` is what errors
-/// call them.
+/// Parses ids: numbers above 0, from the first column of the command `list`. Errors call them `name`.
 ///
 /// # Errors
 /// `Usage` for anything else.
