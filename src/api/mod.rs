@@ -1,4 +1,4 @@
-//! What other processes can ask of mb, and what they can tell it to do.
+//! The commands and queries that other processes can send to mb.
 //!
 //! `operations` holds every command and query once: a request type, its answer's type, and the function that
 //! performs it on a [`context::Context`]. The rest translates. `socket` carries operations over the control

@@ -1,12 +1,12 @@
-//! Who decides about a reset that waits to be written: its caller, whose time limit may be over, or the
-//! history thread.
+//! Settles a race: a reset that waits in the inbox is either written by the history thread, or called off by its
+//! caller when the time limit is over.
 
 use crate::model::sync::atomic::{AtomicU8, Ordering};
 
-/// Whether a reset is made or called off, which exactly one side decides.
+/// Whether a reset is written or called off, which exactly one side decides.
 ///
 /// Without it, a caller whose time limit is over would report "not moved" while the reset still waits in the
-/// inbox. Written later, it would void ranges that a sensor goes on reading.
+/// inbox. Written later, the reset would void ranges that a sensor goes on reading.
 #[derive(Debug, Default)]
 pub(super) struct Claim(AtomicU8);
 
@@ -20,12 +20,12 @@ impl Claim {
         self.change(WAITING, TAKEN).is_ok() || self.0.load(Ordering::SeqCst) == TAKEN
     }
 
-    /// The transaction failed, and the history thread will try it once more.
+    /// The transaction failed, and the history thread will retry it.
     pub fn give_back(&self) {
         let _ = self.change(TAKEN, WAITING);
     }
 
-    /// The caller waits no longer. False if the history thread is writing the reset, or has written it.
+    /// The caller stops waiting. False if the history thread is writing the reset, or has written it.
     pub fn call_off(&self) -> bool {
         self.change(WAITING, CALLED_OFF).is_ok()
     }

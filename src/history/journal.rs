@@ -1,4 +1,4 @@
-//! The history's journal: whether what was written is on the disk.
+//! Syncs the history's journal (SQLite's write-ahead log) to the disk, so that intents survive a power cut.
 
 use std::fs::File;
 use std::io;

@@ -1,4 +1,5 @@
-//! How far the file is: what workers, the committer and a shutdown wait for.
+//! How far the history thread is: which runs are in the file, and whether it fails or has ended. Workers wait here
+//! until their run's range is written.
 
 use std::sync::Arc;
 
@@ -58,7 +59,7 @@ impl Progress {
         self.ended.load(Ordering::SeqCst)
     }
 
-    /// From now on nobody waits for a run to be planned.
+    /// Ends all waits for planned runs, now and later.
     pub fn stop_waiting(&self) {
         self.stopping.store(true, Ordering::SeqCst);
         self.announce();
@@ -112,7 +113,7 @@ impl Progress {
     }
 }
 
-/// Wakes everybody who waits for the history thread when it ends, even by a panic.
+/// Wakes every thread that waits for the history thread when that ends, even by a panic.
 pub(super) struct ExitGuard {
     pub progress: Arc<Progress>,
     pub inbox: Arc<Inbox<Write>>,

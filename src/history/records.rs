@@ -1,4 +1,4 @@
-//! What is written to the history: a run that gets its identity, what became of it, a tick.
+//! The values that are written to the history: planned runs, attempts, outcomes with dead letters, ticks.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

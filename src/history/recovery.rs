@@ -1,7 +1,5 @@
-//! What an earlier process recorded of a scope's partitions: read, voided and begun at the start, before the
-//! history thread runs.
-//!
-//! The decision what follows from it is in `resume`.
+//! Reads what an earlier process recorded of a scope's partitions, and voids or begins them. Runs at the start,
+//! before the history thread does. What follows from the records is decided in `resume`.
 
 use std::collections::BTreeMap;
 

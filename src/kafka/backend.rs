@@ -1,4 +1,4 @@
-//! Which implementation speaks to the log, and what each of them can do.
+//! Names the implementations that speak to the log, and declares what a backend can do (`Capabilities`).
 
 use std::fmt;
 
@@ -45,7 +45,7 @@ impl fmt::Display for Backend {
     }
 }
 
-/// What a backend can do. The conformance suite (tests/conformance.rs) checks each capability that a
+/// What a backend can do. The conformance suite (`tests/brokers/conformance/`) checks each capability that a
 /// backend declares, and that it refuses the others by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {

@@ -1,6 +1,6 @@
-//! What holds a tick back: no memory for the next record, and partitions of which too many runs wait.
+//! Holds a tick back: if there is no memory for the next record, and if too many runs of a partition wait.
 //!
-//! How much memory a record needs is known by the batcher; the limit itself is in `model::budget`.
+//! The batcher computes how much memory a record needs; the limit itself is in `model::budget`.
 
 use std::time::Instant;
 

@@ -1,5 +1,5 @@
-//! Who may ask for what: the names that mb answers to, the origins that a change may come from, the token, and
-//! the browsers that are signed in. Takes values and returns decisions; reads nothing but the token's file.
+//! Decides which requests are allowed: by the host names that mb answers to, the origins that a change may come
+//! from, the token, and the browsers that are signed in. Values in, decisions out; reads nothing but the token's file.
 //!
 //! Another site's page, open in the same browser, must neither read nor change anything here, even if its own
 //! name resolves to this machine (DNS rebinding). So `Host` is checked for everything except `/healthz`, and a

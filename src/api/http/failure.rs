@@ -1,4 +1,4 @@
-//! Why a request has no answer: the status, a word for programs, and a line for people.
+//! Errors of requests: the status, a word for programs, and a line for people.
 
 use super::request::Refusal;
 use super::response::Response;

@@ -1,7 +1,7 @@
 //! Commands and queries, a file for each subject: request types, their answers' types, and what performs them.
 //!
-//! Nothing here knows how a request arrived. Requests are checked here as strictly as a stranger's must be,
-//! whether they came through the control socket, over HTTP, or from a command in this process.
+//! Nothing here knows how a request arrived. Requests are checked here in full, whether they came through the control
+//! socket, over HTTP, or from a command in this process.
 
 pub mod cancel_run;
 pub mod cursor;

@@ -1,4 +1,4 @@
-//! What commands and queries have in common.
+//! The trait `Operation`, which every command and query implements.
 
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use crate::api::session::Session;
 use crate::config::limits;
 use crate::model::error::Result;
 
-/// One thing that mb can be asked for or told to do. The type is the request.
+/// A command or a query. The type that implements it is the request.
 pub trait Operation {
     type Answer: Serialize + DeserializeOwned;
 
     /// # Errors
-    /// `Usage` for a request that cannot be right, `Other` if it does not fit how things are; what the history
-    /// or the broker cannot do.
+    /// `Usage` for an invalid request, `Other` if mb's present state does not allow it; errors of the history and
+    /// of the broker.
     fn perform(self, context: &Context, session: &mut Session) -> Result<Self::Answer>;
 
     /// How long a client waits for the answer: longer than the operation may take, so that the client learns how

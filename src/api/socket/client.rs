@@ -1,4 +1,4 @@
-//! The side of the control socket that asks.
+//! The client of the control socket: sends a request, and reads the answer within a time limit.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;

@@ -1,4 +1,4 @@
-//! The side of the control socket that answers: owns the socket, its connections and their threads.
+//! The server of the control socket: owns the socket, its connections and their threads.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};

@@ -1,4 +1,4 @@
-//! Where a run's records are, for replaying or showing them.
+//! Finds where a run's records are (log, partition, range), for replaying or showing them.
 
 use rusqlite::{Connection, OptionalExtension, Row};
 

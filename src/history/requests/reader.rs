@@ -1,4 +1,4 @@
-//! What of open requests is still to be made, and with which records.
+//! Reads open requests: which of their runs are still to be made, and with which records.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Replays on their way into the history.
+//! Writes new replays to the history.
 
 use rusqlite::{Connection, TransactionBehavior, params};
 use serde::{Deserialize, Serialize};

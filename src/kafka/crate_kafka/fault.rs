@@ -1,4 +1,4 @@
-//! What goes wrong with crate kafka, in words, and which brokers it can be used with at all.
+//! Crate kafka's errors as texts for people, and the check that a broker is one that the crate can be used with.
 
 use crate::kafka::wire::Probe;
 use crate::model::error::{Error, Result};

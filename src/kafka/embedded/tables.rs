@@ -1,4 +1,4 @@
-//! Questions to the topic file's tables, and changes of them, that several parts of this backend need.
+//! Queries and changes of the topic file's tables that several parts of this backend need.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! What the watching threads found last, and what they remember for their next look.
+//! The newest results of the watching threads, and what these threads keep from one sample to the next.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

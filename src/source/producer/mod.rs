@@ -1,9 +1,9 @@
 //! The producer: posts messages at a pace, whatever the broker does meanwhile, and counts what was
 //! acknowledged.
 //!
-//! What is posted comes from `messages`, when from `pacing`, to which partition from `kafka::partitioner`. The
-//! `task` is the body of the thread `producer`; whoever starts it owns the stop. `link` replaces the client's
-//! producer after errors, `report` tells people how it goes.
+//! `messages` makes the messages, `pacing` says when each is due, `kafka::partitioner` chooses its partition. `task`
+//! is the body of the thread `producer`; the code that starts the thread owns its stop. `link` replaces the client's
+//! producer after errors, `report` logs progress and result.
 
 mod link;
 pub mod messages;

@@ -1,4 +1,4 @@
-//! What redrives and replays work with, and how far they are after a turn.
+//! What redrives and replays share (engine, limits, reader of requests), and the state of a request after its turn.
 
 use std::sync::Arc;
 use std::time::Instant;
