@@ -31,11 +31,11 @@ pub struct Cancelled {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CancelEffect {
-    /// The run is waiting, and fails at its turn without its step being run.
+    /// The run is waiting. A worker will take it and fail it without calling the step.
     Waiting,
     /// The run's command gets a signal.
     Ended,
-    /// The run is in a step inside mb, which cannot be ended: it is marked as stalled and waited for.
+    /// The run is in a step inside mb, which cannot be ended: mb marks it as stalled, and waits for it.
     Stalled,
 }
 
@@ -71,7 +71,7 @@ impl Operation for CancelRun {
             (Found::InStep, None) => CancelEffect::Ended,
             (Found::Ending, _) => {
                 return Err(Error::Other(format!(
-                    "run {id} is just ending, and the history cannot be written now: try again"
+                    "run {id} is just ending, and the history cannot be written now; try again"
                 )));
             }
         };
@@ -90,8 +90,8 @@ fn find(pipeline: &RunningPipeline, id: i64, error: &str) -> Result<(Found, Opti
         // Brings the outcomes of runs that ended before this into the file, where the caller looks next.
         if !pipeline.engine.history.flush(limits::HISTORY_STOP_LIMIT) {
             return Err(Error::Other(format!(
-                "run {id}: the history cannot be written now: unless the run has ended already, it is \
-                 given up at its turn"
+                "run {id}: the history cannot be written now; unless the run has ended already, it fails \
+                 when a worker takes it"
             )));
         }
     }

@@ -19,7 +19,7 @@ use crate::model::events::Event;
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "SettingsBody")]
 pub struct ChangeSettings {
-    /// Messages per second of mb's own producer; 0 for as many as it can.
+    /// Messages per second of mb's own producer; 0 for no limit.
     pub rate: Option<f64>,
     /// Records of a batch, at most.
     pub max_batch: Option<u64>,
@@ -49,7 +49,7 @@ impl Operation for ChangeSettings {
     }
 }
 
-/// Applies the change if each value is one that its flag takes, and all of them fit together.
+/// Applies the change if each value follows the rule of its flag, and no two contradict each other.
 fn apply(change: &ChangeSettings, settings: &mut Settings, config: &Config) -> Result<()> {
     if let Some(rate) = change.rate {
         if settings.rate.is_none() {
@@ -60,7 +60,7 @@ fn apply(change: &ChangeSettings, settings: &mut Settings, config: &Config) -> R
         let fits = rate == 0.0 || (limits::RATE_MIN..=limits::RATE_MAX).contains(&rate);
         if !fits {
             return Err(Error::Usage(format!(
-                "rate: got {rate}, expected {} to {}, or 0 for as fast as it goes",
+                "rate: got {rate}, expected {} to {}, or 0 for no limit",
                 limits::RATE_MIN,
                 limits::RATE_MAX
             )));

@@ -39,7 +39,7 @@ function showPreview({ partitions, more, took_ms: took }) {
 }
 
 const SETTINGS = [
-  { name: 'rate', test: 'set-rate', label: 'Produce rate (messages/s)', hint: '0: as fast as possible', step: 'any' },
+  { name: 'rate', test: 'set-rate', label: 'Produce rate (messages/s)', hint: '0: no limit', step: 'any' },
   { name: 'max_batch', test: 'set-max-batch', label: 'Maximum batch size (records)', step: '1' },
   { name: 'max_concurrent_runs', test: 'set-max-concurrent-runs', label: 'Maximum concurrent runs', step: '1' },
   { name: 'tick_interval_s', test: 'set-tick-interval', label: 'Tick interval (seconds)', step: 'any' },
