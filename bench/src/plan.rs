@@ -5,16 +5,17 @@ use std::ops::RangeInclusive;
 use crate::contender::{Contender, NAMES};
 
 pub const WORKLOADS: [&str; 9] = ["W1", "W2", "W3", "W4", "W5", "W6", "W7", "W8", "W9"];
-/// Of what is a mean over a fixed time, and warms up in it.
+/// Rounds of a workload that measures a mean over a fixed time, which includes its warm-up.
 pub const ONE_ROUND: RangeInclusive<u32> = 1..=1;
-/// Those of `--quick`.
+/// The workloads of `--quick`.
 const QUICK: [&str; 3] = ["W1", "W2", "W3"];
 
 pub const VALUE_BYTES: usize = 100;
 pub use mb_bench::PARTITIONS;
 pub const CONCURRENCY: u64 = 5;
-/// The broker of all workloads, and the one that W1 is repeated on.
+/// The broker of all workloads.
 pub const KAFKA: &str = "3.9.1";
+/// The newest Kafka, on which W1 is repeated.
 pub const NEWER_KAFKA: &str = "4.4.0";
 
 /// What the command line chose.
@@ -28,11 +29,11 @@ pub struct Plan {
     /// Whether another build of mb takes part in W1 to W4.
     pub before: bool,
     pub kafka: String,
-    /// W1 once more.
+    /// The broker on which W1 is repeated.
     pub newer_kafka: Option<String>,
 }
 
-/// One drain: so many records in batches of so many.
+/// One drain: `count` records in batches of up to `batch`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drain {
     pub workload: &'static str,
@@ -42,7 +43,7 @@ pub struct Drain {
 
 impl Plan {
     /// # Errors
-    /// One line, where a workload or a contender is not known.
+    /// One line, if a workload or a contender is unknown.
     pub fn new(
         only: &str,
         without: &str,
