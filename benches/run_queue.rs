@@ -43,6 +43,7 @@ impl Maker {
             batch: Batch::default(),
             permit: Arc::clone(&self.permit),
             failed_attempts: 0,
+            failing: None,
             queued: Instant::now(),
         }
     }

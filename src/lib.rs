@@ -95,8 +95,8 @@ pub mod source;
 pub mod step;
 
 pub use config::{
-    Client, Config, Connection, DeadLetterTo, Isolation, OnFailure, OnMissingOffsets, Order,
-    Produce, StartFrom, Web,
+    Client, Config, Connection, DeadLetterTo, Isolation, OnFailure, OnMissingOffsets, OnOutage,
+    Order, Produce, StartFrom, Web,
 };
 #[cfg(feature = "testing")]
 pub use kafka::embedded;

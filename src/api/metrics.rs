@@ -161,6 +161,10 @@ fn settings(families: &Families, overview: &Overview) -> prometheus::Result<()> 
         "Records of a batch at most.",
         settings.max_batch.value as f64,
     )?;
+    let holding = f64::from(u8::from(overview.hold.is_some()));
+    families.gauge("mb_holding", "1 while the step fails for every run and mb holds.", holding)?;
+    let held = overview.hold.as_ref().map_or(0.0, |hold| hold.runs as f64);
+    families.gauge("mb_held_runs", "Runs that wait for the step to work again.", held)?;
     let paused = f64::from(u8::from(overview.sensor.paused));
     families.gauge("mb_paused", "1 if the sensors are paused, else 0.", paused)?;
     if let Some(freshness) = overview.freshness {

@@ -16,6 +16,7 @@ use super::operations::dead_letters::{
 use super::operations::embedded_topic::{
     CreateTopic, DescribeTopic, FindOffsets, Flush, GetCommitted, GetWatermarks, Produce,
 };
+use super::operations::hold::{GiveUp, RetryNow};
 use super::operations::overview::{GetLag, GetOverview, GetSeries, GetStatus, ListTicks};
 use super::operations::preview::PreviewTick;
 use super::operations::records::ReadRecords;
@@ -79,6 +80,8 @@ requests! {
     "pause" Pause,
     "resume" Resume,
     "tick" Tick,
+    "retry_now" RetryNow,
+    "give_up" GiveUp,
     "preview" PreviewTick,
     "move_cursor" MoveCursor,
     "cursor_move" GetCursorMove,

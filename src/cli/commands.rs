@@ -7,6 +7,7 @@ use crate::cli::control::{PauseFlags, ResumeFlags, SetFlags, TickFlags};
 use crate::cli::dead_letters::DeadLettersFlags;
 use crate::cli::flags::{Command, Spec};
 use crate::cli::help;
+use crate::cli::hold::{GiveUpFlags, RetryNowFlags};
 use crate::cli::lag::LagFlags;
 use crate::cli::line::{Line, Request};
 use crate::cli::main_job::MainFlags;
@@ -47,7 +48,7 @@ impl Entry {
 }
 
 /// Every command, the main job first, in the order of the list in `mb --help`.
-pub fn all() -> [Entry; 14] {
+pub fn all() -> [Entry; 16] {
     [
         Entry::of::<MainFlags>(),
         Entry::of::<ProduceFlags>(),
@@ -58,6 +59,8 @@ pub fn all() -> [Entry; 14] {
         Entry::of::<ResumeFlags>(),
         Entry::of::<TickFlags>(),
         Entry::of::<SetFlags>(),
+        Entry::of::<RetryNowFlags>(),
+        Entry::of::<GiveUpFlags>(),
         Entry::of::<RunsFlags>(),
         Entry::of::<DeadLettersFlags>(),
         Entry::of::<ReplayFlags>(),

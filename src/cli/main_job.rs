@@ -10,7 +10,7 @@ use crate::cli::terminal::Terminal;
 use crate::cli::values::{self, Listen, StepName};
 use crate::config::limits;
 use crate::config::{
-    Client, Config, DeadLetterTo, Isolation, OnFailure, OnMissingOffsets, Order, Produce,
+    Client, Config, DeadLetterTo, Isolation, OnFailure, OnMissingOffsets, OnOutage, Order, Produce,
     StartFrom, Web,
 };
 use crate::model::error::Result;
@@ -158,6 +158,21 @@ flags! {
             /// on), or halt (exit code 65) (default dead-letter)
             #[argh(option, arg_name = "ACTION", from_str_fn(values::on_failure))]
             on_failure: Option<OnFailure> => on_failure,
+
+            /// what to do while the step fails for every run: hold (give up on none, and try one at a time
+            /// until the step works again), dead-letter (give up on each after its last attempt), or halt
+            /// (exit code 65) (default hold)
+            #[argh(option, arg_name = "ACTION", from_str_fn(values::on_outage))]
+            on_outage: Option<OnOutage> => on_outage,
+
+            /// how long to hold a run that fails when there is no other run to compare it with (default
+            /// 2m)
+            #[argh(option, arg_name = "DURATION", from_str_fn(values::duration))]
+            outage_patience: Option<Duration> => outage_patience,
+
+            /// with --until-caught-up: end with exit code 75 when a hold takes longer (default 10m)
+            #[argh(option, arg_name = "DURATION", from_str_fn(values::positive_duration))]
+            hold_limit: Option<Duration> => hold_limit,
 
             /// where to keep dead letters: store (in the history), topic:NAME (in that topic, which is
             /// created if it does not exist), both:NAME, or both, which takes TOPIC-dead-letters

@@ -9,6 +9,7 @@ mod dead_letters;
 mod errors;
 mod flags;
 mod help;
+mod hold;
 mod lag;
 mod line;
 mod main_job;

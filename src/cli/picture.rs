@@ -131,6 +131,7 @@ fn verdict(overview: &Overview) -> String {
         return format!("waiting for {what}");
     }
     let mut text = match (overview.health.ready, overview.lag.total) {
+        (false, _) if overview.hold.is_some() => "HOLDING (mb retry-now, mb give-up)".to_owned(),
         (false, _) => "NOT READY".to_owned(),
         (true, None) => "lag not known yet".to_owned(),
         (true, Some(0)) => "caught up".to_owned(),
@@ -212,6 +213,7 @@ mod tests {
             broker: "embedded topic".into(),
             step: "log".into(),
             waiting_for: None,
+            hold: None,
             sensor: SensorView { paused: false, sensors: 1, tick_runtime_s: 10.0 },
             settings: SettingsView {
                 rate: None,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::cli::errors::{either, shown, usage};
 use crate::config::units;
 use crate::config::{
-    Client, DeadLetterTo, Isolation, OnFailure, OnMissingOffsets, Order, StartFrom,
+    Client, DeadLetterTo, Isolation, OnFailure, OnMissingOffsets, OnOutage, Order, StartFrom,
 };
 use crate::model::clock;
 use crate::model::error::{Error, Result};
@@ -94,6 +94,12 @@ pub fn isolation(text: &str) -> Result<Isolation, String> {
 
 pub fn on_failure(text: &str) -> Result<OnFailure, String> {
     choice(text, &[("dead-letter", OnFailure::DeadLetter), ("halt", OnFailure::Halt)])
+}
+
+pub fn on_outage(text: &str) -> Result<OnOutage, String> {
+    let actions =
+        [("hold", OnOutage::Hold), ("dead-letter", OnOutage::DeadLetter), ("halt", OnOutage::Halt)];
+    choice(text, &actions)
 }
 
 /// `store`, `topic:NAME`, `both` or `both:NAME`. Whether Kafka allows the name is checked by

@@ -121,6 +121,18 @@ pub enum OnFailure {
     Halt,
 }
 
+/// What to do while the step fails for every run (`--on-outage`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnOutage {
+    /// Give up on no run; try one at a time until the step works again.
+    #[default]
+    Hold,
+    /// Give up on each run after its last attempt, whether or not the step works for others.
+    DeadLetter,
+    /// mb stops with exit code 65 and commits nothing past the runs that failed.
+    Halt,
+}
+
 /// Where dead letters are kept (`--dead-letter`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum DeadLetterTo {
@@ -237,6 +249,12 @@ pub struct Config {
     pub retry_backoff: Duration,
     /// What to do with a run whose last attempt failed. Default `DeadLetter`.
     pub on_failure: OnFailure,
+    /// What to do while the step fails for every run. Default `Hold`.
+    pub on_outage: OnOutage,
+    /// How long a run that fails is held if there is no other run to compare it with. Default 2 min.
+    pub outage_patience: Duration,
+    /// Only with `until_caught_up`: how long a hold may take before mb ends with exit code 75. Default 10 min.
+    pub hold_limit: Duration,
     /// Where dead letters are kept. Default `Store`.
     pub dead_letter: DeadLetterTo,
     /// Split a batch whose last attempt failed into halves with attempts of their own, and split those in
@@ -307,6 +325,9 @@ impl Default for Config {
             max_attempts: 3,
             retry_backoff: Duration::from_secs(1),
             on_failure: OnFailure::DeadLetter,
+            on_outage: OnOutage::Hold,
+            outage_patience: Duration::from_secs(120),
+            hold_limit: Duration::from_secs(600),
             dead_letter: DeadLetterTo::Store,
             bisect: false,
             step_timeout: None,

@@ -32,6 +32,23 @@ pub struct Run {
     pub failed_attempts: u32,
     /// When the run first entered the queue of this process.
     pub queued: Instant,
+    /// `None` if no attempt has failed in this process.
+    pub failing: Option<Failing>,
+}
+
+/// The failed attempts of a run in this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failing {
+    /// When the first one began.
+    pub began: Instant,
+    /// When it ended.
+    pub since: Instant,
+    /// How many count against the run: those with a success of another run since the one before.
+    pub counted: u32,
+    /// When the last one that counts ended.
+    pub counted_at: Instant,
+    /// The run has waited in a hold.
+    pub was_held: bool,
 }
 
 /// The state of a run, as the history keeps it and the page shows it.

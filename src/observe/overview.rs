@@ -31,6 +31,9 @@ pub struct Overview {
     pub rates: Rates,
     pub lag: LagView,
     pub queue: QueueView,
+    /// Null unless mb holds.
+    #[serde(default)]
+    pub hold: Option<HoldView>,
     pub workers: Vec<WorkerView>,
     /// Dead letters that are neither redriven nor discarded.
     pub dead_letters_open: u64,
@@ -52,6 +55,21 @@ pub struct SensorView {
     pub paused: bool,
     pub sensors: usize,
     pub tick_runtime_s: f64,
+}
+
+/// mb holds: the step fails for every run, so nothing is given up on, and one run at a time tries whether the
+/// step works again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Hold")]
+pub struct HoldView {
+    pub for_s: f64,
+    /// The newest error.
+    pub cause: String,
+    /// Runs that have failed and wait.
+    pub runs: u64,
+    /// How often the step was tried since.
+    pub probes: u32,
+    pub next_probe_s: f64,
 }
 
 /// Since mb started.
@@ -174,7 +192,7 @@ pub struct HealthView {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Reason {
-    /// `starting`, `broker`, `stalled`, `step`, `disk` or `freshness`.
+    /// `starting`, `held`, `broker`, `stalled`, `step`, `disk` or `freshness`.
     pub reason: String,
     /// For people: what is wrong, where, and since when.
     pub detail: String,

@@ -7,6 +7,7 @@ use crossbeam_channel::{Receiver, select};
 
 use crate::config::limits;
 use crate::kafka::require_all;
+use crate::model::clock;
 use crate::model::error::Error;
 use crate::model::events::Event;
 use crate::model::live::Trouble;
@@ -59,6 +60,9 @@ pub(super) fn supervise(
             report(done, to_do);
         }
         running.warn_of_stalls();
+        if let Some(error) = running.held_too_long() {
+            return StopReason::Failed(error);
+        }
         running.workers.adjust_or_warn(&mut running.threads);
         let event = select! {
             recv(stop) -> _ => {
@@ -120,6 +124,21 @@ impl Running {
             Some(Err(panic)) => panic,
             _ => Error::Other("thread committer ended early".into()),
         }
+    }
+
+    /// With `--until-caught-up` somebody waits for the end, which a hold must not delay without limit.
+    fn held_too_long(&self) -> Option<Error> {
+        let config = &self.engine.config;
+        let held = self.engine.queue.held().filter(|_| config.until_caught_up)?;
+        let time = clock::now().saturating_duration_since(held.since);
+        (time >= config.hold_limit).then(|| {
+            Error::Held(format!(
+                "the step has failed for every run for {} s (--hold-limit), the newest with: {}; nothing was \
+                 given up on, and the next start goes on",
+                time.as_secs(),
+                held.cause
+            ))
+        })
     }
 
     /// Sets the target of `--until-caught-up`: the log's end as it is now. False if the broker did not answer;

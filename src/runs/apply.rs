@@ -9,8 +9,9 @@ use crate::model::events::Event;
 use crate::model::live::Live;
 use crate::model::offset::RunKey;
 use crate::model::run::{Run, RunId, RunState};
+use crate::runs::effect::{Count, Effect};
 use crate::runs::engine::Engine;
-use crate::runs::outcome::{Count, Effect};
+use crate::runs::queue::Said;
 use crate::runs::split::Piece;
 use crate::runs::undelivered::Undelivered;
 
@@ -50,10 +51,24 @@ pub fn apply(engine: &Engine, mut run: Run, attempt: AttemptRecord, effects: Vec
                 engine.ledgers.split(run.key.partition, run.whole, pieces);
             }
             Effect::EndInQueue => engine.queue.ended(&run.key),
-            Effect::Retry { due, failed_attempts } => {
-                run.failed_attempts = failed_attempts;
+            Effect::Retry { due, failed_attempts, failing } => {
+                (run.failed_attempts, run.failing) = (failed_attempts, failing);
                 return engine.queue.retry(run, due);
             }
+            Effect::Hold { cause, failed_attempts, failing } => {
+                (run.failed_attempts, run.failing) = (failed_attempts, Some(failing));
+                return hold(engine, run, &cause);
+            }
+            Effect::StepProved { began, ended } => {
+                if let Some((held, waiting)) = engine.queue.step_worked(began, ended) {
+                    log::info!(
+                        "the step works again after {:.0?}: {waiting} run(s) go on",
+                        clock::now().saturating_duration_since(held.since)
+                    );
+                }
+            }
+            Effect::StepDisproved(now) => engine.queue.step_failed(&run, now),
+            Effect::GiveUpUnproved => engine.queue.gave_up_unproved(&run),
             Effect::StartPieces { due } => return engine.queue.split(&run.key, pieces, due),
             Effect::HandOver { error, dead_letters } => {
                 let undelivered = Undelivered::new(attempt_with(Some(error)), dead_letters);
@@ -67,6 +82,20 @@ pub fn apply(engine: &Engine, mut run: Run, attempt: AttemptRecord, effects: Vec
                 let _ = engine.events.try_send(Event::Halt(error));
             }
         }
+    }
+}
+
+fn hold(engine: &Engine, run: Run, cause: &str) {
+    let key = run.key.clone();
+    match engine.queue.hold(run, cause) {
+        Some(Said::Begins) => log::error!(
+            "holding: the step fails for every run, now for {key}: {cause}; nothing is given up on, and one run \
+             at a time is tried until the step works (mb retry-now, mb give-up)"
+        ),
+        Some(Said::GoesOn(time)) => {
+            log::error!("holding for {time:.0?}: the step still fails: {cause}");
+        }
+        None => {}
     }
 }
 
@@ -124,6 +153,7 @@ fn split(
         permit: Arc::clone(&permit),
         failed_attempts,
         queued: clock::now(),
+        failing: None,
     };
     (first.0..).zip(pieces).map(make).collect()
 }

@@ -48,7 +48,7 @@ impl Delivery {
 
     fn deliver(&mut self, run: Run, mut undelivered: Undelivered) {
         let queue = &self.engine.queue;
-        let _with_worker = queue.with_worker(&run.key);
+        let _with_worker = queue.with_worker(&run);
         match self.writer.write(&run.key, &undelivered, &|| queue.is_closed()) {
             Ok(()) => {
                 if !queue.has_undelivered() {

@@ -55,6 +55,7 @@ fn run(id: i64, partition: i32) -> Run {
         permit: Arc::new(Permit::nothing()),
         failed_attempts: 0,
         queued: Instant::now(),
+        failing: None,
     }
 }
 

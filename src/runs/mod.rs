@@ -12,6 +12,7 @@ pub mod dead_letters;
 pub mod deliver;
 #[cfg(test)]
 mod deliver_tests;
+pub mod effect;
 pub mod engine;
 pub mod lanes;
 pub mod outcome;

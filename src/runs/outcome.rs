@@ -16,8 +16,11 @@ use crate::history::{CANCELLED, DeadLetters};
 use crate::model::batch::Batch;
 use crate::model::error::Error;
 use crate::model::offset::Offset;
-use crate::model::run::{Run, RunState};
-use crate::runs::retry::{Failure, RetryPolicy, Verdict};
+use crate::model::offset::Reprocess;
+use crate::model::run::{Failing, Run, RunState};
+use crate::runs::effect::{Count, Effect};
+use crate::runs::queue::Evidence;
+use crate::runs::retry::{Attempted, Failure, RetryPolicy, Verdict};
 use crate::runs::split::{self, Piece};
 use crate::step::{FailedRecord, StepError};
 
@@ -52,75 +55,15 @@ pub struct Situation {
     pub is_forced: bool,
     /// mb is stopping, and hands out no more runs.
     pub is_stopping: bool,
+    /// When the attempt began.
+    pub began: Instant,
+    /// When it ended.
     pub now: Instant,
+    /// Before it began, the step has worked for another run since this run's last failure that counts.
+    pub worked_meanwhile: bool,
+    pub evidence: Evidence,
     /// A random number in 0..1.
     pub jitter: f64,
-}
-
-/// One thing to be done. `run` is the run whose turn it was.
-#[derive(Debug)]
-pub enum Effect {
-    Log(Level, String),
-    Count(Count),
-    /// The step has processed a batch, which ends its series of failures.
-    StepWorks,
-    /// The step has failed, with this error.
-    StepFails(String),
-    /// Writes the attempt to the history, with the state that the run is in now.
-    Record {
-        state: RunState,
-        error: Option<String>,
-        dead_letters: Option<Box<DeadLetters>>,
-    },
-    /// Writes to the history that the run has become several. If the history has ended, nothing more is
-    /// done.
-    RecordSplit {
-        error: String,
-        pieces: Vec<Piece>,
-        failed_attempts: u32,
-        extra_bytes: usize,
-    },
-    /// The run's request was cancelled before the run could start.
-    RecordWithdrawal,
-    /// What was recorded is on its way into the history: whoever waits to cancel the run may go on.
-    /// `is_over`: nothing more comes of this run.
-    Report {
-        is_over: bool,
-    },
-    /// The ledger waits for this many runs instead of the one.
-    SplitInLedger {
-        pieces: usize,
-    },
-    /// The run has ended for good: those that waited behind it may start.
-    EndInQueue,
-    /// The run gets another attempt.
-    Retry {
-        due: Instant,
-        failed_attempts: u32,
-    },
-    /// The pieces of `RecordSplit` take the run's place in the queue.
-    StartPieces {
-        due: Instant,
-    },
-    /// The dead-letter topic must have the records before anything is recorded.
-    HandOver {
-        error: String,
-        dead_letters: Box<DeadLetters>,
-    },
-    /// mb stops, with this error.
-    Halt(Error),
-}
-
-/// What a counter of `model::live` counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Count {
-    AttemptFailed,
-    RunSucceeded,
-    RunFailed,
-    RunHalted,
-    RunSplit,
-    Processed { records: usize, bytes: usize },
-    DeadLetters(usize),
 }
 
 /// Decides what follows from a run's turn.
@@ -136,7 +79,7 @@ pub fn decide(run: &Run, turn: Turn, now: &Situation) -> Vec<Effect> {
         Turn::Attempted { result, failed, cancelled } => {
             let named = names_that_count(&run.batch, &result, failed);
             match result {
-                Ok(()) if named.is_empty() => succeeded(run),
+                Ok(()) if named.is_empty() => succeeded(run, now),
                 Err(_) if now.is_forced => vec![
                     Effect::Log(
                         Level::Info,
@@ -188,10 +131,13 @@ pub fn settle(
     ]
 }
 
-fn succeeded(run: &Run) -> Vec<Effect> {
-    vec![
-        Effect::Count(Count::RunSucceeded),
-        Effect::StepWorks,
+fn succeeded(run: &Run, now: &Situation) -> Vec<Effect> {
+    // Of an empty batch the step has seen nothing.
+    let proof = (!run.batch.is_empty()).then(|| now.proof());
+    let mut effects = Vec::with_capacity(8);
+    effects.extend([Effect::Count(Count::RunSucceeded), Effect::StepWorks]);
+    effects.extend(proof);
+    effects.extend([
         Effect::Count(Count::Processed {
             records: run.batch.len(),
             bytes: run.batch.payload_bytes(),
@@ -199,7 +145,8 @@ fn succeeded(run: &Run) -> Vec<Effect> {
         Effect::Record { state: RunState::Succeeded, error: None, dead_letters: None },
         Effect::Report { is_over: true },
         Effect::EndInQueue,
-    ]
+    ]);
+    effects
 }
 
 /// The step could not process the records for now (a full disk), so the attempt does not count.
@@ -214,7 +161,11 @@ fn not_done(run: &Run, why: &str, now: &Situation) -> Vec<Effect> {
     vec![
         Effect::Log(Level::Warn, format!("run {key} is not done: {why}; retrying in {pause:.1?}")),
         Effect::Report { is_over: false },
-        Effect::Retry { due: now.now + pause, failed_attempts: run.failed_attempts },
+        Effect::Retry {
+            due: now.now + pause,
+            failed_attempts: run.failed_attempts,
+            failing: run.failing,
+        },
     ]
 }
 
@@ -233,24 +184,45 @@ fn failed_attempt(
     let is_cancelled = cancelled.is_some();
     let text = cancelled.unwrap_or_else(|| error_text(&error, &named, records));
     let mut effects = vec![Effect::Count(Count::AttemptFailed)];
+    let is_partial = !named.is_empty() && named.len() < records;
     if !is_cancelled {
         effects.push(Effect::StepFails(text.clone()));
+        if is_partial {
+            effects.push(now.proof());
+        } else if !matches!(error, StepError::DeadLetter(_)) {
+            effects.push(Effect::StepDisproved(now.now));
+        }
     }
     let (failure, why) = match &error {
         _ if is_cancelled => (None, CANCELLED),
         StepError::DeadLetter(_) => (Some(Failure::Final), "dead-letter"),
         StepError::RetryFailed(_) => (Some(Failure::Passing), "retry-failed"),
+        StepError::NotNow(_) => (Some(Failure::NotNow), "retry"),
         StepError::Stop(_) => (Some(Failure::Stop), "retry"),
         // `NotDone` comes here for cancelled runs only.
         StepError::Retry(_) | StepError::NotDone(_) => (Some(Failure::Passing), "retry"),
     };
-    let verdict = failure.map_or(Verdict::DeadLetter, |failure| {
-        now.policy.after(now.attempt, failure, suspects, now.jitter)
+    let (failing, counts) = count(run, is_partial, now);
+    let attempted = Attempted {
+        number: now.attempt,
+        failing,
+        counts,
+        suspects,
+        is_redrive: matches!(run.key.reprocess, Some(Reprocess::Redrive(_))),
+        evidence: now.evidence,
+        now: now.now,
+    };
+    let verdict = failure.map_or(Verdict::DeadLetter { unproved: false }, |failure| {
+        now.policy.after(failure, &attempted, now.jitter)
     });
+    if verdict == (Verdict::DeadLetter { unproved: true }) {
+        effects.push(Effect::GiveUpUnproved);
+    }
     effects.extend(match verdict {
-        Verdict::Retry(pause) => retry(run, text, &named, pause, now),
+        Verdict::Retry(pause) => retry(run, text, &named, failing, pause, now),
+        Verdict::Hold => hold(text, failing, now),
         Verdict::Halve => halve(run, text, now),
-        Verdict::DeadLetter => {
+        Verdict::DeadLetter { .. } => {
             let dead_letters = now.dead_letters(run, named, why);
             give_up(run, now.attempt, text, dead_letters, now)
         }
@@ -259,24 +231,61 @@ fn failed_attempt(
     effects
 }
 
+/// Counts the attempt: against the run, if the step has worked for another run since the last one that counts.
+/// The first one counts anyway: a single outage can make no more than that one count.
+fn count(run: &Run, is_partial: bool, now: &Situation) -> (Failing, bool) {
+    let needed = now.policy.needed();
+    let counts = now.worked_meanwhile || is_partial || run.failed_attempts == 0;
+    // Attempts before a restart, or of the run that this one was split from: which of them counted is not known.
+    let before = run.failing.unwrap_or(Failing {
+        began: now.began,
+        since: now.now,
+        was_held: false,
+        counted: run.failed_attempts.min(needed - 1),
+        counted_at: run.queued,
+    });
+    if !counts {
+        return (before, false);
+    }
+    // The step has worked for other records of the same batch: no more proof is needed.
+    let is_proved = is_partial && now.attempt >= now.policy.max_attempts;
+    let counted = if is_proved { needed } else { before.counted + 1 };
+    (Failing { counted, counted_at: now.now, ..before }, true)
+}
+
+/// The run waits until the step works. The log says that of all such runs together.
+fn hold(cause: String, failing: Failing, now: &Situation) -> Vec<Effect> {
+    vec![
+        Effect::Record { state: RunState::Queued, error: Some(cause.clone()), dead_letters: None },
+        Effect::Report { is_over: false },
+        Effect::Hold {
+            cause,
+            failed_attempts: now.attempt,
+            failing: Failing { was_held: true, ..failing },
+        },
+    ]
+}
+
 fn retry(
     run: &Run,
     error: String,
     named: &BTreeMap<Offset, String>,
+    failing: Failing,
     pause: std::time::Duration,
     now: &Situation,
 ) -> Vec<Effect> {
-    let text = format!(
-        "run {}: attempt {} of {} failed: {error}; retrying in {pause:.1?}",
-        run.key, now.attempt, now.policy.max_attempts
-    );
-    let mut effects = vec![Effect::Log(Level::Warn, text)];
+    let (key, attempt, most) = (&run.key, now.attempt, now.policy.max_attempts);
+    let of = if attempt <= most { format!(" of {most}") } else { String::new() };
+    let text = format!("run {key}: attempt {attempt}{of} failed: {error}; retrying in {pause:.1?}");
+    // While the step fails for many, the first one has said why, and a hold will say the rest.
+    let level = if now.evidence.others_fail { Level::Debug } else { Level::Warn };
+    let mut effects = vec![Effect::Log(level, text)];
     let due = now.now + pause;
     if named.is_empty() || named.len() == run.batch.len() {
         effects.extend([
             Effect::Record { state: RunState::Queued, error: Some(error), dead_letters: None },
             Effect::Report { is_over: false },
-            Effect::Retry { due, failed_attempts: now.attempt },
+            Effect::Retry { due, failed_attempts: now.attempt, failing: Some(failing) },
         ]);
     } else {
         // The other records are processed: only the named ones are retried.
@@ -359,6 +368,10 @@ fn halt(run: &Run, error: String, now: &Situation) -> Vec<Effect> {
 }
 
 impl Situation {
+    fn proof(&self) -> Effect {
+        Effect::StepProved { began: self.began, ended: self.now }
+    }
+
     /// The named records as dead letters, or all of the run's if none was named.
     fn dead_letters(
         &self,
@@ -383,12 +396,15 @@ fn names_that_count(
     failed: Vec<FailedRecord>,
 ) -> BTreeMap<Offset, String> {
     match result {
-        Ok(()) | Err(StepError::DeadLetter(_) | StepError::RetryFailed(_)) => failed
-            .into_iter()
-            // A user's step can push an offset that is not in its batch.
-            .filter(|failed| batch.contains(failed.offset))
-            .map(|failed| (failed.offset, one_line(&failed.reason)))
-            .collect(),
+        Ok(())
+        | Err(StepError::DeadLetter(_) | StepError::RetryFailed(_) | StepError::NotNow(_)) => {
+            failed
+                .into_iter()
+                // A user's step can push an offset that is not in its batch.
+                .filter(|failed| batch.contains(failed.offset))
+                .map(|failed| (failed.offset, one_line(&failed.reason)))
+                .collect()
+        }
         // The step may have failed before it reached the other records.
         Err(StepError::Retry(_) | StepError::Stop(_) | StepError::NotDone(_)) => BTreeMap::new(),
     }

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::outcome::{Count, Effect, Situation, Turn, decide, settle};
+use super::effect::{Count, Effect};
+use super::outcome::{Situation, Turn, decide, settle};
+use super::queue::Evidence;
 use super::retry::RetryPolicy;
-use crate::config::{OnFailure, limits};
+use crate::config::{OnFailure, OnOutage, limits};
 use crate::history::DeadLetters;
 use crate::model::batch::{Batch, Record};
 use crate::model::budget::Permit;
@@ -31,6 +33,7 @@ fn run_of(offsets: &[i64]) -> Run {
         permit: Arc::new(Permit::nothing()),
         failed_attempts: 0,
         queued: Instant::now(),
+        failing: None,
     }
 }
 
@@ -41,13 +44,18 @@ fn situation() -> Situation {
             max_attempts: 3,
             backoff: Duration::from_secs(8),
             on_failure: OnFailure::DeadLetter,
+            on_outage: OnOutage::Hold,
+            patience: Duration::from_secs(120),
             bisect: false,
         },
         keeps_dead_letters: true,
         has_dead_letter_topic: false,
         is_forced: false,
         is_stopping: false,
+        began: Instant::now(),
         now: Instant::now(),
+        worked_meanwhile: true,
+        evidence: Evidence::default(),
         jitter: 1.0,
     }
 }
@@ -95,6 +103,12 @@ fn show(effect: &Effect, now: Instant) -> String {
         Effect::Count(what) => format!("count {what:?}"),
         Effect::StepWorks => "step works".into(),
         Effect::StepFails(error) => format!("step fails: {error}"),
+        Effect::StepProved { .. } => "the step works for others".into(),
+        Effect::StepDisproved(_) => "the step may fail for others".into(),
+        Effect::GiveUpUnproved => "give up unproved".into(),
+        Effect::Hold { cause, failed_attempts, failing } => {
+            format!("hold ({cause}) after {failed_attempts} attempts, {} count", failing.counted)
+        }
         Effect::Record { state, error, dead_letters } => {
             let dead_letters = dead_letters.as_deref().map(show_dead_letters).unwrap_or_default();
             format!("record {state}{}{dead_letters}", error_text(error))
@@ -113,7 +127,7 @@ fn show(effect: &Effect, now: Instant) -> String {
         Effect::Report { is_over: false } => "report".into(),
         Effect::SplitInLedger { pieces } => format!("ledger waits for {pieces}"),
         Effect::EndInQueue => "end".into(),
-        Effect::Retry { due, failed_attempts } => {
+        Effect::Retry { due, failed_attempts, .. } => {
             format!("retry after {failed_attempts} attempts, in {} s", seconds(due))
         }
         Effect::StartPieces { due } => format!("start pieces in {} s", seconds(due)),
@@ -154,7 +168,12 @@ impl Case {
 
     fn gives(self, turn: Turn, expected: &[&str]) {
         let effects = decide(&self.run, turn, &self.now);
-        let shown: Vec<_> = effects.iter().map(|effect| show(effect, self.now.now)).collect();
+        // What others learn of the step has a test of its own.
+        let own = |effect: &&Effect| {
+            !matches!(effect, Effect::StepProved { .. } | Effect::StepDisproved(_))
+        };
+        let shown: Vec<_> =
+            effects.iter().filter(own).map(|effect| show(effect, self.now.now)).collect();
         assert_eq!(shown, expected, "{}", self.name);
     }
 }
@@ -514,6 +533,83 @@ fn an_error_becomes_one_harmless_bounded_line() {
     assert!(text.chars().count() <= limits::ERROR_CHARS + 1);
 }
 
+#[test]
+fn others_learn_from_an_attempt_whether_the_step_works() {
+    let learned = |run: &Run, turn: Turn| {
+        let effects = decide(run, turn, &situation());
+        let of = |effect: &Effect| match effect {
+            Effect::StepProved { .. } => Some(true),
+            Effect::StepDisproved(_) => Some(false),
+            _ => None,
+        };
+        effects.iter().filter_map(of).collect::<Vec<_>>()
+    };
+    let run = run_of(&OFFSETS);
+    let not_now = || Err(StepError::NotNow("away".into()));
+    let no = || Err(StepError::DeadLetter("no".into()));
+    for works in [attempted(Ok(()), &[]), attempted(Ok(()), &[11]), attempted(not_now(), &[11])] {
+        assert_eq!(learned(&run, works), [true]);
+    }
+    for fails in [retry(), not_now(), retry_failed(), Err(StepError::Stop("stop".into()))] {
+        assert_eq!(learned(&run, attempted(fails, &[])), [false]);
+    }
+    // It has judged the records, which tells nothing of what it needs; or it has said nothing at all.
+    for unknown in [attempted(no(), &[]), attempted(no_room(), &[]), cancelled(retry(), &[])] {
+        assert!(learned(&run, unknown).is_empty());
+    }
+    assert!(learned(&run_of(&[]), attempted(Ok(()), &[])).is_empty(), "of nothing");
+}
+
+#[test]
+fn a_run_that_fails_like_all_others_is_held() {
+    let others_fail = |run: &mut Run, now: &mut Situation| {
+        (run.failed_attempts, now.attempt, now.worked_meanwhile) = (1, 2, false);
+        now.evidence.others_fail = true;
+    };
+    Case::new("held").with(others_fail).gives(
+        attempted(retry(), &[]),
+        &[
+            "count AttemptFailed",
+            "step fails: exit\\u{1b} 1",
+            "record queued (exit\\u{1b} 1)",
+            "report",
+            "hold (exit\\u{1b} 1) after 2 attempts, 1 count",
+        ],
+    );
+    Case::new("alone, when patience is over")
+        .with(|run, now| {
+            last_attempt(run, now);
+            now.worked_meanwhile = false;
+            now.policy.patience = Duration::ZERO;
+            now.has_dead_letter_topic = true;
+        })
+        .gives(
+            attempted(retry(), &[]),
+            &[
+                "count AttemptFailed",
+                "step fails: exit\\u{1b} 1",
+                "give up unproved",
+                "hand over (exit\\u{1b} 1), dead letters 10 11 12 14 retry []",
+            ],
+        );
+    Case::new("not now, of some records").with(others_fail).gives(
+        attempted(Err(StepError::NotNow("away".into())), &[11]),
+        &[
+            "count AttemptFailed",
+            "step fails: away (1 of 4 records named, first 11: bad; 11)",
+            "log debug: run t/0/10-14: attempt 2 of 3 failed: away (1 of 4 records named, first 11: bad; \
+             11); retrying in 16.0s",
+            "record split (away (1 of 4 records named, first 11: bad; 11)) into 11-11:1 after 2 attempts, 1 \
+             overdrawn",
+            "report the end",
+            "count RunSplit",
+            "count 3 records, 3 bytes processed",
+            "ledger waits for 1",
+            "start pieces in 16 s",
+        ],
+    );
+}
+
 /// Every combination of what `decide` looks at.
 fn every_case(mut check: impl FnMut(&Run, Turn, &Situation)) {
     let results = [
@@ -523,9 +619,10 @@ fn every_case(mut check: impl FnMut(&Run, Turn, &Situation)) {
         Err(StepError::DeadLetter("no".into())),
         Err(StepError::Stop("stop".into())),
         no_room(),
+        Err(StepError::NotNow("away".into())),
     ];
     let names: [&[i64]; 4] = [&[], &[11], &OFFSETS, &[13]];
-    for case in 0..(1 << 9) {
+    for case in 0..(1 << 11) {
         let flag = |bit: u32| case >> bit & 1 == 1;
         let mut run = run_of(&OFFSETS);
         run.key.reprocess = flag(0).then_some(Reprocess::Replay(1));
@@ -538,6 +635,7 @@ fn every_case(mut check: impl FnMut(&Run, Turn, &Situation)) {
             now.policy.on_failure = OnFailure::Halt;
         }
         (now.is_forced, now.is_stopping) = (flag(4), flag(5));
+        (now.worked_meanwhile, now.evidence.others_fail) = (flag(9), flag(10));
         (now.has_dead_letter_topic, now.keeps_dead_letters) = (flag(6), flag(7));
         for result in &results {
             for failed in names {
@@ -572,6 +670,7 @@ fn whatever_happened_what_is_recorded_comes_first_and_no_record_is_lost() {
                 effect,
                 Effect::EndInQueue
                     | Effect::Retry { .. }
+                    | Effect::Hold { .. }
                     | Effect::StartPieces { .. }
                     | Effect::Halt(_)
             )
@@ -587,7 +686,7 @@ fn whatever_happened_what_is_recorded_comes_first_and_no_record_is_lost() {
         assert!(goes_on.is_none_or(|place| place == effects.len() - 1), "{shown}");
         check_records(run, &effects, &shown);
     });
-    assert_eq!(cases, 512 * 26);
+    assert_eq!(cases, 2048 * 30);
 }
 
 /// Every record of a run that is over was processed, is a dead letter, or is in a piece; none is counted

@@ -17,6 +17,7 @@ use crate::model::thread::panic_message;
 use crate::runs::apply::apply;
 use crate::runs::engine::Engine;
 use crate::runs::outcome::{self, Situation, Turn};
+use crate::runs::queue::Evidence;
 use crate::step::{Attempt, FailedRecord, StepError};
 
 /// One worker. Its thread is started and joined by `pipeline`.
@@ -25,6 +26,14 @@ pub struct Worker {
     /// From 0.
     pub index: usize,
     pub engine: Arc<Engine>,
+}
+
+/// A turn, and what the history keeps of it.
+struct TakenTurn {
+    turn: Turn,
+    attempt: AttemptRecord,
+    began: Instant,
+    now: Instant,
 }
 
 /// What a step returned and left in its attempt.
@@ -47,7 +56,7 @@ impl Worker {
     /// Processes one run that was taken from the queue. False if mb is ending.
     pub fn work(&self, run: Run) -> bool {
         let queue = &self.engine.queue;
-        let _with_worker = queue.with_worker(&run.key);
+        let _with_worker = queue.with_worker(&run);
         // A run's range must be in the history before the run starts: after a crash it is repeated with the same
         // range. Every run that was taken starts, even when mb is stopping. Otherwise a run above it could be done
         // already, and its offsets could not be committed.
@@ -61,7 +70,21 @@ impl Worker {
 
     fn process(&self, run: Run) {
         let engine = &self.engine;
-        let (turn, attempt, now) = self.take_turn(&run);
+        // Before the attempt: what succeeds while it fails is no proof against it.
+        let proof = if run.failed_attempts > 0 { engine.queue.proof() } else { None };
+        let worked_meanwhile = proof
+            >= Some(run.failing.map_or(run.queued, |failing| failing.counted_at))
+            && proof.is_some();
+        let TakenTurn { turn, attempt, began, now } = self.take_turn(&run);
+        let evidence = match &turn {
+            Turn::Attempted { result: Ok(()), failed, .. } if failed.is_empty() => {
+                Evidence::default()
+            }
+            _ => {
+                let first = run.failing.map_or(began, |failing| failing.began);
+                engine.queue.evidence(&run, first)
+            }
+        };
         let topic = engine.dead_letters.as_ref();
         let situation = Situation {
             attempt: run.failed_attempts + 1,
@@ -70,15 +93,18 @@ impl Worker {
             has_dead_letter_topic: topic.is_some(),
             is_forced: engine.forced.load(Ordering::Acquire),
             is_stopping: engine.queue.is_closed(),
+            began,
             now,
+            worked_meanwhile,
+            evidence,
             jitter: fastrand::f64(),
         };
         let effects = outcome::decide(&run, turn, &situation);
         apply(engine, run, attempt, effects);
     }
 
-    /// Calls the step, unless the run was cancelled before. Also returns when the step returned.
-    fn take_turn(&self, run: &Run) -> (Turn, AttemptRecord, Instant) {
+    /// Calls the step, unless the run was cancelled before.
+    fn take_turn(&self, run: &Run) -> TakenTurn {
         let Worker { index, engine } = self;
         let number = run.failed_attempts + 1;
         let mut attempt = AttemptRecord {
@@ -89,10 +115,12 @@ impl Worker {
             error: None,
             output: None,
         };
-        if !engine.queue.requested.begin(run.id, &run.key) {
-            return (Turn::RequestCancelled, attempt, clock::now());
-        }
         let started = clock::now();
+        let without_step =
+            |turn, attempt| TakenTurn { turn, attempt, began: started, now: started };
+        if !engine.queue.requested.begin(run.id, &run.key) {
+            return without_step(Turn::RequestCancelled, attempt);
+        }
         engine.live.start(Running {
             worker: *index,
             id: run.id,
@@ -104,7 +132,7 @@ impl Worker {
         // After `live.start`: a cancel that finds the run in its step looks there for its worker.
         if let Some(error) = engine.queue.cancels.begin(run.id) {
             engine.live.end(*index);
-            return (Turn::CancelledBefore(error), attempt, started);
+            return without_step(Turn::CancelledBefore(error), attempt);
         }
         if run.failed_attempts == 0 {
             engine.live.wait_time.observe(started.saturating_duration_since(run.queued));
@@ -118,7 +146,8 @@ impl Worker {
         attempt.number = number;
         attempt.run_us = i64::try_from(run_time.as_micros()).unwrap_or(i64::MAX);
         attempt.output = output;
-        (Turn::Attempted { result, failed, cancelled }, attempt, ended)
+        let turn = Turn::Attempted { result, failed, cancelled };
+        TakenTurn { turn, attempt, began: started, now: ended }
     }
 
     /// Calls the step. A panic in it fails this attempt, and neither the worker nor mb.
@@ -209,6 +238,7 @@ mod tests {
             permit: Arc::new(budget.try_acquire(1000).unwrap()),
             failed_attempts: 0,
             queued: Instant::now(),
+            failing: None,
         });
         assert_eq!(budget.used(), 1000 + 5 * limits::SPLIT_RECORD_BYTES);
         let pieces: Vec<Run> = std::iter::from_fn(|| worker.engine.queue.try_next()).collect();

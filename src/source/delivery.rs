@@ -96,6 +96,7 @@ impl Outgoing {
                 permit: Arc::clone(&permit),
                 failed_attempts: part.failed_attempts,
                 queued: clock::now(),
+                failing: None,
             };
             if let Err(refused) = push(run) {
                 self.stored.parts.drain(..at);

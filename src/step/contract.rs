@@ -28,7 +28,8 @@ pub enum StepError {
     ///
     /// mb retries the whole batch, up to `--max-attempts`, after pauses that double from `--retry-backoff` on.
     /// After the last attempt the records become dead letters, or mb halts (`--on-failure halt`); with
-    /// `--bisect` the batch is halved instead, until the bad records are isolated. Names of failed records
+    /// `--bisect` the batch is halved instead, until the bad records are isolated. While
+    /// the step fails for every run, mb holds instead (`--on-outage`). Names of failed records
     /// ([`Attempt::fail`]) are ignored.
     Retry(String),
     /// The records that were named with [`Attempt::fail`] failed, and another attempt may succeed; all others
@@ -37,6 +38,11 @@ pub enum StepError {
     /// mb retries the named records in runs of their own, as with `Retry`; after the last attempt they become
     /// dead letters, or mb halts. If no record was named, this is the same as `Retry`.
     RetryFailed(String),
+    /// Not now: what the step needs is away (its database restarts, say), whatever the records are.
+    ///
+    /// mb retries the run without limit, after pauses of up to 30 s, and its records never become dead letters for
+    /// that. If [`Attempt::fail`] named records, only those are retried, and all others are done.
+    NotNow(String),
     /// Another attempt would fail too.
     ///
     /// The records become dead letters at once (only the named ones, if any were named), or mb halts
@@ -58,6 +64,7 @@ impl StepError {
         match self {
             StepError::Retry(text)
             | StepError::RetryFailed(text)
+            | StepError::NotNow(text)
             | StepError::DeadLetter(text)
             | StepError::Stop(text)
             | StepError::NotDone(text) => text,
@@ -218,6 +225,7 @@ pub trait Step: Send + Sync {
     /// | `Ok` | all are done | the named become dead letters at once, the others are done |
     /// | `StepError::DeadLetter` | all become dead letters at once | as with `Ok` |
     /// | `StepError::RetryFailed` | all are retried | the named are retried, the others are done |
+    /// | `StepError::NotNow` | all are retried, without limit | the named are, the others are done |
     /// | `StepError::Retry`, a panic | all are retried | the same, names are ignored |
     /// | `StepError::Stop` | mb stops (exit 65), the next start repeats the run | the same, names are ignored |
     /// | `StepError::NotDone` | the attempt is made again and does not count | the same, names are ignored |

@@ -110,7 +110,7 @@ impl Poisoned {
     fn flags<'a>(&'a self, more: &[&'a str]) -> Vec<&'a str> {
         let mut args = vec!["--bootstrap-server", &self.server, "--topic", &self.topic];
         args.extend(["--group", &self.group, "--listen", "off"]);
-        args.extend(["--max-attempts", "2", "--retry-backoff", "50ms"]);
+        args.extend(["--max-attempts", "2", "--retry-backoff", "50ms", "--outage-patience", "1s"]);
         // Whole batches only, so that the poison is in the one that the test names.
         args.extend(["--max-wait", "10", "--until-caught-up"]);
         args.extend(more);

@@ -139,7 +139,8 @@ fn a_killed_split_leaves_its_run_or_its_pieces() {
     });
     let out = data.beside("out");
     let command = format!("tee -a {} | grep -q poison && exit 1 || exit 0", out.display());
-    let step = ["--exec", &command, "--bisect", "--max-attempts", "1", "--retry-backoff", "10ms"];
+    let step =
+        ["--exec", &command, "--bisect", "--max-attempts", "1", "--on-outage", "dead-letter"];
     let flags = flags(&step);
     for passing in [1, 2, 5] {
         let mut mb = Mb::start_to_crash(&format!("split:{passing}"), data.path(), &flags);

@@ -229,7 +229,7 @@ fn a_running_mb_redrives_and_discards_at_once_and_the_commands_say_what_cannot_b
         (vec!["redrive", &ids[3], "999"], "dead letter 999 is not in the history"),
         (vec!["discard", "--all", "--error", "nothing like it", "--note", "x"], "no open one fits"),
         (vec!["redrive", &ids[3], "--topic", "other"], "is of another topic"),
-        (vec!["show", "999"], "never was"),
+        (vec!["show", "999"], "never existed"),
     ] {
         let line = refused(&world, 1, &args);
         assert!(line.contains(says), "{args:?}: {line}");

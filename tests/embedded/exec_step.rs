@@ -30,7 +30,7 @@ struct Done {
 impl Done {
     fn error(&self) -> &str {
         match &self.outcome {
-            Err(StepError::Retry(text) | StepError::RetryFailed(text)) => text,
+            Err(StepError::Retry(text) | StepError::NotNow(text)) => text,
             outcome => panic!("expected an error to retry, got {outcome:?}"),
         }
     }
@@ -296,7 +296,7 @@ fn a_time_limit_that_is_not_reached_changes_nothing() {
 fn how_it_ended_is_in_the_error() {
     for (command, error) in [
         ("exit 3", "command ended with exit code 3"),
-        ("exit 75", "command ended with exit code 75 (try again)"),
+        ("exit 75", "command ended with exit code 75 (not now)"),
         ("kill -SEGV $$", "command was ended by SIGSEGV"),
         ("sh -c 'kill -9 $$'; exit $?", "command ended with exit code 137 (128 + SIGKILL)"),
         ("echo one >&2; echo 'two\u{1b}[1m' >&2; exit 1", "exit code 1: two\\u{1b}[1m"),
@@ -340,8 +340,8 @@ fn an_exit_code_says_what_follows() {
             (0, Ok(())) => continue,
             (65, Err(StepError::DeadLetter(text))) => text,
             (78, Err(StepError::Stop(text))) => text,
-            (75, Err(StepError::RetryFailed(text))) => text,
-            (code, Err(StepError::Retry(text))) if ![0, 65, 75, 78].contains(&code) => text,
+            (75 | 126 | 127, Err(StepError::NotNow(text))) => text,
+            (code, Err(StepError::Retry(text))) if ![65, 75, 78, 126, 127].contains(&code) => text,
             (code, outcome) => panic!("{code}: {outcome:?}"),
         };
         assert!(text.contains(&format!("exit code {code}")) && text.ends_with(": why"), "{text}");

@@ -16,6 +16,7 @@ mod fuzz;
 mod layout;
 mod metrics;
 mod old_data;
+mod outages;
 mod pipeline;
 mod pipeline_bisect;
 mod pipeline_leaders;

@@ -231,6 +231,7 @@ fn fill(queue: &RunQueue, runs: usize) {
             batch: Batch::default(),
             permit: Arc::new(Permit::nothing()),
             failed_attempts: 0,
+            failing: None,
             queued: Instant::now(),
         };
         queue.push(run, Instant::now(), &stop).expect("there is room");

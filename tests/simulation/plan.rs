@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use mb::config::limits;
-use mb::config::{Config, Connection, OnFailure, Order, StartFrom};
+use mb::config::{Config, Connection, OnFailure, OnOutage, Order, StartFrom};
 
 const MAX_BATCH: usize = 6;
 const MAX_LANES: u32 = 4;
@@ -167,6 +167,7 @@ impl Plan {
             max_attempts: rng.u32(1..4),
             retry_backoff: millis(rng, &[1, 100]),
             on_failure: self.on_failure,
+            on_outage: OnOutage::DeadLetter,
             history_keep: one_of(rng, &[1, 4, 1000]),
             order: self
                 .order

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mb::config::Connection;
+use mb::config::OnOutage;
 use mb::history::query;
 use mb::history::schema;
 use mb::kafka::embedded::Embedded;
@@ -71,7 +72,8 @@ impl World {
         assert_eq!(producer.flush(Duration::from_secs(10)).unwrap(), 0);
     }
 
-    /// Settings for a short test: small batches, quick retries, ends when caught up.
+    /// Settings for a short test: small batches, quick retries, ends when caught up. A run that fails is given up
+    /// on after its attempts, whether or not others succeed: most tests have too few to compare.
     pub fn config(&self) -> Config {
         Config {
             connection: Connection {
@@ -85,6 +87,7 @@ impl World {
             tick_runtime: Duration::from_millis(500),
             tick_interval: Duration::from_millis(10),
             retry_backoff: Duration::from_millis(5),
+            on_outage: OnOutage::DeadLetter,
             until_caught_up: true,
             ..Config::default()
         }

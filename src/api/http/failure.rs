@@ -40,7 +40,8 @@ impl From<Error> for Failure {
             | Error::UnknownTopic { .. }
             | Error::OffsetOutOfRange { .. }
             | Error::LogReplaced(_)
-            | Error::Halt(_) => (409, "conflict"),
+            | Error::Halt(_)
+            | Error::Held(_) => (409, "conflict"),
             Error::Broker { .. }
             | Error::NoLeader { .. }
             | Error::Storage { .. }

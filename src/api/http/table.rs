@@ -20,6 +20,7 @@ use crate::api::operations::Done;
 use crate::api::operations::cancel_run::CancelRun;
 use crate::api::operations::cursor::{CallOffCursorMove, CursorMove, GetCursorMove};
 use crate::api::operations::dead_letters::GetDeadLetter;
+use crate::api::operations::hold::{GiveUp, RetryNow};
 use crate::api::operations::overview::{GetLag, GetOverview, GetSeries, shared_overview};
 use crate::api::operations::preview::PreviewTick;
 use crate::api::operations::records::ReadRecords;
@@ -237,6 +238,18 @@ pub(super) static ROUTES: &[Route] = &[
         "tick",
         "Begins a tick now",
         &Posted(|call, Empty {}| call.perform(Tick {})),
+    ),
+    post(
+        "/api/v1/hold/retry-now",
+        "retryNow",
+        "During a hold: tries the step now",
+        &Posted(|call, Empty {}| call.perform(RetryNow {})),
+    ),
+    post(
+        "/api/v1/hold/give-up",
+        "giveUp",
+        "During a hold: makes the records of all runs that have failed dead letters",
+        &Posted(|call, Empty {}| call.perform(GiveUp {})),
     ),
     Route {
         effect: Effect::Previews,

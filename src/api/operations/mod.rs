@@ -7,6 +7,7 @@ pub mod cancel_run;
 pub mod cursor;
 pub mod dead_letters;
 pub mod embedded_topic;
+pub mod hold;
 mod operation;
 pub mod overview;
 pub mod preview;

@@ -19,7 +19,8 @@ use crate::model::clock;
 use crate::model::error::Result;
 use crate::model::live::{Live, Running};
 use crate::observe::overview::{
-    LagView, Overview, QueueView, Rates, RunningView, SensorView, Series, Totals, WorkerView,
+    HoldView, LagView, Overview, QueueView, Rates, RunningView, SensorView, Series, Totals,
+    WorkerView,
 };
 use crate::observe::watch::starting;
 
@@ -144,6 +145,7 @@ fn make(context: &Context, process: &Process, history: &FromHistory) -> Overview
         rates: found.as_ref().map_or_else(Rates::default, |found| found.rates),
         lag: found.as_ref().map_or_else(LagView::default, |found| most_lag(&found.lag)),
         queue: pipeline.map_or_else(QueueView::default, queue),
+        hold: pipeline.and_then(hold),
         workers: pipeline.map_or_else(Vec::new, |pipeline| {
             workers(pipeline.engine.live.running(), steering.settings().max_concurrent_runs)
         }),
@@ -158,6 +160,18 @@ fn make(context: &Context, process: &Process, history: &FromHistory) -> Overview
         newest_runs: history.newest_runs.clone(),
         ticks: history.ticks.clone(),
     }
+}
+
+fn hold(pipeline: &RunningPipeline) -> Option<HoldView> {
+    let held = pipeline.engine.queue.held()?;
+    let now = clock::now();
+    Some(HoldView {
+        for_s: now.saturating_duration_since(held.since).as_secs_f64(),
+        cause: held.cause,
+        runs: pipeline.engine.queue.failed_runs().len() as u64,
+        probes: held.probes,
+        next_probe_s: held.next_probe.saturating_duration_since(now).as_secs_f64(),
+    })
 }
 
 /// The lag, with only the partitions that have most of it.

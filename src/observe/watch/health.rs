@@ -16,6 +16,8 @@ use crate::observe::overview::{FreshnessView, HealthView, Reason};
 pub struct Facts {
     /// What fails at the broker: what, for how long, and why.
     pub broker: Vec<(String, Duration, String)>,
+    /// mb holds: for how long, and the step's newest error.
+    pub held: Option<(Duration, String)>,
     /// The stalled partitions, the longest stalled first.
     pub stalls: Vec<Stall>,
     /// Runs that have exceeded their time in a step that cannot be ended.
@@ -90,6 +92,16 @@ pub fn reasons(facts: &Facts, topic: &str) -> HealthView {
     let mut add = |reason: &str, detail: String| {
         reasons.push(Reason { reason: reason.to_owned(), detail });
     };
+    if let Some((since, cause)) = &facts.held {
+        add(
+            "held",
+            format!(
+                "the step has failed for every run for {} s, the newest with: {cause}; nothing is given up \
+                 on, and one run at a time is tried",
+                since.as_secs()
+            ),
+        );
+    }
     for (what, since, cause) in &facts.broker {
         if *since > limits::BROKER_TROUBLE_LIMIT {
             add("broker", format!("{what} has failed for {} s: {cause}", since.as_secs()));
@@ -106,6 +118,7 @@ pub fn reasons(facts: &Facts, topic: &str) -> HealthView {
         add("stalled", run.clone());
     }
     if let (in_a_row, Some((error, ago))) = &facts.failures
+        && facts.held.is_none()
         && *in_a_row >= limits::FAILED_ATTEMPTS_ON_END
         && *ago < limits::FAILED_ATTEMPTS_FOR
     {
@@ -231,6 +244,7 @@ mod tests {
             ("reading the topic".to_owned(), Duration::from_secs(seconds), "refused".to_owned())
         };
         let facts = Facts {
+            held: None,
             broker: vec![trouble(9), trouble(11)],
             stalls: (0..5).map(stall).collect(),
             stalled_runs: vec!["run 7 is past its time".into()],

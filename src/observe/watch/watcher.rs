@@ -220,6 +220,7 @@ impl Watcher {
         });
         Facts {
             broker: asking.chain(threads).collect(),
+            held: self.engine.queue.held().map(|held| (ago(held.since), held.cause)),
             stalls,
             stalled_runs: stalled_runs.collect(),
             failures: (in_a_row, last.map(|(error, at)| (error, ago(at)))),

@@ -2,7 +2,10 @@
 //! dead-letter topic. `run_queue` has the channel, the locks and the wake-ups; `state` decides which run may
 //! start; `waiting`, `parked` and `idle` hold what waits for a time, for a lane, and for work.
 
+mod hold;
+mod holding;
 mod idle;
+mod latest;
 mod parked;
 #[cfg(test)]
 mod partition_tests;
@@ -12,6 +15,7 @@ mod state;
 mod tests;
 mod waiting;
 
+pub use hold::{Evidence, Held, Said};
 #[cfg(any(test, feature = "testing"))]
 pub use run_queue::WithWorker;
 pub use run_queue::{Refused, RunQueue};

@@ -27,6 +27,7 @@ fn run(id: i64, partition: Partition, lane: u32, permit: Permit) -> Run {
         permit: Arc::new(permit),
         failed_attempts: 0,
         queued: Instant::now(),
+        failing: None,
     }
 }
 
@@ -54,7 +55,7 @@ fn filled(budget: &Arc<Budget>) -> (RunQueue, Run) {
     let waits = queue.try_next().unwrap();
     let running = queue.try_next().unwrap();
     assert!(queue.try_next().is_none());
-    drop(queue.with_worker(&waits.key));
+    drop(queue.with_worker(&waits));
     queue.retry(waits, late());
     push(&queue, run(4, 0, 2, permit()));
     push(&queue, run(9, 1, 0, permit()));
@@ -73,7 +74,7 @@ fn a_withdrawn_partition_leaves_nothing_but_the_run_that_is_with_a_worker() {
     queue.suspend_partition(0);
     assert_eq!(next_ids(&queue), [9, 7], "another partition and a replay go on");
     assert!(!queue.wait_idle(0, Instant::now(), || false));
-    let guard = queue.with_worker(&running.key);
+    let guard = queue.with_worker(&running);
     // Its attempt failed.
     queue.retry(running, Instant::now());
     drop(guard);
@@ -137,7 +138,7 @@ fn who_waits_for_a_partition_is_woken_by_its_last_run_and_by_a_call_off() {
     for id in [1, 2] {
         push(&queue, run(id, 0, 0, Permit::nothing()));
     }
-    let guards = [(); 2].map(|()| queue.with_worker(&queue.try_next().unwrap().key));
+    let guards = [(); 2].map(|()| queue.with_worker(&queue.try_next().unwrap()));
     assert!(queue.is_idle(1) && !queue.is_idle(0));
     let waiter = wait();
     called_off.store(true, Ordering::SeqCst);
@@ -206,7 +207,7 @@ proptest! {
         };
         let put_down = |run: Run, retries: bool| {
             let key = run.key.clone();
-            let guard = queue.with_worker(&key);
+            let guard = queue.with_worker(&run);
             if retries { queue.retry(run, Instant::now()) } else { queue.ended(&key) }
             drop(guard);
         };

@@ -23,6 +23,7 @@ use crate::runs::requested::Requested;
 use crate::runs::undelivered::Undelivered;
 
 use super::idle::IdleWorkers;
+use super::latest::Latest;
 use super::state::State;
 
 /// Why the queue refused a run. The run is dropped with its memory, and its records are read again.
@@ -37,16 +38,20 @@ pub enum Refused {
 #[derive(Debug)]
 pub struct RunQueue {
     sender: Sender<Run>,
-    receiver: Receiver<Run>,
-    state: Mutex<State>,
+    pub(super) receiver: Receiver<Run>,
+    pub(super) state: Mutex<State>,
     /// Whether runs may have to wait for others. Outside the lock, because sensors read it for every record.
-    is_ordered: bool,
+    pub(super) is_ordered: bool,
+    /// Some failure has no success after it yet, so successes are looked at.
+    pub(super) is_watched: AtomicBool,
+    /// When an attempt last ended in success.
+    pub(super) worked_at: Latest,
     /// Signalled when a partition's last run leaves its worker, and by `look_again`.
     idle_partitions: Condvar,
     /// Signalled when a run's dead letters are to be delivered, or mb is stopping.
     undelivered: Condvar,
     /// Workers without a run, asleep.
-    idle: IdleWorkers,
+    pub(super) idle: IdleWorkers,
     closed: AtomicBool,
     /// The requests (redrives and replays) whose runs have started or must not.
     pub requested: Requested,
@@ -59,12 +64,13 @@ pub struct RunQueue {
 #[derive(Debug)]
 pub struct WithWorker<'a> {
     queue: &'a RunQueue,
+    id: RunId,
     /// `None` for a run of a redrive or replay.
     partition: Option<Partition>,
 }
 
 /// How long a worker sleeps at most if no retry is due; anything new in the queue wakes it before.
-const IDLE: Duration = Duration::from_secs(3600);
+pub(super) const IDLE: Duration = Duration::from_secs(3600);
 
 impl RunQueue {
     /// A queue for at most `runs` runs, which hold at most `bytes` together.
@@ -75,6 +81,8 @@ impl RunQueue {
             receiver,
             state: Mutex::new(State::new(order, bytes)),
             is_ordered: order != Order::None,
+            is_watched: AtomicBool::new(false),
+            worked_at: Latest::new(),
             idle_partitions: Condvar::new(),
             undelivered: Condvar::new(),
             idle: IdleWorkers::default(),
@@ -205,6 +213,9 @@ impl RunQueue {
     /// take the next run of the lane and admit it first, and the order would be lost.
     fn take(&self) -> Result<(Run, bool), Duration> {
         let mut state = self.state.lock();
+        if state.hold.held().is_some() {
+            return self.take_probe(&mut state);
+        }
         // This happens for each run, so the clock is read only if a retry waits.
         let due = if state.has_retries() { state.take_due(clock::now()) } else { None };
         let wait = match due {
@@ -212,18 +223,25 @@ impl RunQueue {
             Some(Err(wait)) => wait.clamp(Duration::from_micros(1), IDLE),
             None => IDLE,
         };
+        self.take_fresh(&mut state).map(|run| (run, state.has_retries())).ok_or(wait)
+    }
+
+    /// A run from the channel that may start.
+    pub(super) fn take_fresh(&self, state: &mut State) -> Option<Run> {
         while let Ok(run) = self.receiver.try_recv() {
-            if let Some(run) = state.admit(run) {
-                return Ok((run, state.has_retries()));
+            let admitted = state.admit(run);
+            if admitted.is_some() {
+                return admitted;
             }
         }
-        Err(wait)
+        None
     }
 
     /// A worker must call this for the run that `next` returned. The run's partition is not idle before the
     /// returned value is dropped.
-    pub fn with_worker(&self, run: &RunKey) -> WithWorker<'_> {
-        WithWorker { queue: self, partition: run.reprocess.is_none().then_some(run.partition) }
+    pub fn with_worker(&self, run: &Run) -> WithWorker<'_> {
+        let partition = run.key.reprocess.is_none().then_some(run.key.partition);
+        WithWorker { queue: self, id: run.id, partition }
     }
 
     /// A worker starts the run that it took: if there are more runs, another worker is woken for them.
@@ -424,9 +442,15 @@ impl RunQueue {
 
 impl Drop for WithWorker<'_> {
     fn drop(&mut self) {
-        let Some(partition) = self.partition else { return };
-        if self.queue.state.lock().put_down(partition) {
+        let mut state = self.queue.state.lock();
+        let was_probe = state.hold.is_probe(self.id)
+            && state.hold.put_down(self.id, clock::now(), fastrand::f64());
+        if self.partition.is_some_and(|partition| state.put_down(partition)) {
             self.queue.idle_partitions.notify_all();
+        }
+        drop(state);
+        if was_probe {
+            self.queue.idle.wake_one();
         }
     }
 }

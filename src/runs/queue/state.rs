@@ -9,6 +9,7 @@ use crate::model::offset::{Partition, RunKey};
 use crate::model::run::{Run, RunId};
 use crate::runs::undelivered::Undelivered;
 
+use super::hold::Hold;
 use super::parked::Parked;
 use super::waiting::Waiting;
 
@@ -24,6 +25,9 @@ use super::waiting::Waiting;
 pub(super) struct State {
     /// Runs that may start at a certain time: retries, and those whose lane has become free.
     retries: Waiting<()>,
+    /// Runs that may start even during a hold: somebody hurried them.
+    urgent: Waiting<()>,
+    pub hold: Hold,
     /// Runs that are given up on, until the dead-letter topic has their records.
     undelivered: Waiting<Undelivered>,
     /// `None` without `--order`: no run waits for another one.
@@ -46,6 +50,8 @@ impl State {
     pub fn new(order: Order, bytes: usize) -> State {
         State {
             retries: Waiting::default(),
+            urgent: Waiting::default(),
+            hold: Hold::default(),
             undelivered: Waiting::default(),
             lanes: (order != Order::None).then(|| Parked::new(order, bytes / 2)),
             with_workers: BTreeMap::new(),
@@ -57,6 +63,27 @@ impl State {
     pub fn take_due(&mut self, now: Instant) -> Option<Result<Run, Duration>> {
         let taken = self.retries.pop_due(now)?.map(|(run, ())| run);
         Some(taken.inspect(|run| self.hand_out(&run.key)))
+    }
+
+    /// Hands out a run that somebody hurried during a hold.
+    pub fn take_urgent(&mut self, now: Instant) -> Option<Run> {
+        let (run, ()) = self.urgent.pop_due(now)?.ok()?;
+        self.hand_out(&run.key);
+        Some(run)
+    }
+
+    /// Hands out the retry that is due first as a probe, due or not.
+    pub fn take_probe(&mut self) -> Option<Run> {
+        let (run, ()) = self.retries.pop_first()?;
+        self.hand_out(&run.key);
+        Some(run)
+    }
+
+    /// The step works again: whatever waits for another attempt is due.
+    pub fn release(&mut self, now: Instant) {
+        self.retries.hurry_all(now);
+        let urgent = std::mem::take(&mut self.urgent);
+        self.retries.append(urgent);
     }
 
     /// Like `take_due`, for a run whose dead letters are due.
@@ -155,12 +182,19 @@ impl State {
 
     /// Removes the retries for which `is_taken` is true.
     pub fn drop_retries(&mut self, is_taken: impl Fn(&Run) -> bool) -> Waiting<()> {
-        self.retries.split_off(is_taken)
+        let mut taken = self.retries.split_off(&is_taken);
+        taken.append(self.urgent.split_off(is_taken));
+        taken
     }
 
     /// A run that waits for another attempt, or for its dead letters to be delivered, is due now.
     pub fn hurry(&mut self, run: RunId, now: Instant) {
+        if self.hold.held().is_some() {
+            let hurried = self.retries.split_off(|of| of.id == run);
+            self.urgent.append(hurried);
+        }
         self.retries.hurry(run, now);
+        self.urgent.hurry(run, now);
         self.undelivered.hurry(run, now);
         for suspended in self.suspended.values_mut() {
             suspended.retries.hurry(run, now);
@@ -171,7 +205,8 @@ impl State {
     /// Keeps the partition's runs from starting until `resume` or `withdraw`.
     pub fn suspend(&mut self, partition: Partition) {
         let of_partition = |run: &Run| is_of_partition(&run.key) && run.key.partition == partition;
-        let retries = self.retries.split_off(of_partition);
+        let mut retries = self.retries.split_off(of_partition);
+        retries.append(self.urgent.split_off(of_partition));
         let undelivered = self.undelivered.split_off(of_partition);
         let suspended = self.suspended.entry(partition).or_default();
         suspended.retries.append(retries);
@@ -213,7 +248,13 @@ impl State {
     }
 
     pub fn has_retries(&self) -> bool {
-        !self.retries.is_empty()
+        !self.retries.is_empty() || !self.urgent.is_empty()
+    }
+
+    /// The runs that have failed and wait for another attempt.
+    pub fn failed_runs(&self) -> Vec<RunId> {
+        let waiting = self.retries.iter().chain(self.urgent.iter());
+        waiting.filter(|run| run.failed_attempts > 0).map(|run| run.id).collect()
     }
 
     pub fn has_undelivered(&self) -> bool {
@@ -225,7 +266,7 @@ impl State {
     pub fn retries(&self) -> usize {
         let of = |suspended: &Suspended| suspended.retries.len() + suspended.undelivered.len();
         let suspended: usize = self.suspended.values().map(of).sum();
-        self.retries.len() + self.undelivered.len() + suspended
+        self.retries.len() + self.urgent.len() + self.undelivered.len() + suspended
     }
 
     /// Runs that came out of the channel and wait because their partition is suspended.

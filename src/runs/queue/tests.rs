@@ -24,6 +24,7 @@ fn run(id: i64) -> Run {
         permit: Arc::new(Permit::nothing()),
         failed_attempts: 0,
         queued: Instant::now(),
+        failing: None,
     }
 }
 
@@ -338,4 +339,87 @@ fn a_closed_queue_hands_out_nothing() {
     for _ in 0..50 {
         assert!(queue.next(&never()).is_none());
     }
+}
+
+#[test]
+fn during_a_hold_one_run_at_a_time_probes_and_a_success_lets_all_go_on() {
+    let queue = queue(9);
+    let (_running, stop) = bounded(0);
+    let began = Instant::now();
+    for id in [1, 2, 3] {
+        queue.push(run(id), late(), &stop).unwrap();
+    }
+    let failed = queue.try_next().unwrap();
+    queue.step_failed(&failed, Instant::now());
+    assert_eq!(queue.hold(Run { failed_attempts: 1, ..failed }, "away"), Some(Said::Begins));
+    assert!(queue.try_next().is_none(), "the pause before the first probe");
+    assert!(queue.probe_now());
+    let probe = queue.try_next().unwrap();
+    assert_eq!(probe.id, RunId(2), "a fresh one first");
+    let guard = queue.with_worker(&probe);
+    assert!(queue.probe_now() && queue.try_next().is_none(), "one is under way");
+    queue.retry(probe, late());
+    drop(guard);
+    assert!(queue.probe_now());
+    let probe = queue.try_next().unwrap();
+    assert_eq!(probe.id, RunId(1), "then one that has failed");
+    assert!(queue.step_worked(began, Instant::now()).is_some());
+    assert_eq!(queue.held(), None);
+    drop(queue.with_worker(&probe));
+    let rest = [queue.try_next(), queue.try_next()].map(|run| run.unwrap().id);
+    assert_eq!(rest, [RunId(2), RunId(3)], "at once, whenever their attempts were due");
+}
+
+#[test]
+fn a_hold_of_nothing_ends() {
+    let queue = queue(9);
+    queue.hold(run(1), "away");
+    queue.withdraw_partition(0);
+    assert!(queue.held().is_some() && queue.probe_now());
+    assert!(queue.try_next().is_none());
+    assert_eq!(queue.held(), None);
+}
+
+#[test]
+fn a_run_that_is_hurried_passes_a_hold() {
+    let queue = queue(9);
+    queue.hold(run(1), "away");
+    queue.hold(run(2), "away");
+    assert!(queue.try_next().is_none());
+    queue.hurry(RunId(2));
+    assert_eq!(queue.try_next().unwrap().id, RunId(2));
+    assert!(queue.try_next().is_none());
+    assert_eq!(queue.waiting_retries(), 1);
+}
+
+#[test]
+fn a_worker_that_sleeps_in_a_hold_is_woken_for_the_next_probe_and_by_its_end() {
+    let queue = Arc::new(queue(9));
+    let (taken, got) = bounded(10);
+    queue.hold(run(1), "away");
+    queue.hold(run(2), "away");
+    let worker = {
+        let (queue, taken) = (Arc::clone(&queue), taken);
+        let work = move || {
+            while let Some(run) = queue.next(&never()) {
+                let began = Instant::now();
+                let guard = queue.with_worker(&run);
+                queue.started();
+                taken.send(run.id.0).unwrap();
+                if run.id == RunId(1) {
+                    queue.hold(run, "away");
+                } else {
+                    queue.step_failed(&run, began);
+                    queue.step_worked(began, Instant::now());
+                }
+                drop(guard);
+            }
+        };
+        thread::spawn("worker", work).unwrap()
+    };
+    let ids: Vec<i64> =
+        (0..3).map(|_| got.recv_timeout(Duration::from_secs(60)).unwrap()).collect();
+    assert_eq!(ids, [1, 2, 1], "the second ends the hold");
+    queue.close();
+    worker.join().unwrap();
 }

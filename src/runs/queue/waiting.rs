@@ -37,6 +37,22 @@ impl<T> Waiting<T> {
         self.0.pop().map(|Reverse(entry)| Ok((entry.run, entry.with)))
     }
 
+    /// The first run, due or not.
+    pub fn pop_first(&mut self) -> Option<(Run, T)> {
+        self.0.pop().map(|Reverse(entry)| (entry.run, entry.with))
+    }
+
+    /// Makes all runs due at `now`; they keep their order.
+    pub fn hurry_all(&mut self, now: Instant) {
+        let mut all = std::mem::take(&mut self.0).into_sorted_vec();
+        all.iter_mut().for_each(|Reverse(entry)| entry.due = entry.due.min(now));
+        self.0 = all.into();
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Run> {
+        self.0.iter().map(|Reverse(entry)| &entry.run)
+    }
+
     pub fn len(&self) -> usize {
         self.0.len()
     }

@@ -102,6 +102,7 @@ impl Redrive {
             permit: Arc::new(permit),
             failed_attempts: run.failed_attempts,
             queued: clock::now(),
+            failing: None,
         };
         match with.engine.queue.push(made, until, &with.stop) {
             Ok(()) => {

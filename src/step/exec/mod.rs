@@ -58,8 +58,9 @@ const SERVICE_VARIABLES: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG
 ///   `MB_LAST_OFFSET` (the ends of the run's range, even if the log or this lane has no record at these
 ///   offsets), `MB_RECORDS` (lines on stdin), `MB_ATTEMPT` and `MB_FAILED_FILE`.
 /// - **stdout, stderr**: kept in the attempt's output, `limits::CAPTURE_BYTES` of each.
-/// - **exit code**: 0 is success, 65 makes dead letters at once (`StepError::DeadLetter`), 75 is retried, 78
-///   stops mb, which exits 65 (`StepError::Stop`). Every other end is retried too: other codes, signals and
+/// - **exit code**: 0 is success, 65 makes dead letters at once (`StepError::DeadLetter`), 75 means
+///   "not now" (`StepError::NotNow`, retried without limit), and so do 126 and 127, with which a shell reports that
+///   it cannot run the command; 78 stops mb, which exits 65 (`StepError::Stop`). Every other end is retried too: other codes, signals and
 ///   the time limit. The run ends when the shell ends; the rest of its process group is killed then.
 /// - **failed records**: `MB_FAILED_FILE` is a path for this attempt alone, and no file exists there yet. A
 ///   command names failed records by writing their offsets to it, one a line; text after a blank is the
@@ -190,13 +191,12 @@ impl Step for ExecStep {
     }
 
     fn run(&self, attempt: &mut Attempt<'_>) -> Result<(), StepError> {
-        const DOING: &str = "run the command";
         let key = attempt.key;
         let entered = loop {
             match self.running.enter(key) {
                 Ok(entered) => break entered,
                 Err(cause) => {
-                    if let Some(error) = self.shortage.wait(DOING, &cause).error(DOING, &cause) {
+                    if let Some(error) = self.cannot_run(&cause) {
                         return Err(error);
                     }
                 }
@@ -242,6 +242,15 @@ impl ExecStep {
         self.shortage.wait_out(&doing, cause).error(&doing, cause)
     }
 
+    /// The command could not be started, which is no record's fault. What ends the attempt, if anything does.
+    fn cannot_run(&self, cause: &io::Error) -> Option<StepError> {
+        const DOING: &str = "run the command";
+        match self.shortage.wait(DOING, cause).error(DOING, cause)? {
+            StepError::Retry(text) => Some(StepError::NotNow(text)),
+            other => Some(other),
+        }
+    }
+
     /// Runs one command from its start to its end.
     ///
     /// # Errors
@@ -269,10 +278,7 @@ impl ExecStep {
         }
         let feed = Feed::new(key.partition, attempt.batch.records());
         let ended = process::run(command, feed, self.timeout, cancel, &self.groups);
-        let ended = ended.map_err(|cause| {
-            const DOING: &str = "run the command";
-            self.shortage.wait(DOING, &cause).error(DOING, &cause)
-        })?;
+        let ended = ended.map_err(|cause| self.cannot_run(&cause))?;
         // The data directory itself was removed under the command, so the records that it named as failed are
         // unknown, and it runs again. If only the file's folder is gone, the command may have removed it, and
         // reading the file reports that.

@@ -13,8 +13,10 @@ use crate::step::StepError;
 
 /// `EX_DATAERR` of sysexits.h: the batch is bad, and another attempt cannot help.
 const DEAD_LETTER: i32 = 65;
-/// `EX_TEMPFAIL` of sysexits.h: retry.
-const RETRY: i32 = 75;
+/// `EX_TEMPFAIL` of sysexits.h: not now.
+const NOT_NOW: i32 = 75;
+/// How a shell reports that it cannot execute the command, or cannot find it (POSIX, 2.8.2).
+const NO_COMMAND: [i32; 2] = [126, 127];
 /// `EX_CONFIG` of sysexits.h: no batch can be processed until a person has repaired something.
 const STOP: i32 = 78;
 
@@ -24,7 +26,8 @@ pub const CANCELLED: &str = "cancelled";
 /// What the command's end means for its attempt.
 ///
 /// # Errors
-/// For everything but exit code 0 within the time limit: `StepError::DeadLetter` for 65, `RetryFailed` for 75,
+/// For everything but exit code 0 within the time limit: `StepError::DeadLetter` for 65, `NotNow` for 75, 126
+/// and 127,
 /// `Stop` for 78, `Retry` for anything else. The message says how the command ended, and its last line on
 /// stderr.
 pub fn judge(ended: &Ended, timeout: Option<Duration>) -> Result<(), StepError> {
@@ -42,7 +45,9 @@ pub fn judge(ended: &Ended, timeout: Option<Duration>) -> Result<(), StepError> 
         // mb ended the command: its exit code only says how it handled the signal.
         _ if ended.by != By::Itself => StepError::Retry(message),
         Some(DEAD_LETTER) => StepError::DeadLetter(message),
-        Some(RETRY) => StepError::RetryFailed(message),
+        Some(NOT_NOW) => StepError::NotNow(message),
+        // A script that was moved away is no record's fault.
+        Some(code) if NO_COMMAND.contains(&code) => StepError::NotNow(message),
         Some(STOP) => StepError::Stop(message),
         _ => StepError::Retry(message),
     })
@@ -53,7 +58,7 @@ pub fn judge(ended: &Ended, timeout: Option<Duration>) -> Result<(), StepError> 
 /// not reached the others; if those counted as done, they would be lost.
 pub fn names_count(ended: &Ended) -> bool {
     let code = ended.status.code();
-    ended.by == By::Itself && code.is_some_and(|code| matches!(code, 0 | DEAD_LETTER | RETRY))
+    ended.by == By::Itself && code.is_some_and(|code| matches!(code, 0 | DEAD_LETTER | NOT_NOW))
 }
 
 fn describe(status: ExitStatus) -> String {
@@ -68,7 +73,7 @@ fn describe(status: ExitStatus) -> String {
             format!("command ended with exit code {code} (128 + {})", signal_name(code - 128))
         }
         Some(DEAD_LETTER) => format!("command ended with exit code {DEAD_LETTER} (dead letter)"),
-        Some(RETRY) => format!("command ended with exit code {RETRY} (try again)"),
+        Some(NOT_NOW) => format!("command ended with exit code {NOT_NOW} (not now)"),
         Some(STOP) => format!("command ended with exit code {STOP} (stop mb)"),
         Some(code) => format!("command ended with exit code {code}"),
         None => format!("command ended with {status}"),
@@ -141,7 +146,7 @@ mod tests {
 
     fn message(ended: &Ended) -> String {
         match judge(ended, Some(Duration::from_millis(1500))) {
-            Err(StepError::Retry(text)) => text,
+            Err(StepError::Retry(text) | StepError::NotNow(text)) => text,
             outcome => panic!("{outcome:?}"),
         }
     }
@@ -152,13 +157,15 @@ mod tests {
     }
 
     #[test]
-    fn three_exit_codes_have_a_meaning_and_all_others_are_retried() {
+    fn some_exit_codes_have_a_meaning_and_all_others_are_retried() {
         for code in 1..=255 {
             let text = match (code, judge(&ended(code << 8, false, ""), None)) {
                 (65, Err(StepError::DeadLetter(text))) => text,
                 (78, Err(StepError::Stop(text))) => text,
-                (75, Err(StepError::RetryFailed(text))) => text,
-                (code, Err(StepError::Retry(text))) if ![65, 75, 78].contains(&code) => text,
+                (75 | 126 | 127, Err(StepError::NotNow(text))) => text,
+                (code, Err(StepError::Retry(text))) if ![65, 75, 78, 126, 127].contains(&code) => {
+                    text
+                }
                 (code, outcome) => panic!("{code}: {outcome:?}"),
             };
             assert!(text.contains(&format!("exit code {code}")), "{text}");

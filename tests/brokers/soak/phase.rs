@@ -152,7 +152,14 @@ impl<'a> Phase<'a> {
         flags.extend(["--order", self.order, "--max-batch", &batch, "--max-wait", "500ms"]);
         flags.extend(["--max-concurrent-runs", &workers, "--sensors", &sensors]);
         flags.extend(["--tick-runtime", tick, "--tick-interval", "100ms"]);
-        flags.extend(["--max-attempts", "2", "--retry-backoff", "100ms"]);
+        flags.extend([
+            "--max-attempts",
+            "2",
+            "--retry-backoff",
+            "100ms",
+            "--outage-patience",
+            "1s",
+        ]);
         if self.order == "key" {
             flags.extend(["--lanes", &lanes]);
         }

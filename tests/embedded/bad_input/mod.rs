@@ -350,7 +350,7 @@ fn garbage_in_the_failed_file_fails_the_attempt_and_names_nothing() {
     for garbage in ["not an offset", "-1", "99999999999999999999", "5000", "\\0\\0", "\\377"] {
         let data = Data::with_records();
         let command = format!("printf -- '{garbage}\\n' > $MB_FAILED_FILE");
-        let args = ["--exec", &command, "--on-failure", "halt", "--max-attempts", "1"];
+        let args = ["--exec", &command, "--on-outage", "halt", "--max-attempts", "1"];
         data.refused(65, &args, &["MB_FAILED_FILE"]);
         data.assert_offsets_unmoved();
         data.assert_nothing_lost();
@@ -360,7 +360,7 @@ fn garbage_in_the_failed_file_fails_the_attempt_and_names_nothing() {
 #[test]
 fn a_command_that_kills_its_shell_halts_with_the_signal_named_and_loses_nothing() {
     let data = Data::with_records();
-    let args = ["--exec", "kill -SEGV $$", "--on-failure", "halt", "--max-attempts", "2"];
+    let args = ["--exec", "kill -SEGV $$", "--on-outage", "halt", "--max-attempts", "2"];
     let quick = ["--retry-backoff", "1ms"];
     data.refused(65, &[&args[..], &quick].concat(), &["SIGSEGV"]);
     data.assert_offsets_unmoved();

@@ -26,6 +26,21 @@ export function sensorControls() {
   return { node: el('div', { class: 'actions' }, pause, tick, preview), live: (overview) => !pause.disabled && show(overview.sensor.paused) };
 }
 
+/** What a person can do about a hold, shown while there is one; `live(overview)` updates it. */
+export function holdControls() {
+  const retry = button('Try the step now', { test: 'retry-now', kind: 'main' }, () => act(retry, () => post('hold/retry-now'), () => 'The step is tried now'));
+  const giveUp = button('Give up…', { test: 'give-up' }, () => {
+    const runs = live.overview?.hold?.runs ?? 0;
+    const go = button('Give up', { test: 'give-up-confirm', kind: 'danger' }, async () => {
+      if (await act(go, () => post('hold/give-up'), ({ runs: ended }) => [`${counted(ended, 'run')} given up on`, el('a', { href: '/dead-letters' }, 'See them')])) ask.close();
+    });
+    const ask = dialog('Give up on the runs that wait?', 'give-up-dialog',
+      el('p', {}, `The records of ${counted(runs, 'run')} that failed become dead letters, and their offsets are committed. Runs that were not tried stay.`), go);
+  });
+  const node = el('div', { class: 'actions', hidden: true }, retry, giveUp);
+  return { node, live: ({ hold }) => { node.hidden = !hold; } };
+}
+
 function showPreview({ partitions, more, took_ms: took }) {
   const records = partitions.reduce((sum, { records }) => sum + records, 0);
   const batches = partitions.reduce((sum, { batches }) => sum + batches, 0);

@@ -1,7 +1,7 @@
 // The overview: the verdict in one line, then the figures behind it. All of it comes with each event.
 
 import { lineChart, tickStrip } from './charts.js';
-import { sensorControls, settingsPanel } from './controls.js';
+import { holdControls, sensorControls, settingsPanel } from './controls.js';
 import { card, data, el, runLink } from './dom.js';
 import { live } from './live.js';
 import { noRuns, runColumns } from './runs.js';
@@ -56,13 +56,15 @@ function verdictCard() {
   const words = el('h1', { 'data-test': 'verdict' }, '…');
   const reasons = el('ul', { class: 'reasons', hidden: true });
   const controls = sensorControls();
-  const node = el('section', { class: 'verdict whole wait', 'aria-label': 'State' }, el('div', { role: 'status' }, words, reasons), controls.node);
+  const hold = holdControls();
+  const node = el('section', { class: 'verdict whole wait', 'aria-label': 'State' }, el('div', { role: 'status' }, words, reasons), hold.node, controls.node);
   let shown = '';
   return {
     node,
     live(overview) {
       const now = verdict(overview);
       controls.live(overview);
+      hold.live(overview);
       node.className = `verdict whole ${now.level}`;
       words.dataset.level = now.level;
       if (words.textContent !== now.words) words.textContent = now.words;
