@@ -18,7 +18,7 @@ use crate::kafka::embedded::Embedded;
 use crate::kafka::select::{Chosen, choose};
 use crate::model::error::{Class, Error, Result};
 use crate::model::live::Trouble;
-use crate::model::thread::stopped_within;
+use crate::model::thread::{self, stopped_within};
 use crate::runs::dead_letters;
 use crate::runs::engine::Lasting;
 use crate::step::Step;
@@ -80,7 +80,8 @@ impl Pipeline {
     ///
     /// # Errors
     /// Whatever ended it, but for a stop; `Forced` where runs were still going on at the end of
-    /// their time: their threads are left behind then, and the process is best ended.
+    /// their time: their threads are left behind then, and the process is best ended. The data directory
+    /// stays locked until the last of them has ended.
     pub fn run(mut self, stop: &Receiver<()>) -> Result<Summary> {
         self.config.check()?;
         let data_dir = Arc::new(DataDir::lock(&self.config.connection.data_dir)?);
@@ -91,35 +92,30 @@ impl Pipeline {
             &self.config,
             self.step.name(),
         )?;
-        let outcome = self.run_with_page(&data_dir, &control, stop);
-        // With threads left behind the process is ended, and the socket with it.
-        if !matches!(outcome, Err(Error::Forced(_))) {
+        // The page is there from before the broker answers, and shows what is waited for.
+        let web = match &self.config.web {
+            Some(web) => http::Server::start(web, control.context()).map(Some),
+            None => Ok(None),
+        };
+        let (web, outcome) = match web {
+            Ok(web) => (web, self.run_with(&data_dir, &control, stop)),
+            Err(error) => (None, Err(error)),
+        };
+        let stop_servers = move || {
+            if let Some(web) = web {
+                web.stop();
+            }
             control.stop();
+        };
+        if matches!(outcome, Err(Error::Forced(_))) {
+            leave_behind(data_dir, stop_servers);
+        } else {
+            stop_servers();
         }
         if outcome.is_ok()
             && let Some(history) = self.history.take()
         {
             history.end();
-        }
-        outcome
-    }
-
-    /// The page is there from before the broker answers, and shows what is waited for.
-    fn run_with_page(
-        &mut self,
-        data_dir: &Arc<DataDir>,
-        control: &socket::Server,
-        stop: &Receiver<()>,
-    ) -> Result<Summary> {
-        let web = match &self.config.web {
-            Some(web) => Some(http::Server::start(web, control.context())?),
-            None => None,
-        };
-        let outcome = self.run_with(data_dir, control, stop);
-        if let Some(web) = web
-            && !matches!(outcome, Err(Error::Forced(_)))
-        {
-            web.stop();
         }
         outcome
     }
@@ -236,5 +232,19 @@ impl Pipeline {
                 return Ok(None);
             }
         }
+    }
+}
+
+/// A forced stop ends at once, so it does not wait for the servers' connections. They may still change files of
+/// the data directory, which stays locked until they have ended.
+fn leave_behind(data_dir: Arc<DataDir>, stop_servers: impl FnOnce() + Send + 'static) {
+    let held = Arc::clone(&data_dir);
+    let stopping = thread::spawn("left-servers", move || {
+        stop_servers();
+        drop(data_dir);
+    });
+    if let Err(error) = stopping {
+        log::warn!("{error}: the data directory stays locked until this process ends");
+        std::mem::forget(held);
     }
 }

@@ -53,8 +53,8 @@ pub(super) struct Running {
     pub(super) late_halt: Option<Error>,
     /// A person or the system has requested a stop.
     pub(super) stop_requested: bool,
-    /// Held until everything has ended: another mb may use the data directory only then.
-    _data_dir: Arc<DataDir>,
+    /// Locked until everything has ended: another mb may use the data directory only then.
+    pub(super) data_dir: Arc<DataDir>,
 }
 
 /// Why a pipeline's threads are stopped.
@@ -161,7 +161,7 @@ impl Running {
             workers,
             late_halt: None,
             stop_requested: false,
-            _data_dir: Arc::clone(with.data_dir),
+            data_dir: Arc::clone(with.data_dir),
         };
         running.start_producer(intake_stop)?;
         running.set_first_target(ends);

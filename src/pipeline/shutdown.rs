@@ -3,9 +3,11 @@
 //! 1. Sensors, producer and reprocess requests stop; queued runs are left to the next start (they are in the
 //!    history and not committed).
 //! 2. Running runs get `--drain-timeout`. A second stop, or the end of that time, ends mb at once
-//!    (`Error::Forced`); nothing is lost, and the next start repeats the runs.
+//!    (`Error::Forced`); nothing is lost, and the next start repeats the runs. In a program that goes on, the
+//!    threads that are left behind keep the data directory locked until the last of them has ended.
 //! 3. The history writes what it has, the committer commits a last time, the history ends.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -15,6 +17,7 @@ use crate::commit::committer::LastCommit;
 use crate::config::limits;
 use crate::model::error::{Error, Result};
 use crate::model::events::Event;
+use crate::model::thread;
 
 use super::running::{Running, StopReason, notify_systemd};
 
@@ -45,7 +48,10 @@ pub(super) fn shut_down(
     stop: &Receiver<()>,
 ) -> Result<Ended> {
     let restarts = running.announce(&reason);
-    running.drain(restarts, stop)?;
+    if let Err(forced) = running.drain(restarts, stop) {
+        running.leave_behind();
+        return Err(forced);
+    }
     running.watching.take();
     let restarts = restarts && !running.stop_requested;
     if !restarts {
@@ -107,6 +113,28 @@ impl Running {
             self.engine.forced.store(true, Ordering::Release);
             self.engine.step.abort();
         })
+    }
+
+    /// After a forced stop: a step inside mb cannot be ended, and when it returns, its worker still writes the
+    /// outcome to the history. Another mb that used the data directory by then would have its history changed
+    /// under it, so the lock is held until the threads have ended.
+    fn leave_behind(self) {
+        let data_dir = Arc::clone(&self.data_dir);
+        if let Err(error) = thread::spawn("left-behind", move || self.outlast()) {
+            log::warn!("{error}: the data directory stays locked until this process ends");
+            std::mem::forget(data_dir);
+        }
+    }
+
+    /// Waits without limit for what a forced stop has left behind.
+    fn outlast(mut self) {
+        self.watching.take();
+        self.threads.join_others_than("history");
+        self.commits.take();
+        // What was not committed, and a panic, are no news: the stop was forced.
+        let _ = self.committer.take().map(thread::Thread::join);
+        self.engine.history.close();
+        self.threads.join("history");
     }
 
     /// Waits until the threads whose names begin like this have ended. `forceable`: a second stop or the

@@ -38,4 +38,12 @@ impl Threads {
         }
         true
     }
+
+    /// Joins all threads but the one of this name, however long that takes.
+    pub(super) fn join_others_than(&mut self, name: &str) {
+        let others: Vec<_> = self.running.keys().filter(|known| *known != name).cloned().collect();
+        for other in others {
+            self.join(&other);
+        }
+    }
 }

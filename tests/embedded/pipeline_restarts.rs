@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use mb::config::data_dir::DataDir;
 use mb::config::{OnFailure, StartFrom};
 use mb::kafka::Broker;
 use mb::kafka::embedded::{Call, Faults};
@@ -12,7 +13,10 @@ use mb::model::offset::{Offset, Partition};
 use mb::step::{Step, StepError};
 use mb::{Config, Error, Pipeline, Stopper};
 
+use crate::support::eventually;
 use crate::support::world::*;
+
+const LIMIT: Duration = Duration::from_secs(60);
 
 #[test]
 fn a_halt_commits_nothing_past_the_run_and_a_restart_makes_the_same_ranges_again() {
@@ -175,6 +179,39 @@ fn a_forced_stop_ends_running_commands_and_their_attempt_does_not_count() {
     world.run(world.config(), &step).unwrap();
     assert_eq!(step.done_records(), every_record_once(7));
     assert_eq!(runs_in(&world.history(), "failed", 10).unwrap(), []);
+}
+
+#[test]
+fn after_a_forced_stop_the_data_directory_stays_locked_until_the_last_step_has_returned() {
+    let world = World::with_records(7);
+    let (entered, enters) = crossbeam_channel::unbounded();
+    let (go, goes) = crossbeam_channel::bounded::<()>(0);
+    let step = Recorder::new(move |_| {
+        entered.send(()).unwrap();
+        let _ = goes.recv_timeout(LIMIT);
+        Ok(())
+    });
+    let config = Config { until_caught_up: false, max_concurrent_runs: 2, ..world.config() };
+    let (stopper, stop) = Stopper::new();
+    let pipeline = Pipeline::new(config, Arc::<Recorder>::clone(&step) as Arc<dyn Step>)
+        .with_broker(Arc::new(world.topics.clone()));
+    let running = std::thread::spawn(move || pipeline.run(&stop));
+    for _ in 0..2 {
+        enters.recv_timeout(LIMIT).unwrap();
+    }
+    stopper.stop();
+    stopper.stop();
+    let error = running.join().unwrap().unwrap_err();
+    assert_eq!(error.exit_code(), 2, "{error}");
+    assert!(DataDir::is_held(world.dir.path()), "two steps are running, and will be written down");
+    drop(go);
+    eventually(LIMIT, "the lock is released", || !DataDir::is_held(world.dir.path()));
+    assert!(!world.dir.path().join("control.sock").exists(), "nobody answers there any more");
+    let later = Recorder::new(|_| Ok(()));
+    world.run(world.config(), &later).unwrap();
+    let mut done = [step.done_records(), later.done_records()].concat();
+    done.sort();
+    assert_eq!(done, every_record_once(7), "what was left behind is in the history");
 }
 
 #[test]
