@@ -48,11 +48,12 @@ flags! {
             #[argh(option, arg_name = "TIME", from_str_fn(values::time))]
             to_datetime: Option<i64>,
 
-            /// to this offset, or to the beginning or end of the log if it lies outside
+            /// to this offset, which must lie in the log
             #[argh(option, arg_name = "N", from_str_fn(values::whole::<0, { i64::MAX as u64 }, _>))]
             to_offset: Option<i64>,
 
-            /// by N from the committed offset: forward, or backward if N is negative
+            /// by N from the committed offset: forward, or backward if N is negative; at most to the log's end or
+            /// beginning
             #[argh(option, arg_name = "N", from_str_fn(values::signed))]
             shift_by: Option<i64>,
         }
@@ -323,19 +324,35 @@ mod tests {
     }
 
     #[test]
-    fn a_target_outside_the_log_becomes_its_beginning_or_end() {
+    fn a_shift_ends_at_the_log_s_beginning_or_end() {
         let world = World::new();
-        for (target, new) in [
-            (Target::Offset(Offset::new(i64::MAX)), 10),
-            (Target::Shift(i64::MAX), 10),
-            (Target::Shift(7), 10),
-            (Target::Shift(-5), 0),
-            (Target::Shift(i64::MIN), 0),
-        ] {
-            let moves = world.plan(target, Some(0)).unwrap();
-            assert_eq!(moves[0].to.get(), new, "{target:?}");
-            assert!(moves[0].is_outside() && moves[0].note("t").is_some(), "{target:?}");
+        for (by, new) in [(i64::MAX, 10), (7, 10), (-5, 0), (i64::MIN, 0)] {
+            let moves = world.plan(Target::Shift(by), Some(0)).unwrap();
+            assert_eq!(moves[0].to.get(), new, "{by}");
+            assert!(moves[0].note("t").is_some(), "{by}");
         }
+        assert!(world.plan(Target::Shift(6), Some(0)).unwrap()[0].note("t").is_none());
+    }
+
+    #[test]
+    fn a_named_offset_outside_the_log_is_refused_as_over_the_api() {
+        let world = World::new();
+        let offset = Offset::new(11);
+        let error = world.plan(Target::Offset(offset), Some(0)).unwrap_err();
+        let info = world.topics.topic("t").unwrap();
+        let api = crate::commit::reset::plan(&world.topics, "mb", &info, &[(0, offset)]);
+        assert_eq!(api.unwrap_err(), error);
+        assert_eq!(
+            error,
+            Error::Usage(
+                "offset: got 11 for t/0, expected one in its log, from 0 to its end 10".into()
+            )
+        );
+        assert_eq!(
+            world.news(Target::Offset(Offset::new(10)), Some(0)),
+            [(0, 10)],
+            "its end is in it"
+        );
     }
 
     #[test]

@@ -17,8 +17,10 @@ pub enum Target {
     Latest,
     /// To the first record at or after this time, in milliseconds since 1970; to the log's end if there is none.
     Time(i64),
+    /// To this offset, which must lie in the log. One outside is a mistake: taken for the log's beginning or end, a
+    /// number that is mistyped, or meant for another partition, would move the group anyway.
     Offset(Offset),
-    /// By this much from the committed offset.
+    /// By this much from the committed offset, as far as the log goes.
     Shift(i64),
 }
 
@@ -28,7 +30,7 @@ pub struct Move {
     pub partition: Partition,
     /// The committed offset before.
     pub from: Option<Offset>,
-    /// The offset that the target stands for, which may lie outside the log and even below 0.
+    /// The offset that the target stands for; that of a shift may lie outside the log and even below 0.
     pub wanted: i64,
     /// `wanted`, or the beginning or end of the log if `wanted` lies outside.
     pub to: Offset,
@@ -38,8 +40,8 @@ pub struct Move {
 }
 
 impl Move {
-    /// Whether the target lies outside the log.
-    pub fn is_outside(&self) -> bool {
+    /// Whether a shift leads outside the log.
+    fn is_outside(&self) -> bool {
         self.wanted != self.to.get()
     }
 
@@ -77,8 +79,8 @@ impl fmt::Display for Note<'_> {
 /// Plans to move each of these partitions of the topic to its target.
 ///
 /// # Errors
-/// `Config` for a shift of a partition without a committed offset; whatever the broker cannot answer for any of
-/// them.
+/// `Usage` for a named offset outside the log, `Config` for a shift of a partition without a committed offset;
+/// whatever the broker cannot answer for any of them.
 pub fn plan(
     broker: &dyn Broker,
     group: &str,
@@ -108,9 +110,15 @@ pub fn plan(
             },
         };
         let to = match target {
-            Target::Offset(_) | Target::Shift(_) => {
-                wanted.clamp(marks.beginning.get(), marks.end.get())
+            Target::Offset(offset) if !(marks.beginning..=marks.end).contains(&offset) => {
+                return Err(Error::Usage(format!(
+                    "offset: got {offset} for {topic}/{partition}, expected one in its log, from {} to its end \
+                     {}",
+                    marks.beginning, marks.end
+                )));
             }
+            Target::Offset(_) => wanted,
+            Target::Shift(_) => wanted.clamp(marks.beginning.get(), marks.end.get()),
             // A record that was written between the two queries lies above the known end, but is in the log.
             Target::Earliest | Target::Latest | Target::Time(_) => wanted,
         };

@@ -16,10 +16,10 @@ use crate::model::crash;
 use crate::model::error::{Error, Result};
 use crate::model::offset::{Offset, Partition};
 
-/// Plans moves to offsets that a program or the page has named, which must lie in the log. Changes nothing.
+/// Plans moves to offsets that a program or the page has named. Changes nothing.
 ///
 /// # Errors
-/// `Usage` for a partition that does not exist or is named twice, or an offset outside the log; `Broker`.
+/// `Usage` for a partition that does not exist or is named twice; as `move_plan::plan`.
 pub fn plan(
     broker: &dyn Broker,
     group: &str,
@@ -42,17 +42,9 @@ pub fn plan(
     }
     let targets: Vec<_> =
         targets.iter().map(|(partition, to)| (*partition, Target::Offset(*to))).collect();
-    let within_log = |planned: Move| {
-        let Move { partition, from, wanted, to, marks, .. } = planned;
-        if planned.is_outside() {
-            return Err(Error::Usage(format!(
-                "offset: got {wanted} for {}/{partition}, expected one in its log, from {} to its end {}",
-                topic.name, marks.beginning, marks.end
-            )));
-        }
-        Ok((Reset { partition, from, to }, marks))
-    };
-    move_plan::plan(broker, group, topic, &targets)?.into_iter().map(within_log).collect()
+    let moves = move_plan::plan(broker, group, topic, &targets)?;
+    let reset = |Move { partition, from, to, marks, .. }| (Reset { partition, from, to }, marks);
+    Ok(moves.into_iter().map(reset).collect())
 }
 
 /// Voids the planned ranges in the history, commits the new offsets, and records that they are confirmed. The old
