@@ -104,7 +104,8 @@ mod tests {
     use crate::model::offset::{Offset, OffsetRange};
     use crate::model::thread;
 
-    const HOUR: Duration = Duration::from_secs(3600);
+    /// So long that nobody waits for its end, and a test that does fails.
+    const LONG: Duration = Duration::from_secs(60);
 
     fn key(partition: i32) -> RunKey {
         RunKey::new("t", partition, OffsetRange::new(Offset::ZERO, Offset::ZERO))
@@ -135,7 +136,7 @@ mod tests {
 
     #[test]
     fn a_cancel_ends_the_delay_of_its_run_and_a_stop_ends_that_of_all() {
-        let step = Arc::new(Delayed::new(HOUR, Discard));
+        let step = Arc::new(Delayed::new(LONG, Discard));
         let [first, second, third] = [1, 2, 3].map(|partition| attempt(&step, partition));
         assert!(step.cancel(&key(1)));
         assert_eq!(first.join(), Ok(Err(StepError::Retry("cancelled".into()))));

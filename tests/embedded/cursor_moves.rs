@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
+use crate::support::partly::{Answers, Partly};
 use crate::support::world::*;
 use crate::support::{eventually, eventually_some};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
@@ -15,10 +16,8 @@ use mb::api::operations::sensor::Pause;
 use mb::api::operations::settings::ChangeSettings;
 use mb::api::socket::Client;
 use mb::history::query::{self, RunRow};
-use mb::kafka::{
-    Backend, Broker, Capabilities, CommitError, Consumer, FetchSettings, PerPartition, Producer,
-    TopicInfo, Watermarks,
-};
+use mb::kafka::embedded::Embedded;
+use mb::kafka::{Broker, CommitError};
 use mb::model::error::Error;
 use mb::model::offset::{Offset, Partition};
 use mb::model::sync::Mutex;
@@ -227,7 +226,7 @@ fn a_move_can_be_called_off() {
 
 /// A log whose commits get no answer while it is told so: they arrive later, one after the other.
 struct Unanswering {
-    log: Arc<dyn Broker>,
+    log: Embedded,
     is_silent: AtomicBool,
     under_way: Mutex<Vec<Vec<(Partition, Offset)>>>,
 }
@@ -241,51 +240,9 @@ impl Unanswering {
     }
 }
 
-impl Broker for Unanswering {
-    fn backend(&self) -> Backend {
-        self.log.backend()
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        self.log.capabilities()
-    }
-
-    fn describe(&self) -> String {
-        self.log.describe()
-    }
-
-    fn topic(&self, topic: &str) -> mb::Result<TopicInfo> {
-        self.log.topic(topic)
-    }
-
-    fn create_topic(&self, topic: &str, partitions: u32) -> mb::Result<()> {
-        self.log.create_topic(topic, partitions)
-    }
-
-    fn watermarks(
-        &self,
-        topic: &str,
-        partitions: &[Partition],
-    ) -> mb::Result<PerPartition<Watermarks>> {
-        self.log.watermarks(topic, partitions)
-    }
-
-    fn offsets_at(
-        &self,
-        topic: &str,
-        partitions: &[Partition],
-        timestamp_ms: i64,
-    ) -> mb::Result<PerPartition<Offset>> {
-        self.log.offsets_at(topic, partitions, timestamp_ms)
-    }
-
-    fn committed(
-        &self,
-        group: &str,
-        topic: &str,
-        partitions: &[Partition],
-    ) -> mb::Result<PerPartition<Option<Offset>>> {
-        self.log.committed(group, topic, partitions)
+impl Answers for Unanswering {
+    fn broker(&self) -> &dyn Broker {
+        &self.log
     }
 
     fn commit(
@@ -300,32 +257,20 @@ impl Broker for Unanswering {
         }
         self.log.commit(group, topic, offsets)
     }
-
-    fn consumer(
-        &self,
-        topic: &str,
-        from: &[(Partition, Offset)],
-        settings: &FetchSettings,
-    ) -> mb::Result<Box<dyn Consumer>> {
-        self.log.consumer(topic, from, settings)
-    }
-
-    fn producer(&self, topic: &str) -> mb::Result<Box<dyn Producer>> {
-        self.log.producer(topic)
-    }
 }
 
 #[test]
 fn a_late_commit_never_lands_on_top_of_a_move() {
     let world = World::with_records(10);
-    let log = Arc::new(Unanswering {
-        log: Arc::new(world.topics.clone()),
+    let broker = Arc::new(Partly(Unanswering {
+        log: world.topics.clone(),
         is_silent: AtomicBool::new(true),
         under_way: Mutex::default(),
-    });
+    }));
+    let log = &broker.0;
     let step = Recorder::new(|_| Ok(()));
-    let broker = Arc::<Unanswering>::clone(&log);
-    let mut mb = Running::start_on(&world, world.config(), Arc::<Recorder>::clone(&step), broker);
+    let mut mb =
+        Running::start_on(&world, world.config(), Arc::<Recorder>::clone(&step), broker.clone());
     eventually(LIMIT, "a commit of everything is under way", || {
         let under_way = log.under_way.lock();
         let sent: BTreeMap<_, _> = under_way.iter().flatten().copied().collect();

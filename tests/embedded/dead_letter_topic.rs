@@ -7,12 +7,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 
 use crate::support::eventually;
+use crate::support::partly::{Answers, Partly};
 use crate::support::world::{Recorder, TOPIC, World, all, runs_in};
 use mb::config::DeadLetterTo;
 use mb::kafka::embedded::{Embedded, Faults};
-use mb::kafka::{
-    Broker, CommitError, FetchSettings, Flow, Message, PerPartition, Sink, require_all,
-};
+use mb::kafka::{Broker, FetchSettings, Flow, Message, Producer, Sink, require_all};
 use mb::model::batch::Record;
 use mb::model::offset::{Offset, Partition};
 use mb::step::{Attempt, FailedRecord, StepError};
@@ -204,12 +203,12 @@ fn the_topic_itself_and_names_that_kafka_would_not_take_are_refused() {
 fn where_the_topic_does_not_take_letters_offsets_wait_and_the_step_is_not_run_again() {
     let world = World::with_records(7);
     let broken = Faults::new(1);
-    let broker: Arc<dyn Broker> = Arc::new(Switched {
+    let broker: Arc<dyn Broker> = Arc::new(Partly(Switched {
         topics: world.topics.clone(),
         faulty: world.topics.with_faults(broken.clone()),
         name: LETTERS,
         hold: None,
-    });
+    }));
     world.topics.create_topic(LETTERS, 1).unwrap();
     let step = choking_on("1-3");
     let config = Config { dead_letter: to_topic(), until_caught_up: false, ..world.config() };
@@ -239,12 +238,12 @@ fn where_the_topic_does_not_take_letters_offsets_wait_and_the_step_is_not_run_ag
 fn a_stop_before_the_letters_are_written_loses_nothing() {
     let world = World::with_records(7);
     let broken = Faults::new(1);
-    let broker: Arc<dyn Broker> = Arc::new(Switched {
+    let broker: Arc<dyn Broker> = Arc::new(Partly(Switched {
         topics: world.topics.clone(),
         faulty: world.topics.with_faults(broken.clone()),
         name: LETTERS,
         hold: None,
-    });
+    }));
     world.topics.create_topic(LETTERS, 1).unwrap();
     let config = Config { dead_letter: to_topic(), ..world.config() };
     broken.fail_randomly(1.0);
@@ -274,72 +273,12 @@ pub struct Switched {
     pub hold: Option<Receiver<()>>,
 }
 
-impl Broker for Switched {
-    fn backend(&self) -> mb::kafka::Backend {
-        self.topics.backend()
+impl Answers for Switched {
+    fn broker(&self) -> &dyn Broker {
+        &self.topics
     }
 
-    fn capabilities(&self) -> mb::kafka::Capabilities {
-        self.topics.capabilities()
-    }
-
-    fn describe(&self) -> String {
-        self.topics.describe()
-    }
-
-    fn topic(&self, topic: &str) -> mb::Result<mb::kafka::TopicInfo> {
-        self.topics.topic(topic)
-    }
-
-    fn create_topic(&self, topic: &str, partitions: u32) -> mb::Result<()> {
-        self.topics.create_topic(topic, partitions)
-    }
-
-    fn watermarks(
-        &self,
-        topic: &str,
-        partitions: &[Partition],
-    ) -> mb::Result<PerPartition<mb::kafka::Watermarks>> {
-        self.topics.watermarks(topic, partitions)
-    }
-
-    fn offsets_at(
-        &self,
-        topic: &str,
-        partitions: &[Partition],
-        timestamp_ms: i64,
-    ) -> mb::Result<PerPartition<Offset>> {
-        self.topics.offsets_at(topic, partitions, timestamp_ms)
-    }
-
-    fn committed(
-        &self,
-        group: &str,
-        topic: &str,
-        partitions: &[Partition],
-    ) -> mb::Result<PerPartition<Option<Offset>>> {
-        self.topics.committed(group, topic, partitions)
-    }
-
-    fn commit(
-        &self,
-        group: &str,
-        topic: &str,
-        offsets: &[(Partition, Offset)],
-    ) -> Result<(), CommitError> {
-        self.topics.commit(group, topic, offsets)
-    }
-
-    fn consumer(
-        &self,
-        topic: &str,
-        from: &[(Partition, Offset)],
-        settings: &FetchSettings,
-    ) -> mb::Result<Box<dyn mb::kafka::Consumer>> {
-        self.topics.consumer(topic, from, settings)
-    }
-
-    fn producer(&self, topic: &str) -> mb::Result<Box<dyn mb::kafka::Producer>> {
+    fn producer(&self, topic: &str) -> mb::Result<Box<dyn Producer>> {
         if let Some(hold) = &self.hold {
             let _ = hold.recv();
         }

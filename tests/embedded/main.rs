@@ -6,6 +6,7 @@ mod bad_input_brokers;
 mod bad_input_files;
 mod broken_answers;
 mod cli;
+mod commits;
 mod crashes;
 mod cursor_moves;
 mod dead_letter_topic;

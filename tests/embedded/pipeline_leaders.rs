@@ -4,6 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use mb::api::operations::overview::GetLag;
+use mb::api::operations::sensor::Pause;
+use mb::api::socket::Client;
 use mb::config::StartFrom;
 use mb::kafka::Broker;
 use mb::kafka::embedded::Faults;
@@ -57,6 +60,30 @@ fn the_others_start_and_a_partition_follows_when_it_has_a_leader() {
         assert_eq!(world.committed("mb").get(&1), None);
         faults.heal();
         eventually(LIMIT, "partition 1 follows", || world.committed("mb") == all(20));
+    });
+}
+
+#[test]
+fn the_lag_of_the_others_is_known_while_a_partition_has_no_leader() {
+    let world = World::with_records(20);
+    // So the partition is this mb's from its start on, and its end is asked for.
+    world.topics.commit("mb", TOPIC, &[(1, Offset::new(6))]).unwrap();
+    let faults = Faults::new(1);
+    faults.take_leaders([1]);
+    while_running(&world, forever(&world), &faults, |_| {
+        eventually(LIMIT, "the others are read", || {
+            let committed = world.committed("mb");
+            [0, 2].iter().all(|partition| committed.get(partition) == Some(&Offset::new(20)))
+        });
+        let mut client = Client::connect(world.dir.path()).unwrap().unwrap();
+        client.perform(Pause {}).unwrap();
+        eventually(LIMIT, "records that nobody reads are lag", || {
+            world.post(0, b"0-new");
+            let lag = client.perform(GetLag {}).unwrap();
+            let partitions = lag.top.iter().map(|one| (one.partition, one.lag > 0));
+            let why = lag.error.unwrap_or_default();
+            partitions.eq([(0, true), (2, false)]) && why.contains("orders/1 has no leader")
+        });
     });
 }
 

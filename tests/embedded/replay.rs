@@ -9,6 +9,7 @@ use crossbeam_channel::bounded;
 
 use crate::dead_letter_topic::Switched;
 use crate::support::mb::Mb;
+use crate::support::partly::Partly;
 use crate::support::world::{Content, Recorder, TOPIC, World, all, halt_after, history_file};
 use crate::support::{eventually, eventually_some};
 use mb::api::operations::overview::GetOverview;
@@ -269,12 +270,12 @@ fn a_request_that_is_cancelled_while_mb_starts_has_no_run_that_starts_later() {
     });
     // mb's own producer is the last thing that it starts: held up, mb is starting while its threads run.
     let (start, hold) = bounded::<()>(0);
-    let broker = Switched {
+    let broker = Partly(Switched {
         topics: world.topics.clone(),
         faulty: world.topics.clone(),
         name: TOPIC,
         hold: Some(hold),
-    };
+    });
     let config = Config {
         max_concurrent_runs: 1,
         produce: Some(Produce { rate: 0.001, ..Produce::default() }),

@@ -13,6 +13,7 @@ pub mod fuzz;
 pub mod http;
 pub mod kafka;
 pub mod mb;
+pub mod partly;
 pub mod proxy;
 pub mod raw;
 pub mod world;
