@@ -15,7 +15,9 @@ use mb::api::operations::overview::GetStatus;
 use mb::api::operations::sensor::Pause;
 use mb::api::operations::settings::ChangeSettings;
 use mb::api::socket::Client;
+use mb::history::ScopeId;
 use mb::history::query::{self, RunRow};
+use mb::history::recovery::{self, Decision};
 use mb::kafka::embedded::Embedded;
 use mb::kafka::{Broker, CommitError};
 use mb::model::error::Error;
@@ -224,14 +226,28 @@ fn a_move_can_be_called_off() {
     assert_eq!(step.done_records(), every_record_once(10));
 }
 
-/// A log whose commits get no answer while it is told so: they arrive later, one after the other.
+/// A log of which some commits get no answer while it is told so: they arrive later, one after the other.
 struct Unanswering {
     log: Embedded,
     is_silent: AtomicBool,
+    /// Which commits.
+    silences: fn(&[(Partition, Offset)]) -> bool,
     under_way: Mutex<Vec<Vec<(Partition, Offset)>>>,
 }
 
 impl Unanswering {
+    fn new(
+        world: &World,
+        silences: fn(&[(Partition, Offset)]) -> bool,
+    ) -> Arc<Partly<Unanswering>> {
+        Arc::new(Partly(Unanswering {
+            log: world.topics.clone(),
+            is_silent: AtomicBool::new(true),
+            silences,
+            under_way: Mutex::default(),
+        }))
+    }
+
     /// The commits that got no answer arrive now.
     fn land(&self) {
         for offsets in self.under_way.lock().drain(..) {
@@ -251,7 +267,7 @@ impl Answers for Unanswering {
         topic: &str,
         offsets: &[(Partition, Offset)],
     ) -> Result<(), CommitError> {
-        if self.is_silent.load(SeqCst) {
+        if self.is_silent.load(SeqCst) && (self.silences)(offsets) {
             self.under_way.lock().push(offsets.to_vec());
             return Err(CommitError::Unknown(Error::broker("commit", "no answer in time")));
         }
@@ -262,11 +278,7 @@ impl Answers for Unanswering {
 #[test]
 fn a_late_commit_never_lands_on_top_of_a_move() {
     let world = World::with_records(10);
-    let broker = Arc::new(Partly(Unanswering {
-        log: world.topics.clone(),
-        is_silent: AtomicBool::new(true),
-        under_way: Mutex::default(),
-    }));
+    let broker = Unanswering::new(&world, |_| true);
     let log = &broker.0;
     let step = Recorder::new(|_| Ok(()));
     let mut mb =
@@ -287,6 +299,46 @@ fn a_late_commit_never_lands_on_top_of_a_move() {
     eventually(LIMIT, "the partition goes on", || world.committed("mb")[&0] == Offset::new(11));
     mb.stop();
     assert_eq!(step.done_records().len(), 31);
+}
+
+#[test]
+fn a_move_that_is_cut_short_leaves_on_record_what_was_committed_while_it_waited() {
+    let world = World::with_records(5);
+    let broker = Unanswering::new(&world, |offsets| offsets.contains(&(0, Offset::new(3))));
+    let (entered, enters) = unbounded();
+    let (go, goes): (Vec<Sender<()>>, Vec<_>) = (0..2).map(|_| bounded(0)).unzip();
+    let step = Recorder::new(move |attempt| {
+        if let Some(goes) = goes.get(attempt.key.partition as usize) {
+            entered.send(()).unwrap();
+            let _ = goes.recv_timeout(LIMIT);
+        }
+        Ok(())
+    });
+    let config = Config { max_batch: 5, max_concurrent_runs: 3, ..world.config() };
+    let mut mb = Running::start_on(&world, config, step, broker.clone());
+    (0..2).for_each(|_| enters.recv_timeout(LIMIT).unwrap());
+    let path = world.dir.path().to_owned();
+    let asker = std::thread::spawn(move || {
+        let mut client = Client::connect(&path).unwrap().unwrap();
+        client.perform(cursor(&[(0, 3), (1, 3)], 60.0)).unwrap_err().to_string()
+    });
+    eventually(LIMIT, "the move waits for both partitions", || {
+        mb.client.perform(GetCursorMove {}).unwrap().partitions == [0, 1]
+    });
+    let [first, second] = <[_; 2]>::try_from(go).unwrap();
+    drop(first);
+    eventually(LIMIT, "one of them is done and committed", || {
+        world.committed("mb").get(&0) == Some(&Offset::new(5))
+    });
+    drop(second);
+    eventually(LIMIT, "the move gets no answer", || !broker.0.under_way.lock().is_empty());
+    mb.stop();
+    let error = asker.join().unwrap();
+    assert!(error.contains("mb stopped before the move was confirmed"), "{error}");
+    let (recorded, _) = recovery::recorded_and_settled(&world.history(), ScopeId(1)).unwrap();
+    let at_5 = world.committed("mb").get(&0).copied();
+    let decision = recovery::decide(recorded.get(&0), at_5);
+    assert!(matches!(decision, Decision::Ours(_)), "mb itself committed {at_5:?}: {decision:?}");
 }
 
 #[test]
