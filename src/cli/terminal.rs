@@ -2,9 +2,11 @@
 
 use std::env;
 use std::io::{self, IsTerminal, Write};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::model::sync::{Mutex, MutexGuard};
 
 /// Stderr, with the current bar if there is one. Clones share the bar.
 #[derive(Clone, Debug, Default)]
@@ -39,7 +41,7 @@ impl Terminal {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<ProgressBar>> {
-        self.bar.lock().unwrap_or_else(PoisonError::into_inner)
+        self.bar.lock()
     }
 }
 

@@ -2,13 +2,13 @@
 //! committer asks what may be committed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::commit::ledger::{Ledger, LedgerView};
 use crate::history::Settled;
 use crate::model::offset::{Offset, OffsetRange, Partition};
+use crate::model::sync::{Mutex, MutexGuard};
 
 #[derive(Debug)]
 pub struct Ledgers {
@@ -197,7 +197,7 @@ impl Ledgers {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock()
     }
 }
 

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use crate::config::limits;
+use crate::model::clock;
 use crate::model::sync::{Condvar, Mutex, MutexGuard};
 
 #[derive(Debug)]
@@ -52,7 +53,7 @@ impl<T> Inbox<T> {
         let mut state = self.lock();
         while state.writes.len() >= self.most && !state.closed {
             let limit = deadline.map_or(limits::DURATION_MAX, |deadline| {
-                deadline.saturating_duration_since(Instant::now())
+                deadline.saturating_duration_since(clock::now())
             });
             if limit.is_zero() {
                 return false;
@@ -88,8 +89,9 @@ impl<T> Inbox<T> {
             let limit = if state.writes.is_empty() {
                 limits::DURATION_MAX
             } else {
-                let since = *since.get_or_insert_with(Instant::now);
-                limits::HISTORY_LINGER.saturating_sub(since.elapsed())
+                let now = clock::now();
+                let since = *since.get_or_insert(now);
+                limits::HISTORY_LINGER.saturating_sub(now.saturating_duration_since(since))
             };
             if limit.is_zero() {
                 break;

@@ -21,6 +21,7 @@ use super::scope::ScopeId;
 use super::transaction::{self, Effects};
 use super::write::Write;
 use crate::config::limits;
+use crate::model::clock;
 use crate::model::crash;
 #[cfg(any(test, feature = "testing"))]
 use crate::model::error::{Error, Result};
@@ -177,7 +178,7 @@ impl Writer {
                     limits::HISTORY_RETRY_INTERVAL
                 );
             }
-            std::thread::sleep(limits::HISTORY_RETRY_INTERVAL);
+            clock::sleep(limits::HISTORY_RETRY_INTERVAL);
         }
         if let Some(since) = failing_since {
             self.progress.set_failing(false);

@@ -77,7 +77,7 @@ impl Budget {
             if let Some(permit) = self.try_acquire(bytes) {
                 return Some(permit);
             }
-            let wait = deadline.checked_duration_since(Instant::now())?;
+            let wait = deadline.checked_duration_since(clock::now())?;
             if self.closed.load(Ordering::SeqCst) {
                 return None;
             }

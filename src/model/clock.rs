@@ -36,6 +36,11 @@ pub fn wait_simulated(limit: Duration) -> bool {
     SIMULATED.get().map(|time| time.wait(limit)).is_some()
 }
 
+/// Waits for `limit`, whatever happens meanwhile: before another try of something that only time can mend.
+pub fn sleep(limit: Duration) {
+    std::thread::sleep(limit);
+}
+
 /// By how many ms the wall clock is put forward. Always 0 but in tests, which cannot change the clock of the
 /// whole system.
 pub static JUMP_MS: AtomicI64 = AtomicI64::new(0);
