@@ -56,8 +56,9 @@ lint: ## check format, code, docs, scripts and the systemd unit
 simulate: ## run the deterministic simulation over SEEDS (from..to)
 	MB_SIM_SEEDS=$(or $(SEEDS),0..100000) cargo test --release --locked --test simulation -- --nocapture
 
-mutants: ## introduce known bugs, and show which seed of the simulation catches each
+mutants: ## introduce known bugs, and show which seed of the simulation, or which model, catches each
 	scripts/mutants
+	scripts/mutants --models
 
 # More arguments: make bench BENCH_ARGS='--only W1,W4 --rounds 5' (see target/release/mb-bench --help)
 bench: ## measure mb against bare clients and other tools, in 15 minutes (see bench/README.md)

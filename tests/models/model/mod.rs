@@ -1,23 +1,21 @@
-//! What the modelled files use of mb's `model`: the real budget, and stand-ins for the rest.
+//! What the modelled files use of mb's `model`: most of it is real; time, threads and locks are stand-ins.
 
+#[path = "../../../src/model/backoff.rs"]
+pub mod backoff;
+#[path = "../../../src/model/batch.rs"]
+pub mod batch;
 #[path = "../../../src/model/budget.rs"]
 pub mod budget;
+pub mod clock;
+#[path = "../../../src/model/crash.rs"]
+pub mod crash;
+#[path = "../../../src/model/error.rs"]
+pub mod error;
+#[path = "../../../src/model/headers.rs"]
+pub mod headers;
+#[path = "../../../src/model/offset.rs"]
+pub mod offset;
+#[path = "../../../src/model/run.rs"]
+pub mod run;
 pub mod sync;
-
-/// Time does not pass in a model.
-pub mod clock {
-    use std::time::{Duration, Instant};
-
-    pub fn now() -> Instant {
-        Instant::now()
-    }
-
-    pub fn wait_simulated(_limit: Duration) -> bool {
-        false
-    }
-}
-
-pub mod run {
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-    pub struct RunId(pub i64);
-}
+pub mod thread;

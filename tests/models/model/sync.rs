@@ -1,19 +1,23 @@
 //! `model::sync` over shuttle: the same interface as parking_lot's.
 //!
-//! A wait with a time limit never times out here. So nothing that passes relies on a time limit to make up for
-//! a lost wake-up: shuttle reports that as a deadlock. Atomics are sequentially consistent, whatever ordering
-//! the code asks for: weaker orderings are not modelled.
+//! A lost wake-up is a deadlock, which shuttle reports: time limits do not make up for it, see `clock`. Atomics are
+//! sequentially consistent, whatever ordering the code asks for: weaker orderings are not modelled.
 
 use std::ops::{Deref, DerefMut};
 use std::time::{Duration, Instant};
 
 pub use shuttle::sync::atomic;
 
-#[derive(Debug, Default)]
-pub struct Mutex<T>(shuttle::sync::Mutex<T>);
+use super::clock;
 
-/// `None` only while a condition variable has it.
-pub struct MutexGuard<'a, T>(Option<shuttle::sync::MutexGuard<'a, T>>);
+#[derive(Debug)]
+pub struct Mutex<T: ?Sized>(shuttle::sync::Mutex<T>);
+
+pub struct MutexGuard<'a, T: ?Sized> {
+    mutex: &'a Mutex<T>,
+    /// `None` only while a condition variable has it.
+    held: Option<shuttle::sync::MutexGuard<'a, T>>,
+}
 
 #[derive(Debug, Default)]
 pub struct Condvar(shuttle::sync::Condvar);
@@ -22,23 +26,35 @@ impl<T> Mutex<T> {
     pub fn new(value: T) -> Mutex<T> {
         Mutex(shuttle::sync::Mutex::new(value))
     }
+}
 
-    pub fn lock(&self) -> MutexGuard<'_, T> {
-        MutexGuard(Some(self.0.lock().expect("a model does not panic under a lock")))
+impl<T: Default> Default for Mutex<T> {
+    fn default() -> Mutex<T> {
+        Mutex::new(T::default())
     }
 }
 
-impl<T> Deref for MutexGuard<'_, T> {
+impl<T: ?Sized> Mutex<T> {
+    pub fn lock(&self) -> MutexGuard<'_, T> {
+        MutexGuard { mutex: self, held: Some(self.hold()) }
+    }
+
+    fn hold(&self) -> shuttle::sync::MutexGuard<'_, T> {
+        self.0.lock().expect("a model does not panic under a lock")
+    }
+}
+
+impl<T: ?Sized> Deref for MutexGuard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        self.0.as_ref().expect("no condition variable has it")
+        self.held.as_ref().expect("no condition variable has it")
     }
 }
 
-impl<T> DerefMut for MutexGuard<'_, T> {
+impl<T: ?Sized> DerefMut for MutexGuard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
-        self.0.as_mut().expect("no condition variable has it")
+        self.held.as_mut().expect("no condition variable has it")
     }
 }
 
@@ -48,16 +64,21 @@ impl Condvar {
     }
 
     pub fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
-        let inner = guard.0.take().expect("no condition variable has it");
-        guard.0 = Some(self.0.wait(inner).expect("a model does not panic under a lock"));
+        let held = guard.held.take().expect("no condition variable has it");
+        guard.held = Some(self.0.wait(held).expect("a model does not panic under a lock"));
     }
 
-    pub fn wait_for<T>(&self, guard: &mut MutexGuard<'_, T>, _limit: Duration) {
-        self.wait(guard);
+    pub fn wait_for<T>(&self, guard: &mut MutexGuard<'_, T>, limit: Duration) {
+        if !clock::ends(limit) {
+            return self.wait(guard);
+        }
+        drop(guard.held.take());
+        clock::pass(limit);
+        guard.held = Some(guard.mutex.hold());
     }
 
-    pub fn wait_until<T>(&self, guard: &mut MutexGuard<'_, T>, _deadline: Instant) {
-        self.wait(guard);
+    pub fn wait_until<T>(&self, guard: &mut MutexGuard<'_, T>, deadline: Instant) {
+        self.wait_for(guard, deadline.saturating_duration_since(clock::now()));
     }
 
     pub fn notify_one(&self) {
