@@ -14,6 +14,7 @@ use crate::cli::terminal::Terminal;
 use crate::cli::{connect, output, values};
 use crate::commit::move_plan::{self, Move, Target};
 use crate::config::data_dir::DataDir;
+use crate::config::rights;
 use crate::config::{Client, Connection};
 use crate::history;
 use crate::history::reset::Reset;
@@ -174,6 +175,7 @@ fn run(args: &OffsetsArgs) -> Result<()> {
 /// The lock on the data directory, so that no mb starts there during the move; `None` if the directory does not
 /// exist, because then no mb uses it.
 fn hold(data_dir: &Path) -> Result<Option<DataDir>> {
+    rights::check(data_dir)?;
     if !data_dir.exists() {
         return Ok(None);
     }

@@ -1,15 +1,15 @@
 //! The data directory and its lock: one process at a time uses it, for as long as that process lives.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Instant;
 
-use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::fs::{FlockOperation, flock};
 
-use crate::config::limits;
+use crate::config::own_files::{self, check_file};
+use crate::config::{limits, rights};
 use crate::model::error::{Error, Result};
 
 const LOCK_FILE: &str = "mb.lock";
@@ -20,14 +20,18 @@ const LOCK_FILE: &str = "mb.lock";
 pub struct DataDir {
     path: PathBuf,
     _lock: File,
+    /// Locked too, shared, for the sake of users who may not look into it: see `rights`.
+    _folder: Option<File>,
 }
 
 impl DataDir {
     /// Creates the directory if it does not exist, and locks it. A command holds the lock only for moments,
-    /// so this waits up to `limits::LOCK_LIMIT` for it.
+    /// so this waits up to `limits::LOCK_LIMIT` for it. The directory and mb's files in it are for this user
+    /// alone then.
     ///
     /// # Errors
-    /// `Config` if the directory cannot be created or written, or another mb runs on it.
+    /// `Config` if the directory cannot be created or written, belongs to another user, or another mb runs on
+    /// it.
     pub fn lock(path: &Path) -> Result<DataDir> {
         let deadline = Instant::now() + limits::LOCK_LIMIT;
         loop {
@@ -56,17 +60,14 @@ impl DataDir {
                 what.display()
             ))
         };
+        rights::check(path)?;
+        own_files::make_folder(path).map_err(|cause| cannot_use(path, &cause))?;
+        // Once and for all: a link that leads elsewhere later leads nobody there.
+        let path = &fs::canonicalize(path).map_err(|cause| cannot_use(path, &cause))?;
         let lock_file = path.join(LOCK_FILE);
         let unusable = |cause: &io::Error| cannot_use(&lock_file, cause);
-        fs::create_dir_all(path).map_err(|cause| cannot_use(path, &cause))?;
         check_file(&lock_file, "mb's lock")?;
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&lock_file)
-            .map_err(|cause| unusable(&cause))?;
+        let mut file = own_files::open(&lock_file, true).map_err(|cause| unusable(&cause))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
@@ -78,9 +79,15 @@ impl DataDir {
             writeln!(file, "{}", std::process::id())
         };
         write_pid(&mut file).map_err(|cause| unusable(&cause))?;
-        Ok(Some(DataDir { path: path.to_owned(), _lock: file }))
+        own_files::tighten(path);
+        // A file system that has no locks for folders is no reason to stop.
+        let folder = File::open(path)
+            .ok()
+            .filter(|folder| flock(folder, FlockOperation::NonBlockingLockShared).is_ok());
+        Ok(Some(DataDir { path: path.to_owned(), _lock: file, _folder: folder }))
     }
 
+    /// Absolute, without links.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -98,40 +105,9 @@ impl DataDir {
     }
 }
 
-/// Checks that a file of mb's in the data directory is a regular file or does not exist yet. Without this
-/// check SQLite would hang on a FIFO, and would report a directory there as an error that seems temporary.
-/// `what` names the file in the error.
-///
-/// # Errors
-/// `Config` if something else stands there.
-pub fn check_file(path: &Path, what: &str) -> Result<()> {
-    let Ok(found) = fs::metadata(path) else { return Ok(()) };
-    let kind = found.file_type();
-    let got = match () {
-        () if kind.is_file() => return Ok(()),
-        () if kind.is_dir() => "a directory",
-        () if kind.is_fifo() => "a FIFO",
-        () if kind.is_socket() => "a socket",
-        () => "a device",
-    };
-    Err(Error::Config(format!(
-        "--data-dir: got {got} at {}, expected {what} or nothing there; move it away, or name another \
-         directory",
-        path.display()
-    )))
-}
-
-/// The file beside `path` whose name is that of `path` followed by `ending`.
-pub fn with_ending(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(ending);
-    PathBuf::from(name)
-}
-
 /// Opens the lock's file without blocking, even if it is a FIFO.
 fn open_to_look(path: &Path) -> Option<File> {
-    let flags = i32::try_from(OFlags::NONBLOCK.bits()).ok()?;
-    OpenOptions::new().read(true).custom_flags(flags).open(path.join(LOCK_FILE)).ok()
+    own_files::open(&path.join(LOCK_FILE), false).ok()
 }
 
 /// The process that runs on this directory: with its pid, unless the file cannot be read.

@@ -14,7 +14,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crate::config::data_dir::{check_file, with_ending};
+use crate::config::own_files::{self, check_file, with_ending};
 use crate::model::clock;
 use crate::model::error::{Error, Result};
 
@@ -127,15 +127,14 @@ pub fn invalidate(path: &Path) -> io::Result<()> {
 }
 
 fn write(path: &Path, text: &str) -> io::Result<()> {
-    fs::write(new_marker_of(path), text)?;
-    fs::rename(new_marker_of(path), marker_of(path))
+    own_files::replace(&marker_of(path), &new_marker_of(path), text)
 }
 
 /// The marker's text; empty if there is none.
 fn marker(path: &Path) -> String {
     let marker = marker_of(path);
     // Opening a FIFO would wait for ever.
-    let is_file = fs::metadata(&marker).is_ok_and(|found| found.is_file());
+    let is_file = fs::symlink_metadata(&marker).is_ok_and(|found| found.is_file());
     if is_file { fs::read_to_string(marker).unwrap_or_default() } else { String::new() }
 }
 

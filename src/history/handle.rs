@@ -411,7 +411,7 @@ mod tests {
         let (history, thread) = History::start(db, ScopeId(1), "rdkafka", 100, |_| {}).unwrap();
         let offsets = [(0, Offset::new(1))];
         assert_eq!(history.intend(&offsets), Ok(true));
-        std::fs::remove_file(crate::config::data_dir::with_ending(&path, "-wal")).unwrap();
+        std::fs::remove_file(crate::config::own_files::with_ending(&path, "-wal")).unwrap();
         let error = history.intend(&offsets).unwrap_err();
         assert_eq!(error.class(), crate::model::error::Class::Fatal, "{error}");
         history.close();

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use rusqlite::Connection;
 
-use crate::config::data_dir::with_ending;
+use crate::config::own_files::with_ending;
 use crate::model::error::{Error, Result};
 
 /// SQLite's write-ahead log, which exists for as long as the history's connection is open. One descriptor is

@@ -11,9 +11,15 @@ use rustix::io::Errno;
 use super::clean_shutdown::{self, CheckedAt, InUse};
 pub use super::migrations::VERSION;
 use super::migrations::migrate;
-use crate::config::data_dir::{check_file, with_ending};
+use crate::config::own_files::{check_file, to_open, with_ending};
+use crate::config::rights;
 use crate::model::clock;
 use crate::model::error::{Error, Result};
+
+/// How it is opened: a path is a path, not a URI, and no link is followed.
+const WRITE: OpenFlags = OpenFlags::SQLITE_OPEN_READ_WRITE
+    .union(OpenFlags::SQLITE_OPEN_NO_MUTEX)
+    .union(OpenFlags::SQLITE_OPEN_NOFOLLOW);
 
 /// The history's file in the data directory.
 pub const FILE: &str = "history.db";
@@ -24,9 +30,10 @@ pub const FILE: &str = "history.db";
 /// `Config` if the file is no history, or that of a newer mb; it is left as it is. `Storage` if it cannot be
 /// read or written.
 pub fn open(path: &Path) -> Result<Connection> {
-    check_file(path, "mb's history")?;
+    let resolved = to_open(path, "mb's history", true)?;
     let doing = || format!("open the history {}", path.display());
-    let db = Connection::open(path).map_err(|cause| Error::storage(doing(), in_full(&cause)))?;
+    let db = Connection::open_with_flags(resolved, WRITE | OpenFlags::SQLITE_OPEN_CREATE)
+        .map_err(|cause| Error::storage(doing(), in_full(&cause)))?;
     configure(&db, path)?;
     update(db, path)
 }
@@ -114,8 +121,9 @@ fn check(path: &Path) -> Checked {
     if !path.exists() {
         return Checked::Whole;
     }
+    let Ok(resolved) = to_open(path, "mb's history", false) else { return Checked::NotFinished };
     let check = || -> rusqlite::Result<String> {
-        let db = Connection::open(path)?;
+        let db = Connection::open_with_flags(resolved, WRITE)?;
         db.busy_timeout(Duration::from_secs(5))?;
         db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
     };
@@ -139,10 +147,9 @@ pub fn is_damage(cause: &rusqlite::Error) -> bool {
 /// As `open`; also `Config` if there is no such file.
 pub fn open_read_only(path: &Path) -> Result<Connection> {
     check_exists(path)?;
-    check_file(path, "mb's history")?;
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let resolved = to_open(path, "mb's history", false)?;
     let doing = || format!("open the history {}", path.display());
-    let db = Connection::open_with_flags(path, flags)
+    let db = Connection::open_with_flags(resolved, WRITE)
         .map_err(|cause| Error::storage(doing(), in_full(&cause)))?;
     db.busy_timeout(Duration::from_secs(5))
         .map_err(|cause| Error::storage(doing(), in_full(&cause)))?;
@@ -154,11 +161,12 @@ pub fn open_read_only(path: &Path) -> Result<Connection> {
 /// Whether there is a history, for commands that must not create one.
 ///
 /// # Errors
-/// `Config` if there is no such file.
+/// `Config` if there is no such file, or it is another user's.
 pub fn check_exists(path: &Path) -> Result<()> {
     if path.exists() {
         return Ok(());
     }
+    path.parent().map_or(Ok(()), rights::check)?;
     Err(Error::Config(format!(
         "--data-dir: there is no history at {}; name the folder that mb runs with",
         path.display()

@@ -24,6 +24,7 @@ mod pipeline_leaders;
 mod pipeline_missing;
 mod pipeline_order;
 mod pipeline_restarts;
+mod private_files;
 mod replay;
 mod running_mb;
 mod sensor;

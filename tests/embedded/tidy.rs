@@ -112,7 +112,24 @@ const ADAPTERS: &[(&str, &[&str])] = &[
         &["src/pipeline/running.rs", "src/pipeline/supervise.rs", "src/pipeline/shutdown.rs"],
     ),
     ("mimalloc::", &["src/main.rs"]),
-    ("unsafe ", &["src/main.rs", "src/kafka/librdkafka/native.rs", "src/pipeline/signals.rs"]),
+    (
+        "libc::",
+        &[
+            "src/pipeline/signals.rs",
+            "src/step/exec/spawn.rs",
+            "src/config/own_files.rs",
+            "src/cli/orphans.rs",
+        ],
+    ),
+    (
+        "unsafe ",
+        &[
+            "src/main.rs",
+            "src/kafka/librdkafka/native.rs",
+            "src/pipeline/signals.rs",
+            "src/step/exec/spawn.rs",
+        ],
+    ),
 ];
 
 #[test]

@@ -11,7 +11,7 @@ use super::protocol;
 use crate::api::operations::Operation;
 use crate::api::request::Request;
 use crate::config::data_dir::DataDir;
-use crate::config::limits;
+use crate::config::{limits, rights};
 use crate::model::error::{Error, Result};
 
 /// A connection to a running mb.
@@ -24,8 +24,9 @@ impl Client {
     /// locked it, and a command that has the lock for a moment, are waited for.
     ///
     /// # Errors
-    /// `Other` if an mb is running, but its socket cannot be reached.
+    /// `Other` if an mb is running, but its socket cannot be reached; `Config` if it is another user's.
     pub fn connect(data_dir: &Path) -> Result<Option<Client>> {
+        rights::check(data_dir)?;
         let path = data_dir.join(FILE);
         let open = || -> io::Result<Client> {
             let stream = connect(&path)?;

@@ -7,6 +7,8 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
+use rustix::io::Errno;
+
 /// The socket's name in the data directory.
 pub(super) const FILE: &str = "control.sock";
 
@@ -24,7 +26,11 @@ pub(super) fn listen(data_dir: &Path, path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
+/// A link in the socket's place is not followed: it may lead to another mb, or to another program.
 pub(super) fn connect(path: &Path) -> io::Result<UnixStream> {
+    if fs::symlink_metadata(path)?.is_symlink() {
+        return Err(Errno::LOOP.into());
+    }
     short(path, |short| UnixStream::connect(short))
 }
 

@@ -1,7 +1,6 @@
 //! The embedded topic as a broker: topics, offsets and commits.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,6 +14,7 @@ use super::producer::EmbeddedProducer;
 use super::shared::Shared;
 use super::store::{self, failed, immediate};
 use super::tables::{find_topic, insert_commits, insert_partitions, no_partition, watermarks};
+use crate::config::own_files;
 use crate::kafka::topic::found_or_end;
 use crate::kafka::{
     Backend, Broker, Capabilities, CommitError, Consumer, FetchSettings, PerPartition, Producer,
@@ -39,7 +39,7 @@ impl Embedded {
     /// `Config` if the file cannot be used: it belongs to another program or a newer mb, is damaged, or is not
     /// writable; `Storage` for causes that may pass (disk full, locked).
     pub fn open(data_dir: &Path, retention_bytes: u64) -> Result<Embedded> {
-        fs::create_dir_all(data_dir).map_err(|cause| {
+        own_files::make_folder(data_dir).map_err(|cause| {
             Error::Config(format!(
                 "cannot create {} ({cause}); name a --data-dir that can be written",
                 data_dir.display()

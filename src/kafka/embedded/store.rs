@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 use uuid::Uuid;
 
-use crate::config::data_dir::check_file;
 use crate::config::limits;
+use crate::config::own_files::{resolved, to_open};
 use crate::model::error::{Error, Result};
 
 /// The schema's version (SQLite's `user_version`); raise it with every change of `SCHEMA`.
@@ -61,8 +61,9 @@ pub(super) fn file(data_dir: &Path) -> PathBuf {
 /// # Errors
 /// `Config` if the file belongs to another program or a newer mb, is broken, or cannot be written.
 pub(super) fn open_writer(path: &Path) -> Result<Connection> {
-    check_file(path, "the embedded topic")?;
-    let mut connection = open(path, OpenFlags::default()).map_err(|cause| refuse(path, cause))?;
+    let file = to_open(path, "the embedded topic", true)?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+    let mut connection = open(&file, flags).map_err(|cause| refuse(path, cause))?;
     if !recognise(path, &connection)? {
         create(&mut connection).map_err(|cause| refuse(path, cause))?;
     }
@@ -72,10 +73,12 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection> {
 
 /// Opens a read-only connection to a file that `open_writer` has opened.
 pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
-    open(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+    open(&resolved(path), OpenFlags::SQLITE_OPEN_READ_ONLY)
 }
 
+/// A path is a path, not a URI, and no link is followed.
 fn open(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+    let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(limits::EMBEDDED_BUSY_LIMIT)?;
     connection.set_prepared_statement_cache_capacity(32);
