@@ -127,6 +127,13 @@ pub const HTTP_EVENT_INTERVAL: Duration = Duration::from_secs(1);
 /// Bytes of the token in `--token-file`.
 pub const TOKEN_BYTES_MIN: usize = 16;
 pub const TOKEN_BYTES_MAX: usize = 4096;
+/// How long the answer to a wrong token waits; it doubles with each further one until none has come for
+/// `WRONG_TOKEN_QUIET`.
+pub const WRONG_TOKEN_WAIT: Backoff =
+    Backoff { first: Duration::from_millis(50), longest: Duration::from_secs(5) };
+pub const WRONG_TOKEN_QUIET: Duration = Duration::from_secs(60);
+/// The time between two lines of the log about wrong tokens.
+pub const WRONG_TOKEN_LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// Browsers that are signed in at the same time; for one more, the oldest is signed out.
 pub const SIGNED_IN_MAX: usize = 100;
 /// How long a browser stays signed in.

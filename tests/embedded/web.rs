@@ -5,7 +5,7 @@ use std::fs::{self, Permissions};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::http::{Answer, Http, is_ended, read_answer, read_until, rest};
 use crate::support::mb::Mb;
@@ -425,6 +425,51 @@ fn with_a_token_only_its_bearer_and_browsers_that_signed_in_see_anything() {
     let seen = http.ask("GET", "/api/v1/session", &cookie, "");
     assert_eq!(seen.json(), serde_json::json!({ "read_only": false, "token": true }));
     assert_eq!(http.ask("GET", "/runs/7", &cookie, "").status, 200);
+}
+
+#[test]
+fn wrong_tokens_are_logged_and_answered_later_and_later_while_the_right_one_is_answered_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    fs::write(&file, TOKEN).unwrap();
+    fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+    let (mb, http) = start(&["--token-file", file.to_str().unwrap()]);
+    let get = |path: &str, token: &str| {
+        let began = Instant::now();
+        let answer = http.ask("GET", path, &format!("Authorization: Bearer {token}\r\n"), "");
+        (answer.status, began.elapsed())
+    };
+    let took: Vec<Duration> = (0..5)
+        .map(|number| {
+            // Also where an answer needs no token, and would tell a right one from a wrong one.
+            let path = if number == 3 { "/readyz" } else { "/api/v1/runs" };
+            let (status, took) = get(path, &format!("wrong-token-number-{number}"));
+            assert!(number == 3 || status == 401, "{status}");
+            took
+        })
+        .collect();
+    // 50 ms that double.
+    for (number, took) in (0..).zip(&took) {
+        assert!(*took >= Duration::from_millis(50 << number), "{number}: {took:?}");
+    }
+    // More of them than mb has connections, which it does not answer for seconds.
+    let flood: Vec<TcpStream> = (0..200)
+        .map(|_| {
+            let mut stream = http.connect();
+            let wrong = "Authorization: Bearer a-wrong-token-in-a-flood\r\n";
+            // mb may have closed it for one that came later.
+            let _ = stream.write_all(http.request("GET", "/api/v1/runs", wrong, "").as_bytes());
+            stream
+        })
+        .collect();
+    let (status, took) = get("/api/v1/runs", TOKEN);
+    assert!(status == 200 && took < Duration::from_secs(2), "{status} after {took:?}");
+    assert!(is_healthy(http));
+    drop(flood);
+    let said = mb.stderr();
+    let lines: Vec<_> = said.iter().filter(|line| line.contains("wrong token")).collect();
+    assert_eq!(lines.len(), 1, "one line a minute: {lines:?}");
+    assert!(lines[0].contains("127.0.0.1") && !lines[0].contains("number-0"), "{lines:?}");
 }
 
 #[test]

@@ -199,11 +199,8 @@ impl Guard {
         if self.token.is_none() {
             return true;
         }
-        let bearer = request.header("authorization").and_then(|value| value.split_once(' '));
-        if let Some((scheme, token)) = bearer
-            && scheme.eq_ignore_ascii_case("bearer")
-        {
-            return self.is_token(token.trim());
+        if let Some(token) = bearer(request) {
+            return self.is_token(token);
         }
         let cookies = request.header("cookie").unwrap_or_default().split(';');
         let mut ids = cookies.filter_map(|cookie| cookie.trim().split_once('='));
@@ -215,6 +212,12 @@ impl Guard {
             known |= is_same(signed_in.as_bytes(), id.as_bytes()) && is_fresh;
         }
         known
+    }
+
+    /// Whether the request has a token that is wrong. A browser's id that is not known is none: mb may have been
+    /// started anew meanwhile.
+    pub fn has_wrong_token(&self, request: &Request) -> bool {
+        self.token.is_some() && bearer(request).is_some_and(|token| !self.is_token(token))
     }
 
     /// Signs a browser in: its cookie; `None` if `token` is wrong.
@@ -242,6 +245,12 @@ impl Guard {
     fn signed_in(&self) -> MutexGuard<'_, Vec<(String, Instant)>> {
         self.signed_in.lock()
     }
+}
+
+/// The token in the request's `Authorization`.
+fn bearer(request: &Request) -> Option<&str> {
+    let (scheme, token) = request.header("authorization")?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
 }
 
 fn elsewhere(header: &str) -> Refusal {

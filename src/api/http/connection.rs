@@ -6,9 +6,13 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::Instant;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
 use super::request::{self, Method, Refusal, Request};
 use super::response::{Body, Response};
 use super::shared::{Phase, Shared};
+use super::wrong_tokens::Consequence;
 use super::{dispatch, events};
 use crate::config::limits;
 use crate::model::thread::stopped_within;
@@ -53,6 +57,9 @@ impl Connection {
             is_first = false;
             self.shared.set_phase(self.number, Phase::Answering);
             let response = dispatch::answer(&self.shared, &request);
+            if response.is_wrong_token && !self.delay(&request)? {
+                return Ok(());
+            }
             if matches!(response.body, Body::Events) && request.method == Method::Get {
                 return self.events(&response);
             }
@@ -133,6 +140,36 @@ impl Connection {
                 // The socket's timeout may fire a moment before the deadline.
                 Err(error) if is_transient(&error) => {}
                 Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Lets the answer to a wrong token wait. False if the client is gone, or the connection was closed for a new
+    /// one, which the wait must not outlast: its thread counts as one of `HTTP_THREADS`.
+    fn delay(&mut self, request: &Request) -> io::Result<bool> {
+        let Consequence { wait, to_say } = self.shared.wrong_token();
+        if let Some(count) = to_say {
+            log::warn!(
+                "page: {count} wrong token(s), the last one from {}: {} {}",
+                self.stream.peer_addr()?,
+                request.method.name(),
+                request.path
+            );
+        }
+        self.shared.set_phase(self.number, Phase::Delayed);
+        // Neither more of the client's bytes nor the end of those that it sends makes it shorter.
+        let deadline = Instant::now() + wait;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(true);
+            }
+            let mut closed = [PollFd::new(&*self.stream, PollFlags::RDHUP)];
+            let left = Timespec::try_from(left).unwrap_or_default();
+            match poll(&mut closed, Some(&left)) {
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) => return Ok(false),
+                Err(cause) => return Err(cause.into()),
             }
         }
     }

@@ -4,7 +4,8 @@
 //! `dispatch` finds its route in `table`, `route` checks who may ask (`auth`) and calls the route's endpoint,
 //! which reads `query` or `bodies` and performs an operation. `response` writes the answer; `failure` says which
 //! status an error has. `openapi` describes the API from the same table. `events`, `pages` and `assets` are
-//! answers that are no operation. `shared` is what all connections share.
+//! answers that are no operation. `shared` is what all connections share; `wrong_tokens` says how long the answer
+//! to a wrong token waits.
 
 mod assets;
 mod auth;
@@ -23,6 +24,7 @@ mod route;
 mod server;
 mod shared;
 mod table;
+mod wrong_tokens;
 
 #[cfg(feature = "testing")]
 pub use self::request::{fields, head};

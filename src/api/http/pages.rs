@@ -52,7 +52,7 @@ pub fn sign_in(guard: &Guard, request: &Request) -> Result<Response> {
     let token = fields.into_iter().find(|(name, _)| name == "token").map(|(_, token)| token);
     Ok(match guard.sign_in(&token.unwrap_or_default()) {
         Some(cookie) => Response::see_other(next_of(request)).header("Set-Cookie", cookie),
-        None => form(401, request, "The token is wrong."),
+        None => form(401, request, "The token is wrong.").wrong_token(),
     })
 }
 

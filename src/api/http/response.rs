@@ -20,6 +20,8 @@ pub struct Response {
     /// Besides those that every answer has.
     headers: Vec<(&'static str, String)>,
     pub body: Body,
+    /// The request had a wrong token: the answer is to wait.
+    pub is_wrong_token: bool,
 }
 
 #[derive(Debug)]
@@ -35,7 +37,8 @@ impl Response {
         content_type: &'static str,
         body: impl Into<Cow<'static, [u8]>>,
     ) -> Response {
-        Response { status, content_type, headers: Vec::new(), body: Body::Bytes(body.into()) }
+        let body = Body::Bytes(body.into());
+        Response { status, content_type, headers: Vec::new(), body, is_wrong_token: false }
     }
 
     pub fn json(status: u16, value: &impl Serialize) -> Response {
@@ -68,12 +71,16 @@ impl Response {
     }
 
     pub fn events() -> Response {
-        let content_type = "text/event-stream";
-        Response { status: 200, content_type, headers: Vec::new(), body: Body::Events }
+        Response { body: Body::Events, ..Response::new(200, "text/event-stream", "".as_bytes()) }
     }
 
     pub fn header(mut self, name: &'static str, value: String) -> Response {
         self.headers.push((name, value));
+        self
+    }
+
+    pub fn wrong_token(mut self) -> Response {
+        self.is_wrong_token = true;
         self
     }
 

@@ -60,7 +60,7 @@ impl Server {
         });
         self.shared.shut(|phase| match phase {
             Phase::Answering | Phase::Writing => Shutdown::Read,
-            Phase::Reading | Phase::Idle | Phase::Streaming => Shutdown::Both,
+            Phase::Delayed | Phase::Reading | Phase::Idle | Phase::Streaming => Shutdown::Both,
         });
         if !self.shared.ended_within(limits::HTTP_STOP_GRACE) {
             self.shared.shut(|_| Shutdown::Both);

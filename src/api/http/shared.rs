@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, TryRecvError};
 
 use super::auth::Guard;
 use super::events::EventClock;
+use super::wrong_tokens::{Consequence, WrongTokens};
 use crate::api::context::Context;
 use crate::api::session::Session;
 use crate::config::limits;
@@ -24,6 +25,7 @@ pub(super) struct Shared {
     sessions: Mutex<Vec<Session>>,
     /// Requests under way that may take long.
     long_requests: AtomicUsize,
+    wrong_tokens: Mutex<WrongTokens>,
     connections: Mutex<Connections>,
     ended: Condvar,
 }
@@ -45,6 +47,8 @@ struct Open {
 /// What a connection is doing, in the order in which one is closed for a new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Phase {
+    /// It had a wrong token, and waits for its answer.
+    Delayed,
     /// Its request is not whole yet. Every connection begins so.
     Reading,
     Idle,
@@ -62,6 +66,7 @@ impl Shared {
             stopping,
             sessions: Mutex::default(),
             long_requests: AtomicUsize::new(0),
+            wrong_tokens: Mutex::default(),
             connections: Mutex::default(),
             ended: Condvar::new(),
         }
@@ -80,6 +85,11 @@ impl Shared {
         if sessions.len() < limits::HTTP_SPARE_SESSIONS {
             sessions.push(session);
         }
+    }
+
+    /// Counts a wrong token.
+    pub fn wrong_token(&self) -> Consequence {
+        self.wrong_tokens.lock().add(Instant::now())
     }
 
     /// A place among the requests that may take long; `None` if all are taken.
