@@ -274,6 +274,7 @@ impl Command for MainFlags {
     fn run(args: MainArgs, terminal: &Terminal) -> Result<()> {
         let step = make_step(&args);
         let stop = signals::stop()?;
+        signals::learn_of_children();
         let until_caught_up = args.config.until_caught_up;
         let mut pipeline = Pipeline::new(args.config, step);
         if until_caught_up && terminal.is_watched() {

@@ -53,6 +53,8 @@ pub const CURSOR_MOVE_WAIT: Duration = Duration::from_secs(30);
 pub const CURSOR_MOVE_LIMIT: Duration = Duration::from_secs(20);
 /// How often the supervisor looks for stalled runs.
 pub const SUPERVISE_INTERVAL: Duration = Duration::from_secs(1);
+/// Signals that come within this time of one that asks for a stop are part of it.
+pub const SAME_STOP: Duration = Duration::from_secs(1);
 /// From a second signal to the end of the process, whatever it is doing.
 pub const SECOND_SIGNAL_GRACE: Duration = Duration::from_millis(500);
 /// The pause between two attempts to reach a broker that is still loading.
@@ -180,8 +182,16 @@ pub const LOGGED_RUNS_PER_SECOND: u64 = 20;
 
 /// Bytes that are kept of a command's stdout, and of its stderr: the first half and the last half.
 pub const CAPTURE_BYTES: usize = 64 * 1024;
-/// How long the files step waits for room on a full disk before it retries.
+/// How long an attempt waits for room on a full disk before it retries, give or take half of it.
 pub const ROOM_RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// The pause before one command more is tried than there was room for.
+pub const ROOM_BACKOFF: Backoff =
+    Backoff { first: Duration::from_millis(100), longest: Duration::from_secs(2) };
+/// A lack of room for commands is over once nobody has waited for it for this long.
+pub const ROOM_QUIET: Duration = Duration::from_secs(10);
+/// Descriptors that commands leave to the page, the control socket and the history; an eighth of the limit, if
+/// that is less.
+pub const SPARE_DESCRIPTORS: u64 = 16;
 /// Characters of an error that log and history keep.
 pub const ERROR_CHARS: usize = 2000;
 /// From SIGTERM to SIGKILL for a command that exceeds its time limit.

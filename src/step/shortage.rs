@@ -1,8 +1,8 @@
-//! How a step waits if the disk is full or the machine is out of file descriptors, processes or memory. An
-//! attempt that failed instead would turn good records into dead letters. The wait is logged once when it
-//! begins, and once when it ends.
+//! How a step waits if the disk is full or a folder that it needs is gone. An attempt that failed instead would
+//! turn good records into dead letters. The wait is logged once when it begins, and once when it ends.
 //!
-//! A full disk under the history is handled in `history::writer`.
+//! A full disk under the history is handled in `history::writer`; how many commands run while file descriptors
+//! or processes are short, in `exec::slots`.
 
 use std::io::{self, ErrorKind};
 use std::time::Instant;
@@ -22,6 +22,8 @@ pub struct Shortage {
 #[derive(Debug, Default)]
 struct State {
     since: Option<Instant>,
+    /// Attempts that wait now.
+    waiting: usize,
     /// mb is stopping, so no attempt waits any more.
     stopping: bool,
 }
@@ -50,32 +52,31 @@ impl Next {
 }
 
 impl Shortage {
-    /// Waits a moment if `cause` is a shortage. `doing` is what failed, as in "write FILE".
-    pub fn wait(&self, doing: &str, cause: &io::Error) -> Next {
-        if is_shortage(cause) { self.wait_out(doing, cause) } else { Next::Failed }
-    }
-
-    /// Waits a moment whatever the cause, for work that no record can make fail.
+    /// Waits a moment whatever the cause, for work that no record can make fail. `doing` is what failed, as in
+    /// "write FILE".
     pub fn wait_out(&self, doing: &str, cause: &io::Error) -> Next {
         let mut state = self.state();
         if state.since.is_none() {
             state.since = Some(Instant::now());
             log::error!(
-                "cannot {doing}: {cause}; runs wait until that is over (retried every {:?})",
+                "cannot {doing}: {cause}; runs wait until that is over (retried about every {:?})",
                 limits::ROOM_RETRY_INTERVAL
             );
         }
-        self.changed.wait_while_for(
-            &mut state,
-            |state| !state.stopping,
-            limits::ROOM_RETRY_INTERVAL,
-        );
+        state.waiting += 1;
+        // Not all at the same moment: each would find that the others have taken what there is.
+        let wait = limits::ROOM_RETRY_INTERVAL.mul_f64(0.5 + fastrand::f64());
+        self.changed.wait_while_for(&mut state, |state| !state.stopping, wait);
+        state.waiting -= 1;
         if state.stopping { Next::NotDone } else { Next::Retry }
     }
 
-    /// Reports success, which ends the shortage. `doing` as in `wait`.
+    /// Reports success, which ends the shortage, unless attempts of others still wait. `doing` as in `wait_out`.
     pub fn over(&self, doing: &str) {
-        if let Some(since) = self.state().since.take() {
+        let mut state = self.state();
+        if state.waiting == 0
+            && let Some(since) = state.since.take()
+        {
             log::info!("can {doing} again, after {} s", since.elapsed().as_secs());
         }
     }
@@ -91,7 +92,8 @@ impl Shortage {
     }
 }
 
-fn is_shortage(cause: &io::Error) -> bool {
+/// Whether the machine lacks something that may come back: room, descriptors, processes, memory.
+pub fn is_shortage(cause: &io::Error) -> bool {
     let lacking = [Errno::MFILE, Errno::NFILE, Errno::AGAIN, Errno::NOMEM];
     matches!(cause.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
         || Errno::from_io_error(cause).is_some_and(|errno| lacking.contains(&errno))
@@ -102,16 +104,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_shortage_is_waited_for_and_a_stop_ends_the_wait() {
-        let shortage = Shortage::default();
+    fn a_shortage_is_waited_for_until_a_stop() {
         let missing = io::Error::from(ErrorKind::NotFound);
-        assert_eq!(shortage.wait("open it", &missing), Next::Failed);
+        assert!(!is_shortage(&missing));
         for errno in [Errno::NOSPC, Errno::DQUOT, Errno::MFILE, Errno::AGAIN] {
             assert!(is_shortage(&errno.into()), "{errno}");
         }
-        assert_eq!(shortage.wait("write it", &Errno::NOSPC.into()), Next::Retry);
+        let shortage = Shortage::default();
+        assert_eq!(shortage.wait_out("write it", &Errno::NOSPC.into()), Next::Retry);
         shortage.stop();
-        assert_eq!(shortage.wait("write it", &Errno::NOSPC.into()), Next::NotDone);
-        assert_eq!(shortage.wait_out("open it", &missing), Next::NotDone);
+        assert_eq!(shortage.wait_out("write it", &missing), Next::NotDone);
+    }
+
+    #[test]
+    fn a_shortage_is_not_over_while_somebody_waits() {
+        let shortage = Shortage::default();
+        shortage.state().since = Some(Instant::now());
+        shortage.state().waiting = 1;
+        shortage.over("write files");
+        assert!(shortage.state().since.is_some());
+        shortage.state().waiting = 0;
+        shortage.over("write files");
+        assert!(shortage.state().since.is_none());
     }
 }

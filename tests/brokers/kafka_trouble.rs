@@ -206,3 +206,24 @@ fn on_failure_halt_commits_nothing_past_the_run_which_comes_again_under_its_key(
     // What the command had done, it alone did; the rest came out here.
     assert_eq!(files.records().len() + 10 * done_by_command, in_log.len());
 }
+
+#[test]
+fn a_command_gets_no_descriptor_of_the_client() {
+    let kafka = Kafka::shared(V3_9);
+    let (server, topic) = (kafka.bootstrap(), unique("descriptors"));
+    kafka.create_topic(&topic, 4, &[]);
+    let dir = tempfile::tempdir().unwrap();
+    let list = dir.path().join("list");
+    let command = format!("ls /proc/self/fd | wc -l >> {}", list.display());
+    let flags = [
+        &["--bootstrap-server", &server, "--client", "rdkafka", "--topic", &topic][..],
+        &["--rate", "200", "--count", "200", "--max-batch", "5", "--tick-runtime", "200ms"],
+        &["--tick-interval", "0", "--until-caught-up", "--exec", &command],
+    ];
+    let mut mb = Mb::start(&flags.concat());
+    assert_eq!(mb.wait(LIMIT).code(), Some(0), "{}", mb.stderr().join("\n"));
+    // Its three streams, and the folder that `ls` reads.
+    let counts = std::fs::read_to_string(&list).unwrap();
+    let counts: Vec<&str> = counts.split_whitespace().collect();
+    assert!(counts.len() >= 40 && counts.iter().all(|count| *count == "4"), "{counts:?}");
+}

@@ -29,6 +29,8 @@ mod replay;
 mod running_mb;
 mod sensor;
 mod sensor_partitions;
+mod shortage;
+mod signals;
 mod steer_commands;
 mod steering;
 #[path = "../support/mod.rs"]

@@ -58,6 +58,15 @@ impl Mb {
         Mb::spawn_command(shell, data_dir, None)
     }
 
+    /// The same by another program that runs it, such as `nohup` or `timeout 60`; this value is that program.
+    pub fn start_by(by: &[&str], data_dir: &Path, args: &[&str]) -> Mb {
+        let plain = command(data_dir, args);
+        let mut wrapped = Command::new(by[0]);
+        wrapped.args(&by[1..]).arg(plain.get_program()).args(plain.get_args());
+        wrapped.env_remove("RUST_LOG");
+        Mb::spawn_command(wrapped, data_dir, None)
+    }
+
     /// The same, killed at a named point of its work (see `mb::model::crash`): `recorded`, or `recorded:3`
     /// for the third time that it comes there.
     pub fn start_to_crash(at: &str, data_dir: &Path, args: &[&str]) -> Mb {
@@ -99,6 +108,12 @@ impl Mb {
 
     pub fn pid(&self) -> i32 {
         i32::try_from(self.child.id()).expect("a pid fits 32 bits")
+    }
+
+    /// The process that has the data directory's lock, which another program may have started.
+    pub fn lock_pid(&self) -> i32 {
+        let text = std::fs::read_to_string(self.data_dir.join("mb.lock")).expect("mb has a lock");
+        text.trim().parse().expect("a process id")
     }
 
     pub fn data_dir(&self) -> &Path {

@@ -4,8 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -28,30 +27,49 @@ struct State {
 const EARLY: usize = 1000;
 
 /// The cancel of one attempt.
-#[derive(Debug)]
-pub struct Cancel {
-    is_requested: AtomicBool,
-    /// Readable once it is requested.
-    pub wake: OwnedFd,
+#[derive(Debug, Default)]
+pub struct Cancel(Mutex<CancelState>);
+
+#[derive(Debug, Default)]
+struct CancelState {
+    is_requested: bool,
+    /// Of the command that runs.
+    wake: Weak<OwnedFd>,
 }
 
 impl Cancel {
-    pub fn new() -> io::Result<Cancel> {
-        Ok(Cancel {
-            is_requested: AtomicBool::new(false),
-            wake: eventfd(0, EventfdFlags::CLOEXEC)?,
-        })
+    /// For a command that is about to start: readable once the cancel is requested. The descriptor is the
+    /// caller's, so an attempt that waits for room has none: 40 of them would take the room that the others
+    /// need.
+    ///
+    /// # Errors
+    /// If no file descriptor is left.
+    pub fn arm(&self) -> io::Result<Arc<OwnedFd>> {
+        let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
+        let mut state = self.0.lock();
+        state.wake = Arc::downgrade(&wake);
+        if state.is_requested {
+            signal(&wake);
+        }
+        Ok(wake)
     }
 
     pub fn request(&self) {
-        self.is_requested.store(true, Ordering::Release);
-        // The eventfd cannot be full: its counter has 64 bits.
-        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+        let mut state = self.0.lock();
+        state.is_requested = true;
+        if let Some(wake) = state.wake.upgrade() {
+            signal(&wake);
+        }
     }
 
     pub fn is_requested(&self) -> bool {
-        self.is_requested.load(Ordering::Acquire)
+        self.0.lock().is_requested
     }
+}
+
+fn signal(wake: &OwnedFd) {
+    // It cannot be full: its count has 64 bits.
+    let _ = rustix::io::write(wake, &1_u64.to_ne_bytes());
 }
 
 /// An attempt's entry, until it is dropped.
@@ -62,16 +80,14 @@ pub struct Entered<'a> {
 }
 
 impl Attempts {
-    /// # Errors
-    /// If no file descriptor is left.
-    pub fn enter<'a>(&'a self, key: &'a RunKey) -> io::Result<Entered<'a>> {
-        let cancel = Arc::new(Cancel::new()?);
+    pub fn enter<'a>(&'a self, key: &'a RunKey) -> Entered<'a> {
+        let cancel = Arc::<Cancel>::default();
         let mut state = self.lock();
         if state.early.remove(key) {
             cancel.request();
         }
         state.running.insert(key.clone(), Arc::clone(&cancel));
-        Ok(Entered { attempts: self, key, cancel })
+        Entered { attempts: self, key, cancel }
     }
 
     pub fn cancel(&self, key: &RunKey) {
@@ -98,6 +114,8 @@ impl Drop for Entered<'_> {
 
 #[cfg(test)]
 mod tests {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
     use super::*;
     use crate::model::offset::{Offset, OffsetRange};
 
@@ -106,13 +124,26 @@ mod tests {
         let range = OffsetRange::new(Offset::new(3), Offset::new(4));
         let (key, other) = (RunKey::new("t", 0, range), RunKey::new("t", 1, range));
         let attempts = Attempts::default();
-        let entered = attempts.enter(&key).unwrap();
-        let beside = attempts.enter(&other).unwrap();
+        let entered = attempts.enter(&key);
+        let beside = attempts.enter(&other);
         attempts.cancel(&key);
         assert!(entered.cancel.is_requested() && !beside.cancel.is_requested());
         drop(entered);
         attempts.cancel(&key);
-        assert!(attempts.enter(&key).unwrap().cancel.is_requested());
-        assert!(!attempts.enter(&key).unwrap().cancel.is_requested(), "once");
+        assert!(attempts.enter(&key).cancel.is_requested());
+        assert!(!attempts.enter(&key).cancel.is_requested(), "once");
+    }
+
+    #[test]
+    fn a_command_learns_of_a_cancel_before_and_after_its_start() {
+        let is_readable = |wake: &OwnedFd| {
+            let mut polled = [PollFd::new(wake, PollFlags::IN)];
+            poll(&mut polled, Some(&Timespec::default())).unwrap() == 1
+        };
+        let cancel = Cancel::default();
+        let first = cancel.arm().unwrap();
+        assert!(!is_readable(&first));
+        cancel.request();
+        assert!(is_readable(&first) && is_readable(&cancel.arm().unwrap()));
     }
 }

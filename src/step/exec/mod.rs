@@ -1,9 +1,10 @@
 //! The step that runs a command for each batch, through `sh -c`, as `xargs` would for lines.
 //!
-//! This file has the command's environment and its check at the start. `process` runs one command: `feed`
-//! writes its stdin, `capture` keeps its output, `groups` lists the process groups that are alive, `cancel`
-//! ends a single command. `outcome` decides what its end means. `failed_file` reads the records that it
-//! named as failed, from a file in the `folder` of this process.
+//! This file has the command's environment and its check at the start. `slots` limits how many commands run
+//! while descriptors or processes are short. `process` runs one command: `spawn` starts it, `feed` writes its
+//! stdin, `capture` keeps its output, `groups` lists the process groups that are alive, `cancel` ends a single
+//! command. `outcome` decides what its end means. `failed_file` reads the records that it named as failed, from
+//! a file in the `folder` of this process.
 
 mod cancel;
 mod capture;
@@ -13,6 +14,8 @@ mod folder;
 mod groups;
 mod outcome;
 mod process;
+mod slots;
+mod spawn;
 
 #[cfg(feature = "testing")]
 pub use self::failed_file::parse as parse_failed_file;
@@ -22,7 +25,6 @@ use std::fs;
 use std::io;
 use std::iter;
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -36,7 +38,9 @@ use self::feed::Feed;
 use self::folder::Folder;
 use self::groups::Groups;
 use self::process::Ended;
-use super::shortage::Shortage;
+use self::slots::{NoSlot, Slots};
+use self::spawn::CommandLine;
+use super::shortage::{Shortage, is_shortage};
 use super::{Attempt, Step, StepError};
 use crate::config::limits::SHELL_CHECK_LIMIT;
 use crate::model::error::{Error, Result};
@@ -81,7 +85,9 @@ pub struct ExecStep {
     timeout: Option<Duration>,
     groups: Groups,
     running: Attempts,
-    /// File descriptors, processes, memory or disk space.
+    /// File descriptors, processes, memory.
+    slots: Slots,
+    /// The data directory was removed, or cannot be written to.
     shortage: Shortage,
     /// The folder for the `MB_FAILED_FILE`s is created in this one.
     scratch_dir: PathBuf,
@@ -98,6 +104,7 @@ impl ExecStep {
             timeout,
             groups: Groups::default(),
             running: Attempts::default(),
+            slots: Slots::default(),
             shortage: Shortage::default(),
             scratch_dir: env::temp_dir(),
             folder: Mutex::default(),
@@ -127,13 +134,11 @@ impl ExecStep {
 
     /// Runs the shell for a check at the start.
     fn run_shell(&self, arguments: &[&str]) -> Result<Ended> {
-        let mut command = Command::new(SHELL);
-        command.args(arguments);
         let nothing = Feed::new(0, iter::empty());
-        Cancel::new()
-            .and_then(|never| {
-                process::run(command, nothing, Some(SHELL_CHECK_LIMIT), &never, &self.groups)
-            })
+        let never = Cancel::default();
+        CommandLine::new(SHELL, arguments)
+            .and_then(|command| process::start(&command, nothing, true, &never, &self.groups))
+            .and_then(|started| started.watch(Some(SHELL_CHECK_LIMIT)))
             .map_err(|cause| self.unusable(&format!("cannot run {SHELL}: {cause}")))
     }
 
@@ -191,26 +196,10 @@ impl Step for ExecStep {
     }
 
     fn run(&self, attempt: &mut Attempt<'_>) -> Result<(), StepError> {
-        let key = attempt.key;
-        let entered = loop {
-            match self.running.enter(key) {
-                Ok(entered) => break entered,
-                Err(cause) => {
-                    if let Some(error) = self.cannot_run(&cause) {
-                        return Err(error);
-                    }
-                }
-            }
-        };
+        let entered = self.running.enter(attempt.key);
         loop {
-            if entered.cancel.is_requested() {
-                return Err(StepError::Retry(outcome::CANCELLED.to_owned()));
-            }
             match self.start_and_watch(attempt, &entered.cancel) {
-                Ok((ended, failed_file)) => {
-                    self.shortage.over("run commands");
-                    return self.outcome(ended, &failed_file, attempt);
-                }
+                Ok((ended, failed_file)) => return self.outcome(ended, &failed_file, attempt),
                 Err(Some(error)) => return Err(error),
                 // The machine lacked something, and the records are not to blame: start the command again.
                 Err(None) => {}
@@ -224,11 +213,12 @@ impl Step for ExecStep {
     }
 
     fn stopping(&self) {
+        self.slots.stop();
         self.shortage.stop();
     }
 
     fn abort(&self) {
-        self.shortage.stop();
+        self.stopping();
         self.groups.abort();
     }
 }
@@ -242,13 +232,23 @@ impl ExecStep {
         self.shortage.wait_out(&doing, cause).error(&doing, cause)
     }
 
-    /// The command could not be started, which is no record's fault. What ends the attempt, if anything does.
-    fn cannot_run(&self, cause: &io::Error) -> Option<StepError> {
-        const DOING: &str = "run the command";
-        match self.shortage.wait(DOING, cause).error(DOING, cause)? {
-            StepError::Retry(text) => Some(StepError::NotNow(text)),
-            other => Some(other),
+    /// The command of an attempt, with its environment.
+    fn command_line(&self, attempt: &Attempt<'_>, failed: &FailedFile) -> io::Result<CommandLine> {
+        let key = attempt.key;
+        let mut command = CommandLine::new(SHELL, &["-c", &self.command])?;
+        command
+            .env("MB_RUN_KEY", key.to_string())
+            .env("MB_TOPIC", &*key.topic)
+            .env("MB_PARTITION", key.partition.to_string())
+            .env("MB_FIRST_OFFSET", key.range.first.to_string())
+            .env("MB_LAST_OFFSET", key.range.last.to_string())
+            .env("MB_RECORDS", attempt.batch.len().to_string())
+            .env("MB_ATTEMPT", attempt.number.to_string())
+            .env(failed_file::VARIABLE, failed.path());
+        for name in SERVICE_VARIABLES {
+            command.env_remove(name);
         }
+        Ok(command)
     }
 
     /// Runs one command from its start to its end.
@@ -260,25 +260,34 @@ impl ExecStep {
         attempt: &Attempt<'_>,
         cancel: &Cancel,
     ) -> std::result::Result<(Ended, FailedFile), Option<StepError>> {
-        let failed_file = self.failed_file().map_err(|cause| self.wait_for_scratch_dir(&cause))?;
-        let key = attempt.key;
-        let mut command = Command::new(SHELL);
-        command
-            .args(["-c", &self.command])
-            .env("MB_RUN_KEY", key.to_string())
-            .env("MB_TOPIC", &*key.topic)
-            .env("MB_PARTITION", key.partition.to_string())
-            .env("MB_FIRST_OFFSET", key.range.first.to_string())
-            .env("MB_LAST_OFFSET", key.range.last.to_string())
-            .env("MB_RECORDS", attempt.batch.len().to_string())
-            .env("MB_ATTEMPT", attempt.number.to_string())
-            .env(failed_file::VARIABLE, failed_file.path());
-        for name in SERVICE_VARIABLES {
-            command.env_remove(name);
+        if cancel.is_requested() {
+            return Err(Some(StepError::Retry(outcome::CANCELLED.to_owned())));
         }
-        let feed = Feed::new(key.partition, attempt.batch.records());
-        let ended = process::run(command, feed, self.timeout, cancel, &self.groups);
-        let ended = ended.map_err(|cause| self.cannot_run(&cause))?;
+        let slot = self.slots.enter(|| cancel.is_requested()).map_err(|why| match why {
+            NoSlot::Cancelled => None,
+            NoSlot::Stopping => {
+                Some(StepError::NotDone("no room to run the command until mb stopped".to_owned()))
+            }
+        })?;
+        let failed_file = self.failed_file().map_err(|cause| self.wait_for_scratch_dir(&cause))?;
+        let feed = Feed::new(attempt.key.partition, attempt.batch.records());
+        let ended = self
+            .command_line(attempt, &failed_file)
+            .and_then(|command| process::start(&command, feed, slot.is_only, cancel, &self.groups))
+            .inspect(|_| slot.started())
+            .and_then(|started| started.watch(self.timeout));
+        let ended = match ended {
+            Ok(ended) => ended,
+            Err(cause) if is_shortage(&cause) => {
+                slot.lacked(&cause);
+                return Err(None);
+            }
+            // No record's fault either, and nothing that passes by itself.
+            Err(cause) => {
+                return Err(Some(StepError::NotNow(format!("cannot run the command: {cause}"))));
+            }
+        };
+        self.shortage.over("make a folder for MB_FAILED_FILE");
         // The data directory itself was removed under the command, so the records that it named as failed are
         // unknown, and it runs again. If only the file's folder is gone, the command may have removed it, and
         // reading the file reports that.

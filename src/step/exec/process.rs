@@ -1,21 +1,28 @@
 //! Runs one command from its start to its end: in a process group of its own, with its pipes served by one
-//! poll loop and a time limit that ends the whole group. What its end means is decided in `outcome`.
+//! poll loop and a time limit that ends the whole group. What its end means is decided in `outcome`, how the
+//! process is started is in `spawn`.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ioctl_fionbio};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::process::{
+    Pid, PidfdFlags, Resource, Signal, WaitOptions, getrlimit, kill_process_group, pidfd_open,
+    waitpid,
+};
 
 use super::cancel::Cancel;
 use super::capture::Capture;
 use super::feed::{Feed, Progress};
 use super::groups::Groups;
-use crate::config::limits::{CAPTURE_BYTES, KILL_GRACE, PIPE_REST_BYTES};
+use super::spawn::CommandLine;
+use crate::config::limits::{CAPTURE_BYTES, KILL_GRACE, PIPE_REST_BYTES, SPARE_DESCRIPTORS};
 use crate::model::batch::Record;
 
 /// How a command ended.
@@ -44,50 +51,80 @@ impl Ended {
     }
 }
 
-/// Runs the command with `feed` on its stdin until its process has ended, then kills the rest of its group.
+/// A command that was started. If it is dropped before it was watched, it is killed.
+pub struct Started<'a, R> {
+    group: Group<'a>,
+    pipes: Pipes<R>,
+    cancel: &'a Cancel,
+    /// Readable once the command is cancelled.
+    cancelled: Arc<OwnedFd>,
+}
+
+/// Starts the command with `feed` on its stdin. Unless it is the `only` one, it leaves some descriptors to the
+/// rest of mb.
 ///
 /// # Errors
-/// If the command could not be started or watched; none of its processes is left running.
-pub fn run<'a>(
-    mut command: Command,
-    mut feed: Feed<impl Iterator<Item = Record<'a>>>,
-    timeout: Option<Duration>,
-    cancel: &Cancel,
-    groups: &Groups,
-) -> io::Result<Ended> {
+/// If the command could not be started, for lack of descriptors, processes or memory, for example; none of its
+/// processes is left running.
+pub fn start<'r, 'a, R: Iterator<Item = Record<'r>>>(
+    command: &CommandLine,
+    mut feed: Feed<R>,
+    only: bool,
+    cancel: &'a Cancel,
+    groups: &'a Groups,
+) -> io::Result<Started<'a, R>> {
+    let cancelled = cancel.arm()?;
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (stdout, its_stdout) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (stderr, its_stderr) = pipe_with(PipeFlags::CLOEXEC)?;
+    if !only {
+        leave_some([&reader, &writer, &stdout, &its_stdout, &stderr, &its_stderr])?;
+    }
     ioctl_fionbio(&writer, true)?;
     // Written before the start: a batch that fits into the pipe needs no poll, and the pipe is closed at once
     // so that the command reads its end.
     let stdin = (feed.write(&writer)? == Progress::Full).then_some(writer);
-    command.stdin(reader).stdout(Stdio::piped()).stderr(Stdio::piped());
-    // Without pre_exec the standard library starts the process by posix_spawn. A fork would copy this process'
-    // page tables for each run, which takes longer the more memory mb holds.
-    std::os::unix::process::CommandExt::process_group(&mut command, 0);
-    let mut group = Group::start(&mut command, groups)?;
-    // `command` still holds the read end of stdin. While that is open, writing to a command that has closed its
-    // stdin does not fail with EPIPE, and looks like writing to one that reads slowly.
-    drop(command);
+    let (stdout, stderr) = (Output::new(stdout)?, Output::new(stderr)?);
+    let pid = command.spawn([reader.as_fd(), its_stdout.as_fd(), its_stderr.as_fd()])?;
+    // While the read end of stdin is open here, writing to a command that has closed its stdin does not fail with
+    // EPIPE, and looks like writing to one that reads slowly. And one more descriptor is needed now: without it
+    // the command that has just started would be killed.
+    drop((reader, its_stdout, its_stderr));
+    let group = Group::watch(pid, groups)?;
+    Ok(Started { group, pipes: Pipes { feed, stdin, stdout, stderr }, cancel, cancelled })
+}
 
-    let mut pipes = Pipes {
-        feed,
-        stdin,
-        stdout: Output::new(group.child.stdout.take().map(OwnedFd::from))?,
-        stderr: Output::new(group.child.stderr.take().map(OwnedFd::from))?,
-    };
-    let watched = watch(&group, &mut pipes, timeout, cancel);
-    // Before the process is reaped: until then no other process group can get its id. And while stdin is still
-    // open: after an error the command must not take the end of its input for the end of the batch.
-    group.signal(Signal::KILL);
-    let by = watched?;
-    pipes.stdout.drain()?;
-    pipes.stderr.drain()?;
-    Ok(Ended {
-        status: group.reap()?,
-        by,
-        stdout: pipes.stdout.capture,
-        stderr: pipes.stderr.capture,
-    })
+/// Fails as if no descriptor were left, if only a few are. The system gives the lowest free number to each new
+/// descriptor, so the highest of them shows how many are left.
+fn leave_some<const N: usize>(new: [&OwnedFd; N]) -> io::Result<()> {
+    let Some(limit) = getrlimit(Resource::Nofile).current else { return Ok(()) };
+    let spare = (limit / 8).min(SPARE_DESCRIPTORS);
+    let highest = new.iter().map(|fd| fd.as_raw_fd()).max().unwrap_or_default();
+    let is_free = |fd: RawFd| u64::try_from(fd).is_ok_and(|number| number < limit - spare);
+    if is_free(highest) { Ok(()) } else { Err(Errno::MFILE.into()) }
+}
+
+impl<'r, R: Iterator<Item = Record<'r>>> Started<'_, R> {
+    /// Serves the command until its process has ended, then kills the rest of its group.
+    ///
+    /// # Errors
+    /// If the command could not be watched; none of its processes is left running.
+    pub fn watch(mut self, timeout: Option<Duration>) -> io::Result<Ended> {
+        let cancel = (self.cancel, &*self.cancelled);
+        let watched = watch(&self.group, &mut self.pipes, timeout, cancel);
+        // Before the process is reaped: until then no other process group can get its id. And while stdin is
+        // still open: after an error the command must not take the end of its input for the end of the batch.
+        self.group.signal(Signal::KILL);
+        let by = watched?;
+        self.pipes.stdout.drain()?;
+        self.pipes.stderr.drain()?;
+        Ok(Ended {
+            status: self.group.reap()?,
+            by,
+            stdout: self.pipes.stdout.capture,
+            stderr: self.pipes.stderr.capture,
+        })
+    }
 }
 
 /// How far mb is in ending a command, with the time of the next stage.
@@ -123,14 +160,14 @@ fn watch<'a>(
     group: &Group<'_>,
     pipes: &mut Pipes<impl Iterator<Item = Record<'a>>>,
     timeout: Option<Duration>,
-    cancel: &Cancel,
+    (cancel, cancelled): (&Cancel, &OwnedFd),
 ) -> io::Result<By> {
     // A limit beyond the range of the clock is no limit.
     let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let mut stage = Stage::Running { until };
     let mut ended = false;
     loop {
-        let cancelled = matches!(stage, Stage::Running { .. }).then_some(&cancel.wake);
+        let cancelled = matches!(stage, Stage::Running { .. }).then_some(cancelled);
         ended |= pipes.serve((!ended).then_some(&group.pidfd), cancelled, stage.until())?;
         // After SIGTERM the shell may end before the processes that it started. They get the grace time too,
         // as long as one of them holds a pipe open.
@@ -168,9 +205,8 @@ fn watch<'a>(
     }
 }
 
-/// A started command. If it is dropped before `reap`, it is killed and reaped.
+/// A started command's process group. If it is dropped before `reap`, it is killed and reaped.
 struct Group<'a> {
-    child: Child,
     id: Pid,
     pidfd: OwnedFd,
     groups: &'a Groups,
@@ -178,18 +214,17 @@ struct Group<'a> {
 }
 
 impl<'a> Group<'a> {
-    fn start(command: &mut Command, groups: &'a Groups) -> io::Result<Group<'a>> {
-        let mut child = command.spawn()?;
-        let id = Pid::from_child(&child);
+    /// `id` leads a group that nobody else has begun to watch.
+    fn watch(id: Pid, groups: &'a Groups) -> io::Result<Group<'a>> {
         match pidfd_open(id, PidfdFlags::empty()) {
             Ok(pidfd) => {
                 groups.add(id);
-                Ok(Group { child, id, pidfd, groups, reaped: false })
+                Ok(Group { id, pidfd, groups, reaped: false })
             }
             Err(cause) => {
                 // No descriptor left, or a kernel before 5.3.
                 let _ = kill_process_group(id, Signal::KILL);
-                child.wait()?;
+                wait_for(id)?;
                 Err(cause.into())
             }
         }
@@ -207,7 +242,7 @@ impl<'a> Group<'a> {
         }
     }
 
-    fn reap(mut self) -> io::Result<ExitStatus> {
+    fn reap(&mut self) -> io::Result<ExitStatus> {
         self.forget_and_wait()
     }
 
@@ -216,7 +251,18 @@ impl<'a> Group<'a> {
         // forced stop would kill.
         self.groups.remove(self.id);
         self.reaped = true;
-        self.child.wait()
+        wait_for(self.id)
+    }
+}
+
+/// The exit status of a child of this thread's process, which is gone then.
+fn wait_for(id: Pid) -> io::Result<ExitStatus> {
+    loop {
+        match waitpid(Some(id), WaitOptions::empty()) {
+            Ok(Some((_, status))) => return Ok(ExitStatus::from_raw(status.as_raw())),
+            Ok(None) | Err(Errno::INTR) => {}
+            Err(cause) => return Err(cause.into()),
+        }
     }
 }
 
@@ -309,11 +355,9 @@ struct Output {
 }
 
 impl Output {
-    fn new(pipe: Option<OwnedFd>) -> io::Result<Output> {
-        if let Some(pipe) = &pipe {
-            ioctl_fionbio(pipe, true)?;
-        }
-        Ok(Output { pipe, capture: Capture::new(CAPTURE_BYTES) })
+    fn new(pipe: OwnedFd) -> io::Result<Output> {
+        ioctl_fionbio(&pipe, true)?;
+        Ok(Output { pipe: Some(pipe), capture: Capture::new(CAPTURE_BYTES) })
     }
 
     /// Reads once, so that a command that prints without end does not keep stdin and the time limit waiting.
