@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::cli::errors::{shown, usage};
 use crate::cli::flags::{Command, Flags, flags};
+use crate::cli::orphans;
 use crate::cli::terminal::Terminal;
 use crate::cli::values::{self, Listen, StepName};
 use crate::config::limits;
@@ -275,8 +276,9 @@ impl Command for MainFlags {
         let step = make_step(&args);
         let stop = signals::stop()?;
         signals::learn_of_children();
+        orphans::adopt();
         let until_caught_up = args.config.until_caught_up;
-        let mut pipeline = Pipeline::new(args.config, step);
+        let mut pipeline = Pipeline::new(args.config, step).with_chore(Box::new(orphans::reap));
         if until_caught_up && terminal.is_watched() {
             let terminal = terminal.clone();
             let mut bar = None;

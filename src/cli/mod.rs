@@ -14,6 +14,7 @@ mod lag;
 mod line;
 mod main_job;
 mod offsets;
+mod orphans;
 mod output;
 mod picture;
 mod produce;

@@ -53,6 +53,9 @@ pub const CURSOR_MOVE_WAIT: Duration = Duration::from_secs(30);
 pub const CURSOR_MOVE_LIMIT: Duration = Duration::from_secs(20);
 /// How often the supervisor looks for stalled runs.
 pub const SUPERVISE_INTERVAL: Duration = Duration::from_secs(1);
+/// How often processes that commands left behind are reaped while some end, and how many at once.
+pub const ORPHANS_INTERVAL: Duration = Duration::from_millis(50);
+pub const ORPHANS_AT_ONCE: usize = 10_000;
 /// Signals that come within this time of one that asks for a stop are part of it.
 pub const SAME_STOP: Duration = Duration::from_secs(1);
 /// From a second signal to the end of the process, whatever it is doing.

@@ -27,7 +27,7 @@ use super::running::{Running, Surroundings};
 use super::shutdown::{Ended, Summary, shut_down};
 use super::startup::{self, Start};
 use super::status::status;
-use super::supervise::{Progress, supervise};
+use super::supervise::{Chore, Progress, supervise};
 
 /// A pipeline that is ready to run.
 pub struct Pipeline {
@@ -35,6 +35,7 @@ pub struct Pipeline {
     step: Arc<dyn Step>,
     broker: Option<Arc<dyn Broker>>,
     progress: Option<Progress>,
+    chore: Option<Chore>,
     /// Once it was opened.
     history: Option<InUse>,
 }
@@ -59,7 +60,7 @@ impl Stopper {
 
 impl Pipeline {
     pub fn new(config: Config, step: Arc<dyn Step>) -> Pipeline {
-        Pipeline { config, step, broker: None, progress: None, history: None }
+        Pipeline { config, step, broker: None, progress: None, chore: None, history: None }
     }
 
     /// Uses this broker rather than choose one by the configuration: for tests, an embedded topic
@@ -72,6 +73,12 @@ impl Pipeline {
     /// Tells `progress` how far it is, once the end to be reached is known (`until_caught_up`).
     pub fn with_progress(mut self, progress: Progress) -> Pipeline {
         self.progress = Some(progress);
+        self
+    }
+
+    /// Has the thread that runs the pipeline do this too while its threads run, about each second.
+    pub fn with_chore(mut self, chore: Chore) -> Pipeline {
+        self.chore = Some(chore);
         self
     }
 
@@ -155,7 +162,7 @@ impl Pipeline {
             };
             let mut running = Running::start(&surroundings, start)?;
             is_first = false;
-            let reason = supervise(&mut running, stop, &mut self.progress);
+            let reason = supervise(&mut running, stop, &mut self.progress, &mut self.chore);
             if !reason.restarts(&self.config) {
                 // The progress bar goes before the last lines of the log.
                 self.progress.take();

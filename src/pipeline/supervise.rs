@@ -3,6 +3,8 @@
 //!
 //! How the pipeline is stopped then is in `shutdown`.
 
+use std::time::Duration;
+
 use crossbeam_channel::{Receiver, select};
 
 use crate::config::limits;
@@ -19,6 +21,10 @@ use super::running::{Running, StopReason, notify_systemd};
 /// to be done in all.
 pub type Progress = Box<dyn FnMut(u64, u64) + Send>;
 
+/// Called by the thread that runs the pipeline whenever it has nothing else to do; returns after which time it is
+/// to be called again.
+pub type Chore = Box<dyn FnMut() -> Duration + Send>;
+
 /// What the supervisor knows between two events.
 #[derive(Default)]
 struct Supervisor {
@@ -34,6 +40,7 @@ pub(super) fn supervise(
     running: &mut Running,
     stop: &Receiver<()>,
     progress: &mut Option<Progress>,
+    chore: &mut Option<Chore>,
 ) -> StopReason {
     notify_systemd(sd_notify::NotifyState::Ready);
     let config = &running.engine.config;
@@ -64,6 +71,7 @@ pub(super) fn supervise(
             return StopReason::Failed(error);
         }
         running.workers.adjust_or_warn(&mut running.threads);
+        let wait = chore.as_mut().map_or(limits::SUPERVISE_INTERVAL, |chore| chore());
         let event = select! {
             recv(stop) -> _ => {
                 running.stop_requested = true;
@@ -76,7 +84,7 @@ pub(super) fn supervise(
                 true => Event::CaughtUp,
                 false => continue,
             },
-            default(limits::SUPERVISE_INTERVAL) => continue,
+            default(wait.min(limits::SUPERVISE_INTERVAL)) => continue,
         };
         if let Some(reason) = supervisor.handle(running, event) {
             return reason;

@@ -17,6 +17,7 @@ mod fuzz;
 mod layout;
 mod metrics;
 mod old_data;
+mod orphans;
 mod outages;
 mod pipeline;
 mod pipeline_bisect;

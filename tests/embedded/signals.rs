@@ -117,6 +117,7 @@ fn exit_codes_are_known_although_mb_was_started_with_sigchld_ignored() {
     let job = [
         &["--client", "embedded", "--rate", "100", "--count", "5", "--partitions", "1"][..],
         &["--until-caught-up", "--exec", "exit 3", "--max-attempts", "1"],
+        &["--on-outage", "dead-letter"],
     ];
     let by = ["env", "--ignore-signal=CHLD"];
     let mut mb = Mb::start_by(&by, dir.path(), &job.concat());
