@@ -77,7 +77,10 @@ impl Target<'_> {
     fn apply(&mut self, at: usize, write: &Write, effects: &mut Effects) -> rusqlite::Result<()> {
         let (change, scope) = (self.change, self.scope);
         match write {
-            Write::Planned(runs) => self.insert_runs(runs, RunState::Queued)?,
+            Write::Planned(runs) => {
+                self.insert_runs(runs, RunState::Queued)?;
+                self.end_those_of_cancelled(runs)?;
+            }
             Write::Split(parent, runs) => self.split(parent, runs)?,
             Write::Outcome(outcome, _) => {
                 if !self.end_run(outcome)? {
@@ -147,6 +150,19 @@ impl Target<'_> {
         self.insert_runs(runs, RunState::Queued)?;
         if let Some(Reprocess::Redrive(request)) = parent.key.reprocess {
             dead_letters::settle(self.change, parent, request)?;
+        }
+        Ok(())
+    }
+
+    /// If a replay or redrive is cancelled while a run of it is on its way here, and the queue then has no room
+    /// for that run, nobody withdraws it: it would be shown as queued until mb starts again.
+    fn end_those_of_cancelled(&self, runs: &[Planned]) -> rusqlite::Result<()> {
+        let reprocess = runs.first().and_then(|run| run.key.reprocess);
+        let Some(request) = reprocess.map(Reprocess::request) else { return Ok(()) };
+        if requests::is_cancelled(self.change, request)? {
+            for run in runs {
+                requests::end_cancelled_run(self.change, run.id)?;
+            }
         }
         Ok(())
     }

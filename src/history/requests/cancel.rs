@@ -94,7 +94,12 @@ fn end_runs(db: &Connection, request: Option<i64>, started: &[RunId]) -> rusqlit
     Ok(())
 }
 
-/// Ends a run of a cancelled request that a worker took afterwards, and did not start.
+pub fn is_cancelled(db: &Connection, request: i64) -> rusqlite::Result<bool> {
+    db.prepare_cached("SELECT EXISTS (SELECT 1 FROM requests WHERE id = ?1 AND state = ?2)")?
+        .query_row([request, CANCELLED], |row| row.get(0))
+}
+
+/// Ends a run of a cancelled request that was planned or taken by a worker afterwards, and did not start.
 pub fn end_cancelled_run(db: &Connection, run: RunId) -> rusqlite::Result<()> {
     db.prepare_cached(
         "UPDATE runs SET state = ?2, error = ifnull(error, ?3) WHERE id = ?1 \

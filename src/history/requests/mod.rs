@@ -11,7 +11,7 @@ mod replay;
 mod state;
 
 pub use self::cancel::{cancel, end_left_over, open};
-pub(super) use self::cancel::{end_cancelled, end_cancelled_run};
+pub(super) use self::cancel::{end_cancelled, end_cancelled_run, is_cancelled};
 pub use self::list::{RequestRow, Selection, check_known, check_open, list};
 pub use self::place::{Place, place};
 pub use self::reader::{Chunk, Kind, Reader, Request, Unfinished};
