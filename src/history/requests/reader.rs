@@ -202,7 +202,9 @@ impl Reader {
         read().map_err(storage)
     }
 
-    /// The batches of a replay as an earlier process cut them, ascending, each with its unfinished runs. The
+    /// The batches of a replay as an earlier process cut them, ascending, each with its unfinished runs, ascending too
+    /// (a half that was halved again has newer numbers than the other half; by number, its records would be
+    /// dropped when the batch is divided). The
     /// inner error names a client that read some of these and that this client cannot replace.
     pub fn replayed(
         &self,
@@ -227,7 +229,7 @@ impl Reader {
         let runs = self.all(
             "SELECT ifnull(batch_first, first_offset) AS whole, ifnull(batch_last, last_offset), \
              first_offset, last_offset, state, id, attempts, client FROM runs \
-             WHERE request = ?1 AND kind = ?2 AND state NOT IN (?3, ?4) ORDER BY whole, id",
+             WHERE request = ?1 AND kind = ?2 AND state NOT IN (?3, ?4) ORDER BY whole, first_offset, id",
             params![request, KIND_REPLAY, RunState::Split.code(), RunState::Voided.code()],
             run,
         )?;
