@@ -192,6 +192,30 @@ pub(super) fn void_in(
     Ok(voided)
 }
 
+/// Voids unfinished runs that lie below the position at which their partition goes on. There are some if a cursor
+/// move got no answer, mb was killed and began at the old offset, planned runs there, and the move reached the log
+/// after all: nobody makes these runs any more, and they would be shown as queued for ever.
+///
+/// # Errors
+/// `Storage` if the file cannot be written.
+pub fn void_skipped(
+    db: &Connection,
+    recorded: &BTreeMap<Partition, Recorded>,
+    resumes: &BTreeMap<Partition, Resume>,
+) -> Result<()> {
+    for (partition, resume) in resumes {
+        let runs = recorded.get(partition).into_iter().flat_map(|recorded| &recorded.runs);
+        for run in runs.filter(|run| !run.state.is_done() && run.whole.last < resume.position) {
+            db.execute(
+                "UPDATE runs SET state = ?2 WHERE id = ?1",
+                [run.id.0, RunState::Voided.code()],
+            )
+            .map_err(storage)?;
+        }
+    }
+    Ok(())
+}
+
 /// Records offsets that are passed over without being processed, and why.
 ///
 /// # Errors
@@ -369,6 +393,23 @@ mod tests {
         let error = super::recorded(&db, scope).unwrap_err();
         assert_eq!(error.exit_code(), 78);
         assert!(error.to_string().contains("by hash 2, and this mb has hash 1"), "{error}");
+    }
+
+    #[test]
+    fn unfinished_runs_below_the_position_become_void() {
+        let folder = tempfile::tempdir().unwrap();
+        let db = schema::open(&folder.path().join("history.db")).unwrap();
+        let scope = begun(&db, 0);
+        let states = [(1, RunState::Queued), (2, RunState::Succeeded), (3, RunState::Queued)];
+        for (id, state) in states {
+            insert_run(&db, scope, 3, id, state);
+        }
+        let recorded = super::recorded(&db, scope).unwrap();
+        let resume = Resume { position: at(30), committed: Some(at(30)), stored: vec![] };
+        void_skipped(&db, &recorded, &BTreeMap::from([(3, resume)])).unwrap();
+        let left = super::recorded(&db, scope).unwrap();
+        let left: Vec<_> = left[&3].runs.iter().map(|run| (run.id.0, run.state)).collect();
+        assert_eq!(left, [(2, RunState::Succeeded), (3, RunState::Queued)]);
     }
 
     #[test]

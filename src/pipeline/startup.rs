@@ -166,6 +166,7 @@ pub fn recover_from(
         let resume = Resume { position: marks.beginning, committed: None, stored: vec![] };
         resumes.insert(partition, resume);
     }
+    recovery::void_skipped(db, &recorded, &resumes)?;
     recovery::begin_all(db, scope, &resumes, settled)?;
     tell(&resumes);
     Ok(Recovered { scope, resumes, late_starts, marks })
