@@ -15,6 +15,8 @@ use super::inbox::Inbox;
 use super::place::Place;
 use super::progress::{ExitGuard, Progress};
 use super::pruning::Pruner;
+#[cfg(any(test, feature = "testing"))]
+use super::records::Outcome;
 use super::records::Settled;
 use super::schema::is_damage;
 use super::scope::ScopeId;
@@ -75,6 +77,16 @@ impl WriterTask {
     pub fn write(&mut self, most: usize) -> Result<()> {
         self.inbox.take_now(&mut self.group, most);
         self.writer.write(&self.group).map_err(|cause| Error::storage("write the history", cause))
+    }
+
+    /// The outcomes that were written and are not announced yet, without those of void runs.
+    pub fn outcomes(&self) -> impl Iterator<Item = &Outcome> {
+        let ignored = &self.writer.effects.ignored;
+        let group = self.group.iter().enumerate().filter(|(at, _)| !ignored.contains(at));
+        group.filter_map(|(_, write)| match write {
+            Write::Outcome(outcome, _) => Some(&**outcome),
+            _ => None,
+        })
     }
 
     /// Announces what was written.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use mb::commit::committer::{Committer, Doubt, MoveJob};
 use mb::config::Config;
+use mb::history::requests::{Reader, end_left_over};
 use mb::history::{History, WriterTask, recovery};
 use mb::kafka::Broker;
 use mb::model::error::{Class, Error};
@@ -18,23 +19,36 @@ use mb::model::offset::{Offset, Partition};
 use mb::model::run::Run;
 use mb::pipeline::startup;
 use mb::pipeline::wiring::{Assembly, Inputs, wire};
+use mb::runs::dead_letters::prepare;
+use mb::runs::deliver::Delivery;
 use mb::runs::engine::{Engine, Lasting};
 use mb::runs::worker::Worker;
 use mb::source::cursor_move::CursorMover;
+use mb::source::reprocess::{Reprocessor, WorkSignal};
 use mb::source::sensor::Sensor;
 use mb::step::Step;
 use rusqlite::Connection;
 
+use crate::dead_topic;
 use crate::log::SimulatedBroker;
 use crate::oracle::{self, SimulatedStep};
+use crate::requests;
+use crate::tables::Files;
 use crate::world::{Fate, World};
 
 pub struct Life {
-    engine: Arc<Engine>,
+    pub engine: Arc<Engine>,
     events: Receiver<Event>,
     /// Each is `None` while it ticks.
     sensors: Vec<RefCell<Option<Sensor>>>,
     workers: Vec<Desk>,
+    /// `None` while it works on requests.
+    reprocessor: RefCell<Option<Reprocessor>>,
+    /// `None` while it delivers, and if dead letters go to no topic.
+    delivery: RefCell<Option<Delivery>>,
+    pub work_signal: Arc<WorkSignal>,
+    /// The history as commands and the page change it.
+    pub people: RefCell<Connection>,
     cursor: Arc<CursorMover>,
     committer: Committer,
     committer_jobs: Receiver<MoveJob>,
@@ -59,17 +73,17 @@ struct Desk {
     busy: Cell<bool>,
 }
 
-/// A process from its start to its end or its kill. The history file comes back.
-pub fn live(world: &World, db: Connection, config: &Config, acts: u32) -> Connection {
+/// A process from its start to its end or its kill. The history's file comes back.
+pub fn live(world: &World, files: Files, config: &Config, acts: u32) -> Files {
     world.note(|| format!("config {config:?}"));
-    let life = match Life::begin(world, db, config) {
+    let life = match Life::begin(world, files, config) {
         Ok(life) => Rc::new(life),
         Err(failed) => {
-            let (db, error) = *failed;
+            let (files, error) = *failed;
             if error.class() != Class::Retry {
                 world.violate(format!("mb cannot start: {error}"));
             }
-            return db;
+            return files;
         }
     };
     world.life.replace(Some(Rc::clone(&life)));
@@ -92,25 +106,30 @@ pub fn live(world: &World, db: Connection, config: &Config, acts: u32) -> Connec
     world.kill();
     world.life.replace(None);
     let Ok(life) = Rc::try_unwrap(life) else { panic!("nobody holds a process that has ended") };
-    life.writer.into_inner().into_db()
+    let reprocessor = life.reprocessor.into_inner().expect("nobody acts any more");
+    let requests = reprocessor.into_reader().into_db();
+    Files {
+        history: life.writer.into_inner().into_db(),
+        requests,
+        people: life.people.into_inner(),
+    }
 }
 
 impl Life {
-    fn begin(
-        world: &World,
-        db: Connection,
-        config: &Config,
-    ) -> Result<Life, Box<(Connection, Error)>> {
+    fn begin(world: &World, files: Files, config: &Config) -> Result<Life, Box<(Files, Error)>> {
         let broker: Arc<dyn Broker> = Arc::new(SimulatedBroker);
         let step: Arc<dyn Step> = Arc::new(SimulatedStep);
         let found = startup::topic(broker.as_ref(), config).and_then(|topic| {
-            let found = startup::recover_from(&db, broker.as_ref(), config, &topic)?;
+            prepare(broker.as_ref(), config)?;
+            let db = &files.history;
+            end_left_over(db)?;
+            let found = startup::recover_from(db, broker.as_ref(), config, &topic)?;
             let startup::Recovered { scope, resumes, late_starts, .. } = found;
-            Ok((topic, scope, (resumes, late_starts), recovery::has_intents(&db, scope)?))
+            Ok((topic, scope, (resumes, late_starts), recovery::has_intents(db, scope)?))
         });
         let (info, scope, (resumes, late_starts), in_doubt) = match found {
             Ok(found) => found,
-            Err(error) => return Err(Box::new((db, error))),
+            Err(error) => return Err(Box::new((files, error))),
         };
         world.note(|| format!("resumes {resumes:?}"));
         oracle::resumed(world, config.order, &resumes);
@@ -125,9 +144,10 @@ impl Life {
             in_doubt,
             lasting: Lasting::new(config),
         };
+        let Files { history, requests, people } = files;
         let (mut assembly, writer) = wire(inputs, |config, settle, _| {
             History::without_thread(
-                db,
+                history,
                 scope,
                 SimulatedBroker.backend().name(),
                 config.history_keep,
@@ -142,7 +162,11 @@ impl Life {
         });
         let workers = workers.collect();
         let sensors = std::mem::take(&mut assembly.sensors);
-        let Assembly { engine, cursor, committer, committer_jobs, events, intake, .. } = assembly;
+        let reprocessor = assembly.reprocessor(Reader::over(requests, scope));
+        let delivery = assembly.delivery();
+        let Assembly {
+            engine, cursor, committer, committer_jobs, work_signal, events, intake, ..
+        } = assembly;
         let target = world.hits(world.plan.until_caught_up).then(|| {
             let log = world.log.borrow();
             let ends = (0..).zip(&log.partitions).map(|(index, of)| (index, Offset::new(of.end)));
@@ -156,6 +180,10 @@ impl Life {
             events,
             sensors: sensors.into_iter().map(|sensor| RefCell::new(Some(sensor))).collect(),
             workers,
+            reprocessor: RefCell::new(Some(reprocessor)),
+            delivery: RefCell::new(delivery),
+            work_signal,
+            people: RefCell::new(people),
             cursor,
             committer,
             committer_jobs,
@@ -223,6 +251,20 @@ impl Life {
         desk.busy.set(false);
     }
 
+    pub fn work_on_requests(&self) {
+        let taken = self.reprocessor.borrow_mut().take();
+        let Some(mut reprocessor) = taken else { return };
+        reprocessor.step();
+        self.reprocessor.replace(Some(reprocessor));
+    }
+
+    pub fn deliver(&self) {
+        let taken = self.delivery.borrow_mut().take();
+        let Some(mut delivery) = taken else { return };
+        delivery.step();
+        self.delivery.replace(Some(delivery));
+    }
+
     pub fn write(&self, world: &World) {
         let Ok(mut writer) = self.writer.try_borrow_mut() else { return };
         let waiting = writer.waiting() as u32;
@@ -237,6 +279,12 @@ impl Life {
         writer.write(part as usize).expect("the file can be written");
         self.written.set(true);
         world.note(|| format!("history: {part} of {waiting} writes"));
+        for outcome in writer.outcomes() {
+            if let Err(what) = dead_topic::check_settled(world, &self.engine, outcome) {
+                world.violate(format!("run {}: {what}", outcome.key));
+            }
+        }
+        requests::written(world, &writer);
     }
 
     pub fn conclude(&self, world: &World) {
@@ -270,8 +318,10 @@ impl Life {
             && committed.is_ok()
             && !world.is_dead()
             && self.engine.ledgers.is_caught_up()
+            && self.work_signal.is_idle()
         {
             oracle::check_caught_up(world, target);
+            requests::check_idle(world);
             self.caught_up.set(true);
         }
     }
@@ -354,7 +404,8 @@ impl Life {
             if world.is_dead() {
                 return false;
             }
-            if act % 8 == 0 && self.is_idle() && oracle::is_all_committed(world) {
+            let is_over = || self.is_idle() && world.requests.borrow().are_all_ended();
+            if act % 8 == 0 && is_over() && oracle::is_all_committed(world) {
                 return true;
             }
             if self.has_halted(world) {
@@ -364,12 +415,14 @@ impl Life {
         let committed: Vec<_> =
             world.log.borrow().partitions.iter().map(|of| (of.committed, of.end)).collect();
         world.violate(format!(
-            "stuck: committed and end {committed:?}, in flight {}, queued {}, retries {}, parked {}, {} bytes",
+            "stuck: committed and end {committed:?}, in flight {}, queued {}, retries {}, parked {}, {} bytes, requests left: {}, waiting {:?}",
             self.engine.ledgers.in_flight(),
             self.engine.queue.len(),
             self.engine.queue.waiting_retries(),
             self.engine.queue.parked(),
-            self.engine.budget.used()
+            self.engine.budget.used(),
+            !world.requests.borrow().are_all_ended(),
+            self.work_signal.blocked()
         ));
         false
     }

@@ -16,6 +16,7 @@ use mb::model::error::{Error, Result};
 use mb::model::headers::Headers;
 use mb::model::offset::{Offset, Partition};
 
+use crate::dead_topic::{self, SimulatedProducer};
 use crate::plan::{Plan, Rate};
 use crate::world::{Fate, World, world};
 
@@ -150,7 +151,7 @@ impl Broker for SimulatedBroker {
         Capabilities {
             null_values: true,
             timestamps: false,
-            headers: false,
+            headers: true,
             read_committed: true,
             codecs: &[],
             membership: false,
@@ -164,6 +165,9 @@ impl Broker for SimulatedBroker {
     fn topic(&self, topic: &str) -> Result<TopicInfo> {
         let world = world();
         ask(&world, "look the topic up")?;
+        if topic == dead_topic::NAME {
+            return dead_topic::info(&world);
+        }
         let partitions = world.log.borrow().partitions.len() as Partition;
         Ok(TopicInfo {
             name: topic.to_owned(),
@@ -173,7 +177,11 @@ impl Broker for SimulatedBroker {
         })
     }
 
-    fn create_topic(&self, _topic: &str, _partitions: u32) -> Result<()> {
+    fn create_topic(&self, topic: &str, _partitions: u32) -> Result<()> {
+        assert_eq!(topic, dead_topic::NAME, "the other one exists");
+        let world = world();
+        ask(&world, "create the topic")?;
+        dead_topic::create(&world);
         Ok(())
     }
 
@@ -288,8 +296,11 @@ impl Broker for SimulatedBroker {
         }))
     }
 
-    fn producer(&self, _topic: &str) -> Result<Box<dyn Producer>> {
-        Err(Error::Other("the simulated log is written from outside".into()))
+    fn producer(&self, topic: &str) -> Result<Box<dyn Producer>> {
+        assert_eq!(topic, dead_topic::NAME, "the other one is written from outside");
+        let world = world();
+        ask(&world, "make a producer")?;
+        Ok(Box::new(SimulatedProducer::new(&world)?))
     }
 }
 

@@ -8,13 +8,14 @@ use mb::config::{OnFailure, Order, StartFrom};
 use mb::history::recovery::Resume;
 use mb::model::batch::{Batch, Record};
 use mb::model::lane::lane_of_record;
-use mb::model::offset::{Lane, Offset, OffsetRange, Partition, RunKey};
+use mb::model::offset::{Lane, Offset, OffsetRange, Partition, Reprocess, RunKey};
 use mb::model::run::RunState;
 use mb::step::{Attempt, Step, StepError};
 use rusqlite::{Connection, params};
 
 use crate::order::Orders;
 use crate::plan::Rate;
+use crate::requests;
 use crate::world::{Fate, World, world};
 
 #[derive(Default)]
@@ -41,7 +42,7 @@ pub struct Oracle {
 pub fn begin_move(world: &World, offsets: &[(Partition, Offset)]) {
     let mut oracle = world.oracle.borrow_mut();
     for (partition, to) in offsets {
-        oracle.attempted.retain(|key| key.partition != *partition);
+        oracle.attempted.retain(|key| key.partition != *partition || key.reprocess.is_some());
         oracle.orders.forget(*partition);
         oracle.moved.insert(*partition);
         oracle.passed_over.push((*partition, i64::MIN, to.get()));
@@ -61,6 +62,7 @@ pub fn moved(world: &World, offsets: &[(Partition, Offset)]) {
 
 /// A process has found where it goes on.
 pub fn resumed(world: &World, order: Order, resumes: &BTreeMap<Partition, Resume>) {
+    world.requests.borrow_mut().begin_life();
     let mut oracle = world.oracle.borrow_mut();
     oracle.orders.begin_life(order);
     oracle.committed.clear();
@@ -113,7 +115,7 @@ fn check_one_commit(
     let unfinished: Option<i64> = db
         .prepare_cached(
             "SELECT min(first_offset) FROM runs WHERE partition = ?1 AND first_offset < ?2 \
-             AND state IN (?3, ?4)",
+             AND state IN (?3, ?4) AND request IS NULL",
         )
         .unwrap()
         .query_row(
@@ -149,6 +151,9 @@ fn all_done_below(
                 .passed_over
                 .iter()
                 .any(|(of, from, to)| *of == partition && (*from..*to).contains(&entry.offset));
+        let held = held
+            || world.requests.borrow().is_resolved(partition, entry.offset)
+            || world.dead_topic.borrow().keeps(partition, entry.offset);
         if !held && !entry.removed && !is_dead_letter(db, partition, entry.offset) {
             return Err(format!("record {} was neither processed nor kept", entry.offset));
         }
@@ -157,9 +162,11 @@ fn all_done_below(
     Ok(())
 }
 
+/// Those that a replay gave up on say nothing about what the group has done.
 fn is_dead_letter(db: &Connection, partition: Partition, offset: i64) -> bool {
     db.prepare_cached(
-        "SELECT count(*) FROM dead_letters WHERE partition = ?1 AND record_offset = ?2",
+        "SELECT count(*) FROM dead_letters WHERE partition = ?1 AND record_offset = ?2 \
+         AND instr(run_key, '.replay-') = 0",
     )
     .unwrap()
     .query_row([i64::from(partition), offset], |row| row.get::<_, i64>(0))
@@ -191,6 +198,7 @@ pub fn is_all_committed(world: &World) -> bool {
 
 /// After the last process.
 pub fn check_end(world: &World, db: &Connection) {
+    requests::look(world, db, true);
     let ends: Vec<_> = world.log.borrow().partitions.iter().map(|of| of.end).collect();
     world.oracle.borrow_mut().done_below.clear();
     for (partition, end) in ends.into_iter().enumerate() {
@@ -200,7 +208,8 @@ pub fn check_end(world: &World, db: &Connection) {
     }
     let mut letters = db
         .prepare_cached(
-            "SELECT partition, record_offset, min(run_key), count(*) FROM dead_letters GROUP BY 1, 2",
+            "SELECT partition, record_offset, min(run_key), count(*) FROM dead_letters \
+             WHERE instr(run_key, '.replay-') = 0 GROUP BY 1, 2",
         )
         .unwrap();
     let mut rows = letters.query([]).unwrap();
@@ -244,13 +253,16 @@ impl Step for SimulatedStep {
     fn run(&self, attempt: &mut Attempt<'_>) -> Result<(), StepError> {
         let world = world();
         let killed = || StepError::Retry("killed".into());
+        // Before others act: once a request is cancelled no attempt of it begins.
+        let checked = requests::check_attempt(&world, attempt.key, attempt.batch);
         world.interleave();
         if world.is_dead() {
             return Err(killed());
         }
         world.count(|figures| figures.attempts += 1);
         world.note(|| format!("attempt {} of {}", attempt.number, attempt.key));
-        let checked = check_content(&world, attempt.key, attempt.batch)
+        let checked = checked
+            .and_then(|()| check_content(&world, attempt.key, attempt.batch))
             .and_then(|()| check_identity(&world, attempt.key))
             .and_then(|()| world.oracle.borrow_mut().orders.begin(attempt.key, attempt.batch));
         if let Err(what) = checked {
@@ -258,6 +270,8 @@ impl Step for SimulatedStep {
         }
         let result = attempt_it(&world, attempt);
         world.oracle.borrow_mut().orders.end(attempt.key, attempt.batch);
+        let has_processed_all = result.is_ok() && attempt.failed.is_empty();
+        requests::attempted(&world, attempt.key, attempt.batch, has_processed_all);
         match result {
             _ if world.is_dead() => Err(killed()),
             Ok(()) => Ok(()),
@@ -294,8 +308,16 @@ fn failure(world: &World, attempt: &mut Attempt<'_>) -> Option<Failure> {
     // A halt is answered by mending what is wrong.
     let mended = world.calm.get() && world.plan.on_failure == OnFailure::Halt;
     let partition = attempt.key.partition as u64;
+    // What was wrong may be mended before a redrive.
+    let redrive = match attempt.key.reprocess {
+        Some(Reprocess::Redrive(request)) => request as u64,
+        _ => 0,
+    };
     let poison = |offset: Offset| {
-        !mended && world.fixed(world.plan.poison, &[1, partition, offset.get() as u64])
+        let offset = offset.get() as u64;
+        !mended
+            && world.fixed(world.plan.poison, &[1, partition, offset])
+            && (redrive == 0 || world.fixed(Rate(2), &[3, partition, offset, redrive]))
     };
     if world.hits(world.plan.flaky) {
         return Some(match world.below(12) {
@@ -325,6 +347,8 @@ fn check_content(world: &World, key: &RunKey, batch: &Batch) -> Result<(), Strin
     let entries = &log.partitions[key.partition as usize].entries;
     let from = entries.partition_point(|entry| entry.offset < key.range.first.get());
     let mut records = batch.records().peekable();
+    // Which of them it has is checked elsewhere.
+    let is_redrive = matches!(key.reprocess, Some(Reprocess::Redrive(_)));
     for entry in entries[from..].iter().take_while(|e| e.offset <= key.range.last.get()) {
         let record = Record {
             offset: Offset::new(entry.offset),
@@ -341,7 +365,7 @@ fn check_content(world: &World, key: &RunKey, batch: &Batch) -> Result<(), Strin
                     return Err(format!("record {} is another than was posted", entry.offset));
                 }
             }
-            None if entry.removed => {}
+            None if entry.removed || is_redrive => {}
             None => return Err(format!("record {} is missing", entry.offset)),
         }
     }
@@ -374,8 +398,9 @@ fn first_of(range: OffsetRange) -> OffsetRange {
 }
 
 /// Whether `piece` is of a run that `whole` was split into.
-fn is_piece(piece: &RunKey, whole: &RunKey) -> bool {
+pub fn is_piece(piece: &RunKey, whole: &RunKey) -> bool {
     piece.partition == whole.partition
+        && piece.reprocess == whole.reprocess
         && piece.lane == whole.lane
         && piece.range != whole.range
         && whole.range.contains(piece.range.first)
@@ -385,7 +410,7 @@ fn is_piece(piece: &RunKey, whole: &RunKey) -> bool {
 fn is_split(db: &Connection, key: &RunKey) -> bool {
     db.prepare_cached(
         "SELECT count(*) FROM runs WHERE partition = ?1 AND first_offset = ?2 AND last_offset = ?3 \
-         AND lane = ?4 AND lanes = ?5 AND state = ?6 \
+         AND lane = ?4 AND lanes = ?5 AND state = ?6 AND request IS ?7 \
          AND id > (SELECT ifnull(max(void_up_to), 0) FROM partitions WHERE partition = ?1)",
     )
     .unwrap()
@@ -396,7 +421,8 @@ fn is_split(db: &Connection, key: &RunKey) -> bool {
             key.range.last.get(),
             key.lane.index,
             key.lane.count,
-            RunState::Split.code()
+            RunState::Split.code(),
+            key.reprocess.map(Reprocess::request)
         ],
         |row| row.get::<_, i64>(0),
     )
@@ -410,6 +436,10 @@ fn store(world: &World, attempt: &Attempt<'_>) {
     let mut oracle = world.oracle.borrow_mut();
     for record in attempt.batch.records() {
         if attempt.failed.iter().any(|failed| failed.offset == record.offset) {
+            continue;
+        }
+        if let Some(reprocess) = attempt.key.reprocess {
+            requests::store(world, attempt.key, reprocess.request(), record.offset);
             continue;
         }
         let place = (attempt.key.partition, record.offset.get());

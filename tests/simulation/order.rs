@@ -58,9 +58,12 @@ impl Orders {
         }
     }
 
-    /// What of the batch has to keep an order, with its first and last offset.
+    /// What of the batch has to keep an order, with its first and last offset; nothing of a request's.
     fn lines(&self, key: &RunKey, batch: &Batch) -> BTreeMap<Line, (i64, i64)> {
         let mut lines = BTreeMap::new();
+        if key.reprocess.is_some() {
+            return lines;
+        }
         for record in batch.records() {
             let line = match (self.order, record.key) {
                 (Order::None, _) | (Order::Key, None) => continue,

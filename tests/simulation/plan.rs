@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use mb::config::limits;
-use mb::config::{Config, Connection, OnFailure, OnOutage, Order, StartFrom};
+use mb::config::{Config, Connection, DeadLetterTo, OnFailure, OnOutage, Order, StartFrom};
+
+use crate::dead_topic;
 
 const MAX_BATCH: usize = 6;
 const MAX_LANES: u32 = 4;
@@ -37,9 +39,15 @@ pub enum Actor {
     Outside,
     /// Pauses, resumes, requests ticks, changes settings, moves the cursor.
     Person,
+    /// The thread that works on replays and redrives.
+    Requests,
+    /// A person who asks for replays and redrives, cancels them, discards dead letters.
+    Asker,
+    /// The thread that brings dead letters to their topic.
+    Deliver,
 }
 
-pub const ACTORS: [Actor; 9] = [
+pub const ACTORS: [Actor; 12] = [
     Actor::Sensor,
     Actor::Take,
     Actor::Attempt,
@@ -49,6 +57,9 @@ pub const ACTORS: [Actor; 9] = [
     Actor::Time,
     Actor::Outside,
     Actor::Person,
+    Actor::Requests,
+    Actor::Asker,
+    Actor::Deliver,
 ];
 
 #[derive(Clone, Debug)]
@@ -65,6 +76,8 @@ pub struct Plan {
     /// A broker call fails.
     pub broker_faults: Rate,
     pub commit_faults: Rate,
+    /// The dead-letter topic is unknown, refuses, answers late or not at all.
+    pub topic_faults: Rate,
     /// Others act in the middle of a call.
     pub interleave: Rate,
     /// The log has gaps.
@@ -96,6 +109,7 @@ impl Plan {
         weights.iter_mut().for_each(|weight| *weight = 1 + rng.u32(0..8));
         weights[Actor::Outside as usize] = rng.u32(0..3);
         weights[Actor::Person as usize] = one_of(rng, &[0, 0, 1, 3]);
+        weights[Actor::Asker as usize] = one_of(rng, &[0, 0, 1, 2]);
         let from = if rng.u32(0..10) == 0 { StartFrom::Latest } else { StartFrom::Earliest };
         let on_failure = if rng.u32(0..6) == 0 { OnFailure::Halt } else { OnFailure::DeadLetter };
         let bisect = Rate::choose(rng, &[0, 1, 2]);
@@ -112,6 +126,7 @@ impl Plan {
             weights,
             broker_faults: Rate::choose(rng, &[0, 0, 30, 6]),
             commit_faults: Rate::choose(rng, &[0, 0, 6, 2]),
+            topic_faults: Rate::choose(rng, &[0, 6, 3]),
             interleave: Rate::choose(rng, &[0, 4, 2]),
             gaps: Rate::choose(rng, &[0, 5, 2]),
             compaction: Rate::choose(rng, &[0, 0, 20, 4]),
@@ -168,6 +183,11 @@ impl Plan {
             retry_backoff: millis(rng, &[1, 100]),
             on_failure: self.on_failure,
             on_outage: OnOutage::DeadLetter,
+            dead_letter: match rng.u32(0..4) {
+                0 => DeadLetterTo::Topic(dead_topic::NAME.into()),
+                1 => DeadLetterTo::Both(Some(dead_topic::NAME.into())),
+                _ => DeadLetterTo::Store,
+            },
             history_keep: one_of(rng, &[1, 4, 1000]),
             order: self
                 .order

@@ -11,10 +11,13 @@ use mb::model::clock::Simulated;
 use mb::model::offset::{Offset, Partition};
 use mb::model::thread::panic_message;
 
+use crate::asker;
+use crate::dead_topic::DeadTopic;
 use crate::life::Life;
 use crate::log::Log;
 use crate::oracle::Oracle;
 use crate::plan::{ACTORS, Actor, Plan, Rate};
+use crate::requests::Requests;
 
 thread_local! {
     static WORLD: RefCell<Option<Rc<World>>> = const { RefCell::new(None) };
@@ -41,6 +44,10 @@ pub struct Figures {
     pub attempts: u64,
     pub commits: u64,
     pub acts: u64,
+    /// Replays and redrives that were done.
+    pub requests: u64,
+    /// Dead letters that reached their topic.
+    pub letters: u64,
 }
 
 impl Figures {
@@ -50,6 +57,8 @@ impl Figures {
         self.attempts += other.attempts;
         self.commits += other.commits;
         self.acts += other.acts;
+        self.requests += other.requests;
+        self.letters += other.letters;
     }
 }
 
@@ -58,13 +67,16 @@ pub struct World {
     pub plan: Plan,
     pub rng: RefCell<Rng>,
     pub log: RefCell<Log>,
+    pub dead_topic: RefCell<DeadTopic>,
     pub oracle: RefCell<Oracle>,
+    pub requests: RefCell<Requests>,
     pub life: RefCell<Option<Rc<Life>>>,
     pub figures: Cell<Figures>,
     /// The offsets that a cursor move is about to commit.
     pub moving: RefCell<Vec<(Partition, Offset)>>,
     /// Every fault is over, and nothing is posted any more.
     pub calm: Cell<bool>,
+    pub was_asked_in_calm: Cell<bool>,
     now: Cell<Instant>,
     began: Instant,
     dead: Cell<bool>,
@@ -90,11 +102,14 @@ impl World {
             log: RefCell::new(Log::new(&plan, &mut rng)),
             plan,
             rng: RefCell::new(rng),
+            dead_topic: RefCell::default(),
             oracle: RefCell::default(),
+            requests: RefCell::default(),
             life: RefCell::default(),
             figures: Cell::default(),
             moving: RefCell::default(),
             calm: Cell::new(false),
+            was_asked_in_calm: Cell::new(false),
             now: Cell::new(now),
             began: now,
             dead: Cell::new(false),
@@ -254,6 +269,9 @@ impl World {
             Actor::Time => self.let_time_pass(),
             Actor::Outside => self.outside(),
             Actor::Person => life.person(self),
+            Actor::Requests => life.work_on_requests(),
+            Actor::Deliver => life.deliver(),
+            Actor::Asker => asker::act(self, &life),
         }));
         if let Err(payload) = acted {
             self.violate(format!("{actor:?} panicked: {}", panic_message(payload.as_ref())));
@@ -266,6 +284,7 @@ impl World {
             n => [1, 20, 150, 1000][n as usize % 4],
         };
         self.pass(Duration::from_millis(millis));
+        self.dead_topic.borrow_mut().let_time_pass(self);
     }
 
     /// What happens to the log without mb.

@@ -63,6 +63,17 @@ impl Reader {
         Ok(Reader { db: schema::open_read_only(&data_dir.join(FILE))?, scope })
     }
 
+    /// Reads over a connection that is open.
+    #[cfg(feature = "testing")]
+    pub fn over(db: Connection, scope: ScopeId) -> Reader {
+        Reader { db, scope }
+    }
+
+    #[cfg(feature = "testing")]
+    pub fn into_db(self) -> Connection {
+        self.db
+    }
+
     /// The open requests of this scope, the oldest first. Since dead letters hold their records, redrives of
     /// an earlier topic of the same name are among them.
     ///
