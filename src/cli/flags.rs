@@ -119,7 +119,7 @@ macro_rules! flags {
                 "Connection and data": {
                     /// addresses of the Kafka brokers; if not set, mb takes localhost:9092 if a broker answers
                     /// there, and otherwise, with --rate or --client embedded, the embedded topic
-                    #[argh(option, arg_name = "HOST:PORT[,HOST:PORT…]", from_str_fn($crate::cli::values::text))]
+                    #[argh(option, arg_name = "HOST:PORT[,HOST:PORT…]", from_str_fn($crate::cli::values::servers))]
                     bootstrap_server: Option<String> => connection.bootstrap_server,
 
                     /// name of the topic (default First_Topic)

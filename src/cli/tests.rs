@@ -139,7 +139,7 @@ fn every_flag_reaches_its_setting() {
         "--listen",
         "off",
         "--bootstrap-server",
-        "a:1,b:2",
+        "PLAINTEXT://a:1, b:2,",
         "--topic",
         "t",
         "--group",

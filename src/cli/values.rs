@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::cli::errors::{either, shown, usage};
+use crate::config::servers::parse_servers;
 use crate::config::units;
 use crate::config::{
     Client, DeadLetterTo, Isolation, OnFailure, OnMissingOffsets, OnOutage, Order, StartFrom,
@@ -62,6 +63,11 @@ pub fn rate(text: &str) -> Result<f64, String> {
 /// Any text that is not empty.
 pub fn text(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("one character or more".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+/// Addresses of Kafka brokers, in their normal form.
+pub fn servers(text: &str) -> Result<String, String> {
+    parse_servers(text)
 }
 
 pub fn client(text: &str) -> Result<Client, String> {

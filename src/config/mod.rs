@@ -1,6 +1,6 @@
 //! What a user can set (`settings`), what may change while mb runs (`steering`), what nobody can set
-//! (`limits`), how durations and sizes are written (`units`), and the data directory with its lock
-//! (`data_dir`), mb's files in it (`own_files`) and who may use it (`rights`).
+//! (`limits`), how durations and sizes (`units`) and lists of servers (`servers`) are written, and the data
+//! directory with its lock (`data_dir`), mb's files in it (`own_files`) and who may use it (`rights`).
 //!
 //! Flags are read in `cli`; every other module sees the checked [`Config`].
 
@@ -8,6 +8,7 @@ pub mod data_dir;
 pub mod limits;
 pub mod own_files;
 pub mod rights;
+pub mod servers;
 mod settings;
 pub mod steering;
 pub mod units;

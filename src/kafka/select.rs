@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::limits::{FIRST_CONTACT_LIMIT, LOCAL_PROBE_LIMIT, PROBE_LIMIT, SENSOR_BACKOFF};
+use crate::config::servers::parse_servers;
 use crate::config::{Client, Connection};
 use crate::kafka::Broker;
 use crate::kafka::crate_kafka::CrateKafka;
@@ -43,7 +44,10 @@ pub fn choose(
         return Ok(Chosen { broker: open_embedded()?, reason });
     }
     let (client, mut reason) = kafka_client(connection.client)?;
-    let servers = match &connection.bootstrap_server {
+    // A library's list was checked, and may have blanks or names of listeners in it.
+    let named = connection.bootstrap_server.as_deref().map(parse_servers).transpose();
+    let named = named.map_err(|rule| Error::Config(format!("--bootstrap-server: expected {rule}")))?;
+    let servers = match &named {
         Some(servers) => servers.as_str(),
         None => match Wire::new(LOCAL_SERVER).probe(LOCAL_PROBE_LIMIT) {
             Ok(_) => {

@@ -16,6 +16,7 @@ mod kafka_everything_once;
 mod kafka_positions;
 mod kafka_trouble;
 mod librdkafka_backend;
+mod log_surprises;
 mod offsets_command;
 mod pure_backend;
 mod replay_on_kafka;

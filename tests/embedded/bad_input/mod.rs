@@ -249,13 +249,16 @@ fn malformed_servers_name_the_form() {
         "a:0",
         "a:65536",
         "a:-1",
-        "a:9092,",
-        ",a:9092",
+        ",",
+        "PLAINTEXT://a",
         "http://a:9092",
         "a:9092;b:9092",
         "a:9092/topic",
     ] {
         usage(&["--bootstrap-server", servers], &["--bootstrap-server", "HOST:PORT"]);
+    }
+    for servers in ["SASL_SSL://a:9092", "a:9092, SSL://a:9093"] {
+        usage(&["--bootstrap-server", servers], &["--bootstrap-server", "not supported yet"]);
     }
 }
 
