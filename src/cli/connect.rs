@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use log::info;
+use log::{info, warn};
 
 use crate::api::context::Status;
 use crate::api::operations::overview::GetStatus;
@@ -147,6 +147,23 @@ pub fn partitions(info: &TopicInfo, only: Option<Partition>) -> Result<Vec<Parti
                 info.name
             )))
         }
+    }
+}
+
+/// Warns of partitions whose leader is away or cannot be reached: messages for them wait, and the client library
+/// only says that some connection failed.
+pub fn warn_of_unreachable(broker: &dyn Broker, topic: &TopicInfo) {
+    let answers = match broker.watermarks(&topic.name, &topic.partitions) {
+        Ok(answers) => answers,
+        Err(error) => return warn!("{error}"),
+    };
+    // Partitions of one leader have one cause, but for their number.
+    let failed: Vec<_> = answers.into_values().filter_map(Result::err).collect();
+    if let Some(first) = failed.first() {
+        let (failed, all) = (failed.len(), topic.partitions.len());
+        warn!(
+            "{failed} of {all} partitions cannot be written now, and their messages wait: {first}"
+        );
     }
 }
 

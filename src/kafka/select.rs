@@ -46,7 +46,8 @@ pub fn choose(
     let (client, mut reason) = kafka_client(connection.client)?;
     // A library's list was checked, and may have blanks or names of listeners in it.
     let named = connection.bootstrap_server.as_deref().map(parse_servers).transpose();
-    let named = named.map_err(|rule| Error::Config(format!("--bootstrap-server: expected {rule}")))?;
+    let named =
+        named.map_err(|rule| Error::Config(format!("--bootstrap-server: expected {rule}")))?;
     let servers = match &named {
         Some(servers) => servers.as_str(),
         None => match Wire::new(LOCAL_SERVER).probe(LOCAL_PROBE_LIMIT) {
@@ -155,17 +156,17 @@ impl Contact<'_> {
         loop {
             let left = self.limit.map(|limit| limit.saturating_sub(started.elapsed()));
             let limit = PROBE_LIMIT.min(left.unwrap_or(PROBE_LIMIT)).max(SENSOR_BACKOFF.first);
-            let probe = wire.probe(limit);
-            let loading = probe.is_ok() && wire.is_loading(self.group);
-            let failed = match probe {
+            let reached = wire
+                .probe(limit)
+                .and_then(|_| connect(Arc::clone(&wire)))
+                .and_then(|broker| wire.reach_brokers(limit).map(|()| broker));
+            let loading = reached.is_ok() && wire.is_loading(self.group);
+            let failed = match reached {
                 Ok(_) if loading => Error::broker(
                     format!("start with Kafka at {}", self.servers),
                     format!("it is still loading the offsets of group {}", self.group),
                 ),
-                Ok(_) => match connect(Arc::clone(&wire)) {
-                    Ok(broker) => return Ok(broker),
-                    Err(cause) => cause,
-                },
+                Ok(broker) => return Ok(broker),
                 Err(cause) => cause,
             };
             if failed.class() != Class::Retry {

@@ -40,6 +40,31 @@ fn ends(args: &[&str], code: i32) -> (String, Duration) {
 }
 
 #[test]
+fn an_advertised_address_that_is_dead_is_named_by_every_command() {
+    let proxy = Proxy::start_without_broker(0);
+    let dead = proxy.address();
+    let kafka = Kafka::start_behind(std::slice::from_ref(&proxy), V3_9, &[]);
+    let (topic, _) = ten_records(&kafka);
+    let server = format!("127.0.0.1:{}", proxy.upstream());
+    drop(proxy);
+    let to = ["--bootstrap-server", &server, "--topic", &topic];
+    let named = format!("the broker advertises {dead} as its address, which cannot be reached");
+    for command in [&["produce", "--count", "3"][..], &["lag"], &["offsets", "--to-latest"], &[]] {
+        for client in ["rdkafka", "kafka"] {
+            let args = [command, &to, &["--client", client]].concat();
+            let (said, took) = ends(&args, 1);
+            assert!(said.contains(&named) && said.contains("refused"), "{args:?}: {said}");
+            assert!(took < CONTACT_LIMIT, "{args:?}: {took:?}");
+        }
+    }
+    let mut mb = Mb::start(&[&to[..], &["--wait-for-broker"]].concat());
+    let line = mb.wait_for_line("waiting for the broker", CONTACT_LIMIT);
+    assert!(line.contains(&named), "{line}");
+    mb.term();
+    assert_eq!(mb.wait(LIMIT).code(), Some(0));
+}
+
+#[test]
 fn servers_are_named_as_kafkas_tools_take_them() {
     let kafka = Kafka::shared(V3_9);
     let (topic, group) = ten_records(kafka);
@@ -59,4 +84,53 @@ fn servers_are_named_as_kafkas_tools_take_them() {
             assert!(said.contains("10 record(s)"), "{servers}: {said}");
         }
     }
+}
+
+/// A key and certificate for a listener with TLS, as Java keeps them.
+fn keystore(folder: &std::path::Path) -> String {
+    let path = folder.join("keystore.p12").to_str().unwrap().to_owned();
+    let made = Command::new("keytool")
+        .args(["-genkeypair", "-alias", "kafka", "-keyalg", "RSA", "-dname", "CN=localhost"])
+        .args(["-storetype", "PKCS12", "-storepass", "password", "-keystore", &path])
+        .output()
+        .expect("keytool comes with Java");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    path
+}
+
+#[test]
+fn listeners_with_sasl_or_tls_are_named_also_to_who_waits_for_the_broker() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = keystore(folder.path());
+    let proxies: Vec<_> = (0..3).map(Proxy::start_without_broker).collect();
+    let plain =
+        "org.apache.kafka.common.security.plain.PlainLoginModule required user_a=\"b\"\\u003b";
+    let properties = [
+        (
+            "listener.security.protocol.map",
+            "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,PROXIED1:SASL_PLAINTEXT,PROXIED2:SSL,PROXIED3:SASL_SSL",
+        ),
+        ("listener.name.proxied1.sasl.enabled.mechanisms", "PLAIN"),
+        ("listener.name.proxied1.plain.sasl.jaas.config", plain),
+        ("listener.name.proxied3.sasl.enabled.mechanisms", "PLAIN"),
+        ("listener.name.proxied3.plain.sasl.jaas.config", plain),
+        ("ssl.keystore.location", &store),
+        ("ssl.keystore.password", "password"),
+        ("ssl.key.password", "password"),
+    ];
+    let kafka = Kafka::start_behind(&proxies, V3_9, &properties);
+    let expected = ["expects SASL (PLAIN)", "expects TLS", "expects TLS"];
+    for (proxy, expected) in proxies.iter().zip(expected) {
+        let server = format!("127.0.0.1:{}", proxy.upstream());
+        let mut waiting = Mb::start(&["--bootstrap-server", &server, "--wait-for-broker"]);
+        let (said, took) = ends(&["lag", "--bootstrap-server", &server], 1);
+        assert!(said.contains(expected) && said.contains(&server), "{said}");
+        assert!(took < CONTACT_LIMIT, "{took:?}");
+        let line = waiting.wait_for_line("waiting for the broker", CONTACT_LIMIT);
+        assert!(line.contains(expected), "{line}");
+        waiting.term();
+        let code = eventually_some(LIMIT, "mb ends", || waiting.try_wait());
+        assert_eq!(code.code(), Some(0));
+    }
+    drop(kafka);
 }

@@ -5,6 +5,7 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,16 +16,16 @@ use crate::support::mb::Mb;
 /// mb promises 10 s for the first contact; the rest is a busy machine's.
 const CONTACT_LIMIT: Duration = Duration::from_secs(15);
 
-/// What a server does with a connection, and with the first bytes that came.
-type Answer = fn(&mut TcpStream, &[u8]);
-
-/// Serves every connection by `answer`, for as long as the test runs; its address.
-fn server(answer: Answer) -> String {
+/// Serves every connection by `answer` (what it does with bytes that came), for as long as the test runs; its
+/// address.
+fn server(answer: impl Fn(&mut TcpStream, &[u8]) + Send + Sync + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
+    let answer = Arc::new(answer);
     thread::spawn(move || {
         for stream in listener.incoming() {
             let Ok(mut stream) = stream else { return };
+            let answer = Arc::clone(&answer);
             thread::spawn(move || {
                 let mut request = [0; 4096];
                 while let Ok(length @ 1..) = stream.read(&mut request) {
@@ -139,6 +140,74 @@ fn a_tls_listener_is_given_up_on_with_the_cause() {
         hang_up(stream);
     });
     is_given_up_on(&tls, "TLS");
+}
+
+#[test]
+fn a_tls_listener_that_says_nothing_to_plaintext_is_named() {
+    // Java's listeners close the connection; to a hello they answer with a handshake of their own.
+    let tls = server(|stream, request| {
+        if request.starts_with(&[22, 3]) {
+            say(stream, &[22, 3, 3, 0, 4, 2, 0, 0, 0]);
+        }
+        hang_up(stream);
+    });
+    is_given_up_on(&tls, "expects TLS");
+}
+
+/// A listener with SASL: it says what it serves and which mechanisms it has, and hangs up on anything else.
+fn sasl_listener() -> String {
+    server(|stream, request| match request.get(5) {
+        Some(18) => {
+            let served: Vec<_> = (0..60).map(|number| (number, 0, 9)).collect();
+            say(stream, &frame(request, &versions(&served)));
+        }
+        Some(17) => say(stream, &frame(request, b"\0\x21\0\0\0\x01\0\x05PLAIN")),
+        _ => hang_up(stream),
+    })
+}
+
+#[test]
+fn a_sasl_listener_is_named() {
+    is_given_up_on(&sasl_listener(), "expects SASL (PLAIN)");
+}
+
+#[test]
+fn a_sasl_listener_is_named_to_who_waits_for_the_broker() {
+    let listener = sasl_listener();
+    let args = ["--bootstrap-server", &listener, "--wait-for-broker", "--listen", "off"];
+    let mut mb = Mb::start(&args);
+    let line = mb.wait_for_line("waiting for the broker", CONTACT_LIMIT);
+    assert!(line.contains("expects SASL (PLAIN)") && line.contains(&listener), "{line}");
+    mb.term();
+    assert_eq!(mb.wait(CONTACT_LIMIT).code(), Some(0), "{}", mb.stderr().join("\n"));
+}
+
+/// A broker that answers at its address, and says that it is at another.
+fn advertising(port: u16) -> String {
+    server(move |stream, request| match request.get(5) {
+        Some(18) => {
+            let served: Vec<_> = (0..60).map(|number| (number, 0, 8)).collect();
+            say(stream, &frame(request, &versions(&served)));
+        }
+        // Metadata, version 8: node 1 alone, no topic.
+        Some(3) => {
+            let head = [0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 9];
+            let broker = [&head[..], b"127.0.0.1\0\0", &port.to_be_bytes(), &[0xff; 2]].concat();
+            let rest = [&[0xff; 2][..], &[0, 0, 0, 1], &[0; 4], &[0; 4]].concat();
+            say(stream, &frame(request, &[broker, rest].concat()));
+        }
+        _ => hang_up(stream),
+    })
+}
+
+#[test]
+fn an_advertised_address_that_cannot_be_reached_is_named_by_every_command() {
+    let dead = free_port();
+    let broker = advertising(dead);
+    is_given_up_on(
+        &broker,
+        &format!("the broker advertises 127.0.0.1:{dead} as its address, which cannot be reached"),
+    );
 }
 
 #[test]

@@ -147,6 +147,10 @@ impl Proxy {
         self.shared.upstream.store(port, Ordering::Relaxed);
     }
 
+    pub fn upstream(&self) -> u16 {
+        self.shared.upstream.load(Ordering::Relaxed)
+    }
+
     pub fn port(&self) -> u16 {
         self.port
     }

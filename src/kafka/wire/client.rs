@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use kafka_protocol::messages::ApiKey;
 
-use super::connect::Cause;
+use super::connect::{Cause, closed};
+use super::sasl;
 use super::session::{Session, Versions};
 use crate::model::error::{Error, Result};
 use crate::model::offset::Partition;
@@ -202,10 +203,56 @@ impl Wire {
         deadline: Instant,
         ask: impl FnOnce(&mut Session) -> Result<T, Cause>,
     ) -> Result<T, Cause> {
-        let mut session = Session::open(address, deadline)?;
-        let answer = ask(&mut session)?;
+        let mut session =
+            Session::open(address, deadline).map_err(|cause| self.advertised(address, cause))?;
+        // A broker with a SASL listener answers ApiVersions, and closes the connection at anything else.
+        let answer = ask(&mut session).map_err(|cause| match cause == closed() {
+            true => sasl::is_expected(address, deadline).unwrap_or(cause),
+            false => cause,
+        })?;
         self.keep(address, session);
         Ok(answer)
+    }
+
+    /// The cause for a broker that cannot be reached, which says so if nobody but the cluster named this address: a
+    /// user looks for the mistake in `--bootstrap-server`, and it is in the broker's configuration.
+    fn advertised(&self, address: &str, cause: Cause) -> Cause {
+        let is_configured = self.servers.iter().any(|server| server == address);
+        if is_configured {
+            return cause;
+        }
+        format!(
+            "the broker advertises {address} as its address, which cannot be reached from here: {cause} (is that \
+             broker down, or its advertised.listeners wrong?)"
+        )
+    }
+
+    /// Reaches the brokers at the addresses that the cluster advertises, until one answers: reading, writing and
+    /// commits go to these addresses, whatever server was configured.
+    ///
+    /// # Errors
+    /// `Broker`, with each address and its cause, if none can be reached.
+    pub fn reach_brokers(&self, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        let doing = || format!("use Kafka at {}", self.servers());
+        let brokers = self.brokers(deadline).map_err(|cause| Error::broker(doing(), cause))?;
+        if brokers.is_empty() {
+            return Err(Error::broker(
+                doing(),
+                "it lists no broker: it is starting, or shutting down",
+            ));
+        }
+        let mut causes = Vec::new();
+        for (index, address) in brokers.values().enumerate() {
+            let now = Instant::now();
+            let left = u32::try_from(brokers.len() - index).unwrap_or(u32::MAX);
+            let share = now + deadline.saturating_duration_since(now) / left;
+            match self.on(address, share, |_| Ok(())) {
+                Ok(()) => return Ok(()),
+                Err(cause) => causes.push(cause),
+            }
+        }
+        Err(Error::broker(doing(), causes.join("; ")))
     }
 
     /// An idle connection that the broker has not closed, as far as can be seen.

@@ -7,6 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use kafka_protocol::ResponseError;
 use kafka_protocol::messages::ApiKey;
 
 use super::client::{IDLE_LIMIT, Wire};
@@ -31,6 +32,8 @@ struct Request {
 enum Answer {
     Normal,
     NormalThenClose,
+    /// To OffsetFetch: it knows no such group.
+    NoGroup,
     /// It closes the connection without an answer.
     Close,
 }
@@ -38,7 +41,8 @@ enum Answer {
 type Script = Box<dyn Fn(Request) -> Answer + Send + Sync>;
 
 struct Shared {
-    address: String,
+    /// What it says that its address is.
+    advertised: String,
     script: Script,
     counts: Mutex<BTreeMap<i16, usize>>,
     connections: Mutex<Vec<TcpStream>>,
@@ -55,10 +59,17 @@ struct FakeBroker {
 
 impl FakeBroker {
     fn start(script: impl Fn(Request) -> Answer + Send + Sync + 'static) -> FakeBroker {
+        FakeBroker::advertising(None, script)
+    }
+
+    fn advertising(
+        advertised: Option<&str>,
+        script: impl Fn(Request) -> Answer + Send + Sync + 'static,
+    ) -> FakeBroker {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let shared = Arc::new(Shared {
-            address: address.clone(),
+            advertised: advertised.unwrap_or(&address).to_owned(),
             script: Box::new(script),
             counts: Mutex::default(),
             connections: Mutex::default(),
@@ -131,13 +142,13 @@ impl Shared {
             let api = ApiKey::try_from(api).unwrap();
             let answer = (self.script)(Request { api, number });
             if answer != Answer::Close {
-                let body = self.body(api);
+                let body = self.body(api, answer);
                 let mut frame = (body.len() as u32 + 4).to_be_bytes().to_vec();
                 frame.extend_from_slice(&request[4..8]);
                 frame.extend_from_slice(&body);
                 stream.write_all(&frame).unwrap();
             }
-            if answer != Answer::Normal {
+            if matches!(answer, Answer::NormalThenClose | Answer::Close) {
                 let _ = stream.shutdown(std::net::Shutdown::Both);
                 return;
             }
@@ -145,8 +156,11 @@ impl Shared {
     }
 
     /// The answers for topic `t` with partition 0, whose group is at offset 7; this broker coordinates all.
-    fn body(&self, api: ApiKey) -> Vec<u8> {
+    fn body(&self, api: ApiKey, answer: Answer) -> Vec<u8> {
         let mut body = Vec::new();
+        let (host, port) = self.advertised.rsplit_once(':').unwrap();
+        let host = [&(host.len() as i16).to_be_bytes()[..], host.as_bytes()].concat();
+        let port = port.parse::<i32>().unwrap().to_be_bytes();
         match api {
             ApiKey::ApiVersions => {
                 body.extend(0_i16.to_be_bytes());
@@ -154,6 +168,8 @@ impl Shared {
                     (ApiKey::FindCoordinator, 0),
                     (ApiKey::OffsetCommit, 2),
                     (ApiKey::OffsetFetch, 1),
+                    (ApiKey::Metadata, 4),
+                    (ApiKey::SaslHandshake, 1),
                 ];
                 body.extend((served.len() as i32).to_be_bytes());
                 for (api, version) in served {
@@ -162,23 +178,35 @@ impl Shared {
                 }
             }
             ApiKey::FindCoordinator => {
-                let (host, port) = self.address.rsplit_once(':').unwrap();
                 body.extend(0_i16.to_be_bytes());
                 body.extend(1_i32.to_be_bytes());
-                body.extend((host.len() as i16).to_be_bytes());
-                body.extend(host.as_bytes());
-                body.extend(port.parse::<i32>().unwrap().to_be_bytes());
+                body.extend(host);
+                body.extend(port);
+            }
+            // This broker, no cluster id, no controller, no topic.
+            ApiKey::Metadata => {
+                body.extend([0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1]);
+                body.extend(host);
+                body.extend(port);
+                body.extend([0xff; 8]);
+                body.extend([0; 4]);
+            }
+            ApiKey::SaslHandshake => {
+                body.extend(b"\0\x21\0\0\0\x02\0\x05PLAIN\0\x0dSCRAM-SHA-256");
             }
             ApiKey::OffsetCommit | ApiKey::OffsetFetch => {
                 body.extend(1_i32.to_be_bytes());
                 body.extend(b"\0\x01t");
                 body.extend(1_i32.to_be_bytes());
                 body.extend(0_i32.to_be_bytes());
+                let is_known = answer != Answer::NoGroup;
                 if api == ApiKey::OffsetFetch {
-                    body.extend(7_i64.to_be_bytes());
+                    let offset: i64 = if is_known { 7 } else { -1 };
+                    body.extend(offset.to_be_bytes());
                     body.extend(b"\0\0");
                 }
-                body.extend(0_i16.to_be_bytes());
+                let code = if is_known { 0 } else { ResponseError::GroupIdNotFound.code() };
+                body.extend(code.to_be_bytes());
             }
             other => panic!("{other:?} is not served here"),
         }
@@ -257,4 +285,42 @@ fn a_connection_that_was_idle_for_too_long_is_replaced() {
     wire.idle_limit = Duration::ZERO;
     wire.committed("g", "t", &[0]).unwrap();
     assert_eq!(broker.connections(), 2);
+}
+
+#[test]
+fn an_address_that_only_the_broker_names_is_blamed_on_the_broker() {
+    let closed = {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap().to_string()
+    };
+    let broker = FakeBroker::advertising(Some(&closed), |_| Answer::Normal);
+    let wire = Wire::new(&broker.address);
+    wire.probe(SLOW).unwrap();
+    let began = Instant::now();
+    let named = format!("the broker advertises {closed} as its address, which cannot be reached");
+    for failed in [
+        wire.reach_brokers(SLOW).unwrap_err().to_string(),
+        wire.committed("g", "t", &[0]).unwrap_err().to_string(),
+        wire.commit("g", "t", OFFSETS).unwrap_err().to_string(),
+    ] {
+        assert!(failed.contains(&named) && failed.contains("connection refused"), "{failed}");
+        assert!(!failed.contains('\n'), "{failed}");
+    }
+    assert!(began.elapsed() < SLOW);
+
+    let reachable = FakeBroker::start(|_| Answer::Normal);
+    assert_eq!(Wire::new(&reachable.address).reach_brokers(SLOW), Ok(()));
+}
+
+#[test]
+fn a_listener_that_expects_sasl_is_named_with_its_mechanisms() {
+    let broker = FakeBroker::start(|request| match request.api {
+        ApiKey::ApiVersions | ApiKey::SaslHandshake => Answer::Normal,
+        // As Kafka's listeners do with whoever has not logged in.
+        _ => Answer::Close,
+    });
+    let wire = Wire::new(&broker.address);
+    wire.probe(SLOW).unwrap();
+    let failed = wire.reach_brokers(SLOW).unwrap_err().to_string();
+    assert!(failed.contains("expects SASL (PLAIN, SCRAM-SHA-256)"), "{failed}");
 }

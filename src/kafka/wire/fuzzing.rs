@@ -1,6 +1,6 @@
 //! For the fuzz tests: everything of the wire client that reads a broker's bytes, as one function.
 
-use super::{group, metadata, record_batch, session, times};
+use super::{group, metadata, record_batch, sasl, session, times};
 
 /// Versions of every API that the wire client speaks, and one more on either side.
 const VERSIONS: std::ops::RangeInclusive<i16> = 0..=14;
@@ -11,8 +11,10 @@ pub fn read_answers(answer: &[u8]) {
     let _ = session::read_versions(answer);
     let _ = metadata::read_created(answer);
     let _ = record_batch::read_batch(answer);
+    let _ = sasl::read_handshake(answer);
     for version in VERSIONS {
         let _ = metadata::read_metadata(answer, version, "orders");
+        let _ = metadata::read_brokers(answer, version);
         let _ = group::read_coordinator(answer, version);
         let _ = group::read_committed(answer, version);
         let _ = group::read_commit(answer, version);

@@ -14,7 +14,7 @@ use kafka_protocol::protocol::StrBytes;
 
 use super::client::Wire;
 use super::codes::{explain, is_refusal, retriable};
-use super::connect::Cause;
+use super::connect::{Cause, silent};
 use super::metadata::name;
 use super::reader::{Read, Reader};
 use super::session::{Request, broken};
@@ -168,7 +168,8 @@ impl Wire {
         let deadline = Instant::now() + BROKER_CALL_LIMIT;
         let is_last_try = || Instant::now() + RETRY_INTERVAL >= deadline;
         loop {
-            match self.coordinator(group, deadline)? {
+            let found = self.coordinator(group, deadline);
+            match found.map_err(|cause| known.clone().unwrap_or(cause))? {
                 Err(code) if !retriable(code) || is_last_try() => return Err(explain(code)),
                 Err(_) => {}
                 Ok(address) => {
@@ -178,13 +179,21 @@ impl Wire {
                     }
                     self.forget_coordinator(group);
                     match answer {
+        // The newest cause of a try that had time: the last try may end with "no answer in time", which hides an
+        // address that cannot be reached.
+        let mut known: Option<Cause> = None;
                         Ok(answer) if !answer.codes().any(retriable) || is_last_try() => {
                             return Ok(answer);
                         }
-                        Err(cause) if !harmless || is_last_try() => {
-                            return Err(format!("{address}: {cause}"));
+                        Err(cause) => {
+                            let is_silence = cause.contains(&silent());
+                            let cause = known.take().filter(|_| is_silence).unwrap_or(cause);
+                            if !harmless || is_last_try() {
+                                return Err(format!("{address}: {cause}"));
+                            }
+                            known = Some(cause);
                         }
-                        Ok(_) | Err(_) => {}
+                        Ok(_) => {}
                     }
                 }
             }

@@ -163,6 +163,19 @@ impl Wire {
 
     pub(super) fn metadata(&self, topic: &str, deadline: Instant) -> Result<Metadata, Cause> {
         self.anywhere(deadline, |session, deadline| {
+    /// The address of each broker of the cluster, by its node.
+    pub(super) fn brokers(&self, deadline: Instant) -> Result<BTreeMap<i32, String>, Cause> {
+        let body = MetadataRequest::default().with_topics(Some(Vec::new()));
+        let (_, brokers) = self.anywhere(deadline, |session, deadline| {
+            let version = session.version(ApiKey::Metadata, (4, 12))?;
+            let request = Request { api: ApiKey::Metadata, version, body: &body };
+            let answer = session.exchange(&request, ANSWER_BYTES, deadline)?;
+            read_brokers(&answer, version).map_err(broken)
+        })?;
+        self.learn(brokers.values());
+        Ok(brokers)
+    }
+
             // Version 4 is the first that can ask about a topic without creating it, 10 the first
             // with topic ids (KIP-516); 13 would only add a top-level error.
             let version = session.version(ApiKey::Metadata, (4, 12))?;
@@ -208,8 +221,13 @@ fn describe(topic: &str, metadata: Metadata) -> TopicInfo {
     }
 }
 
-pub(super) fn read_metadata(answer: &[u8], version: i16, wanted: &str) -> Read<Option<Metadata>> {
-    let mut reader = Reader::new(answer, version >= 9);
+/// The brokers that an answer to Metadata lists.
+pub(super) fn read_brokers(answer: &[u8], version: i16) -> Read<BTreeMap<i32, String>> {
+    brokers_first(&mut Reader::new(answer, version >= 9))
+}
+
+/// The front of an answer to Metadata, up to its list of brokers.
+fn brokers_first(reader: &mut Reader<'_>) -> Read<BTreeMap<i32, String>> {
     reader.tags()?;
     let _throttle_ms = reader.i32()?;
     let brokers = reader.array(|broker| {
@@ -226,6 +244,12 @@ pub(super) fn read_metadata(answer: &[u8], version: i16, wanted: &str) -> Read<O
     let cluster_id = reader.string()?.map(str::to_owned);
     let controller = reader.i32()?;
     let topics = reader.array(|topic| {
+    Ok(brokers.into_iter().collect())
+}
+
+pub(super) fn read_metadata(answer: &[u8], version: i16, wanted: &str) -> Read<Option<Metadata>> {
+    let mut reader = Reader::new(answer, version >= 9);
+    let brokers = brokers_first(&mut reader)?;
         let error = topic.i16()?;
         let name = topic.string()?.unwrap_or_default();
         let id = if version >= 10 { topic.u128()? } else { 0 };

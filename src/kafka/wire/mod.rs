@@ -1,5 +1,6 @@
 //! mb's own request client, over plain TCP: which broker answers and what it serves, topics and their ids,
-//! where partitions begin and end, a group's committed offsets, offsets by time, headers of record batches.
+//! where partitions begin and end, a group's committed offsets, offsets by time, headers of record batches;
+//! and what a listener expects that does not answer.
 //!
 //! Every call has a deadline. Records are read and written by the backends, not here.
 
@@ -14,8 +15,10 @@ mod group;
 mod metadata;
 mod reader;
 mod record_batch;
+mod sasl;
 mod session;
 mod times;
+mod tls;
 
 pub use self::client::{Probe, Wire};
 pub use self::record_batch::RecordBatchHeader;

@@ -13,6 +13,7 @@ use rustix::net::RecvFlags;
 
 use super::connect::{Cause, closed, connect, explain, remaining};
 use super::reader::{Broken, Read, Reader};
+use super::tls;
 
 /// The largest answer to ApiVersions, in bytes; real ones are below 1 KiB.
 const VERSIONS_ANSWER_BYTES: usize = 64 * 1024;
@@ -31,8 +32,16 @@ pub(super) struct Session {
 
 impl Session {
     /// Connects to `address` (`HOST:PORT`; each address of the name in turn) and asks for the API
-    /// versions, all before `deadline`.
+    /// versions, all before `deadline`. A listener that expects TLS is named.
     pub(super) fn open(address: &str, deadline: Instant) -> Result<Session, Cause> {
+        Session::open_plain(address, deadline).map_err(|cause| match cause == closed() {
+            true => tls::is_expected(address, deadline).unwrap_or(cause),
+            false => cause,
+        })
+    }
+
+    /// `open`, without a second look at a listener that closes the connection.
+    fn open_plain(address: &str, deadline: Instant) -> Result<Session, Cause> {
         let stream = connect(address, deadline)?;
         let mut session = Session {
             stream,
@@ -202,11 +211,8 @@ fn answer_length(head: [u8; 4], limit: usize) -> Result<usize, Cause> {
     if head == *b"HTTP" {
         return Err("an HTTP server answers there, not Kafka: check the port".into());
     }
-    // A TLS record: alert (21) or handshake (22), version 3.x.
-    if matches!(head, [21 | 22, 3, 0..=4, _]) {
-        return Err("it answers in TLS, mb spoke plaintext: check the port (TLS is not there \
-                    yet)"
-            .into());
+    if tls::is_record([head[0], head[1], head[2]]) {
+        return Err(tls::cause());
     }
     let length = u32::from_be_bytes(head) as usize;
     if length < 4 {
