@@ -86,6 +86,37 @@ fn servers_are_named_as_kafkas_tools_take_them() {
     }
 }
 
+#[test]
+fn a_share_group_of_the_same_name_is_named_at_the_start() {
+    let kafka = Kafka::shared(V4_4);
+    let (topic, group) = ten_records(kafka);
+    let server = kafka.bootstrap();
+    // A consumer of Kafka's own makes the share group.
+    let consumer = [
+        "--bootstrap-server",
+        &server,
+        "--topic",
+        &topic,
+        "--group",
+        &group,
+        "--timeout-ms",
+        "3000",
+    ];
+    kafka.tool("org.apache.kafka.tools.consumer.ConsoleShareConsumer", &consumer);
+    let to = ["--bootstrap-server", &server, "--topic", &topic, "--group", &group];
+    for line in [&["--step", "discard", "--until-caught-up"][..], &["--wait-for-broker"]] {
+        let (said, took) = ends(&[&to[..], line].concat(), 78);
+        assert!(said.contains(&group) && said.contains("is a share group"), "{said}");
+        assert!(took < CONTACT_LIMIT, "{took:?}");
+    }
+    let (said, _) = ends(&[&["lag"], &to[..]].concat(), 78);
+    assert!(said.contains("is a share group"), "{said}");
+    // Any other name is free.
+    let other = unique("group");
+    let to = ["--bootstrap-server", &server, "--topic", &topic, "--group", &other];
+    ends(&[&to[..], &["--step", "discard", "--until-caught-up"]].concat(), 0);
+}
+
 /// A key and certificate for a listener with TLS, as Java keeps them.
 fn keystore(folder: &std::path::Path) -> String {
     let path = folder.join("keystore.p12").to_str().unwrap().to_owned();

@@ -76,6 +76,13 @@ pub(super) fn explain(code: i16) -> String {
             error_name(code)
         );
     }
+    if code == ResponseError::GroupIdNotFound.code() {
+        return format!(
+            "{}: the cluster has a group of another kind under this name, such as a share group; use another \
+             --group",
+            error_name(code)
+        );
+    }
     error_name(code)
 }
 

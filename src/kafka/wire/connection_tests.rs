@@ -288,6 +288,13 @@ fn a_connection_that_was_idle_for_too_long_is_replaced() {
 }
 
 #[test]
+fn a_group_that_the_broker_does_not_know_has_no_offsets_yet() {
+    let broker = FakeBroker::start(|_| Answer::NoGroup);
+    let wire = Wire::new(&broker.address);
+    assert_eq!(wire.committed("g", "t", &[0]).unwrap()[&0], Ok(None));
+}
+
+#[test]
 fn an_address_that_only_the_broker_names_is_blamed_on_the_broker() {
     let closed = {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

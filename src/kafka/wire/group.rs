@@ -25,6 +25,9 @@ use crate::model::offset::{Offset, Partition};
 
 const ANSWER_BYTES: usize = 16 << 20;
 
+/// The code of brokers that do not take a group that never committed for one without offsets, as Kafka does.
+const NO_GROUP: i16 = ResponseError::GroupIdNotFound.code();
+
 /// The wait before a coordinator that is loading, or has moved, is asked again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -49,7 +52,7 @@ impl Wire {
     /// again until the call's limit.
     ///
     /// # Errors
-    /// `Broker`, with the broker's name for what is wrong.
+    /// `Broker`, with the broker's name for what is wrong; `Config` if the name is a share group's.
     pub fn committed(
         &self,
         group: &str,
@@ -75,13 +78,21 @@ impl Wire {
                 })
             })
             .map_err(fail)?;
-        if answer.group != 0 {
+        if answer.group != 0 && answer.group != NO_GROUP {
             return Err(fail(explain(answer.group)));
         }
         let found: BTreeMap<_, _> =
             answer.partitions.iter().map(|(one, offset, code)| (*one, (*offset, *code))).collect();
+        let is_set = |(offset, code): &(i64, i16)| *offset >= 0 || !matches!(*code, 0 | NO_GROUP);
+        if !found.values().any(is_set)
+            && self.is_share_group(group, Instant::now() + BROKER_CALL_LIMIT)
+        {
+            return Err(share_group(group));
+        }
         let of = |partition: &Partition| match found.get(partition) {
             Some((offset, 0)) => Ok(Offset::checked(*offset)),
+            Some((_, NO_GROUP)) => Ok(None),
+            None if answer.group == NO_GROUP => Ok(None),
             Some((_, code)) => Err(fail(format!("partition {partition}: {}", explain(*code)))),
             None => Err(fail(format!("the answer does not mention partition {partition}"))),
         };
@@ -167,6 +178,9 @@ impl Wire {
     ) -> Result<Answer, Cause> {
         let deadline = Instant::now() + BROKER_CALL_LIMIT;
         let is_last_try = || Instant::now() + RETRY_INTERVAL >= deadline;
+        // The newest cause of a try that had time: the last try may end with "no answer in time", which hides an
+        // address that cannot be reached.
+        let mut known: Option<Cause> = None;
         loop {
             let found = self.coordinator(group, deadline);
             match found.map_err(|cause| known.clone().unwrap_or(cause))? {
@@ -179,9 +193,6 @@ impl Wire {
                     }
                     self.forget_coordinator(group);
                     match answer {
-        // The newest cause of a try that had time: the last try may end with "no answer in time", which hides an
-        // address that cannot be reached.
-        let mut known: Option<Cause> = None;
                         Ok(answer) if !answer.codes().any(retriable) || is_last_try() => {
                             return Ok(answer);
                         }
@@ -202,7 +213,11 @@ impl Wire {
     }
 
     /// The coordinator's address; the inner error is the broker's code.
-    fn coordinator(&self, group: &str, deadline: Instant) -> Result<Result<String, i16>, Cause> {
+    pub(super) fn coordinator(
+        &self,
+        group: &str,
+        deadline: Instant,
+    ) -> Result<Result<String, i16>, Cause> {
         if let Some(known) = self.coordinators.lock().get(group) {
             return Ok(Ok(known.clone()));
         }
@@ -223,6 +238,13 @@ impl Wire {
     fn forget_coordinator(&self, group: &str) {
         self.coordinators.lock().remove(group);
     }
+}
+
+fn share_group(group: &str) -> Error {
+    Error::Config(format!(
+        "--group: got {group}, which is a share group in this cluster, expected the name of a consumer group: \
+         share groups have no committed offsets, and the broker would refuse each commit; use another --group"
+    ))
 }
 
 fn group_id(group: &str) -> GroupId {

@@ -17,6 +17,7 @@ mod reader;
 mod record_batch;
 mod sasl;
 mod session;
+mod share_group;
 mod times;
 mod tls;
 
