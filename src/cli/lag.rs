@@ -159,6 +159,7 @@ mod tests {
                 name: topic.into(),
                 id: None,
                 cluster_id: None,
+                is_internal: false,
                 partitions: vec![0, 1, 2, 3],
             })
         }

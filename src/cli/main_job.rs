@@ -97,6 +97,10 @@ flags! {
             /// (default halt)
             #[argh(option, arg_name = "ACTION", from_str_fn(values::on_missing_offsets))]
             on_missing_offsets: Option<OnMissingOffsets> => on_missing_offsets,
+
+            /// read an internal topic such as __consumer_offsets, which mb itself writes to by committing
+            #[argh(switch)]
+            force: Option<bool> => force,
         }
         "Queue and workers": {
             /// maximum number of runs that wait for a worker, 1 to 100000 (default 100)

@@ -107,6 +107,7 @@ impl Command for ProduceFlags {
         let connected = connect::broker(&args.common, embedded)?;
         let (broker, connection) = (Arc::clone(&connected.broker), &connected.connection);
         let topic = connect::topic_or_create(broker.as_ref(), connection)?;
+        topic.check_written()?;
         connect::warn_of_unreachable(broker.as_ref(), &topic);
         info!(
             "producing to topic {} ({} partitions): {}",

@@ -231,6 +231,9 @@ pub struct Config {
     pub from: StartFrom,
     /// What to do if records to be read are not in the log. Default `Halt`.
     pub on_missing_offsets: OnMissingOffsets,
+    /// Read a topic even if it is internal, such as `__consumer_offsets`: mb's own commits become records of it.
+    /// Default false.
+    pub force: bool,
 
     /// Maximum number of runs that wait for a worker. Default 100.
     pub queue: usize,
@@ -318,6 +321,7 @@ impl Default for Config {
             sensors: 1,
             from: StartFrom::Earliest,
             on_missing_offsets: OnMissingOffsets::Halt,
+            force: false,
             queue: 100,
             queue_bytes: 32 << 20,
             max_concurrent_runs: 5,

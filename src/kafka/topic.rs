@@ -26,11 +26,25 @@ pub struct TopicInfo {
     pub id: Option<String>,
     /// The cluster that the topic is in.
     pub cluster_id: Option<String>,
+    /// The cluster keeps its own state in it, such as the groups' offsets.
+    pub is_internal: bool,
     /// Ascending; partitions without a leader included.
     pub partitions: Vec<Partition>,
 }
 
 impl TopicInfo {
+    /// # Errors
+    /// `Config` if only the cluster itself may write to the topic.
+    pub fn check_written(&self) -> Result<()> {
+        if !self.is_internal {
+            return Ok(());
+        }
+        Err(Error::Config(format!(
+            "topic {} is internal, and only the cluster itself writes to it: name another topic",
+            self.name
+        )))
+    }
+
     /// Compares the topic's id with the one it had before. A missing id, on either side, proves nothing.
     ///
     /// # Errors

@@ -33,20 +33,31 @@ pub struct Start {
     pub in_doubt: bool,
 }
 
-/// Looks the topic up; makes it where this mb produces to it.
+/// Looks the topic up; creates it if this mb produces to it.
 ///
 /// # Errors
-/// `UnknownTopic` where mb only consumes; `Broker`.
+/// `UnknownTopic` if mb only consumes; `Config` for an internal topic without `--force`; `Broker`.
 pub fn topic(broker: &dyn Broker, config: &Config) -> Result<TopicInfo> {
     let connection = &config.connection;
-    match broker.topic(&connection.topic) {
+    let found = match broker.topic(&connection.topic) {
         Err(Error::UnknownTopic { topic }) if config.produce.is_some() => {
             broker.create_topic(&topic, connection.partitions)?;
             log::info!("created topic {topic} with {} partitions", connection.partitions);
-            broker.topic(&topic)
+            broker.topic(&topic)?
         }
-        answer => answer,
+        answer => answer?,
+    };
+    if config.produce.is_some() {
+        found.check_written()?;
     }
+    if found.is_internal && !config.force {
+        return Err(Error::Config(format!(
+            "--topic: got {}, an internal topic of the cluster, expected another one: each of mb's commits may \
+             write to it, and mb would read that in turn, without end; to read it all the same, add --force",
+            found.name
+        )));
+    }
+    Ok(found)
 }
 
 /// Opens the history and finds where each partition goes on.

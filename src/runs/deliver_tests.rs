@@ -143,7 +143,13 @@ fn rig() -> Rig {
     let broker = Embedded::open(folder.path(), 1 << 20).unwrap();
     let broker = Arc::new(Away { broker, asked: asks, answers });
     let engine = Arc::new(Engine::new(Parts {
-        topic: TopicInfo { name: "t".into(), id: None, cluster_id: None, partitions: vec![0] },
+        topic: TopicInfo {
+            name: "t".into(),
+            id: None,
+            cluster_id: None,
+            is_internal: false,
+            partitions: vec![0],
+        },
         scope: ScopeId(1),
         broker: Arc::clone(&broker) as Arc<dyn Broker>,
         step: Arc::new(Picky(sees)),

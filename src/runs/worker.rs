@@ -211,7 +211,13 @@ mod tests {
         let (events, _received) = crossbeam_channel::bounded(9);
         let config = Config { retry_backoff: Duration::ZERO, ..Config::default() };
         let engine = Engine::new(Parts {
-            topic: TopicInfo { name: "t".into(), id: None, cluster_id: None, partitions: vec![0] },
+            topic: TopicInfo {
+                name: "t".into(),
+                id: None,
+                cluster_id: None,
+                is_internal: false,
+                partitions: vec![0],
+            },
             scope: ScopeId(1),
             broker: Arc::new(Embedded::open(folder.path(), 1 << 20).unwrap()),
             step: Arc::new(Names),

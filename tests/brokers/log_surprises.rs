@@ -87,6 +87,31 @@ fn servers_are_named_as_kafkas_tools_take_them() {
 }
 
 #[test]
+fn internal_topics_are_refused_without_force() {
+    for version in [V3_9, V4_4] {
+        let kafka = Kafka::shared(version);
+        let (topic, group) = ten_records(kafka);
+        let server = kafka.bootstrap();
+        let to = ["--bootstrap-server", &server];
+        // Commits, so that the cluster's own topic is there.
+        let main = ["--topic", &topic, "--group", &group, "--step", "discard", "--until-caught-up"];
+        ends(&[&to[..], &main].concat(), 0);
+        let internal = ["--topic", "__consumer_offsets", "--step", "discard"];
+        let (said, _) = ends(&[&to[..], &internal].concat(), 78);
+        assert!(said.contains("__consumer_offsets") && said.contains("--force"), "{said}");
+        let produce = ["produce", "--count", "1", "--topic", "__consumer_offsets"];
+        let (said, _) = ends(&[&produce[..], &to].concat(), 78);
+        assert!(said.contains("only the cluster itself writes to it"), "{said}");
+        let group = unique("group");
+        let forced = [&to[..], &internal, &["--force", "--group", &group]].concat();
+        let mut mb = Mb::start(&forced);
+        mb.wait_for_line("worker(s), batches", LIMIT);
+        mb.term();
+        assert_eq!(mb.wait(LIMIT).code(), Some(0), "{}", mb.stderr().join("\n"));
+    }
+}
+
+#[test]
 fn a_share_group_of_the_same_name_is_named_at_the_start() {
     let kafka = Kafka::shared(V4_4);
     let (topic, group) = ten_records(kafka);

@@ -190,6 +190,7 @@ impl Broker for Log {
             name: topic.to_owned(),
             id: Some("id".into()),
             cluster_id: Some("cluster".into()),
+            is_internal: false,
             partitions: vec![0],
         })
     }

@@ -79,6 +79,7 @@ impl Broker for Log {
             name: topic.to_owned(),
             id: Some("id".into()),
             cluster_id: Some("cluster".into()),
+            is_internal: false,
             partitions: (0..self.partitions).collect(),
         })
     }

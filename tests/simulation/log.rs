@@ -173,6 +173,7 @@ impl Broker for SimulatedBroker {
             name: topic.to_owned(),
             id: Some("id".into()),
             cluster_id: Some("cluster".into()),
+            is_internal: false,
             partitions: (0..partitions).collect(),
         })
     }

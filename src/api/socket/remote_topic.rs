@@ -72,7 +72,7 @@ impl Broker for RemoteTopic {
         let name = topic.to_owned();
         let TopicDescription { id, cluster_id, partitions } =
             self.perform(DescribeTopic { topic: name.clone() })?;
-        Ok(TopicInfo { name, id, cluster_id, partitions })
+        Ok(TopicInfo { name, id, cluster_id, is_internal: false, partitions })
     }
 
     fn create_topic(&self, topic: &str, partitions: u32) -> Result<()> {

@@ -121,6 +121,7 @@ impl Broker for Embedded {
                     id: Some(uuid),
                     cluster_id: Some(cluster),
                     partitions: marks.into_keys().collect(),
+                    is_internal: false,
                 })
             })
         })

@@ -36,6 +36,8 @@ pub(super) struct Metadata {
     /// Kafka's error code of the topic; 0 is none.
     pub(super) error: i16,
     pub(super) topic_id: u128,
+    /// The cluster keeps its own state in it.
+    pub(super) is_internal: bool,
     pub(super) partitions: Vec<PartitionMetadata>,
 }
 
@@ -161,8 +163,6 @@ impl Wire {
         })
     }
 
-    pub(super) fn metadata(&self, topic: &str, deadline: Instant) -> Result<Metadata, Cause> {
-        self.anywhere(deadline, |session, deadline| {
     /// The address of each broker of the cluster, by its node.
     pub(super) fn brokers(&self, deadline: Instant) -> Result<BTreeMap<i32, String>, Cause> {
         let body = MetadataRequest::default().with_topics(Some(Vec::new()));
@@ -176,6 +176,8 @@ impl Wire {
         Ok(brokers)
     }
 
+    pub(super) fn metadata(&self, topic: &str, deadline: Instant) -> Result<Metadata, Cause> {
+        self.anywhere(deadline, |session, deadline| {
             // Version 4 is the first that can ask about a topic without creating it, 10 the first
             // with topic ids (KIP-516); 13 would only add a top-level error.
             let version = session.version(ApiKey::Metadata, (4, 12))?;
@@ -217,6 +219,7 @@ fn describe(topic: &str, metadata: Metadata) -> TopicInfo {
         id: (metadata.topic_id != 0)
             .then(|| URL_SAFE_NO_PAD.encode(metadata.topic_id.to_be_bytes())),
         cluster_id: metadata.cluster_id,
+        is_internal: metadata.is_internal,
         partitions,
     }
 }
@@ -241,29 +244,30 @@ fn brokers_first(reader: &mut Reader<'_>) -> Read<BTreeMap<i32, String>> {
             if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
         Ok((node, address))
     })?;
-    let cluster_id = reader.string()?.map(str::to_owned);
-    let controller = reader.i32()?;
-    let topics = reader.array(|topic| {
     Ok(brokers.into_iter().collect())
 }
 
 pub(super) fn read_metadata(answer: &[u8], version: i16, wanted: &str) -> Read<Option<Metadata>> {
     let mut reader = Reader::new(answer, version >= 9);
     let brokers = brokers_first(&mut reader)?;
+    let cluster_id = reader.string()?.map(str::to_owned);
+    let controller = reader.i32()?;
+    let topics = reader.array(|topic| {
         let error = topic.i16()?;
         let name = topic.string()?.unwrap_or_default();
         let id = if version >= 10 { topic.u128()? } else { 0 };
-        let _internal = topic.i8()?;
+        let is_internal = topic.i8()? != 0;
         let partitions = topic.array(|partition| read_partition(partition, version))?;
         if version >= 8 {
             let _operations = topic.i32()?;
         }
         topic.tags()?;
-        Ok((name, error, id, partitions))
+        Ok((name, error, id, is_internal, partitions))
     })?;
     let topic = topics.into_iter().find(|(name, ..)| *name == wanted);
-    Ok(topic.map(|(_, error, topic_id, partitions)| Metadata {
-        brokers: brokers.into_iter().collect(),
+    Ok(topic.map(|(_, error, topic_id, is_internal, partitions)| Metadata {
+        brokers,
+        is_internal,
         cluster_id,
         controller,
         error,

@@ -38,7 +38,7 @@ impl DeadLetterTopic {
 /// Creates the topic if dead letters are to go to one that does not exist.
 ///
 /// # Errors
-/// `Broker` if the broker cannot be asked, or cannot create it.
+/// `Broker` if the broker cannot be asked, or cannot create it; `Config` for an internal topic.
 pub fn prepare(broker: &dyn Broker, config: &Config) -> Result<()> {
     let Some(name) = config.dead_letter_topic() else { return Ok(()) };
     let partitions = config.connection.partitions;
@@ -48,6 +48,6 @@ pub fn prepare(broker: &dyn Broker, config: &Config) -> Result<()> {
             log::info!("created topic {name} for dead letters, with {partitions} partitions");
             Ok(())
         }
-        answer => answer.map(|_| ()),
+        answer => answer?.check_written(),
     }
 }
