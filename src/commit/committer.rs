@@ -1,6 +1,6 @@
 //! The committer: the only thread of a running mb that commits offsets. It commits what the ledgers hold as done,
 //! at least once a second while runs finish, and a last time at the stop. (While no mb runs, `mb offsets --execute`
-//! commits, in `reset`.)
+//! commits, in `reset`.) What does not change it commits again in time, before the log forgets it (`renewal`).
 //!
 //! Each commit is written to the history as an intent before it is sent, so that a restart can tell mb's own
 //! commits from a person's reset. A cursor move is a commit by this thread too: if another thread sent it, a
@@ -14,6 +14,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, select};
 
 use crate::commit::ledger::Ledger;
 use crate::commit::ledgers::Ledgers;
+use crate::commit::renewal::{Renewals, still_ours};
 use crate::config::limits;
 use crate::history::History;
 use crate::history::reset::Reset;
@@ -101,6 +102,7 @@ impl Committer {
         let trouble = Trouble::default();
         let mut failures = 0;
         let mut doubt = Doubt::at_start(self.in_doubt);
+        let mut renewals = Renewals::default();
         loop {
             let wait = match failures {
                 0 => limits::COMMIT_INTERVAL,
@@ -117,15 +119,16 @@ impl Committer {
                 recv(self.ledgers.reached()) -> _ => {}
                 default(wait) => {}
             }
-            match self.commit(&mut doubt) {
+            let committed = self.commit(&mut doubt);
+            if committed.is_ok() && self.ledgers.is_caught_up() {
+                // A full channel has another reason to stop in it.
+                let _ = self.events.try_send(Event::CaughtUp);
+            }
+            match committed.and_then(|offsets| self.renew(&mut renewals, &offsets, &mut doubt)) {
                 Ok(()) => {
                     trouble.end(WHAT);
                     self.live.troubles.end(WHO);
                     failures = 0;
-                    if self.ledgers.is_caught_up() {
-                        // A full channel has another reason to stop in it.
-                        let _ = self.events.try_send(Event::CaughtUp);
-                    }
                 }
                 Err(error) if error.class() != Class::Retry => {
                     // A full channel has another reason to stop in it.
@@ -147,7 +150,7 @@ impl Committer {
         let deadline = Instant::now() + limits::FINAL_COMMIT_LIMIT;
         loop {
             match self.commit(doubt) {
-                Ok(()) => return LastCommit::Confirmed,
+                Ok(_) => return LastCommit::Confirmed,
                 Err(error) if error.class() != Class::Retry || Instant::now() >= deadline => {
                     return LastCommit::Open(error.to_string());
                 }
@@ -159,23 +162,60 @@ impl Committer {
         }
     }
 
-    /// One commit of everything that is due; `run` repeats it. `doubt` goes from one to the next.
-    pub fn commit(&self, doubt: &mut Doubt) -> Result<()> {
+    /// One commit of everything that is due; `run` repeats it. `doubt` goes from one to the next. Returns what was
+    /// committed.
+    pub fn commit(&self, doubt: &mut Doubt) -> Result<Vec<(Partition, Offset)>> {
         let offsets = self.ledgers.to_commit();
+        self.send(&offsets, doubt)?;
+        Ok(offsets)
+    }
+
+    /// Commits offsets again that have not changed for an interval, or that the log has as it was before mb started.
+    /// `committed`: what was just committed. `run` calls it after each commit.
+    pub fn renew(
+        &self,
+        renewals: &mut Renewals,
+        committed: &[(Partition, Offset)],
+        doubt: &mut Doubt,
+    ) -> Result<()> {
+        renewals.committed(committed, clock::now());
+        let due = renewals.due(&self.ledgers.unchanged(), clock::now());
+        if renewals.needs_interval() || !due.is_empty() {
+            let retention = self.broker.offsets_retention(&self.group);
+            let retention = retention.unwrap_or_else(|error| {
+                log::debug!("{error}: offsets are committed again each hour");
+                None
+            });
+            renewals.set_retention(retention);
+        }
+        if due.is_empty() {
+            return Ok(());
+        }
+        let partitions: Vec<_> = due.iter().map(|(partition, _)| *partition).collect();
+        let in_log = self.broker.committed(&self.group, &self.topic, &partitions)?;
+        let known = in_log.into_iter().filter_map(|(one, offset)| Some((one, offset.ok()?)));
+        let offsets = still_ours(&due, &known.collect());
+        self.send(&offsets, doubt)?;
+        // Those that are somebody else's are looked at again an interval later.
+        renewals.committed(&due, clock::now());
+        Ok(())
+    }
+
+    fn send(&self, offsets: &[(Partition, Offset)], doubt: &mut Doubt) -> Result<()> {
         if offsets.is_empty() {
             return Ok(());
         }
         self.check_topic()?;
-        if !self.history.intend(&offsets)? {
+        if !self.history.intend(offsets)? {
             return Ok(());
         }
         crash::point("intended");
         // An unanswered commit that arrives after this one was sent before this moment.
         let sent = clock::now();
-        match self.broker.commit(&self.group, &self.topic, &offsets) {
+        match self.broker.commit(&self.group, &self.topic, offsets) {
             Ok(()) => {
                 crash::point("committed");
-                self.confirm(&offsets, doubt, sent);
+                self.confirm(offsets, doubt, sent);
                 Ok(())
             }
             Err(CommitError::Unknown(error)) => {

@@ -122,6 +122,16 @@ impl Ledger {
         self.committed.is_none_or(|committed| committed < committable).then_some(committable)
     }
 
+    /// What was committed last, if nothing new is to be committed.
+    pub fn unchanged(&self) -> Option<Offset> {
+        self.committed.filter(|_| self.to_commit().is_none())
+    }
+
+    /// The log has lost what was committed: it is to be committed again.
+    pub fn forget_committed(&mut self) {
+        self.committed = None;
+    }
+
     /// The log has confirmed a commit.
     pub fn confirm(&mut self, offset: Offset) {
         self.committed = self.committed.max(Some(offset));

@@ -85,6 +85,24 @@ impl Ledgers {
         due.collect()
     }
 
+    /// Of the partitions of which nothing new is to be committed, what was committed last.
+    pub fn unchanged(&self) -> Vec<(Partition, Offset)> {
+        let inner = self.lock();
+        let unchanged = inner.ledgers.iter().filter_map(|(partition, ledger)| {
+            ledger.unchanged().map(|offset| (*partition, offset))
+        });
+        unchanged.collect()
+    }
+
+    /// The log has lost the group's offset of this partition, which was `committed`. False if mb has committed
+    /// another one meanwhile.
+    pub fn forget_committed(&self, partition: Partition, committed: Offset) -> bool {
+        let mut inner = self.lock();
+        let ledger = inner.ledgers.get_mut(&partition);
+        let ledger = ledger.filter(|ledger| ledger.unchanged() == Some(committed));
+        ledger.map(Ledger::forget_committed).is_some()
+    }
+
     pub fn confirm(&self, offsets: &[(Partition, Offset)]) {
         let mut inner = self.lock();
         for (partition, offset) in offsets {

@@ -8,4 +8,5 @@ pub mod committer;
 pub mod ledger;
 pub mod ledgers;
 pub mod move_plan;
+pub mod renewal;
 pub mod reset;

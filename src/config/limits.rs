@@ -45,6 +45,12 @@ pub const COMMIT_BACKOFF: Backoff =
 /// A commit without an answer may still reach the log for this long after its failure. After that time a
 /// confirmed commit settles all earlier ones.
 pub const COMMIT_DOUBT: Duration = Duration::from_secs(60);
+/// An offset that does not change is committed again this often, or each quarter of the broker's
+/// `offsets.retention.minutes` if that is shorter, but not more often than the second value.
+pub const RENEWAL_INTERVAL: Duration = Duration::from_secs(3600);
+pub const RENEWAL_INTERVAL_MIN: Duration = Duration::from_millis(500);
+/// How often the log is asked for the group's offsets, to notice that somebody else has moved them.
+pub const OFFSETS_LOOK_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a sensor may take to release a partition: one call to the broker, and a little.
 pub const CURSOR_RELEASE_LIMIT: Duration = Duration::from_secs(12);
 /// How long a cursor move waits for its partitions' running runs, unless the asker says otherwise.

@@ -6,6 +6,7 @@
 //! assertion `eonce->refcnt > 0` in rdkafka_queue.h).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::backend::{Backend, Capabilities};
 use super::seam::{Broker, CommitError, Consumer, FetchSettings, Producer};
@@ -81,6 +82,10 @@ impl<C: RecordClient> Broker for C {
         partitions: &[Partition],
     ) -> Result<PerPartition<Option<Offset>>> {
         self.wire().committed(group, topic, partitions)
+    }
+
+    fn offsets_retention(&self, group: &str) -> Result<Option<Duration>> {
+        self.wire().offsets_retention(group)
     }
 
     fn commit(

@@ -87,6 +87,15 @@ pub trait Broker: Send + Sync {
         partitions: &[Partition],
     ) -> Result<PerPartition<Option<Offset>>>;
 
+    /// How long the group's offsets are kept after their last commit; `None` if that is not known. Only a hint
+    /// for how often to commit them again.
+    ///
+    /// # Errors
+    /// `Broker` if it cannot be asked, or does not let mb read it.
+    fn offsets_retention(&self, _group: &str) -> Result<Option<Duration>> {
+        Ok(None)
+    }
+
     /// Commits, and returns when the broker has confirmed every offset.
     ///
     /// # Errors

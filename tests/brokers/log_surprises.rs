@@ -40,6 +40,30 @@ fn ends(args: &[&str], code: i32) -> (String, Duration) {
 }
 
 #[test]
+fn offsets_of_a_quiet_partition_outlive_the_brokers_retention() {
+    let retention =
+        [("offsets.retention.minutes", "1"), ("offsets.retention.check.interval.ms", "1000")];
+    let kafka = Kafka::start_with(V3_9, &retention);
+    let (topic, group) = ten_records(&kafka);
+    let server = kafka.bootstrap();
+    let flags = ["--bootstrap-server", &server, "--topic", &topic, "--group", &group];
+    let mut mb = Mb::start(&[&flags[..], &["--step", "discard"]].concat());
+    eventually(LIMIT, "all is committed", || raw::committed(&server, &group, &topic)[&0] == 10);
+    let quiet = Instant::now();
+    // A minute, the broker's look each second, and some time for it to be slow.
+    while quiet.elapsed() < Duration::from_secs(80) {
+        let committed = raw::committed(&server, &group, &topic)[&0];
+        assert_eq!(committed, 10, "{:?} after the last record", quiet.elapsed());
+        std::thread::sleep(Duration::from_secs(2));
+    }
+    mb.kill9();
+    // On a fresh data directory the group's offset is all that is known.
+    let fresh = [&flags[..], &["--step", "log", "--until-caught-up"]].concat();
+    let (said, _) = ends(&fresh, 0);
+    assert!(said.contains("0 record(s)"), "{said}");
+}
+
+#[test]
 fn an_advertised_address_that_is_dead_is_named_by_every_command() {
     let proxy = Proxy::start_without_broker(0);
     let dead = proxy.address();

@@ -15,6 +15,7 @@ mod exec_leaks;
 mod exec_step;
 mod fuzz;
 mod layout;
+mod log_surprises;
 mod metrics;
 mod old_data;
 mod orphans;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use mb::commit::committer::{Committer, Doubt, MoveJob};
+use mb::commit::renewal::Renewals;
 use mb::config::Config;
 use mb::history::requests::{Reader, end_left_over};
 use mb::history::{History, WriterTask, recovery};
@@ -57,6 +58,7 @@ pub struct Life {
     stop: Receiver<()>,
     committing: Cell<bool>,
     doubt: Cell<Doubt>,
+    renewals: RefCell<Renewals>,
     writer: RefCell<WriterTask>,
     /// A transaction is in the file and not announced.
     written: Cell<bool>,
@@ -191,6 +193,7 @@ impl Life {
             stop,
             committing: Cell::new(false),
             doubt: Cell::new(Doubt::at_start(in_doubt)),
+            renewals: RefCell::default(),
             writer: RefCell::new(writer),
             written: Cell::new(false),
             intake: RefCell::new(Some(intake)),
@@ -312,6 +315,10 @@ impl Life {
             return;
         }
         let committed = self.committer.commit(&mut doubt);
+        if let Ok(offsets) = &committed {
+            // What fails is due again at the next commit.
+            let _ = self.committer.renew(&mut self.renewals.borrow_mut(), offsets, &mut doubt);
+        }
         self.doubt.set(doubt);
         self.committing.set(false);
         if let Some(target) = &self.target

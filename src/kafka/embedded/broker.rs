@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
@@ -120,8 +121,8 @@ impl Broker for Embedded {
                     name: topic.to_owned(),
                     id: Some(uuid),
                     cluster_id: Some(cluster),
-                    partitions: marks.into_keys().collect(),
                     is_internal: false,
+                    partitions: marks.into_keys().collect(),
                 })
             })
         })
@@ -224,7 +225,10 @@ impl Broker for Embedded {
                         let offset: Option<i64> = statement
                             .query_row(params![id, partition, group], |row| row.get(0))
                             .optional()?;
-                        offsets.insert(*partition, Ok(offset.map(Offset::new)));
+                        let faults = self.faults.as_ref();
+                        let expired = faults.is_some_and(|f| f.has_expired(group, *partition));
+                        let offset = offset.filter(|_| !expired).map(Offset::new);
+                        offsets.insert(*partition, Ok(offset));
                     }
                     Ok(())
                 };
@@ -232,6 +236,10 @@ impl Broker for Embedded {
                 Ok(offsets)
             })
         })
+    }
+
+    fn offsets_retention(&self, _: &str) -> Result<Option<Duration>> {
+        Ok(self.faults.as_ref().and_then(Faults::offsets_kept))
     }
 
     fn commit(
@@ -255,6 +263,9 @@ impl Broker for Embedded {
             }
             tx.commit().map_err(failed(&doing))?;
             drop(writer);
+            if let Some(faults) = &self.faults {
+                faults.committed(group, offsets.iter().map(|(partition, _)| *partition));
+            }
             // Retention may have room now for what a producer holds.
             self.shared.settle_all();
             self.shared.notify();

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::model::error::{Error, Result};
 use crate::model::offset::Partition;
@@ -86,6 +86,9 @@ struct Plan {
     next: BTreeMap<Call, u32>,
     leaderless: BTreeSet<Partition>,
     refuses_commits: bool,
+    offsets_kept: Option<Duration>,
+    /// By group and partition, when it was committed last.
+    committed: BTreeMap<(String, Partition), Instant>,
     struck: u64,
 }
 
@@ -106,6 +109,8 @@ impl Faults {
             next: BTreeMap::new(),
             leaderless: BTreeSet::new(),
             refuses_commits: false,
+            offsets_kept: None,
+            committed: BTreeMap::new(),
             struck: 0,
         })))
     }
@@ -140,11 +145,38 @@ impl Faults {
         self.plan(|plan| plan.refuses_commits)
     }
 
+    /// From now on the topic forgets a group's offset this long after its last commit (or after this moment), as
+    /// Kafka does after `offsets.retention.minutes`.
+    pub fn keep_offsets_for(&self, kept: Duration) {
+        self.plan(|plan| plan.offsets_kept = Some(kept));
+    }
+
+    pub(super) fn offsets_kept(&self) -> Option<Duration> {
+        self.plan(|plan| plan.offsets_kept)
+    }
+
+    pub(super) fn committed(&self, group: &str, partitions: impl Iterator<Item = Partition>) {
+        let now = Instant::now();
+        let entry = |partition| ((group.to_owned(), partition), now);
+        self.plan(|plan| plan.committed.extend(partitions.map(entry)));
+    }
+
+    /// Whether the topic has forgotten the group's offset.
+    pub(super) fn has_expired(&self, group: &str, partition: Partition) -> bool {
+        self.plan(|plan| {
+            let Some(kept) = plan.offsets_kept else { return false };
+            let now = Instant::now();
+            let last = plan.committed.entry((group.to_owned(), partition)).or_insert(now);
+            now.saturating_duration_since(*last) >= kept
+        })
+    }
+
     /// No more faults, no more delay.
     pub fn heal(&self) {
         self.plan(|plan| {
             plan.leaderless.clear();
             plan.refuses_commits = false;
+            plan.offsets_kept = None;
             plan.probability = 0.0;
             plan.delay = Duration::ZERO;
             plan.next.clear();

@@ -1,5 +1,7 @@
 //! Stands in for `faults` in builds without the feature `testing`: nothing fails on demand.
 
+use std::time::Duration;
+
 use crate::model::error::Result;
 use crate::model::offset::Partition;
 
@@ -9,6 +11,18 @@ pub(super) enum Faults {}
 
 impl Faults {
     pub(super) fn refuses_commits(&self) -> bool {
+        match *self {}
+    }
+
+    pub(super) fn offsets_kept(&self) -> Option<Duration> {
+        match *self {}
+    }
+
+    pub(super) fn committed(&self, _: &str, _: impl Iterator<Item = Partition>) {
+        match *self {}
+    }
+
+    pub(super) fn has_expired(&self, _: &str, _: Partition) -> bool {
         match *self {}
     }
 }

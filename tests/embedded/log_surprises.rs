@@ -1,0 +1,86 @@
+//! What a log, or somebody at it, does behind mb's back: offsets that expire, offsets that somebody moves or
+//! deletes while mb is idle, timestamps out of order; and a producer that goes on while cursors move. Over the
+//! embedded topic; on real brokers: `tests/brokers/log_surprises.rs`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use mb::api::operations::Operation;
+use mb::api::operations::cursor::MoveCursor;
+use mb::api::operations::overview::{GetLag, GetOverview};
+use mb::api::request::Request;
+use mb::api::socket::Client;
+use mb::config::limits;
+use mb::kafka::Broker;
+use mb::kafka::embedded::Faults;
+use mb::model::offset::Offset;
+use mb::{Config, Pipeline, Produce, Stopper};
+
+use crate::support::mb::Mb;
+use crate::support::world::{Recorder, TOPIC, World, all};
+use crate::support::{eventually, eventually_some};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A pipeline that runs until this is dropped.
+struct Running {
+    dir: std::path::PathBuf,
+    stopper: Stopper,
+    thread: Option<JoinHandle<mb::Result<mb::Summary>>>,
+}
+
+impl Running {
+    fn start(world: &World, broker: impl Broker + 'static, config: Config) -> Running {
+        let config = Config { until_caught_up: false, ..config };
+        let (stopper, stop) = Stopper::new();
+        let step = Recorder::new(|_| Ok(()));
+        let pipeline = Pipeline::new(config, step).with_broker(Arc::new(broker));
+        let thread = Some(thread::spawn(move || pipeline.run(&stop)));
+        let running = Running { dir: world.dir.path().to_owned(), stopper, thread };
+        let begun = || running.try_perform(GetOverview {});
+        eventually(LIMIT, "mb runs", || begun().is_some_and(|seen| seen.waiting_for.is_none()));
+        running
+    }
+
+    fn try_perform<O: Operation + Into<Request>>(&self, operation: O) -> Option<O::Answer> {
+        Client::connect(&self.dir).ok()??.perform(operation).ok()
+    }
+
+    fn perform<O: Operation + Into<Request>>(&self, operation: O) -> O::Answer {
+        Client::connect(&self.dir).unwrap().expect("mb runs").perform(operation).unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stopper.stop();
+        let ended = self.thread.take().unwrap().join().unwrap();
+        if !thread::panicking() {
+            ended.unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_offset_of_a_quiet_partition_does_not_expire() {
+    let kept = Duration::from_secs(4);
+    let world = World::with_records(10);
+    let faults = Faults::new(1);
+    faults.keep_offsets_for(kept);
+    let topics = world.topics.with_faults(faults);
+    let committed = || -> BTreeMap<_, _> {
+        let answers = topics.committed("mb", TOPIC, &[0, 1, 2]).unwrap().into_iter();
+        answers.filter_map(|(one, offset)| Some((one, offset.unwrap()?))).collect()
+    };
+    let mb = Running::start(&world, topics.clone(), world.config());
+    eventually(LIMIT, "all is committed", || committed() == all(10));
+    // Nothing is posted any more, and nothing else is to be committed.
+    let quiet = Instant::now();
+    while quiet.elapsed() < 2 * kept {
+        assert_eq!(committed(), all(10), "{:?} after the last message", quiet.elapsed());
+        thread::sleep(limits::COMMIT_INTERVAL);
+    }
+    drop(mb);
+}
