@@ -186,6 +186,18 @@ mod tests {
     }
 
     #[test]
+    fn an_offset_that_the_log_has_lost_is_committed_again() {
+        let mut ledger = Ledger::new(Offset::new(7), Some(Offset::new(7)));
+        ledger.register(range(7, 9), 1);
+        assert_eq!((ledger.to_commit(), ledger.unchanged()), (None, Some(Offset::new(7))), "held");
+        ledger.forget_committed();
+        assert_eq!((ledger.to_commit(), ledger.unchanged()), (Some(Offset::new(7)), None));
+        ledger.confirm(Offset::new(7));
+        ledger.done(range(7, 9));
+        assert_eq!((ledger.to_commit(), ledger.unchanged()), (Some(Offset::new(10)), None));
+    }
+
+    #[test]
     fn a_group_without_offsets_commits_its_start() {
         let ledger = Ledger::new(Offset::new(7), None);
         assert_eq!(ledger.to_commit(), Some(Offset::new(7)));

@@ -51,6 +51,8 @@ pub const RENEWAL_INTERVAL: Duration = Duration::from_secs(3600);
 pub const RENEWAL_INTERVAL_MIN: Duration = Duration::from_millis(500);
 /// How often the log is asked for the group's offsets, to notice that somebody else has moved them.
 pub const OFFSETS_LOOK_INTERVAL: Duration = Duration::from_secs(10);
+/// How long they must have been mb's own before the log says that they are again.
+pub const OFFSETS_CALM: Duration = Duration::from_secs(60);
 /// How long a sensor may take to release a partition: one call to the broker, and a little.
 pub const CURSOR_RELEASE_LIMIT: Duration = Duration::from_secs(12);
 /// How long a cursor move waits for its partitions' running runs, unless the asker says otherwise.
@@ -375,6 +377,7 @@ pub const OVERVIEW_TICKS: u32 = 60;
 
 const _: () = assert!(COMMIT_INTERVAL.as_millis() < 1000, "commits happen at least once a second");
 const _: () = assert!(CURSOR_RELEASE_LIMIT.as_millis() > BROKER_CALL_LIMIT.as_millis());
+const _: () = assert!(2 * OFFSETS_LOOK_INTERVAL.as_secs() + BROKER_CALL_LIMIT.as_secs() <= 60);
 const _: () = assert!(COMMIT_DOUBT.as_millis() >= 3 * BROKER_CALL_LIMIT.as_millis());
 const _: () = assert!(FAILED_FILE_BYTES_PER_RECORD > 21, "every record can be named");
 const _: () = assert!(HISTORY_GROUP_WRITES <= HISTORY_QUEUE_WRITES);

@@ -126,7 +126,8 @@ pub struct PartitionLag {
     pub beginning: i64,
     /// The next offset that the log will give.
     pub end: i64,
-    /// Every offset below this is done and committed; null if none is yet.
+    /// The group's offset in the log: every offset below it is done, unless somebody else has moved it (then mb is
+    /// not ready, for the reason `offsets`); null if none is committed yet.
     pub committed: Option<i64>,
     /// The offset that the sensor reads next.
     pub cursor: i64,
@@ -192,7 +193,7 @@ pub struct HealthView {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Reason {
-    /// `starting`, `held`, `broker`, `stalled`, `step`, `disk` or `freshness`.
+    /// `starting`, `held`, `broker`, `stalled`, `step`, `disk`, `offsets` or `freshness`.
     pub reason: String,
     /// For people: what is wrong, where, and since when.
     pub detail: String,

@@ -215,10 +215,14 @@ impl Running {
     fn start_watch(&mut self, watch: &Arc<Watch>, stop: &Receiver<()>) -> Result<()> {
         let events = &self.engine.events;
         let watcher = Watcher::new(Arc::clone(watch), Arc::clone(&self.engine));
-        let (asking, asks_stop, stop) = (watcher.clone(), stop.clone(), stop.clone());
+        let (asking, asks_stop) = (watcher.clone(), stop.clone());
+        let (comparing, compares_stop) = (watcher.clone(), stop.clone());
+        let stop = stop.clone();
         self.threads.add(events::spawn("watch", events, move || watcher.run(&stop))?);
         let asking = move || asking.run_lag(&asks_stop);
         self.threads.add(events::spawn("watch-lag", events, asking)?);
+        let comparing = move || comparing.run_offsets(&compares_stop);
+        self.threads.add(events::spawn("watch-offsets", events, comparing)?);
         Ok(())
     }
 }

@@ -64,6 +64,30 @@ fn offsets_of_a_quiet_partition_outlive_the_brokers_retention() {
 }
 
 #[test]
+fn offsets_that_kafkas_tool_resets_while_mb_is_idle_are_said_and_shown() {
+    let kafka = Kafka::shared(V3_9);
+    let (topic, group) = ten_records(kafka);
+    let server = kafka.bootstrap();
+    let args = ["--bootstrap-server", &server, "--topic", &topic, "--group", &group];
+    let more = ["--step", "discard", "--listen", "0"];
+    let mb = Mb::start(&[&args[..], &more].concat());
+    let http = Http::of(&mb);
+    eventually(LIMIT, "all is committed", || raw::committed(&server, &group, &topic)[&0] == 10);
+    eventually(LIMIT, "mb is ready", || http.ask("GET", "/readyz", "", "").status == 200);
+    kafka.reset_group(&group, &topic, &["--to-offset", "3"]);
+    let moved = Instant::now();
+    let line = mb.wait_for_line("somebody moved the offset", LIMIT);
+    assert!(moved.elapsed() < LIMIT, "within a minute");
+    assert!(line.contains(&format!("of group {group} in {topic}/0 to 3")), "{line}");
+    let ready = http.ask("GET", "/readyz", "", "");
+    let text = String::from_utf8(ready.body).unwrap();
+    assert!(ready.status == 503 && text.contains("\"offsets\""), "{} {text}", ready.status);
+    let lag = http.ask("GET", "/api/v1/lag", "", "").body;
+    let lag: serde_json::Value = serde_json::from_slice(&lag).unwrap();
+    assert_eq!((&lag["top"][0]["committed"], &lag["total"]), (&3.into(), &7.into()), "{lag}");
+}
+
+#[test]
 fn an_advertised_address_that_is_dead_is_named_by_every_command() {
     let proxy = Proxy::start_without_broker(0);
     let dead = proxy.address();

@@ -84,3 +84,45 @@ fn the_offset_of_a_quiet_partition_does_not_expire() {
     }
     drop(mb);
 }
+
+#[test]
+fn offsets_that_somebody_moves_while_mb_is_idle_are_noticed_and_said() {
+    let world = World::with_records(10);
+    let mb = Running::start(&world, world.topics.clone(), world.config());
+    eventually(LIMIT, "all is committed", || world.committed("mb") == all(10));
+    eventually(LIMIT, "mb is ready", || mb.perform(GetOverview {}).health.ready);
+    world.topics.commit("mb", TOPIC, &[(1, Offset::new(3))]).unwrap();
+    let moved = Instant::now();
+    let health = eventually_some(LIMIT, "mb notices it", || {
+        Some(mb.perform(GetOverview {}).health).filter(|health| !health.ready)
+    });
+    assert!(moved.elapsed() < Duration::from_secs(60), "within a minute");
+    assert_eq!(health.reasons.len(), 1, "{health:?}");
+    let detail = &health.reasons[0].detail;
+    assert_eq!(health.reasons[0].reason, "offsets");
+    assert!(detail.contains("group mb in orders/1 to 3") && detail.contains("10"), "{detail}");
+    let lag = mb.perform(GetLag {});
+    let seen: Vec<_> = lag.top.iter().map(|row| (row.partition, row.committed, row.lag)).collect();
+    assert_eq!(seen, [(0, Some(10), 0), (1, Some(3), 7), (2, Some(10), 0)], "as the log says");
+    assert_eq!(world.committed("mb")[&1], Offset::new(3), "nothing overwrites it meanwhile");
+
+    // With the next record mb commits its own again.
+    world.post(1, b"new");
+    eventually(LIMIT, "mb is ready again", || mb.perform(GetOverview {}).health.ready);
+    assert_eq!(mb.perform(GetLag {}).top[1].committed, Some(11));
+    drop(mb);
+}
+
+#[test]
+fn an_offset_that_the_log_has_lost_is_committed_again() {
+    let world = World::with_records(10);
+    let mb = Running::start(&world, world.topics.clone(), world.config());
+    eventually(LIMIT, "all is committed", || world.committed("mb") == all(10));
+    let file = world.dir.path().join(mb::kafka::embedded::FILE);
+    let db = rusqlite::Connection::open(file).unwrap();
+    db.busy_timeout(LIMIT).unwrap();
+    assert_eq!(db.execute("DELETE FROM commits", []).unwrap(), 3);
+    drop(db);
+    eventually(LIMIT, "it is there again", || world.committed("mb") == all(10));
+    drop(mb);
+}

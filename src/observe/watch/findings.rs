@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::health::Announced;
+use super::offsets::ForeignOffsets;
 use super::partition::PartitionTrack;
 use super::samples::Samples;
 use crate::kafka::Watermarks;
@@ -23,6 +24,7 @@ pub struct Watch {
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     pub log: LogEnds,
+    pub offsets: ForeignOffsets,
     pub tracks: BTreeMap<Partition, PartitionTrack>,
     pub samples: Samples,
     pub announced: Announced,
@@ -69,6 +71,7 @@ impl Watch {
     pub fn begin_anew(&self, marks: BTreeMap<Partition, Watermarks>) {
         let mut memory = self.lock();
         memory.log = LogEnds::reported_now(marks);
+        memory.offsets = ForeignOffsets::default();
         memory.tracks.clear();
     }
 

@@ -4,8 +4,9 @@
 //! Pure, except that it logs.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::offsets::Foreign;
 use crate::config::limits;
 use crate::model::live::Running;
 use crate::model::offset::{Offset, Partition};
@@ -27,6 +28,9 @@ pub struct Facts {
     /// The history cannot be written.
     pub disk: bool,
     pub freshness: Option<FreshnessView>,
+    pub group: String,
+    /// Offsets of the group that somebody else has committed, by partition.
+    pub foreign: Vec<(Partition, Foreign)>,
 }
 
 /// A partition that has lag and makes no progress.
@@ -53,6 +57,18 @@ impl Stall {
             self.what
         )
     }
+}
+
+/// Each offset that is somebody else's; of many partitions the first few, and how many there are.
+fn foreign_lines(foreign: &[&(Partition, Foreign)], group: &str, topic: &str) -> Vec<String> {
+    let named = foreign.iter().take(limits::STALLS_NAMED);
+    let mut lines: Vec<_> =
+        named.map(|(partition, foreign)| foreign.describe(group, topic, *partition)).collect();
+    if foreign.len() > limits::STALLS_NAMED {
+        let more = foreign.len() - limits::STALLS_NAMED;
+        lines.push(format!("somebody moved the group's offsets in {more} more partition(s)"));
+    }
+    lines
 }
 
 /// What a partition's runs are doing, for people: `runs` are those that workers have, `in_flight` is how many
@@ -134,6 +150,9 @@ pub fn reasons(facts: &Facts, topic: &str) -> HealthView {
                 .to_owned(),
         );
     }
+    for line in foreign_lines(&facts.foreign.iter().collect::<Vec<_>>(), &facts.group, topic) {
+        add("offsets", line);
+    }
     if let Some(FreshnessView { policy_s, age_s: Some(age), fresh: false }) = facts.freshness {
         add(
             "freshness",
@@ -150,19 +169,21 @@ pub fn reasons(facts: &Facts, topic: &str) -> HealthView {
 #[derive(Debug, Default)]
 pub struct Announced {
     stalled: BTreeMap<Partition, Duration>,
+    /// When the partition's offset was last seen to be somebody else's.
+    foreign: BTreeMap<Partition, Instant>,
     stale: bool,
 }
 
 impl Announced {
     /// Logs what is new in `facts`.
-    pub fn log_news(&mut self, facts: &Facts, topic: &str) {
-        for (is_warning, line) in self.news(facts, topic) {
+    pub fn log_news(&mut self, facts: &Facts, topic: &str, now: Instant) {
+        for (is_warning, line) in self.news(facts, topic, now) {
             if is_warning { log::warn!("{line}") } else { log::info!("{line}") }
         }
     }
 
     /// Lines for the log; true for a warning.
-    fn news(&mut self, facts: &Facts, topic: &str) -> Vec<(bool, String)> {
+    fn news(&mut self, facts: &Facts, topic: &str, now: Instant) -> Vec<(bool, String)> {
         let mut lines = Vec::new();
         let fresh: Vec<_> = facts
             .stalls
@@ -176,10 +197,10 @@ impl Announced {
             let more = fresh.len() - limits::STALLS_NAMED;
             lines.push((true, format!("{more} more partition(s) of {topic} make no progress")));
         }
-        let now: BTreeMap<_, _> =
+        let stalled: BTreeMap<_, _> =
             facts.stalls.iter().map(|stall| (stall.partition, stall.stuck)).collect();
         let over: Vec<_> =
-            self.stalled.iter().filter(|(partition, _)| !now.contains_key(partition)).collect();
+            self.stalled.iter().filter(|(partition, _)| !stalled.contains_key(partition)).collect();
         for (partition, stuck) in over.iter().take(limits::STALLS_NAMED) {
             let after = stuck.as_secs();
             lines.push((
@@ -193,7 +214,8 @@ impl Announced {
             let more = over.len() - limits::STALLS_NAMED;
             lines.push((false, format!("{more} more partition(s) of {topic} make progress again")));
         }
-        self.stalled = now;
+        self.stalled = stalled;
+        lines.extend(self.foreign_news(facts, topic, now));
         if let Some(FreshnessView { policy_s, age_s: Some(age), fresh }) = facts.freshness
             && fresh == self.stale
         {
@@ -213,6 +235,22 @@ impl Announced {
         }
         lines
     }
+
+    /// One warning for each partition, however often it changes hands: with another consumer in the group, its
+    /// commits and mb's own replace one another for as long as both run.
+    fn foreign_news(&mut self, facts: &Facts, topic: &str, now: Instant) -> Vec<(bool, String)> {
+        let is_new = |(partition, _): &&(Partition, Foreign)| !self.foreign.contains_key(partition);
+        let new: Vec<_> = facts.foreign.iter().filter(is_new).collect();
+        let lines = foreign_lines(&new, &facts.group, topic);
+        let mut lines: Vec<_> = lines.into_iter().map(|line| (true, line)).collect();
+        self.foreign.extend(facts.foreign.iter().map(|(partition, _)| (*partition, now)));
+        let before = self.foreign.len();
+        self.foreign.retain(|_, seen| now.saturating_duration_since(*seen) < limits::OFFSETS_CALM);
+        if before > 0 && self.foreign.is_empty() {
+            lines.push((false, format!("the offsets of group {} are mb's own again", facts.group)));
+        }
+        lines
+    }
 }
 
 #[cfg(test)]
@@ -227,6 +265,10 @@ mod tests {
             stuck: Duration::from_secs(75),
             what: under_way(&[], 2),
         }
+    }
+
+    fn foreign(partition: Partition) -> (Partition, Foreign) {
+        (partition, Foreign { in_log: Offset::new(100), ours: Offset::new(1486) })
     }
 
     fn said(health: &HealthView) -> Vec<&str> {
@@ -251,6 +293,8 @@ mod tests {
             failures: (10, Some(("exit code 1".into(), Duration::from_secs(1)))),
             disk: true,
             freshness: Some(FreshnessView { policy_s: 30.0, age_s: Some(31.2), fresh: false }),
+            group: "g".into(),
+            foreign: vec![foreign(2)],
         };
         let health = reasons(&facts, "orders");
         assert!(!health.ready);
@@ -263,6 +307,7 @@ mod tests {
             "stalled",
             "step",
             "disk",
+            "offsets",
             "freshness",
         ];
         assert_eq!(said(&health), expected);
@@ -290,17 +335,42 @@ mod tests {
     fn a_stall_is_one_warning_when_it_begins_and_one_line_when_it_ends() {
         let mut announced = Announced::default();
         let stalled = Facts { stalls: vec![stall(3)], ..Facts::default() };
-        let lines = announced.news(&stalled, "orders");
+        let lines = announced.news(&stalled, "orders", Instant::now());
         assert_eq!(lines.len(), 1);
         assert!(lines[0].0 && lines[0].1.starts_with("partition orders/3 has made no progress"));
-        assert_eq!(announced.news(&stalled, "orders"), []);
+        assert_eq!(announced.news(&stalled, "orders", Instant::now()), []);
         let over =
             (false, "partition orders/3 makes progress again, after more than 75 s".to_owned());
-        assert_eq!(announced.news(&Facts::default(), "orders"), [over]);
-        assert_eq!(announced.news(&Facts::default(), "orders"), []);
+        assert_eq!(announced.news(&Facts::default(), "orders", Instant::now()), [over]);
+        assert_eq!(announced.news(&Facts::default(), "orders", Instant::now()), []);
         let many = Facts { stalls: (0..1000).map(stall).collect(), ..Facts::default() };
-        assert_eq!(announced.news(&many, "orders").len(), limits::STALLS_NAMED + 1);
-        assert_eq!(announced.news(&Facts::default(), "orders").len(), limits::STALLS_NAMED + 1);
+        assert_eq!(announced.news(&many, "orders", Instant::now()).len(), limits::STALLS_NAMED + 1);
+        assert_eq!(
+            announced.news(&Facts::default(), "orders", Instant::now()).len(),
+            limits::STALLS_NAMED + 1
+        );
+    }
+
+    #[test]
+    fn offsets_that_somebody_moved_are_one_warning_however_often_they_change_hands() {
+        let mut announced = Announced::default();
+        let begin = Instant::now();
+        let mut news = |count: Partition, second: u64| {
+            let foreign = (0..count).map(foreign).collect();
+            let facts = Facts { group: "g".into(), foreign, ..Facts::default() };
+            announced.news(&facts, "orders", begin + Duration::from_secs(second))
+        };
+        let lines = news(1, 0);
+        assert!(lines.len() == 1 && lines[0].0, "{lines:?}");
+        assert!(lines[0].1.starts_with("somebody moved the offset of group g in orders/0 to 100"));
+        for second in 1..100 {
+            assert_eq!(news(Partition::from(second % 2 == 0), second), [], "{second}");
+        }
+        assert_eq!(news(0, 120), []);
+        let over = (false, "the offsets of group g are mb's own again".to_owned());
+        assert_eq!(news(0, 98 + limits::OFFSETS_CALM.as_secs()), [over]);
+        assert_eq!(news(0, 200), []);
+        assert_eq!(news(1000, 201).len(), limits::STALLS_NAMED + 1);
     }
 
     #[test]
@@ -311,7 +381,7 @@ mod tests {
             ..Facts::default()
         };
         let kinds = [1.0, 31.0, 40.0, 2.0, 3.0].map(|age| {
-            let lines = announced.news(&facts(age), "t");
+            let lines = announced.news(&facts(age), "t", Instant::now());
             lines.into_iter().map(|(warns, _)| warns).collect::<Vec<_>>()
         });
         assert_eq!(kinds, [vec![], vec![true], vec![], vec![false], vec![]]);

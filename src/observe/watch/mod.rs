@@ -1,11 +1,13 @@
-//! What is watched while mb runs: the log's ends, the last 15 minutes, stuck partitions, freshness, readiness.
+//! What is watched while mb runs: the log's ends, the last 15 minutes, the group's offsets, stuck
+//! partitions, freshness, readiness.
 //!
-//! `watcher` has the two threads, `findings` what they found last. What the figures mean is decided by pure
-//! code: `samples` (rates), `partition` (lag in seconds, stuck partitions) and `health` (readiness). How they
-//! are shown is decided in `api`.
+//! `watcher` has the three threads, `findings` what they found last. What the figures mean is decided by pure
+//! code: `samples` (rates), `partition` (lag in seconds, stuck partitions), `offsets` (whose they are) and `health`
+//! (readiness). How they are shown is decided in `api`.
 
 mod findings;
 mod health;
+mod offsets;
 mod partition;
 mod samples;
 mod watcher;

@@ -1,5 +1,6 @@
-//! The two watching threads. `watch` takes a sample each second; `watch-lag` asks the log for its ends, which
-//! may take long if the broker is in trouble, and must not delay the samples.
+//! The three watching threads. `watch` takes a sample each second; `watch-lag` asks the log for its ends, and
+//! `watch-offsets` for the group's offsets: either may take long if a broker is in trouble, and must not delay the
+//! others.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,23 +10,25 @@ use crossbeam_channel::Receiver;
 
 use super::findings::{Findings, LogEnds, Memory, Watch};
 use super::health::{self, Facts, Stall};
+use super::offsets::{Finding, judge};
 use super::partition::Reached;
 use super::samples::Counts;
 use crate::commit::ledger::LedgerView;
 use crate::config::limits;
 use crate::model::clock;
+use crate::model::error::Result;
 use crate::model::live::Running;
-use crate::model::offset::Partition;
+use crate::model::offset::{Offset, Partition};
 use crate::model::thread::stopped_within;
 use crate::observe::overview::{FreshnessView, LagView, PartitionLag};
 use crate::runs::engine::Engine;
 
-/// The work of the threads `watch` and `watch-lag`.
+/// The work of the threads `watch`, `watch-lag` and `watch-offsets`.
 #[derive(Clone)]
 pub struct Watcher {
     pub watch: Arc<Watch>,
     pub engine: Arc<Engine>,
-    /// Both threads count their intervals from here.
+    /// The threads count their intervals from here.
     begin: Instant,
 }
 
@@ -54,6 +57,52 @@ impl Watcher {
             self.ask_for_ends(&partitions);
             interval = lag_interval(partitions.len());
         }
+    }
+
+    /// Thread `watch-offsets`: compares the group's offsets in the log with what mb has committed, until `stop` is
+    /// closed.
+    pub fn run_offsets(&self, stop: &Receiver<()>) {
+        let interval = limits::OFFSETS_LOOK_INTERVAL;
+        while !stopped_within(stop, until_next(self.begin, Instant::now(), interval)) {
+            if let Err(error) = self.ask_for_offsets() {
+                // The committer has the same trouble as soon as it has something to do.
+                log::debug!("asking the log for the group's offsets: {error}");
+            }
+        }
+    }
+
+    fn ask_for_offsets(&self) -> Result<()> {
+        let Engine { broker, ledgers, config, topic_name: topic, .. } = &*self.engine;
+        let group = &config.connection.group;
+        let before: BTreeMap<_, _> = ledgers.views().into_iter().collect();
+        if before.is_empty() {
+            return Ok(());
+        }
+        let partitions: Vec<Partition> = before.keys().copied().collect();
+        let in_log = broker.committed(group, topic, &partitions)?;
+        let mut lost = Vec::new();
+        let mut memory = self.watch.lock();
+        for (partition, after) in ledgers.views() {
+            let (Some(before), Some(Ok(offset))) = (before.get(&partition), in_log.get(&partition))
+            else {
+                continue;
+            };
+            let finding = judge(before, &after, *offset);
+            memory.offsets.note(partition, finding);
+            if let Finding::Lost(ours) = finding {
+                lost.push((partition, ours));
+            }
+        }
+        drop(memory);
+        for (partition, ours) in lost {
+            if ledgers.forget_committed(partition, ours) {
+                log::warn!(
+                    "the log has no offset of group {group} in {topic}/{partition} any more: it expired, or \
+                     somebody deleted it; {ours} is committed again"
+                );
+            }
+        }
+        Ok(())
     }
 
     fn ask_for_ends(&self, partitions: &[Partition]) {
@@ -131,14 +180,18 @@ impl Watcher {
             fresh: seconds.is_none_or(|age| age <= policy.as_secs_f64()),
         });
         let stalled = stalls.len() as u64;
-        let facts = self.facts(&memory.log, now, stalls, &running, freshness);
+        let mut facts = self.facts(&memory.log, now, stalls, &running, freshness);
+        facts.foreign = views
+            .iter()
+            .filter_map(|(one, view)| Some((*one, memory.offsets.of(*one, view)?)))
+            .collect();
         let health = health::reasons(&facts, &self.engine.topic_name);
         let mut announced = std::mem::take(&mut memory.announced);
         let rates = memory.samples.rates();
         memory.findings = Some(Arc::new(Findings { rates, lag, stalled, freshness, health }));
         drop(memory);
         // Writing log lines may take a while, and must not delay those who read the findings.
-        announced.log_news(&facts, &self.engine.topic_name);
+        announced.log_news(&facts, &self.engine.topic_name, now);
         self.watch.lock().announced = announced;
     }
 
@@ -159,7 +212,11 @@ impl Watcher {
             // A new partition is asked for from the next time on.
             let Some(marks) = memory.log.marks.get(partition) else { continue };
             let track = memory.tracks.entry(*partition).or_default();
-            let done = view.committed.unwrap_or(view.start);
+            let own = view.committed.unwrap_or(view.start);
+            // An offset that somebody else has set is what the log, and each start after this one, goes by.
+            let foreign = memory.offsets.of(*partition, view).map(|foreign| foreign.in_log);
+            let committed = foreign.or(view.committed);
+            let done = foreign.unwrap_or(own);
             // The sensor may have read beyond the end that the log had when it was asked.
             let (end, seen) = match memory.log.asked {
                 Some(asked) if view.position <= marks.end => (marks.end, asked),
@@ -167,15 +224,16 @@ impl Watcher {
             };
             track.saw_end(seen, end);
             // Records that retention has removed are no lag: nobody can read them.
-            let lag = end.distance_from(done.max(marks.beginning).min(end));
+            let lag_from = |offset: Offset| end.distance_from(offset.max(marks.beginning).min(end));
+            let lag = lag_from(done);
             let behind = track.behind_for(now, done);
             let reached = Reached { committed: view.committed, done: view.committable };
-            let stuck = track.stuck_for(now, lag, reached, paused && view.runs == 0);
+            let stuck = track.stuck_for(now, lag_from(own), reached, paused && view.runs == 0);
             rows.push(PartitionLag {
                 partition: *partition,
                 beginning: marks.beginning.get(),
                 end: end.get(),
-                committed: view.committed.map(|offset| offset.get()),
+                committed: committed.map(Offset::get),
                 cursor: view.position.get(),
                 lag,
                 lag_s: Some(if lag == 0 { 0.0 } else { behind.as_secs_f64() }),
@@ -226,6 +284,8 @@ impl Watcher {
             failures: (in_a_row, last.map(|(error, at)| (error, ago(at)))),
             disk: self.engine.history.is_failing(),
             freshness,
+            group: self.engine.config.connection.group.clone(),
+            foreign: Vec::new(),
         }
     }
 }

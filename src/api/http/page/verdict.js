@@ -11,7 +11,7 @@ export function verdict(overview) {
     level, words, brief, reasons: reasons.filter(({ detail }) => detail !== said),
   });
   if (waiting) return made('wait', `Waiting for ${visible(waiting)}`, 'waiting');
-  const causes = [['held', 'Holding', 'holding'], ['stalled', 'Stalled', 'stalled'], ['broker', 'The broker does not answer', 'no broker'], ['disk', 'Cannot write', 'disk'], ['step', 'The step fails', 'step fails']];
+  const causes = [['held', 'Holding', 'holding'], ['stalled', 'Stalled', 'stalled'], ['broker', 'The broker does not answer', 'no broker'], ['disk', 'Cannot write', 'disk'], ['offsets', 'Offsets were moved', 'offsets moved'], ['step', 'The step fails', 'step fails']];
   for (const [name, words, brief] of causes) {
     const detail = because(name);
     if (detail) return made('bad', `${words}: ${detail}`, brief, detail);
