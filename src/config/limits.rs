@@ -183,6 +183,10 @@ pub const REQUESTS_LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// Attempts to read an unreadable record before `--until-caught-up` stops waiting for the replay that
 /// contains it.
 pub const UNREADABLE_TRIES: u32 = 3;
+/// How long a replay by time looks for records of its window that lie behind the window's end in the log, and how
+/// many separate ranges of them one partition may have.
+pub const LATE_RECORDS_LIMIT: Duration = Duration::from_secs(5);
+pub const LATE_RANGES: usize = 100;
 /// Dead letters that one command may name.
 pub const DEAD_LETTER_IDS: usize = 100_000;
 /// Requests or runs that one command may name.

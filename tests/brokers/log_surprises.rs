@@ -190,6 +190,44 @@ fn a_share_group_of_the_same_name_is_named_at_the_start() {
     ends(&[&to[..], &["--step", "discard", "--until-caught-up"]].concat(), 0);
 }
 
+#[test]
+fn a_replay_by_time_covers_records_behind_one_from_the_future() {
+    const BEGIN: i64 = 1_767_225_600_000;
+    let kafka = Kafka::shared(V3_9);
+    let (server, topic, group) = (kafka.bootstrap(), unique("orders"), unique("group"));
+    let any_time = [("message.timestamp.after.max.ms", "9223372036854775807")];
+    kafka.create_topic(&topic, 1, &any_time);
+    let producer = raw::producer(&server, &[]);
+    for n in 0..20 {
+        // The fourth has microseconds, by a faulty clock.
+        let at = BEGIN + 1000 * n;
+        let at = if n == 3 { at * 1000 } else { at };
+        let record = BaseRecord::<(), [u8]>::to(&topic).partition(0).timestamp(at).payload(b"v");
+        producer.send(record).map_err(|(error, _)| error).unwrap();
+    }
+    producer.flush(LIMIT).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let flags = ["--bootstrap-server", &server, "--topic", &topic, "--group", &group];
+    let out = tempfile::tempdir().unwrap();
+    let files = ["--step", "files", "--out", out.path().to_str().unwrap(), "--until-caught-up"];
+    let process = || {
+        let mut mb = Mb::start_in(dir.path(), &[&flags[..], &files].concat());
+        assert_eq!(mb.wait(LIMIT).code(), Some(0), "{}", mb.stderr().join("\n"));
+        mb.stderr().last().cloned().unwrap_or_default()
+    };
+    assert!(process().contains("20 record(s)"));
+    let window = ["replay", "--since", "2026-01-01", "--until", "2026-01-02"];
+    let replay = Mb::run_in(dir.path(), &[&window[..], &flags].concat());
+    let said = String::from_utf8(replay.stderr).unwrap();
+    assert_eq!(replay.status.code(), Some(0), "{said}");
+    assert!(said.contains("timestamps out of order"), "{said}");
+    let again = process();
+    assert!(
+        again.contains("19 record(s)"),
+        "all of the window, without the one from the future: {again}"
+    );
+}
+
 /// A key and certificate for a listener with TLS, as Java keeps them.
 fn keystore(folder: &std::path::Path) -> String {
     let path = folder.join("keystore.p12").to_str().unwrap().to_owned();

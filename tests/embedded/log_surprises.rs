@@ -126,3 +126,51 @@ fn an_offset_that_the_log_has_lost_is_committed_again() {
     eventually(LIMIT, "it is there again", || world.committed("mb") == all(10));
     drop(mb);
 }
+
+/// Records in partition 0 with these timestamps, in ms since 1970.
+fn with_timestamps(timestamps: &[i64]) -> World {
+    let world = World::new();
+    for n in 0..timestamps.len() {
+        world.post(0, n.to_string().as_bytes());
+    }
+    let db = rusqlite::Connection::open(world.dir.path().join(mb::kafka::embedded::FILE)).unwrap();
+    for (offset, timestamp) in (0_i64..).zip(timestamps) {
+        // Each record is a chunk of its own, and begins with its timestamp.
+        let chunk: Vec<u8> = db
+            .query_row("SELECT records FROM chunks WHERE first_offset = ?1", [offset], |row| {
+                row.get(0)
+            })
+            .unwrap();
+        let changed = [&timestamp.to_le_bytes()[..], &chunk[8..]].concat();
+        let update = "UPDATE chunks SET records = ?2 WHERE first_offset = ?1";
+        assert_eq!(db.execute(update, rusqlite::params![offset, changed]).unwrap(), 1);
+    }
+    world
+}
+
+#[test]
+fn a_replay_by_time_covers_records_whose_timestamps_are_out_of_order() {
+    // 2026-01-01T00:00:00Z, a second per record; the fourth comes from the future, by a clock in microseconds, and
+    // two lie before the window.
+    const BEGIN: i64 = 1_767_225_600_000;
+    let mut timestamps: Vec<i64> = (0..20).map(|n| BEGIN + 1000 * n).collect();
+    timestamps[3] = BEGIN * 1000;
+    timestamps[9] = BEGIN - 1;
+    timestamps[10] = BEGIN - 1;
+    let world = with_timestamps(&timestamps);
+    let first = Recorder::new(|_| Ok(()));
+    world.run(world.config(), &first).unwrap();
+    assert_eq!(first.done_records().len(), 20);
+    let window = ["--since", "2026-01-01", "--until", "2026-01-02"];
+    let flags = ["--client", "embedded", "--topic", TOPIC, "--partition", "0"];
+    let output = Mb::run_in(world.dir.path(), &[&["replay"], &window[..], &flags].concat());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("timestamps out of order"), "{said}");
+    let again = Recorder::new(|_| Ok(()));
+    world.run(world.config(), &again).unwrap();
+    let mut offsets: Vec<_> = again.done_records().into_iter().map(|(_, offset)| offset).collect();
+    offsets.sort_unstable();
+    let expected: Vec<i64> = (0..20).filter(|n| ![3, 9, 10].contains(n)).collect();
+    assert_eq!(offsets, expected, "each record of the window, and no other");
+}

@@ -12,13 +12,15 @@ use crate::kafka::{Backend, Broker, TopicInfo, Watermarks, require_all};
 use crate::model::error::{Error, Result};
 use crate::model::offset::{Offset, OffsetRange, Partition};
 
+use super::late::{self, Late};
+
 /// What is to be replayed of each partition; without an end it reaches to the end of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Span {
     /// Offsets; both are included.
     Offsets { from: Offset, to: Option<Offset> },
-    /// Times in ms since 1970: from the first record at or after `since` up to the first record at or after
-    /// `until`, which is not included.
+    /// Times in ms since 1970: each record from `since` on and before `until`. They lie from the first record at or
+    /// after `since` up to the first record at or after `until`, but for late ones (see `late`).
     Times { since: i64, until: Option<i64> },
 }
 
@@ -26,19 +28,22 @@ pub enum Span {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     pub topic: String,
-    /// At most one range of each partition, ascending; at least one.
+    /// Ascending, and without overlaps; at least one. A partition has more than one if its timestamps do not ascend.
     pub ranges: Vec<(Partition, OffsetRange)>,
-    /// What is left out of the span.
     pub notes: Vec<Note>,
 }
 
-/// A part of the span that is not replayed. Its text is for people.
+/// What a person should know of a plan: what is left out of the span, and what lies where nobody expects it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Note {
     /// Retention removed the records `range` before; the replay begins behind them.
     Removed { topic: String, partition: Partition, range: OffsetRange },
     /// The log ends at `end`, before the span does.
     BeyondEnd { topic: String, partition: Partition, end: Offset },
+    /// Records of the span lie behind its end, because timestamps do not ascend. They are replayed.
+    Late { topic: String, partition: Partition, ranges: Vec<OffsetRange> },
+    /// Nobody looked whether records from `from` on belong to the span, and they are not replayed.
+    Unchecked { topic: String, partition: Partition, from: Offset },
     /// The partition has no record in the span.
     Nothing { topic: String, partition: Partition },
 }
@@ -46,7 +51,7 @@ pub enum Note {
 impl Note {
     /// Whether records are missing that the person may have meant.
     pub fn is_warning(&self) -> bool {
-        !matches!(self, Note::Nothing { .. })
+        matches!(self, Note::Removed { .. } | Note::BeyondEnd { .. })
     }
 }
 
@@ -62,6 +67,18 @@ impl fmt::Display for Note {
             Note::BeyondEnd { topic, partition, end } => {
                 write!(f, "{topic}/{partition} ends at {end}: what comes later is not replayed")
             }
+            Note::Late { topic, partition, ranges } => write!(
+                f,
+                "{topic}/{partition} has timestamps out of order: {} more range(s) behind the end of the span \
+                 belong to it too, up to {}",
+                ranges.len(),
+                ranges.last().map_or(Offset::ZERO, |range| range.last)
+            ),
+            Note::Unchecked { topic, partition, from } => write!(
+                f,
+                "{topic}/{partition} was not looked at from {from} on: records there whose timestamps are out of \
+                 order, and belong to the span, are not replayed"
+            ),
             Note::Nothing { topic, partition } => {
                 write!(f, "{topic}/{partition} has nothing in that range")
             }
@@ -82,13 +99,18 @@ pub fn plan(
 ) -> Result<Plan> {
     let marks = require_all(broker.watermarks(topic, partitions)?)?;
     let at = |time: i64| require_all(broker.offsets_at(topic, partitions, time)?);
-    let bounds = match span {
-        Span::Offsets { from, to } => Bounds::Offsets { from, to },
-        Span::Times { since, until } => {
-            Bounds::Found { since: at(since)?, until: until.map(at).transpose()? }
+    let (bounds, late) = match span {
+        Span::Offsets { from, to } => (Bounds::Offsets { from, to }, BTreeMap::new()),
+        Span::Times { since, until: None } => {
+            (Bounds::Found { since: at(since)?, until: None }, BTreeMap::new())
+        }
+        Span::Times { since, until: Some(until) } => {
+            let ends = at(until)?;
+            let late = late::find(broker, topic, (since, until), &ends, &marks)?;
+            (Bounds::Found { since: at(since)?, until: Some(ends) }, late)
         }
     };
-    narrow(topic, &marks, &bounds)
+    narrow(topic, &marks, &bounds, late)
 }
 
 /// A span as offsets.
@@ -123,8 +145,13 @@ impl Bounds {
     }
 }
 
-/// What of `bounds` each log has.
-fn narrow(topic: &str, marks: &BTreeMap<Partition, Watermarks>, bounds: &Bounds) -> Result<Plan> {
+/// What of `bounds` each log has, and what is `late`.
+fn narrow(
+    topic: &str,
+    marks: &BTreeMap<Partition, Watermarks>,
+    bounds: &Bounds,
+    mut late: BTreeMap<Partition, Late>,
+) -> Result<Plan> {
     let (mut ranges, mut notes) = (Vec::new(), Vec::new());
     for (&partition, &Watermarks { beginning, end }) in marks {
         let topic = topic.to_owned();
@@ -137,10 +164,18 @@ fn narrow(topic: &str, marks: &BTreeMap<Partition, Watermarks>, bounds: &Bounds)
         if behind > end {
             notes.push(Note::BeyondEnd { topic: topic.clone(), partition, end });
         }
+        let Late { ranges: late, unchecked } = late.remove(&partition).unwrap_or_default();
         if first < next {
             ranges.push((partition, OffsetRange::below(next, first)));
-        } else {
-            notes.push(Note::Nothing { topic, partition });
+        } else if late.is_empty() {
+            notes.push(Note::Nothing { topic: topic.clone(), partition });
+        }
+        ranges.extend(late.iter().map(|range| (partition, *range)));
+        if !late.is_empty() {
+            notes.push(Note::Late { topic: topic.clone(), partition, ranges: late });
+        }
+        if let Some(from) = unchecked {
+            notes.push(Note::Unchecked { topic, partition, from });
         }
     }
     if ranges.is_empty() {
@@ -176,7 +211,7 @@ impl Plan {
         }
     }
 
-    /// Writes what is left out to the log.
+    /// Writes the notes to the log.
     pub fn log_notes(&self) {
         for note in &self.notes {
             if note.is_warning() { log::warn!("{note}") } else { log::info!("{note}") }
@@ -211,7 +246,7 @@ mod tests {
         of: &[(Partition, i64, i64)],
         bounds: &Bounds,
     ) -> (Vec<(Partition, OffsetRange)>, Vec<String>) {
-        let plan = narrow("orders", &marks(of), bounds).unwrap();
+        let plan = narrow("orders", &marks(of), bounds, BTreeMap::new()).unwrap();
         (plan.ranges, plan.notes.iter().map(Note::to_string).collect())
     }
 
@@ -255,15 +290,37 @@ mod tests {
     }
 
     #[test]
+    fn late_records_are_ranges_of_their_own_and_said() {
+        let found = |offset: i64| [(0, Offset::new(offset))].into();
+        let bounds = Bounds::Found { since: found(0), until: Some(found(3)) };
+        let late = |unchecked: Option<i64>| {
+            let ranges = vec![range(4, 10), range(12, 12)];
+            [(0, Late { ranges, unchecked: unchecked.map(Offset::new) })].into()
+        };
+        let plan = narrow("orders", &marks(&[(0, 0, 20)]), &bounds, late(Some(15))).unwrap();
+        assert_eq!(plan.ranges, [(0, range(0, 2)), (0, range(4, 10)), (0, range(12, 12))]);
+        let notes: Vec<_> = plan.notes.iter().map(Note::to_string).collect();
+        assert!(notes[0].contains("2 more range(s)") && notes[0].contains("up to 12"), "{notes:?}");
+        assert!(notes[1].contains("was not looked at from 15 on"), "{notes:?}");
+        let nothing_else = Bounds::Found { since: found(3), until: Some(found(3)) };
+        let plan = narrow("orders", &marks(&[(0, 0, 20)]), &nothing_else, late(None)).unwrap();
+        assert_eq!((plan.ranges.len(), plan.notes.len()), (2, 1));
+    }
+
+    fn refused(bounds: &Bounds) -> Error {
+        narrow("orders", &marks(&[(0, 5, 30)]), bounds, BTreeMap::new()).unwrap_err()
+    }
+
+    #[test]
     fn a_span_without_any_record_is_refused() {
-        let error = narrow("orders", &marks(&[(0, 5, 30)]), &offsets(30, None)).unwrap_err();
+        let error = refused(&offsets(30, None));
         assert_eq!(
             error.to_string(),
             "range: nothing of topic orders lies in it, expected offsets or times that the log has: \
              orders/0 has 5-29"
         );
         assert_eq!(error.exit_code(), 78);
-        let gone = narrow("orders", &marks(&[(0, 5, 30)]), &offsets(0, Some(4))).unwrap_err();
+        let gone = refused(&offsets(0, Some(4)));
         assert!(matches!(gone, Error::Config(_)));
     }
 }
