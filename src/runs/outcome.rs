@@ -402,11 +402,19 @@ fn names_that_count(
                 .into_iter()
                 // A user's step can push an offset that is not in its batch.
                 .filter(|failed| batch.contains(failed.offset))
-                .map(|failed| (failed.offset, one_line(&failed.reason)))
+                .map(|failed| (failed.offset, reason(&failed)))
                 .collect()
         }
         // The step may have failed before it reached the other records.
         Err(StepError::Retry(_) | StepError::Stop(_) | StepError::NotDone(_)) => BTreeMap::new(),
+    }
+}
+
+/// Why a named record failed. An empty text would look like a dead letter whose cause was lost.
+fn reason(failed: &FailedRecord) -> String {
+    match failed.reason.trim() {
+        "" => "the step named this record as failed, without a reason".to_owned(),
+        _ => one_line(&failed.reason),
     }
 }
 

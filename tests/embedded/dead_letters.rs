@@ -87,6 +87,22 @@ fn with_letters() -> World {
 }
 
 #[test]
+fn a_record_that_is_named_without_a_reason_has_a_text_all_the_same() {
+    let world = World::with_records(7);
+    let name = |attempt: &mut Attempt<'_>| {
+        for (offset, reason) in [(2, ""), (3, " \t"), (4, "bad customer")] {
+            attempt.fail(mb::model::offset::Offset::new(offset), reason);
+        }
+    };
+    world.run(world.config(), &Recorder::naming(name, |_| Ok(()))).unwrap();
+    let errors: BTreeSet<_> =
+        letters(&world).into_iter().map(|(_, _, offset, _, error, _)| (offset, error)).collect();
+    let none = "the step named this record as failed, without a reason";
+    let expected = [(2, none), (3, none), (4, "bad customer")];
+    assert_eq!(errors, expected.map(|(offset, text)| (offset, text.to_owned())).into());
+}
+
+#[test]
 fn a_redrive_that_is_asked_for_while_mb_is_away_is_made_at_the_next_start() {
     let world = with_letters();
     let asked = done(&world, &["redrive", "--all"]);
