@@ -174,3 +174,38 @@ fn a_replay_by_time_covers_records_whose_timestamps_are_out_of_order() {
     let expected: Vec<i64> = (0..20).filter(|n| ![3, 9, 10].contains(n)).collect();
     assert_eq!(offsets, expected, "each record of the window, and no other");
 }
+
+#[test]
+fn a_cursor_move_leaves_the_producer_alone() {
+    const COUNT: u64 = 60;
+    let world = World::with_records(10);
+    let faults = Faults::new(1);
+    let topics = world.topics.with_faults(faults.clone());
+    let produce = Produce { rate: 50.0, count: Some(COUNT), ..Produce::default() };
+    faults.delay(Duration::from_millis(100));
+    let config = Config { produce: Some(produce), ..world.config() };
+    let mb = Running::start(&world, topics, config);
+    let posted = || -> i64 {
+        let marks = world.topics.watermarks(TOPIC, &[0, 1, 2]).unwrap();
+        marks.values().map(|marks| marks.as_ref().unwrap().end.get()).sum::<i64>() - 30
+    };
+    let mut moves = 0;
+    while posted() < COUNT as i64 {
+        let there = mb.perform(GetLag {}).top.iter().any(|row| row.committed >= Some(5));
+        if there {
+            let offsets = vec![(moves % 3, 5)];
+            let request = MoveCursor { offsets, dry_run: false, wait_s: Some(60.0) };
+            moves += i32::from(mb.try_perform(request).is_some());
+        }
+        thread::sleep(limits::COMMIT_INTERVAL);
+    }
+    assert!(moves > 0, "cursors moved while it was posting");
+    faults.heal();
+    eventually(LIMIT, "all is committed", || {
+        let committed: i64 = world.committed("mb").values().map(|offset| offset.get()).sum();
+        committed == 30 + COUNT as i64
+    });
+    assert_eq!(posted(), COUNT as i64, "each message once");
+    assert_eq!(mb.perform(GetOverview {}).totals.messages_posted, COUNT);
+    drop(mb);
+}
