@@ -86,7 +86,7 @@ pub fn info(world: &World) -> Result<TopicInfo> {
         return Err(Error::UnknownTopic { topic: NAME.into() });
     }
     let partitions = (0..PARTITIONS as Partition).collect();
-    Ok(TopicInfo { name: NAME.into(), id: None, cluster_id: None, partitions })
+    Ok(TopicInfo { name: NAME.into(), id: None, cluster_id: None, partitions, is_internal: false })
 }
 
 pub fn create(world: &World) {
