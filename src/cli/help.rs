@@ -9,12 +9,13 @@ const WIDTH: usize = 100;
 /// The column in which descriptions begin; a longer name gets a line of its own.
 const DESCRIPTION_COLUMN: usize = 29;
 
-const EXIT_CODES: [(&str, &str); 6] = [
+const EXIT_CODES: [(&str, &str); 7] = [
     ("0", "finished, or shut down cleanly"),
     ("1", "runtime error, for example the broker does not answer"),
     ("2", "forced stop: a second signal, or --drain-timeout was exceeded"),
     ("64", "wrong usage"),
     ("65", "deliberate halt, for example a failed run with --on-failure halt"),
+    ("75", "with --until-caught-up: the step failed for every run for longer than --hold-limit"),
     ("78", "unusable configuration, for example the data directory is in use"),
 ];
 
