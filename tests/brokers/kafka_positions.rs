@@ -260,7 +260,7 @@ fn a_topic_made_again_while_mb_runs_halts_it_and_loses_nothing() {
     kafka.reset_group(&group, &format!("{topic}:0"), &["--to-offset", &old.to_string()]);
     let args = [&args[..], &["--on-missing-offsets", "skip"]].concat();
     let (records, said) = process(data_dir.path(), &args, &topic);
-    assert!(said.iter().any(|line| line.contains("committed to the one before")), "{said:?}");
+    assert!(said.iter().any(|line| line.contains("committed for the old topic")), "{said:?}");
     assert_same(&records, &raw::read_all(&server, &topic));
     // From now on an offset is the new topic's own.
     kafka.reset_group(&group, &format!("{topic}:0"), &["--to-offset", &old.to_string()]);
