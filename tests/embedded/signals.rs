@@ -13,6 +13,8 @@ use crate::support::mb::Mb;
 const LIMIT: Duration = Duration::from_secs(60);
 const READY: &str = "worker(s), batches of";
 const JOB: [&str; 4] = ["--client", "embedded", "--rate", "200"];
+/// Whoever started the tests may have signals ignored, and mb would inherit that.
+const NOT_IGNORED: [&str; 2] = ["env", "--default-signal=HUP,INT,TERM"];
 /// mb takes signals within this time as one.
 const SAME_STOP: Duration = Duration::from_secs(1);
 
@@ -60,7 +62,8 @@ fn a_signal_that_is_not_ignored_stops_mb_and_is_named() {
     for (signal, name) in
         [(Signal::HUP, "SIGHUP"), (Signal::INT, "SIGINT"), (Signal::TERM, "SIGTERM")]
     {
-        let mut mb = Mb::start(&JOB);
+        let dir = tempfile::tempdir().unwrap();
+        let mut mb = Mb::start_by(&NOT_IGNORED, dir.path(), &JOB);
         mb.wait_for_line(READY, LIMIT);
         mb.signal(signal);
         mb.wait_for_line(&format!("got {name}"), LIMIT);
@@ -94,7 +97,7 @@ fn wait_for_attempt(data_dir: &Path) {
 fn a_signal_a_second_later_forces_the_stop_and_one_at_once_does_not() {
     let dir = tempfile::tempdir().unwrap();
     let hang = [&JOB[..], &["--exec", "exec sleep 1000"]].concat();
-    let mut mb = Mb::start_in(dir.path(), &hang);
+    let mut mb = Mb::start_by(&NOT_IGNORED, dir.path(), &hang);
     wait_for_attempt(dir.path());
     mb.signal(Signal::TERM);
     mb.wait_for_line("got SIGTERM", LIMIT);

@@ -5,8 +5,8 @@
 //! threads. The modules have the names that the files expect of mb. What the files use beside each other is
 //! replaced by stand-ins: time, the history's file, settings.
 
-// The unit tests in these files need the rest of mb: they run there.
-#![cfg(not(test))]
+// The unit tests and examples in these files need the rest of mb: they run there.
+#![cfg(not(any(test, doctest)))]
 #![allow(dead_code)]
 
 extern crate self as crossbeam_channel;
