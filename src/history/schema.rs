@@ -38,6 +38,23 @@ pub fn open(path: &Path) -> Result<Connection> {
     update(db, path)
 }
 
+/// Opens a history in memory: all connections of this process that name it share it. For the simulation, which
+/// would write a file for each process that it simulates.
+///
+/// # Errors
+/// As `open`.
+#[cfg(feature = "testing")]
+pub fn open_in_memory(name: &str) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_URI;
+    let db = Connection::open_with_flags(format!("file:{name}?mode=memory&cache=shared"), flags)
+        .map_err(|cause| Error::storage(format!("open the history {name}"), in_full(&cause)))?;
+    configure(&db, Path::new(name))?;
+    update(db, Path::new(name))
+}
+
 /// Opens a history as `open` does, but moves a damaged file aside first, with its journal, and creates a new
 /// one: mb can go on from the committed offsets without it. A file that has not changed since mb's last clean
 /// shutdown is not checked (see `clean_shutdown`). A file of another program or of a newer mb is refused, as

@@ -1,7 +1,6 @@
 //! The history's tables: in memory, and shared by three connections as a running mb's file is. They are kept
 //! from seed to seed and emptied.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use mb::history::schema;
@@ -37,9 +36,9 @@ impl Files {
     fn open() -> Files {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("file:simulated-{number}?mode=memory&cache=shared");
+        let name = format!("simulated-{number}");
         let open = || {
-            let db = schema::open(Path::new(&name)).unwrap();
+            let db = schema::open_in_memory(&name).unwrap();
             db.pragma_update(None, "synchronous", "OFF").unwrap();
             db.set_prepared_statement_cache_capacity(100);
             db
