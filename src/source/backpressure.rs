@@ -12,7 +12,7 @@ use crate::model::clock;
 use crate::model::error::{Error, Result};
 use crate::model::offset::Partition;
 use crate::source::delivery::Delivery;
-use crate::source::intake::Intake;
+use crate::source::intake::{Intake, Reads};
 use crate::source::signals::Ended;
 
 /// Why there is no memory for a record.
@@ -167,23 +167,20 @@ fn give_way(intake: &mut Intake, partition: Partition) {
 }
 
 /// Pauses the partitions of which too many runs wait for their turn, or which pause after an error, and
-/// resumes the others. True if one is held for its runs.
+/// resumes the others; the consumer knows only the partitions that the tick `reads`. True if one is held for its runs.
 ///
 /// # Errors
 /// As the consumer's.
 pub(super) fn open_and_close(
     intake: &mut Intake,
+    reads: Reads,
     now: Instant,
     consumer: &mut dyn Consumer,
 ) -> Result<bool> {
     let queue = &intake.engine.queue;
     let is_ordered = queue.is_ordered();
-    let alone = intake.alone;
     let mut any_held = false;
-    for reader in intake.readers.iter_mut() {
-        if alone.is_some_and(|alone| alone != reader.partition()) {
-            continue;
-        }
+    for reader in intake.readers.iter_mut().filter(|reader| reads.includes(reader.partition())) {
         let held = is_ordered && queue.is_held(reader.partition(), reader.is_held());
         reader.open_or_close(held, now, consumer)?;
         any_held |= held;

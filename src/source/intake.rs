@@ -78,6 +78,20 @@ pub enum LateStart {
     End,
 }
 
+/// The partitions that a tick's consumer has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reads {
+    /// All that the sensor had when the tick began.
+    All,
+    Alone(Partition),
+}
+
+impl Reads {
+    pub fn includes(self, partition: Partition) -> bool {
+        matches!(self, Reads::All) || self == Reads::Alone(partition)
+    }
+}
+
 /// A sensor's state between ticks.
 pub(super) struct Intake {
     pub settings: SensorSettings,
@@ -238,12 +252,17 @@ impl Intake {
         self.adopt(partition, Resume { position, committed: None, stored: Vec::new() });
     }
 
+    /// Which partitions a tick that begins now reads.
+    pub fn reads(&self) -> Reads {
+        self.alone.map_or(Reads::All, Reads::Alone)
+    }
+
     /// Where each partition's fresh consumer starts. Clients read in this order, and a tick with a backlog may
     /// not get past the first partition: so each tick begins with another one.
     pub fn assignment(&mut self, now: Instant) -> Vec<(Partition, Offset)> {
-        let alone = self.alone;
+        let reads = self.reads();
         let readers = self.readers.iter_mut();
-        let mine = readers.filter(|reader| alone.is_none_or(|alone| alone == reader.partition()));
+        let mine = readers.filter(|reader| reads.includes(reader.partition()));
         let mut from: Vec<_> =
             mine.map(|reader| (reader.partition(), reader.begin_reading(now))).collect();
         if !from.is_empty() {

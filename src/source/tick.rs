@@ -20,13 +20,15 @@ use crate::source::batcher::Cut;
 use crate::source::collect::{self, Collector};
 use crate::source::delivery::Delivery;
 use crate::source::gaps::Gap;
-use crate::source::intake::Intake;
+use crate::source::intake::{Intake, Reads};
 use crate::source::partition_reader::PartitionReader;
 use crate::source::signals::{Ended, SensorCommand};
 
 /// One tick.
 pub(super) struct Tick<'a> {
     intake: &'a mut Intake,
+    /// The partitions of the consumer; they stay the same for the whole tick.
+    reads: Reads,
     delivery: Delivery,
     started: Instant,
     started_ms: i64,
@@ -57,6 +59,7 @@ impl<'a> Tick<'a> {
         let started = clock::now();
         let deadline = started + intake.settings.tick_runtime;
         Tick {
+            reads: intake.reads(),
             intake,
             delivery: Delivery::new(started, deadline),
             started,
@@ -135,10 +138,11 @@ impl<'a> Tick<'a> {
             if self.ended.is_some() {
                 return Ok(());
             }
-            if self.intake.readers.iter().any(|reader| reader.retry_is_due(self.now)) {
+            if self.readers().any(|reader| reader.retry_is_due(self.now)) {
                 self.intake.check_topic()?;
             }
-            let any_held = backpressure::open_and_close(self.intake, self.now, consumer)?;
+            let any_held =
+                backpressure::open_and_close(self.intake, self.reads, self.now, consumer)?;
             let wait = self.wait(any_held);
             consumer.poll(wait, self)?;
             self.now = clock::now();
@@ -163,12 +167,11 @@ impl<'a> Tick<'a> {
         while let Some(command) = self.intake.signals.command() {
             match command {
                 SensorCommand::Release { partition, done } => {
-                    let is_read = self.intake.readers.get(partition).is_some()
-                        && self.intake.alone.is_none_or(|alone| alone == partition);
+                    let is_read = self.readers().any(|reader| reader.partition() == partition);
                     self.delivery.drop_cuts_of(partition);
                     // Nobody may be waiting for the answer any more.
                     let _ = done.send(self.intake.release(partition));
-                    if is_read {
+                    if is_read && self.ended.is_none() {
                         consumer.pause(partition)?;
                     }
                 }
@@ -186,11 +189,17 @@ impl<'a> Tick<'a> {
         Ok(())
     }
 
+    /// The readers of the partitions that the consumer has.
+    fn readers(&self) -> impl Iterator<Item = &PartitionReader> {
+        let reads = self.reads;
+        self.intake.readers.iter().filter(move |reader| reads.includes(reader.partition()))
+    }
+
     /// How long a poll may wait: until the tick is over, a batch has waited long enough, or a partition is
     /// retried. It wakes now and then to check for a stop.
     fn wait(&mut self, any_held: bool) -> Duration {
-        let due = self.intake.readers.iter().filter_map(|reader| reader.due());
-        let retries = self.intake.readers.iter().filter_map(|reader| reader.retry_at());
+        let due = self.readers().filter_map(PartitionReader::due);
+        let retries = self.readers().filter_map(PartitionReader::retry_at);
         let all = due.chain(retries).chain(self.delivery.due());
         let until = all.fold(self.deadline, Instant::min);
         let mut wait = until.saturating_duration_since(self.now).min(limits::STOP_LOOK_INTERVAL);
@@ -313,6 +322,10 @@ impl<'a> Tick<'a> {
         self.cut_now(partition);
         self.partition_error.get_or_insert_with(|| error.clone());
         self.intake.fail(partition, error, self.now);
+        // This tick's consumer has no other partition: the next one reads those that can be read.
+        if self.reads == Reads::Alone(partition) {
+            self.end(Ended::Interrupted);
+        }
     }
 
     fn fail(&mut self, error: Error) {

@@ -298,11 +298,14 @@ fn sigterm_under_load_commits_exactly_what_was_processed() {
         }
         let committed = topic.committed();
         for (partition, end) in &committed {
+            // A run that the stop met in its delay is not done, while one behind it may be: the commit ends at
+            // the first record that was not processed.
             let offsets = processed.remove(partition).unwrap_or_default();
-            let expected: Vec<i64> = (0..*end).collect();
-            assert!(
-                offsets == expected,
-                "round {round}: {end} is committed in {partition}, {} records were processed",
+            let without_gap = (0..).zip(&offsets).take_while(|(n, offset)| n == *offset).count();
+            assert_eq!(
+                *end,
+                i64::try_from(without_gap).unwrap(),
+                "round {round}: partition {partition}, {} records were processed",
                 offsets.len()
             );
         }

@@ -257,11 +257,17 @@ fn is_removed(world: &World, key: &RunKey) -> bool {
     entries.all(|entry| entry.removed || !of_range(entry.offset))
 }
 
-/// Looks at what is in the file; at the dead letters too if that is certain to be worth it.
+/// Looks at what is in the file; at the dead letters too if that is certain to be worth it. A run that is in its step
+/// when its request is cancelled resolves its letters after the request's end, so those are looked at as long as one
+/// is being redriven.
 pub fn look(world: &World, db: &Connection, has_letters: bool) {
     let mut requests = world.requests.borrow_mut();
     let is_open = requests.open().next().is_some();
-    if has_letters || is_open && !requests.letters.is_empty() {
+    let is_redriving = |letter: &Letter| letter.state == DeadLetterState::Redriving;
+    if has_letters
+        || is_open && !requests.letters.is_empty()
+        || requests.letters.values().any(is_redriving)
+    {
         look_at_letters(world, &mut requests, db);
     }
     if is_open {
