@@ -37,7 +37,7 @@ soak: ## run on real brokers for MB_SOAK_MINUTES (30) under every kind of fault 
 	MB_SOAK_MINUTES=$(or $(MB_SOAK_MINUTES),30) cargo test --profile ci --locked --test brokers soak:: -- --nocapture
 
 # Each input that is found is kept: copy it from target/fuzz-TARGET into tests/corpus/TARGET.
-fuzz: ## read inputs made by chance for MB_FUZZ_SECONDS (60) each, where mb reads what others send
+fuzz: ## give random input to each parser of what others send, MB_FUZZ_SECONDS (60) each
 	MB_FUZZ_SECONDS=$(or $(MB_FUZZ_SECONDS),60) cargo test --profile ci --locked --test embedded fuzz:: -- --nocapture
 
 axe: ## check every view of the page with axe, for keyboards and screen readers
@@ -74,7 +74,7 @@ bench-all: BENCH_MODE := --all
 bench-all: BENCH_SETUP := all
 bench-all: bench ## the same with Spark too
 
-start_kafka: ## start a Kafka broker on localhost:9092 (KAFKA_VERSION, KAFKA_PORT: see scripts/kafka help)
+start_kafka: ## start a Kafka broker on localhost:9092; needs Java 17 and Maven (see scripts/kafka help)
 	scripts/kafka start
 
 stop_kafka: ## stop that broker
