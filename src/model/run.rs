@@ -47,6 +47,8 @@ pub struct Failing {
     pub counted: u32,
     /// When the last one that counts ended.
     pub counted_at: Instant,
+    /// In how many of them the step said that it cannot work now, which says nothing of the run.
+    pub not_now: u32,
     /// The run has waited in a hold.
     pub was_held: bool,
 }

@@ -202,9 +202,10 @@ fn failed_attempt(
         // `NotDone` comes here for cancelled runs only.
         StepError::Retry(_) | StepError::NotDone(_) => (Some(Failure::Passing), "retry"),
     };
-    let (failing, counts) = count(run, is_partial, now);
+    let is_not_now = failure == Some(Failure::NotNow);
+    let (failing, counts) = count(run, is_partial, is_not_now, now);
     let attempted = Attempted {
-        number: now.attempt,
+        number: if is_not_now { now.attempt } else { now.attempt - failing.not_now },
         failing,
         counts,
         suspects,
@@ -232,8 +233,9 @@ fn failed_attempt(
 }
 
 /// Counts the attempt: against the run, if the step has worked for another run since the last one that counts.
-/// The first one counts anyway: a single outage can make no more than that one count.
-fn count(run: &Run, is_partial: bool, now: &Situation) -> (Failing, bool) {
+/// The first one counts anyway: a single outage can make no more than that one count. If the step says that it cannot
+/// work now, the attempt says nothing of the run.
+fn count(run: &Run, is_partial: bool, is_not_now: bool, now: &Situation) -> (Failing, bool) {
     let needed = now.policy.needed();
     let counts = now.worked_meanwhile || is_partial || run.failed_attempts == 0;
     // Attempts before a restart, or of the run that this one was split from: which of them counted is not known.
@@ -243,7 +245,11 @@ fn count(run: &Run, is_partial: bool, now: &Situation) -> (Failing, bool) {
         was_held: false,
         counted: run.failed_attempts.min(needed - 1),
         counted_at: run.queued,
+        not_now: 0,
     });
+    if is_not_now {
+        return (Failing { not_now: before.not_now + 1, ..before }, counts);
+    }
     if !counts {
         return (before, false);
     }

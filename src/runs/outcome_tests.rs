@@ -610,6 +610,27 @@ fn a_run_that_fails_like_all_others_is_held() {
     );
 }
 
+#[test]
+fn attempts_in_which_the_step_cannot_work_use_up_none_of_a_runs_attempts() {
+    let mut run = run_of(&OFFSETS);
+    let mut now = situation();
+    now.evidence.worked_since = true;
+    let not_now = || Err(StepError::NotNow("away".into()));
+    for result in [not_now(), not_now(), retry(), not_now(), retry()] {
+        let effects = decide(&run, attempted(result, &[]), &now);
+        let retried = effects.iter().find_map(|effect| match effect {
+            Effect::Retry { failed_attempts, failing, .. } => Some((*failed_attempts, *failing)),
+            _ => None,
+        });
+        (run.failed_attempts, run.failing) = retried.unwrap_or_else(|| panic!("{effects:?}"));
+        now.attempt += 1;
+    }
+    assert_eq!((run.failed_attempts, run.failing.unwrap().not_now), (5, 3));
+    let effects = decide(&run, attempted(retry(), &[]), &now);
+    let given_up = |effect: &Effect| matches!(effect, Effect::Count(Count::DeadLetters(4)));
+    assert!(effects.iter().any(given_up), "the third failure is the last: {effects:?}");
+}
+
 /// Every combination of what `decide` looks at.
 fn every_case(mut check: impl FnMut(&Run, Turn, &Situation)) {
     let results = [

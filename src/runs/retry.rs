@@ -52,7 +52,7 @@ pub struct RetryPolicy {
 /// A failed attempt, and what is known of the run and of others.
 #[derive(Clone, Copy, Debug)]
 pub struct Attempted {
-    /// The attempt's number, from 1.
+    /// The attempt's number, from 1; attempts in which the step could not work are left out, unless this is one.
     pub number: u32,
     /// With this attempt.
     pub failing: Failing,
@@ -200,7 +200,14 @@ mod tests {
         let since = Instant::now();
         Attempted {
             number,
-            failing: Failing { began: since, since, counted, counted_at: since, was_held: false },
+            failing: Failing {
+                began: since,
+                since,
+                counted,
+                counted_at: since,
+                not_now: 0,
+                was_held: false,
+            },
             counts,
             suspects: 9,
             is_redrive: false,

@@ -75,6 +75,8 @@ impl Worker {
         let worked_meanwhile = proof
             >= Some(run.failing.map_or(run.queued, |failing| failing.counted_at))
             && proof.is_some();
+        let worked_before =
+            run.failing.is_some_and(|failing| engine.queue.has_worked_since(failing.began));
         let TakenTurn { turn, attempt, began, now } = self.take_turn(&run);
         let evidence = match &turn {
             Turn::Attempted { result: Ok(()), failed, .. } if failed.is_empty() => {
@@ -82,7 +84,10 @@ impl Worker {
             }
             _ => {
                 let first = run.failing.map_or(began, |failing| failing.began);
-                engine.queue.evidence(&run, first)
+                let is_only_attempt = engine.retry.max_attempts == 1;
+                let worked_since =
+                    worked_before || is_only_attempt && engine.queue.has_worked_since(first);
+                Evidence { worked_since, ..engine.queue.evidence(&run) }
             }
         };
         let topic = engine.dead_letters.as_ref();

@@ -33,6 +33,7 @@ use rusqlite::Connection;
 use crate::dead_topic;
 use crate::log::SimulatedBroker;
 use crate::oracle::{self, SimulatedStep};
+use crate::outage;
 use crate::requests;
 use crate::tables::Files;
 use crate::world::{Fate, World};
@@ -339,7 +340,8 @@ impl Life {
             return;
         }
         let steering = &self.engine.steering;
-        match world.below(8) {
+        match world.below(9) {
+            8 => self.try_step_or_give_up(world),
             0 => drop(steering.pause()),
             1 | 2 => drop(steering.resume()),
             3 => steering.tick(),
@@ -372,6 +374,21 @@ impl Life {
             && !world.is_dead()
         {
             world.violate(format!("the move to {target:?} is refused as wrong: {error}"));
+        }
+    }
+
+    /// During a hold a person has the step tried at once, or gives up on what waits for it.
+    fn try_step_or_give_up(&self, world: &World) {
+        let queue = &self.engine.queue;
+        if queue.held().is_none() {
+            return;
+        }
+        if world.one_in(4) || world.calm.get() {
+            let runs = queue.give_up("given up on by a person", Duration::ZERO);
+            world.note(|| format!("a person gives up on {runs} held run(s)"));
+        } else {
+            world.note(|| "a person has the step tried at once".into());
+            queue.probe_now();
         }
     }
 
@@ -415,6 +432,11 @@ impl Life {
             if act % 8 == 0 && is_over() && oracle::is_all_committed(world) {
                 return true;
             }
+            // Bad records with nothing to compare them with are a person's to give up on.
+            let held = self.engine.queue.held();
+            if held.is_some_and(|held| world.now() - held.since > outage::A_PERSONS_PATIENCE) {
+                self.try_step_or_give_up(world);
+            }
             if self.has_halted(world) {
                 world.violate("mb halts though nothing is wrong".into());
             }
@@ -439,6 +461,7 @@ impl Life {
             && self.engine.queue.is_empty()
             && self.engine.queue.waiting_retries() == 0
             && self.engine.queue.parked() == 0
+            && self.engine.queue.held().is_none()
             && self.engine.budget.used() == 0
     }
 }

@@ -14,6 +14,7 @@ use mb::step::{Attempt, Step, StepError};
 use rusqlite::{Connection, params};
 
 use crate::order::Orders;
+use crate::outage;
 use crate::plan::Rate;
 use crate::requests;
 use crate::world::{Fate, World, world};
@@ -53,6 +54,7 @@ pub fn begin_move(world: &World, offsets: &[(Partition, Offset)]) {
 pub fn moved(world: &World, offsets: &[(Partition, Offset)]) {
     let mut oracle = world.oracle.borrow_mut();
     for (partition, to) in offsets {
+        world.outages.borrow_mut().forget(*partition);
         oracle.committed.insert(*partition, *to);
         oracle.held.retain(|(of, offset), _| of != partition || *offset < to.get());
         let done = oracle.done_below.get(partition).copied();
@@ -63,6 +65,7 @@ pub fn moved(world: &World, offsets: &[(Partition, Offset)]) {
 /// A process has found where it goes on.
 pub fn resumed(world: &World, order: Order, resumes: &BTreeMap<Partition, Resume>) {
     world.requests.borrow_mut().begin_life();
+    world.outages.borrow_mut().begin_life();
     let mut oracle = world.oracle.borrow_mut();
     oracle.orders.begin_life(order);
     oracle.committed.clear();
@@ -253,6 +256,7 @@ impl Step for SimulatedStep {
     fn run(&self, attempt: &mut Attempt<'_>) -> Result<(), StepError> {
         let world = world();
         let killed = || StepError::Retry("killed".into());
+        outage::begins(&world, attempt.key);
         // Before others act: once a request is cancelled no attempt of it begins.
         let checked = requests::check_attempt(&world, attempt.key, attempt.batch);
         world.interleave();
@@ -272,9 +276,13 @@ impl Step for SimulatedStep {
         world.oracle.borrow_mut().orders.end(attempt.key, attempt.batch);
         let has_processed_all = result.is_ok() && attempt.failed.is_empty();
         requests::attempted(&world, attempt.key, attempt.batch, has_processed_all);
+        outage::ends(&world, attempt, result.as_ref().err());
         match result {
             _ if world.is_dead() => Err(killed()),
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                world.note(|| format!("{} succeeds", attempt.key));
+                Ok(())
+            }
             Err(Failure::Panic) => resume_unwind(Box::new("a panic in the step")),
             Err(Failure::Error(error)) => {
                 world.note(|| format!("{} fails: {error:?}, {:?}", attempt.key, attempt.failed));
@@ -299,26 +307,31 @@ fn attempt_it(world: &World, attempt: &mut Attempt<'_>) -> Result<(), Failure> {
     failure.map_or(Ok(()), Err)
 }
 
-enum Failure {
+pub enum Failure {
     Error(StepError),
     Panic,
 }
 
-fn failure(world: &World, attempt: &mut Attempt<'_>) -> Option<Failure> {
+/// Whether no attempt of the run can process the record.
+pub fn is_poison(world: &World, key: &RunKey, offset: Offset) -> bool {
     // A halt is answered by mending what is wrong.
     let mended = world.calm.get() && world.plan.on_failure == OnFailure::Halt;
-    let partition = attempt.key.partition as u64;
     // What was wrong may be mended before a redrive.
-    let redrive = match attempt.key.reprocess {
+    let redrive = match key.reprocess {
         Some(Reprocess::Redrive(request)) => request as u64,
         _ => 0,
     };
-    let poison = |offset: Offset| {
-        let offset = offset.get() as u64;
-        !mended
-            && world.fixed(world.plan.poison, &[1, partition, offset])
-            && (redrive == 0 || world.fixed(Rate(2), &[3, partition, offset, redrive]))
-    };
+    let (partition, offset) = (key.partition as u64, offset.get() as u64);
+    !mended
+        && world.fixed(world.plan.poison, &[1, partition, offset])
+        && (redrive == 0 || world.fixed(Rate(2), &[3, partition, offset, redrive]))
+}
+
+fn failure(world: &World, attempt: &mut Attempt<'_>) -> Option<Failure> {
+    if let Some(error) = world.outages.borrow_mut().error(world, attempt.key) {
+        return Some(Failure::Error(error));
+    }
+    let partition = attempt.key.partition as u64;
     if world.hits(world.plan.flaky) {
         return Some(match world.below(12) {
             0 => Failure::Error(StepError::Stop("stop".into())),
@@ -327,7 +340,8 @@ fn failure(world: &World, attempt: &mut Attempt<'_>) -> Option<Failure> {
         });
     }
     let bad: Vec<Offset> = attempt.batch.records().map(|record| record.offset).collect();
-    let bad: Vec<Offset> = bad.into_iter().filter(|offset| poison(*offset)).collect();
+    let bad: Vec<Offset> =
+        bad.into_iter().filter(|offset| is_poison(world, attempt.key, *offset)).collect();
     let first = bad.first()?;
     let hopeless = world.fixed(Rate(3), &[2, partition, first.get() as u64]);
     let text = "poison".to_owned();

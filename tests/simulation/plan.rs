@@ -11,6 +11,8 @@ use crate::dead_topic;
 
 const MAX_BATCH: usize = 6;
 const MAX_LANES: u32 = 4;
+/// Longer than any seed's time.
+pub const ENDLESS_PATIENCE: Duration = Duration::from_secs(1_000_000_000);
 
 /// "One in so many"; 0 is never.
 #[derive(Clone, Copy, Debug)]
@@ -87,6 +89,10 @@ pub struct Plan {
     pub poison: Rate,
     /// An attempt that fails, whatever it has.
     pub flaky: Rate,
+    /// The step's target goes away when time passes.
+    pub outages: Rate,
+    pub on_outage: OnOutage,
+    pub outage_patience: Duration,
     /// A step that knows names its failed records.
     pub names: bool,
     /// A failed attempt had its effect all the same; not where records may go on in other runs.
@@ -132,6 +138,9 @@ impl Plan {
             compaction: Rate::choose(rng, &[0, 0, 20, 4]),
             poison: Rate::choose(rng, &[0, 0, 12, 4]),
             flaky: Rate::choose(rng, &[0, 0, 6, 2]),
+            outages: Rate::choose(rng, &[0, 20, 4]),
+            on_outage: one_of(rng, &[OnOutage::DeadLetter, OnOutage::Hold, OnOutage::Hold]),
+            outage_patience: one_of(rng, &[Duration::from_secs(10), ENDLESS_PATIENCE]),
             names,
             late_failure,
             bisect,
@@ -182,7 +191,8 @@ impl Plan {
             max_attempts: rng.u32(1..4),
             retry_backoff: millis(rng, &[1, 100]),
             on_failure: self.on_failure,
-            on_outage: OnOutage::DeadLetter,
+            on_outage: self.on_outage,
+            outage_patience: self.outage_patience,
             dead_letter: match rng.u32(0..4) {
                 0 => DeadLetterTo::Topic(dead_topic::NAME.into()),
                 1 => DeadLetterTo::Both(Some(dead_topic::NAME.into())),

@@ -9,13 +9,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mb::history::dead_letters::DeadLetterState;
 use mb::history::requests::{self, RequestRow, Selection};
-use mb::history::{Outcome, WriterTask};
+use mb::history::{CANCELLED, Outcome, WriterTask};
 use mb::model::batch::Batch;
 use mb::model::offset::{Offset, OffsetRange, Partition, Reprocess, RunKey};
 use mb::model::run::RunState;
 use rusqlite::Connection;
 
 use crate::oracle::is_piece;
+use crate::outage;
 use crate::world::World;
 
 /// Lists are looked at each time that a request has ended, and once in so many other times.
@@ -206,6 +207,9 @@ pub fn written(world: &World, writer: &WriterTask) {
     let mut are_kept = false;
     for outcome in writer.outcomes() {
         are_kept |= outcome.dead_letters.is_some();
+        if let Err(what) = outage::check_outcome(world, outcome) {
+            world.violate(format!("run {}: {what}", outcome.key));
+        }
         if let Some(reprocess) = outcome.key.reprocess
             && let Err(what) = count(world, outcome, reprocess.request())
         {
@@ -235,7 +239,8 @@ fn count(world: &World, outcome: &Outcome, request: i64) -> Result<(), String> {
             asked.records += outcome.records as u64;
         }
         RunState::Failed => {
-            if last.is_none_or(|(has_processed_all, _)| has_processed_all) {
+            let is_cancelled = outcome.dead_letters.as_ref().is_some_and(|of| of.why == CANCELLED);
+            if !is_cancelled && last.is_none_or(|(has_processed_all, _)| has_processed_all) {
                 return Err(format!("failed, the step says {last:?}"));
             }
             asked.failed += 1;

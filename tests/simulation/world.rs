@@ -16,6 +16,7 @@ use crate::dead_topic::DeadTopic;
 use crate::life::Life;
 use crate::log::Log;
 use crate::oracle::Oracle;
+use crate::outage::Outages;
 use crate::plan::{ACTORS, Actor, Plan, Rate};
 use crate::requests::Requests;
 
@@ -44,6 +45,8 @@ pub struct Figures {
     pub attempts: u64,
     pub commits: u64,
     pub acts: u64,
+    /// Times that the step's target was away.
+    pub outages: u64,
     /// Replays and redrives that were done.
     pub requests: u64,
     /// Dead letters that reached their topic.
@@ -57,6 +60,7 @@ impl Figures {
         self.attempts += other.attempts;
         self.commits += other.commits;
         self.acts += other.acts;
+        self.outages += other.outages;
         self.requests += other.requests;
         self.letters += other.letters;
     }
@@ -70,6 +74,7 @@ pub struct World {
     pub dead_topic: RefCell<DeadTopic>,
     pub oracle: RefCell<Oracle>,
     pub requests: RefCell<Requests>,
+    pub outages: RefCell<Outages>,
     pub life: RefCell<Option<Rc<Life>>>,
     pub figures: Cell<Figures>,
     /// The offsets that a cursor move is about to commit.
@@ -105,6 +110,7 @@ impl World {
             dead_topic: RefCell::default(),
             oracle: RefCell::default(),
             requests: RefCell::default(),
+            outages: RefCell::default(),
             life: RefCell::default(),
             figures: Cell::default(),
             moving: RefCell::default(),
@@ -285,6 +291,7 @@ impl World {
         };
         self.pass(Duration::from_millis(millis));
         self.dead_topic.borrow_mut().let_time_pass(self);
+        self.outages.borrow_mut().let_time_pass(self);
     }
 
     /// What happens to the log without mb.

@@ -43,15 +43,10 @@ impl Operation for GiveUp {
     fn perform(self, context: &Context, _: &mut Session) -> Result<GaveUp> {
         context.with_pipeline(|pipeline| {
             let held = held(pipeline)?;
-            let queue = &pipeline.engine.queue;
-            let runs = queue.failed_runs();
-            for run in &runs {
-                let error = format!("given up on by a person during a hold; {}", held.cause);
-                queue.cancels.cancel(*run, &error, limits::HISTORY_STOP_LIMIT);
-                queue.hurry(*run);
-            }
-            log::info!("{} held run(s) are given up on, as requested", runs.len());
-            Ok(GaveUp { runs: runs.len() as u64 })
+            let error = format!("given up on by a person during a hold; {}", held.cause);
+            let runs = pipeline.engine.queue.give_up(&error, limits::HISTORY_STOP_LIMIT);
+            log::info!("{runs} held run(s) are given up on, as requested");
+            Ok(GaveUp { runs: runs as u64 })
         })
     }
 }

@@ -69,7 +69,9 @@ struct Outage {
 pub struct Evidence {
     /// Runs of other batches have failed too since the step last worked.
     pub others_fail: bool,
-    /// An attempt of another run has ended in success since this run's first attempt began.
+    /// An attempt of another run has ended in success since this run's first attempt began, and before the last one
+    /// did: of two that overlap, the one that fails may have met an outage that the other did not. A run that may have
+    /// one attempt only is compared with those that it overlaps all the same.
     pub worked_since: bool,
     /// Every run that could be compared with waits for a failed one (`--order`).
     pub all_wait: bool,

@@ -67,11 +67,15 @@ impl RunQueue {
         state.hold.failed(run, now);
     }
 
-    /// What the other runs say about a failure of this run, whose first attempt began at `began`.
-    pub fn evidence(&self, run: &Run, began: Instant) -> Evidence {
+    /// What the other runs say about a failure of this run, but for `worked_since`.
+    pub fn evidence(&self, run: &Run) -> Evidence {
         let all_wait = self.is_ordered && self.receiver.is_empty();
-        let evidence = self.state.lock().hold.evidence(run, all_wait);
-        Evidence { worked_since: self.worked_at.is_after(began), ..evidence }
+        self.state.lock().hold.evidence(run, all_wait)
+    }
+
+    /// Whether an attempt has ended in success since `time`.
+    pub fn has_worked_since(&self, time: Instant) -> bool {
+        self.worked_at.is_after(time)
     }
 
     /// A run is given up on though no other run could be compared with.
@@ -106,5 +110,16 @@ impl RunQueue {
     /// The runs that wait for another attempt, and their partitions are not suspended.
     pub fn failed_runs(&self) -> Vec<RunId> {
         self.state.lock().failed_runs()
+    }
+
+    /// A person gives up on the `failed_runs`; each ends with `error`. Waits up to `limit` for each whose step has just returned. Returns how
+    /// many there were.
+    pub fn give_up(&self, error: &str, limit: Duration) -> usize {
+        let runs = self.failed_runs();
+        for run in &runs {
+            self.cancels.cancel(*run, error, limit);
+            self.hurry(*run);
+        }
+        runs.len()
     }
 }
