@@ -434,7 +434,7 @@ impl Life {
             }
             // Bad records with nothing to compare them with are a person's to give up on.
             let held = self.engine.queue.held();
-            if held.is_some_and(|held| world.now() - held.since > outage::A_PERSONS_PATIENCE) {
+            if held.is_some_and(|held| held.probes > outage::A_PERSONS_PATIENCE) {
                 self.try_step_or_give_up(world);
             }
             if self.has_halted(world) {

@@ -18,8 +18,8 @@ use crate::oracle::{Failure, is_piece, is_poison};
 use crate::plan::ENDLESS_PATIENCE;
 use crate::world::World;
 
-/// How long a hold lasts before a person gives up on what is held, once all faults are over.
-pub const A_PERSONS_PATIENCE: Duration = Duration::from_secs(60);
+/// After so many probes of a hold a person gives up on what is held, once all faults are over.
+pub const A_PERSONS_PATIENCE: u32 = 6;
 
 /// What an attempt fails with while the target is away.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +40,7 @@ pub struct Outages {
     worked: Option<Instant>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Begun {
     at: Instant,
     /// An outage has made it fail.
@@ -49,13 +49,13 @@ struct Begun {
     last: Option<Failed>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Failed {
     at: Instant,
     /// The step had worked for some records since the run began.
     is_proved: bool,
-    /// A run of another batch had failed too since the step last worked.
-    others_fail: bool,
+    /// Runs of other batches that had failed too since the step last worked.
+    others: Vec<RunKey>,
     is_not_now: bool,
     /// The step said that further attempts are of no use, so the rule does not apply.
     is_final: bool,
@@ -110,18 +110,17 @@ impl Outages {
         })
     }
 
-    /// Whether a run of another batch has failed since the step last worked, so that more than one batch says that
+    /// The runs of other batches that have failed since the step last worked, so that more than one batch says that
     /// it does not work.
-    fn others_fail(&self, key: &RunKey) -> bool {
-        let of_another = |other: &RunKey| batch_of(other) != batch_of(key);
-        let since_it_worked = |begun: &Begun| {
-            begun
-                .last
-                .is_some_and(|last| !last.is_final && self.worked.is_none_or(|at| at < last.at))
-        };
+    fn others_that_fail(&self, key: &RunKey) -> Vec<RunKey> {
         let redrive = |key: &RunKey| matches!(key.reprocess, Some(Reprocess::Redrive(_)));
-        let mut begun = self.begun.iter();
-        begun.any(|(other, begun)| of_another(other) && !redrive(other) && since_it_worked(begun))
+        let has_failed =
+            |last: &Failed| !last.is_final && self.worked.is_none_or(|at| at < last.at);
+        let others = self.begun.iter().filter(|(other, begun)| {
+            let is_failing = begun.last.as_ref().is_some_and(has_failed);
+            is_failing && batch_of(other) != batch_of(key) && !redrive(other)
+        });
+        others.map(|(other, _)| other.clone()).collect()
     }
 }
 
@@ -149,7 +148,7 @@ pub fn ends(world: &World, attempt: &Attempt<'_>, failure: Option<&Failure>) {
     if is_partial || failure.is_none() && failed == 0 {
         outages.worked = Some(world.now());
     }
-    let (worked, others_fail) = (outages.worked, outages.others_fail(attempt.key));
+    let (worked, others) = (outages.worked, outages.others_that_fail(attempt.key));
     let Some(begun) = outages.begun.get_mut(attempt.key) else { return };
     let is_not_now = matches!(failure, Some(Failure::Error(StepError::NotNow(_))));
     // A step that names records and ends well gives up on these.
@@ -161,7 +160,7 @@ pub fn ends(world: &World, attempt: &Attempt<'_>, failure: Option<&Failure>) {
     begun.last = Some(Failed {
         at: world.now(),
         is_proved: worked >= Some(begun.at),
-        others_fail,
+        others,
         is_not_now,
         is_final,
     });
@@ -180,16 +179,21 @@ pub fn check_outcome(world: &World, outcome: &Outcome) -> Result<(), String> {
     if given_up.why == CANCELLED || is_redrive || world.plan.on_outage != OnOutage::Hold {
         return Ok(());
     }
-    let last = begun.last.ok_or("given up on before its first attempt has ended")?;
+    let last = begun.last.as_ref().ok_or("given up on before its first attempt has ended")?;
     if last.is_not_now {
         return Err(format!("given up on though the step said \"not now\": {begun:?}"));
     }
     let is_impatient = world.plan.outage_patience != ENDLESS_PATIENCE;
     // Pieces of one batch are one witness; whose pieces they are is not known here.
     let knows_batches = world.plan.bisect.0 == 0 && !world.plan.names;
+    // Those that were given up on before are in the file before.
+    let others_fail = {
+        let outages = world.outages.borrow();
+        last.others.iter().any(|other| outages.begun.contains_key(other))
+    };
     let is_alone = is_impatient
         && last.at - begun.at >= world.plan.outage_patience
-        && !(last.others_fail && knows_batches && !may_all_wait(world));
+        && !(others_fail && knows_batches && !may_all_wait(world));
     if !last.is_final && !last.is_proved && !is_alone {
         return Err(format!("given up on though the step works for nobody: {begun:?}"));
     }
