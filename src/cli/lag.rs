@@ -129,10 +129,12 @@ pub fn rows(broker: &dyn Broker, connection: &Connection) -> Result<(Vec<Row>, O
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::kafka::{
-        Backend, Capabilities, CommitError, Consumer, FetchSettings, PerPartition, Producer,
-        TopicInfo,
+        Backend, Capabilities, Commit, CommitError, Committed, Consumer, FetchSettings,
+        PerPartition, Producer, TopicInfo,
     };
 
     /// A topic `t` with four partitions, of which a group has committed in three, and the last has no leader.
@@ -161,6 +163,7 @@ mod tests {
                 cluster_id: None,
                 is_internal: false,
                 partitions: vec![0, 1, 2, 3],
+                leader_epochs: BTreeMap::new(),
             })
         }
 
@@ -180,18 +183,20 @@ mod tests {
             unreachable!("lag asks for no times")
         }
 
-        fn committed(
+        fn group_offsets(
             &self,
             _: &str,
             _: &str,
             all: &[Partition],
-        ) -> Result<PerPartition<Option<Offset>>> {
+        ) -> Result<PerPartition<Option<Committed>>> {
             let offsets = [Some(20), None, Some(107), Some(5)];
-            let of = |partition: Partition| offsets[partition as usize].map(Offset::new);
+            let of = |partition: Partition| {
+                offsets[partition as usize].map(|at| Committed::plain(Offset::new(at)))
+            };
             Ok(all.iter().map(|partition| (*partition, Ok(of(*partition)))).collect())
         }
 
-        fn commit(&self, _: &str, _: &str, _: &[(Partition, Offset)]) -> Result<(), CommitError> {
+        fn commit_all(&self, _: &str, _: &str, _: &[Commit]) -> Result<(), CommitError> {
             unreachable!("lag commits nothing")
         }
 

@@ -92,8 +92,8 @@ flags! {
             #[argh(option, arg_name = "WHERE", from_str_fn(values::start_from))]
             from: Option<StartFrom> => from,
 
-            /// what to do if records to be read are no longer in the log, because retention removed them or
-            /// the topic was created anew: halt (exit code 65), or skip them and record the gap
+            /// what to do if records to be read are no longer in the log, because retention removed them, its
+            /// end was cut off or the topic was created anew: halt (exit code 65), or skip them and record the gap
             /// (default halt)
             #[argh(option, arg_name = "ACTION", from_str_fn(values::on_missing_offsets))]
             on_missing_offsets: Option<OnMissingOffsets> => on_missing_offsets,

@@ -201,7 +201,8 @@ fn execute(
 }
 
 fn reset(planned: &Move) -> Reset {
-    Reset { partition: planned.partition, from: planned.from, to: planned.to }
+    let Move { partition, from, to, .. } = *planned;
+    Reset { partition, from, to, epoch: None }
 }
 
 fn print(connection: &Connection, moves: &[Move], json: bool) -> Result<()> {
@@ -242,8 +243,9 @@ mod tests {
     use crate::history::recovery::{self, Decision, Resume};
     use crate::history::scope::ScopeKey;
     use crate::history::{ScopeId, schema, scope};
-    use crate::kafka::Message;
     use crate::kafka::embedded::Embedded;
+    use crate::kafka::{Committed, Message};
+    use crate::model::offset::{Epoch, LastRead};
 
     /// A topic `t` of two partitions with ten records each, where group `mb` is at 4 in the first.
     struct World {
@@ -282,7 +284,7 @@ mod tests {
             let key = ScopeKey::of(self.topics.backend(), "mb", &info);
             let scope = scope::find_or_add(&db, &key).unwrap();
             let at = Offset::new(4);
-            let began = Resume { position: at, committed: Some(at), stored: vec![] };
+            let began = Resume { position: at, committed: Some(at), read: None, stored: vec![] };
             recovery::begin(&db, scope, 0, &began).unwrap();
             let planned = format!(
                 "INSERT INTO intents(scope, partition, committing) VALUES ({0}, 0, 8); \
@@ -385,8 +387,12 @@ mod tests {
             let committed = world.topics.committed("mb", "t", &[0]).unwrap();
             assert_eq!(committed[&0], Ok(at(new)));
             let recorded = recovery::recorded(&schema::open(&path).unwrap(), scope).unwrap();
-            let standing = recovery::decide(recorded.get(&0), at(new));
-            let resume = Resume { position: Offset::new(new), committed: at(new), stored: vec![] };
+            let found = at(new).map(Committed::plain);
+            let standing = recovery::decide(recorded.get(&0), found.as_ref(), "me");
+            // The leader epoch of the record below it was looked up.
+            let read = (new > 0).then(|| LastRead { end: Offset::new(new), epoch: Epoch::FIRST });
+            let (position, committed) = (Offset::new(new), at(new));
+            let resume = Resume { position, committed, read, stored: vec![] };
             assert_eq!(standing, Decision::Ours(resume), "moved to {new}");
         }
     }
@@ -400,18 +406,19 @@ mod tests {
             let (db, scope) = world.history_as_mb_left_it();
             let moves = world.plan(Target::Offset(Offset::new(new)), None).unwrap();
             let resets: Vec<_> = moves.iter().map(reset).collect();
-            assert_eq!(history::reset::intend(&db, scope, &resets), Ok(1));
+            assert_eq!(history::reset::intend(&db, scope, &resets).unwrap().void_runs, 1);
             if !killed_before_the_commit {
                 world.topics.commit("mb", "t", &[(0, Offset::new(new))]).unwrap();
             }
             // What `startup` asks the broker and the history.
-            let committed = world.topics.committed("mb", "t", &[0]).unwrap()[&0].clone().unwrap();
+            let committed =
+                world.topics.group_offsets("mb", "t", &[0]).unwrap()[&0].clone().unwrap();
             let recorded = recovery::recorded(&db, scope).unwrap();
             let position = Offset::new(if killed_before_the_commit { 4 } else { new });
             // No stored ranges: a finished one would be skipped, although its offsets were requested again.
-            let resume = Resume { position, committed: Some(position), stored: vec![] };
+            let resume = Resume { position, committed: Some(position), read: None, stored: vec![] };
             assert_eq!(
-                recovery::decide(recorded.get(&0), committed),
+                recovery::decide(recorded.get(&0), committed.as_ref(), "me"),
                 Decision::Ours(resume),
                 "to {new}, killed before the commit: {killed_before_the_commit}"
             );

@@ -6,25 +6,27 @@
 //! commits from a person's reset. A cursor move is a commit by this thread too: if another thread sent it, a
 //! commit of an older offset could arrive after it and undo the move.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, select};
 
+use crate::commit::in_log::{Finding, judge};
 use crate::commit::ledger::Ledger;
 use crate::commit::ledgers::Ledgers;
-use crate::commit::renewal::{Renewals, still_ours};
+use crate::commit::renewal::Renewals;
+use crate::commit::reset::{commits, look_epochs_up};
 use crate::config::limits;
 use crate::history::History;
-use crate::history::reset::Reset;
-use crate::kafka::{Broker, CommitError};
+use crate::history::reset::{Intended, Reset};
+use crate::kafka::{Broker, Commit, CommitError};
 use crate::model::clock;
 use crate::model::crash;
 use crate::model::error::{Class, Error, Result};
 use crate::model::events::Event;
 use crate::model::live::{Live, Trouble};
-use crate::model::offset::{Offset, Partition};
+use crate::model::offset::{Epoch, Offset, Partition};
 use crate::model::thread::stopped_within;
 
 pub struct Committer {
@@ -165,9 +167,35 @@ impl Committer {
     /// One commit of everything that is due; `run` repeats it. `doubt` goes from one to the next. Returns what was
     /// committed.
     pub fn commit(&self, doubt: &mut Doubt) -> Result<Vec<(Partition, Offset)>> {
-        let offsets = self.ledgers.to_commit();
+        let due = self.ledgers.to_commit();
+        let is_left =
+            |finding: &Finding| matches!(finding, Finding::Foreign(foreign) if foreign.is_left());
+        let found = self.look_at(&due)?.into_iter();
+        let offsets: Vec<_> =
+            found.filter_map(|(one, finding)| (!is_left(&finding)).then_some(one)).collect();
         self.send(&offsets, doubt)?;
         Ok(offsets)
+    }
+
+    /// Whose the offsets are that those of `due` would replace.
+    fn look_at(&self, due: &[(Partition, Offset)]) -> Result<Vec<((Partition, Offset), Finding)>> {
+        if due.is_empty() {
+            return Ok(Vec::new());
+        }
+        let views: BTreeMap<_, _> = self.ledgers.views().into_iter().collect();
+        let partitions: Vec<_> = due.iter().map(|(partition, _)| *partition).collect();
+        let in_log = self.broker.group_offsets(&self.group, &self.topic, &partitions)?;
+        let mut found = Vec::with_capacity(due.len());
+        for &(partition, offset) in due {
+            let Some(view) = views.get(&partition) else { continue };
+            let finding = match in_log.get(&partition) {
+                Some(Ok(in_log)) => judge(self.history.own(), view, view, in_log.as_ref()),
+                Some(Err(error)) => return Err(error.clone()),
+                None => continue,
+            };
+            found.push(((partition, offset), finding));
+        }
+        Ok(found)
     }
 
     /// Commits offsets again that have not changed for an interval, or that the log has as it was before mb started.
@@ -191,10 +219,11 @@ impl Committer {
         if due.is_empty() {
             return Ok(());
         }
-        let partitions: Vec<_> = due.iter().map(|(partition, _)| *partition).collect();
-        let in_log = self.broker.committed(&self.group, &self.topic, &partitions)?;
-        let known = in_log.into_iter().filter_map(|(one, offset)| Some((one, offset.ok()?)));
-        let offsets = still_ours(&due, &known.collect());
+        let is_ours = |(one, finding): (_, Finding)| match finding {
+            Finding::Ours | Finding::Lost(_) => Some(one),
+            Finding::Foreign(_) => None,
+        };
+        let offsets: Vec<_> = self.look_at(&due)?.into_iter().filter_map(is_ours).collect();
         self.send(&offsets, doubt)?;
         // Those that are somebody else's are looked at again an interval later.
         renewals.committed(&due, clock::now());
@@ -206,16 +235,16 @@ impl Committer {
             return Ok(());
         }
         self.check_topic()?;
-        if !self.history.intend(offsets)? {
-            return Ok(());
-        }
+        let commits = self.with_epochs(offsets);
+        let Some(sequence) = self.history.intend(offsets)? else { return Ok(()) };
+        let commits = self.marked(commits, sequence);
         crash::point("intended");
         // An unanswered commit that arrives after this one was sent before this moment.
         let sent = clock::now();
-        match self.broker.commit(&self.group, &self.topic, offsets) {
+        match self.broker.commit_all(&self.group, &self.topic, &commits) {
             Ok(()) => {
                 crash::point("committed");
-                self.confirm(offsets, doubt, sent);
+                self.confirm(commits, sequence, doubt, sent);
                 Ok(())
             }
             Err(CommitError::Unknown(error)) => {
@@ -226,28 +255,68 @@ impl Committer {
             Err(CommitError::Refused { partitions, error }) => {
                 let refused: BTreeSet<Partition> = partitions.into_iter().collect();
                 let (refused, stored): (Vec<_>, Vec<_>) =
-                    offsets.iter().partition(|(partition, _)| refused.contains(partition));
+                    commits.into_iter().partition(|commit| refused.contains(&commit.partition));
                 if !stored.is_empty() {
-                    self.confirm(&stored, doubt, sent);
+                    self.confirm(stored, sequence, doubt, sent);
                 }
                 // The history has one row for all intents of a partition. While an unanswered commit may still
                 // arrive, dropping the row would make the next start take that commit for a person's reset.
                 if doubt.remaining(sent).is_none() {
-                    self.history.drop_intents(&refused);
+                    self.history.drop_intents(&places(&refused));
                 }
                 Err(error)
             }
         }
     }
 
-    fn confirm(&self, offsets: &[(Partition, Offset)], doubt: &mut Doubt, sent: Instant) {
-        self.ledgers.confirm(offsets);
+    /// The offsets with the leader epochs of the records below them. What the client did not tell is looked up in the
+    /// log, by a small request for each partition.
+    fn with_epochs(&self, offsets: &[(Partition, Offset)]) -> Vec<Commit> {
+        let epochs = self.ledgers.epochs_at(offsets);
+        let mut commits: Vec<Commit> = offsets.iter().copied().map(Commit::plain).collect();
+        let mut unknown = Vec::new();
+        for (commit, epoch) in commits.iter_mut().zip(epochs) {
+            commit.epoch = epoch;
+            if epoch.is_none()
+                && let Some(last) = commit.offset.before()
+            {
+                unknown.push((commit.partition, last));
+            }
+        }
+        if !unknown.is_empty() {
+            let found = self.broker.epochs_at(&self.topic, &unknown);
+            for commit in commits.iter_mut().filter(|commit| commit.epoch.is_none()) {
+                // What the log has there now may have replaced what was read, if the sensor has not asked its leader
+                // yet: with that epoch, the offset would look as if it were of the new log for ever.
+                let (partition, found) = (commit.partition, found.get(&commit.partition));
+                let known = |epoch: &Epoch| self.ledgers.is_of_known_log(partition, *epoch);
+                commit.epoch = found.and_then(|found| found.clone().ok().flatten()).filter(known);
+            }
+        }
+        commits
+    }
+
+    /// Says beside each offset that it is ours; and if its epoch is not known, what was read below it.
+    fn marked(&self, mut commits: Vec<Commit>, sequence: i64) -> Vec<Commit> {
+        let mut stamp = self.history.stamp(sequence);
+        for commit in &mut commits {
+            stamp.read = match commit.epoch {
+                Some(_) => None,
+                None => self.ledgers.read_below(commit.partition, commit.offset),
+            };
+            commit.metadata = stamp.to_string();
+        }
+        commits
+    }
+
+    fn confirm(&self, commits: Vec<Commit>, sequence: i64, doubt: &mut Doubt, sent: Instant) {
+        self.ledgers.confirm(&places(&commits));
         self.live.committed();
         let settles = doubt.remaining(sent).is_none();
         if settles {
             doubt.0 = None;
         }
-        self.history.confirm(offsets, settles);
+        self.history.confirm(commits, sequence, settles);
     }
 
     /// Kafka commits by the topic's name: a topic that was deleted and created again would get the old topic's
@@ -292,13 +361,16 @@ impl Committer {
             ))));
         }
         self.check_topic().map_err(unchanged)?;
-        let void_runs =
-            self.history.reset(resets.to_vec(), limits::HISTORY_STOP_LIMIT).map_err(unchanged)?;
+        let mut resets = resets.to_vec();
+        look_epochs_up(self.broker.as_ref(), &self.topic, &mut resets);
+        let Intended { void_runs, sequence } =
+            self.history.reset(resets.clone(), limits::HISTORY_STOP_LIMIT).map_err(unchanged)?;
         let offsets: Vec<_> = resets.iter().map(|reset| (reset.partition, reset.to)).collect();
-        self.commit_move(&offsets, doubt, stop)
+        let commits = commits(&resets, &self.history.stamp(sequence));
+        self.commit_move(&commits, doubt, stop)
             .map_err(|error| MoveError { error, are_ranges_void: true })?;
         let in_doubt = doubt.remaining(clock::now()).is_some();
-        self.history.confirm_reset(resets.to_vec(), in_doubt);
+        self.history.confirm_reset(resets, sequence, in_doubt);
         for (partition, to) in offsets {
             self.ledgers.add(partition, Ledger::new(to, Some(to)));
         }
@@ -308,20 +380,20 @@ impl Committer {
 
     fn commit_move(
         &self,
-        offsets: &[(Partition, Offset)],
+        commits: &[Commit],
         doubt: &mut Doubt,
         stop: &Receiver<()>,
     ) -> Result<()> {
         let trouble = Trouble::default();
         let mut failures = 0;
         loop {
-            match self.broker.commit(&self.group, &self.topic, offsets) {
+            match self.broker.commit_all(&self.group, &self.topic, commits) {
                 Ok(()) => {
                     trouble.end(WHAT);
                     return Ok(());
                 }
                 // An earlier, unanswered try may have been stored.
-                Err(CommitError::Refused { .. }) if failures > 0 && self.holds(offsets) => {
+                Err(CommitError::Refused { .. }) if failures > 0 && self.holds(commits) => {
                     return Ok(());
                 }
                 Err(CommitError::Refused { error, .. }) => return Err(error),
@@ -340,15 +412,19 @@ impl Committer {
     }
 
     /// Whether the log has exactly these offsets.
-    fn holds(&self, offsets: &[(Partition, Offset)]) -> bool {
-        let partitions: Vec<_> = offsets.iter().map(|(partition, _)| *partition).collect();
+    fn holds(&self, commits: &[Commit]) -> bool {
+        let partitions: Vec<_> = commits.iter().map(|commit| commit.partition).collect();
         let committed = self.broker.committed(&self.group, &self.topic, &partitions);
         committed.is_ok_and(|committed| {
-            offsets.iter().all(|(partition, to)| {
+            commits.iter().all(|Commit { partition, offset: to, .. }| {
                 matches!(committed.get(partition), Some(Ok(Some(offset))) if offset == to)
             })
         })
     }
+}
+
+fn places(commits: &[Commit]) -> Vec<(Partition, Offset)> {
+    commits.iter().map(|commit| (commit.partition, commit.offset)).collect()
 }
 
 fn is_closed(stop: &Receiver<()>) -> bool {

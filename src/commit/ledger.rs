@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::offset::{Offset, OffsetRange};
+use crate::model::offset::{Epoch, LastRead, Offset, OffsetRange};
 
 /// One partition's ledger.
 ///
@@ -22,6 +22,13 @@ pub struct Ledger {
     /// First offset of each batch in flight, with its last one and how many of its runs are open.
     /// Finished batches leave at once, so it is never larger than the number of runs in flight.
     open: BTreeMap<Offset, Open>,
+    /// The leader epochs of what was read and is not committed yet, ascending: up to the end of the last batch of each
+    /// epoch.
+    epochs: Vec<LastRead>,
+    /// The newest of them that is committed.
+    below: Option<LastRead>,
+    /// The epoch of the newest leader whose log had all that was read.
+    leader: Option<Epoch>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +52,15 @@ pub struct LedgerView {
 impl Ledger {
     /// A ledger that starts at `start`; `committed` is what the log holds for the group.
     pub fn new(start: Offset, committed: Option<Offset>) -> Ledger {
-        Ledger { start, committed, position: start, open: BTreeMap::new() }
+        Ledger {
+            start,
+            committed,
+            position: start,
+            open: BTreeMap::new(),
+            epochs: Vec::new(),
+            below: None,
+            leader: None,
+        }
     }
 
     /// A batch goes into flight, as `runs` runs. Batches are registered in offset order.
@@ -63,6 +78,46 @@ impl Ledger {
         self.open.insert(range.first, Open { last: range.last, runs });
         self.position = range.end();
         assert!(self.committable() >= before, "the committable offset never decreases");
+    }
+
+    /// The batch that was registered last has records of this leader epoch.
+    pub fn note_epoch(&mut self, epoch: Epoch) {
+        self.note_read(LastRead { end: self.position, epoch });
+    }
+
+    /// Something was read, by this process or an earlier one. What lies below what is known of adds nothing: a later
+    /// epoch stands for it.
+    pub fn note_read(&mut self, read: LastRead) {
+        match self.epochs.last_mut() {
+            Some(last) if read.end <= last.end => {}
+            Some(last) if last.epoch == read.epoch => *last = read,
+            _ => self.epochs.push(read),
+        }
+    }
+
+    /// The newest record below `offset` whose leader epoch is known.
+    pub fn read_below(&self, offset: Offset) -> Option<LastRead> {
+        let known = self.epochs.iter().filter(|read| read.end <= offset);
+        known.copied().max_by_key(|read| read.end).or(self.below)
+    }
+
+    /// The log had all that was read under the leader of this epoch.
+    pub fn note_leader(&mut self, leader: Epoch) {
+        self.leader = self.leader.max(Some(leader));
+    }
+
+    /// Whether a batch of this epoch may be one of the log that was read. One of a later leader may have replaced it.
+    pub fn is_of_known_log(&self, epoch: Epoch) -> bool {
+        let read = self.epochs.last().map(|read| read.epoch);
+        self.leader.max(read).is_none_or(|newest| epoch <= newest)
+    }
+
+    /// The leader epoch of the record below `offset`, which may be committed, or a later one. `None` if it is not
+    /// known: no batch ends there or above.
+    pub fn epoch_at(&self, offset: Offset) -> Option<Epoch> {
+        let below = self.below.filter(|read| read.end == offset);
+        let known = self.epochs.iter().find(|read| offset <= read.end);
+        known.copied().or(below).map(|read| read.epoch)
     }
 
     /// Nothing below `next` is left to register: the log showed a gap, or the records were done
@@ -135,6 +190,8 @@ impl Ledger {
     /// The log has confirmed a commit.
     pub fn confirm(&mut self, offset: Offset) {
         self.committed = self.committed.max(Some(offset));
+        self.below = self.read_below(offset);
+        self.epochs.retain(|read| read.end > offset);
     }
 
     #[cfg(any(test, feature = "testing"))]

@@ -7,7 +7,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::commit::ledger::{Ledger, LedgerView};
 use crate::history::Settled;
-use crate::model::offset::{Offset, OffsetRange, Partition};
+use crate::model::offset::{Epoch, LastRead, Offset, OffsetRange, Partition};
 use crate::model::sync::{Mutex, MutexGuard};
 
 #[derive(Debug)]
@@ -53,6 +53,42 @@ impl Ledgers {
     /// A batch goes into flight, as `runs` runs.
     pub fn register(&self, partition: Partition, range: OffsetRange, runs: usize) {
         self.lock().of(partition).register(range, runs);
+    }
+
+    /// The batch of the partition that was registered last has records of this leader epoch.
+    pub fn note_epoch(&self, partition: Partition, epoch: Epoch) {
+        self.lock().of(partition).note_epoch(epoch);
+    }
+
+    /// Something of the partition was read by an earlier process.
+    pub fn note_read(&self, partition: Partition, read: LastRead) {
+        self.lock().of(partition).note_read(read);
+    }
+
+    /// The newest record of the partition below `offset` whose leader epoch is known.
+    pub fn read_below(&self, partition: Partition, offset: Offset) -> Option<LastRead> {
+        self.lock().ledgers.get(&partition)?.read_below(offset)
+    }
+
+    /// The log had all that was read under the leader of this epoch.
+    pub fn note_leader(&self, partition: Partition, leader: Epoch) {
+        if let Some(ledger) = self.lock().ledgers.get_mut(&partition) {
+            ledger.note_leader(leader);
+        }
+    }
+
+    /// Whether a batch of this epoch may be one of the log that was read.
+    pub fn is_of_known_log(&self, partition: Partition, epoch: Epoch) -> bool {
+        self.lock().ledgers.get(&partition).is_none_or(|ledger| ledger.is_of_known_log(epoch))
+    }
+
+    /// The leader epoch of the record below each of these offsets, or a later one, as far as it is known.
+    pub fn epochs_at(&self, offsets: &[(Partition, Offset)]) -> Vec<Option<Epoch>> {
+        let inner = self.lock();
+        let of = |(partition, offset): &(Partition, Offset)| {
+            inner.ledgers.get(partition).and_then(|ledger| ledger.epoch_at(*offset))
+        };
+        offsets.iter().map(of).collect()
     }
 
     /// One run of the batch has become `runs` runs.
@@ -143,6 +179,11 @@ impl Ledgers {
             self.check_target(&mut inner, partition);
         }
         self.announce_if_reached(&inner);
+    }
+
+    /// The partitions that are not yet done up to their target, each with it; empty without a target.
+    pub fn behind(&self) -> BTreeMap<Partition, Offset> {
+        self.lock().behind.clone().unwrap_or_default()
     }
 
     /// Whether all that is to be done of the partition lies below `next`; false without a target.

@@ -46,21 +46,6 @@ impl Renewals {
     }
 }
 
-/// Of the offsets that are due, those that may be committed again: the log has just them, or has forgotten them.
-/// An offset that somebody else has moved meanwhile is theirs.
-pub fn still_ours(
-    due: &[(Partition, Offset)],
-    in_log: &BTreeMap<Partition, Option<Offset>>,
-) -> Vec<(Partition, Offset)> {
-    let is_ours = |(partition, offset): &&(Partition, Offset)| match in_log.get(partition) {
-        Some(Some(found)) => found == offset,
-        Some(None) => true,
-        // The coordinator did not tell.
-        None => false,
-    };
-    due.iter().filter(is_ours).copied().collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,12 +84,5 @@ mod tests {
         assert_eq!(interval(Some(7 * 24 * HOUR)), HOUR, "7 days, Kafka's default");
         assert_eq!(interval(Some(Duration::from_secs(60))), Duration::from_secs(15));
         assert_eq!(interval(Some(Duration::ZERO)), limits::RENEWAL_INTERVAL_MIN);
-    }
-
-    #[test]
-    fn an_offset_that_somebody_moved_is_not_renewed() {
-        let due = [(0, at(5)), (1, at(6)), (2, at(7)), (3, at(8))];
-        let in_log = [(0, Some(at(5))), (1, Some(at(2))), (2, None)].into();
-        assert_eq!(still_ours(&due, &in_log), [(0, at(5)), (2, at(7))]);
     }
 }

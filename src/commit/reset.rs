@@ -8,10 +8,11 @@ use std::path::Path;
 
 use crate::commit::move_plan::{self, Move, Target};
 use crate::history::clean_shutdown::{self, InUse};
-use crate::history::reset::{self, Reset};
+use crate::history::mark::Stamp;
+use crate::history::reset::{self, Intended, Reset};
 use crate::history::schema;
 use crate::history::scope::{self, ScopeKey};
-use crate::kafka::{Broker, TopicInfo, Watermarks};
+use crate::kafka::{Broker, Commit, TopicInfo, Watermarks};
 use crate::model::crash;
 use crate::model::error::{Error, Result};
 use crate::model::offset::{Offset, Partition};
@@ -43,7 +44,9 @@ pub fn plan(
     let targets: Vec<_> =
         targets.iter().map(|(partition, to)| (*partition, Target::Offset(*to))).collect();
     let moves = move_plan::plan(broker, group, topic, &targets)?;
-    let reset = |Move { partition, from, to, marks, .. }| (Reset { partition, from, to }, marks);
+    let reset = |Move { partition, from, to, marks, .. }| {
+        (Reset { partition, from, to, epoch: None }, marks)
+    };
     Ok(moves.into_iter().map(reset).collect())
 }
 
@@ -61,11 +64,12 @@ pub fn execute(
     resets: &[Reset],
 ) -> Result<()> {
     clean_shutdown::check_place(history)?;
+    let mut resets = resets.to_vec();
+    look_epochs_up(broker, &topic.name, &mut resets);
     let whole = clean_shutdown::unchanged_since(history);
     let in_use = whole.map(|read| InUse::begin(history, Some(read))).transpose()?;
     // Opened first: a history that cannot be used must stop the move before anything is changed.
     let db = if history.exists() { Some(schema::open(history)?) } else { None };
-    let offsets: Vec<_> = resets.iter().map(|reset| (reset.partition, reset.to)).collect();
     let prepared = match db {
         Some(db) => {
             // After a power cut the log would have the new offsets; without the intent in the file, mb would take
@@ -74,16 +78,19 @@ pub fn execute(
                 .map_err(|cause| Error::storage("use the history", cause))?;
             let key = ScopeKey::of(broker.backend(), group, topic);
             let scope = scope::find_or_add(&db, &key)?;
-            let open_runs = reset::intend(&db, scope, resets)?;
-            Some((db, scope, open_runs))
+            let intended = reset::intend(&db, scope, &resets)?;
+            Some((db, scope, intended))
         }
         None => None,
     };
     crash::point("move-intended");
-    broker.commit(group, &topic.name, &offsets)?;
+    let sequence = prepared.as_ref().map_or(0, |(.., intended)| intended.sequence);
+    // An mb that finds them follows.
+    let commits = commits(&resets, &Stamp::of_person(sequence));
+    broker.commit_all(group, &topic.name, &commits)?;
     crash::point("move-committed");
-    let Some((db, scope, open_runs)) = prepared else { return Ok(()) };
-    reset::confirm(&db, scope, resets).map_err(|cause| {
+    let Some((db, scope, Intended { void_runs, sequence })) = prepared else { return Ok(()) };
+    reset::confirm(&db, scope, &resets, sequence).map_err(|cause| {
         let doing = "record that the new offsets are confirmed (they are committed, and the next mb \
                      begins there all the same)";
         Error::storage(doing, cause)
@@ -92,10 +99,32 @@ pub fn execute(
     if let Some(in_use) = in_use {
         in_use.end();
     }
-    if open_runs > 0 {
+    if void_runs > 0 {
         log::info!(
-            "{open_runs} unfinished run(s) of the old offsets are void: mb reads from the new offsets"
+            "{void_runs} unfinished run(s) of the old offsets are void: mb reads from the new offsets"
         );
     }
     Ok(())
+}
+
+/// Finds the leader epochs of the records below the new offsets. Without it an offset holds all the same, and its log is
+/// not checked.
+pub fn look_epochs_up(broker: &dyn Broker, topic: &str, resets: &mut [Reset]) {
+    let last = |reset: &Reset| Some((reset.partition, reset.to.before()?));
+    let asked: Vec<_> = resets.iter().filter_map(last).collect();
+    let mut found = broker.epochs_at(topic, &asked);
+    for reset in resets {
+        reset.epoch = found.remove(&reset.partition).and_then(|epoch| epoch.ok().flatten());
+    }
+}
+
+/// The new offsets as they are committed.
+pub fn commits(resets: &[Reset], mark: &Stamp) -> Vec<Commit> {
+    let commit = |reset: &Reset| Commit {
+        partition: reset.partition,
+        offset: reset.to,
+        epoch: reset.epoch,
+        metadata: mark.to_string(),
+    };
+    resets.iter().map(commit).collect()
 }

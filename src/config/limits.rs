@@ -49,10 +49,14 @@ pub const COMMIT_DOUBT: Duration = Duration::from_secs(60);
 /// `offsets.retention.minutes` if that is shorter, but not more often than the second value.
 pub const RENEWAL_INTERVAL: Duration = Duration::from_secs(3600);
 pub const RENEWAL_INTERVAL_MIN: Duration = Duration::from_millis(500);
-/// How often the log is asked for the group's offsets, to notice that somebody else has moved them.
-pub const OFFSETS_LOOK_INTERVAL: Duration = Duration::from_secs(10);
+/// How often the log is asked for the group's offsets, to notice that somebody else has moved them. Two mb of one group
+/// both commit up to four times a second, so each look sees the other's commit or mb's own: within a minute, one of a
+/// dozen sees the other's.
+pub const OFFSETS_LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// How long they must have been mb's own before the log says that they are again.
 pub const OFFSETS_CALM: Duration = Duration::from_secs(60);
+/// Another mb that has not committed for this long counts as ended; its mark may stay beside an offset for ever.
+pub const OTHERS_GONE_AFTER: Duration = Duration::from_secs(60);
 /// How long a sensor may take to release a partition: one call to the broker, and a little.
 pub const CURSOR_RELEASE_LIMIT: Duration = Duration::from_secs(12);
 /// How long a cursor move waits for its partitions' running runs, unless the asker says otherwise.

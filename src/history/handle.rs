@@ -12,19 +12,22 @@ use rusqlite::Connection;
 use super::claim::Claim;
 use super::inbox::Inbox;
 use super::journal::Journal;
+use super::mark::{Own, Stamp};
 use super::progress::{ExitGuard, Progress};
 use super::records::{Outcome, Planned, Settled, TickRecord};
-use super::reset::Reset;
-use super::scope::ScopeId;
+use super::reset::{Intended, Reset};
+use super::scope::{self, Instance, ScopeId};
 use super::write::{ResetWrite, Write};
 use super::writer::{Writer, WriterTask};
 use crate::config::limits;
+use crate::kafka::Commit;
 use crate::model::budget::{Budget, Permit};
 use crate::model::clock;
 use crate::model::error::{Error, Result};
 use crate::model::offset::{Offset, OffsetRange, Partition};
 use crate::model::run::RunId;
 use crate::model::sync::Mutex;
+use crate::model::sync::atomic::{AtomicI64, Ordering};
 use crate::model::thread::{self, Thread};
 
 /// The way to the history thread, shared by all who write.
@@ -37,6 +40,10 @@ pub struct History {
     /// Bytes of steps' output on their way into the file.
     outputs: Arc<Budget>,
     progress: Arc<Progress>,
+    /// Whose commits those of this history are.
+    instance: String,
+    /// The number of the newest commit.
+    newest_commit: AtomicI64,
 }
 
 impl History {
@@ -90,6 +97,7 @@ impl History {
                 |row| row.get(0),
             )
             .map_err(|cause| Error::storage("read the history", cause))?;
+        let Instance { id: instance, newest: newest_commit } = scope::instance(&db)?;
         let inbox = Arc::new(Inbox::new(limits::HISTORY_QUEUE_WRITES));
         let progress = Arc::new(Progress::new(newest));
         let journal = Journal::of(&db)
@@ -106,6 +114,8 @@ impl History {
             journal,
             outputs: Budget::new(limits::HISTORY_OUTPUT_BYTES),
             progress,
+            instance,
+            newest_commit: AtomicI64::new(newest_commit),
         };
         Ok((Arc::new(history), writer))
     }
@@ -181,20 +191,32 @@ impl History {
         self.send(Write::Gap(partition, missing, reason))
     }
 
+    /// Whose commits those of this history are, and the number of the newest.
+    pub fn own(&self) -> Own<'_> {
+        Own { instance: &self.instance, newest: self.newest_commit.load(Ordering::Acquire) }
+    }
+
+    /// The mark of this history's commits with this number.
+    pub fn stamp(&self, sequence: i64) -> Stamp {
+        Stamp { instance: self.instance.clone(), sequence, read: None }
+    }
+
     /// Writes what is about to be committed, and returns when that is on the disk with everything written
-    /// before: the log will go past records that only the history has. False if the history was closed
-    /// meanwhile. Then nothing may be committed any more, since the next process may be at work already.
+    /// before: the log will go past records that only the history has. Returns the number of the commit, for its mark;
+    /// `None` if the history was closed meanwhile. Then nothing may be committed any more, since the next process may be at work already.
     ///
     /// The disk is waited for here and not by the history thread, so that no run waits with it.
     ///
     /// # Errors
     /// `Other` if the intent may not be on the disk. Then nothing may be committed, ever.
-    pub fn intend(&self, offsets: &[(Partition, Offset)]) -> Result<bool> {
+    pub fn intend(&self, offsets: &[(Partition, Offset)]) -> Result<Option<i64>> {
         let (done, wait) = bounded(1);
-        if !self.send(Write::Intend(offsets.to_vec(), done)) || answer(&wait, None).is_err() {
-            return Ok(false);
+        if !self.send(Write::Intend(offsets.to_vec(), done)) {
+            return Ok(None);
         }
-        self.bring_to_disk()
+        let Ok(sequence) = answer(&wait, None) else { return Ok(None) };
+        self.newest_commit.fetch_max(sequence, Ordering::AcqRel);
+        Ok(self.bring_to_disk()?.then_some(sequence))
     }
 
     /// Returns when everything that was announced is on the disk; false if the history was closed meanwhile.
@@ -203,9 +225,10 @@ impl History {
         if self.inbox.is_closed() { Ok(false) } else { synced.map(|()| true) }
     }
 
-    /// The log has confirmed these commits. `settles`: no earlier commit is in doubt any more.
-    pub fn confirm(&self, offsets: &[(Partition, Offset)], settles: bool) -> bool {
-        self.send(Write::Confirm(offsets.to_vec(), settles))
+    /// The log has confirmed these commits of the number that `intend` gave. `settles`: no earlier commit is in doubt
+    /// any more.
+    pub fn confirm(&self, commits: Vec<Commit>, sequence: i64, settles: bool) -> bool {
+        self.send(Write::Confirm(commits, sequence, settles))
     }
 
     /// The log has certainly refused these commits, so no later start can find them there. If their intents
@@ -217,8 +240,7 @@ impl History {
     }
 
     /// The first half of moving partitions to other offsets, called before those are committed; see the
-    /// module `reset`. Everything sent before is written first. Returns, once the move is on the disk, how
-    /// many unfinished runs of the partitions became void.
+    /// module `reset`. Everything sent before is written first. Returns once the move is on the disk.
     ///
     /// From then on the history ignores what is sent about the void runs: their outcomes change no row, keep
     /// no dead letters and settle nothing; runs that a void run is split into are void too; a commit that
@@ -233,7 +255,7 @@ impl History {
     /// `Storage` if the move could not be written within `limit`, or the history has ended: nothing is
     /// moved, and nothing will be. `Other` if the move may not be on the disk. Then nothing may be
     /// committed, ever.
-    pub fn reset(&self, resets: Vec<Reset>, limit: Duration) -> Result<usize> {
+    pub fn reset(&self, resets: Vec<Reset>, limit: Duration) -> Result<Intended> {
         let failed = |cause: &str| Err(Error::storage("record the new offsets", cause));
         let closed = "mb is stopping";
         let deadline = clock::now() + limit;
@@ -245,9 +267,9 @@ impl History {
             return failed(if self.inbox.is_closed() { closed } else { cause });
         }
         let mut until = deadline;
-        let voided = loop {
+        let intended = loop {
             match answer(&wait, Some(until)) {
-                Ok(voided) => break voided,
+                Ok(intended) => break intended,
                 Err(RecvTimeoutError::Disconnected) => return failed(closed),
                 Err(RecvTimeoutError::Timeout) if claim.call_off() => {
                     return failed(&format!("the history could not be written within {limit:?}"));
@@ -258,15 +280,16 @@ impl History {
                 }
             }
         };
-        if self.bring_to_disk()? { Ok(voided) } else { failed(closed) }
+        self.newest_commit.fetch_max(intended.sequence, Ordering::AcqRel);
+        if self.bring_to_disk()? { Ok(intended) } else { failed(closed) }
     }
 
     /// The second half of `reset`: the log has confirmed the new offsets. As with a confirmed commit, nobody
     /// has to wait until it is written: if mb is killed before that, the next start finds the intent.
     ///
     /// `in_doubt`: an unanswered try of the commit may still reach the log.
-    pub fn confirm_reset(&self, resets: Vec<Reset>, in_doubt: bool) -> bool {
-        self.send(Write::ConfirmReset(resets, in_doubt))
+    pub fn confirm_reset(&self, resets: Vec<Reset>, sequence: i64, in_doubt: bool) -> bool {
+        self.send(Write::ConfirmReset(resets, sequence, in_doubt))
     }
 
     /// A redrive or replay has ended, in a state of the module `requests`.
@@ -410,13 +433,13 @@ mod tests {
         db.execute("INSERT INTO scopes VALUES (1, 'kafka', '', 'g', 't', '', 0)", []).unwrap();
         let (history, thread) = History::start(db, ScopeId(1), "rdkafka", 100, |_| {}).unwrap();
         let offsets = [(0, Offset::new(1))];
-        assert_eq!(history.intend(&offsets), Ok(true));
+        assert_eq!(history.intend(&offsets), Ok(Some(1)));
         std::fs::remove_file(crate::config::own_files::with_ending(&path, "-wal")).unwrap();
         let error = history.intend(&offsets).unwrap_err();
         assert_eq!(error.class(), crate::model::error::Class::Fatal, "{error}");
         history.close();
         thread.join().unwrap();
-        assert_eq!(history.intend(&offsets), Ok(false), "the next process may be at work");
+        assert_eq!(history.intend(&offsets), Ok(None), "the next process may be at work");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::model::clock;
 
 /// The newest schema that this mb knows, in the file's `user_version`.
-pub const VERSION: i64 = 4;
+pub const VERSION: i64 = 5;
 
 /// `runs.kind` and `requests.kind`.
 pub const KIND_TOPIC: i64 = 0;
@@ -234,6 +234,19 @@ CREATE TABLE settled(
     scope INTEGER PRIMARY KEY REFERENCES scopes(id),
     up_to INTEGER NOT NULL
 ) STRICT;
+"#,
+    r#"
+-- the leader epoch of the run's last record, or a later one
+ALTER TABLE runs ADD COLUMN leader_epoch INTEGER;
+-- of the last commit that the log confirmed: the leader epoch of the record below it, and its number
+ALTER TABLE partitions ADD COLUMN leader_epoch INTEGER;
+ALTER TABLE partitions ADD COLUMN sequence INTEGER NOT NULL DEFAULT 0;
+-- for the marks beside commits: whose they are, and the number of the newest one that was sent, or was about to be
+CREATE TABLE instance(
+    id TEXT NOT NULL,
+    sequence INTEGER NOT NULL DEFAULT 0
+) STRICT;
+INSERT INTO instance(id) VALUES (lower(hex(randomblob(8))));
 "#,
 ];
 

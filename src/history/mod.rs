@@ -6,6 +6,7 @@
 //! | sending a write | `handle` (`History`), with `records`, `write` and `claim`; the writes wait in `inbox` |
 //! | writing | `writer` is the one thread that writes; `transaction` turns a write into SQL; `pruning` removes old runs; `journal` and `place` tell whether what was written can be relied on |
 //! | starting | `schema` opens the file, `migrations` brings it to the newest version, `clean_shutdown` says whether it needs a check; `scope` and `recovery` read what an earlier process left |
+//! | whose commits are in the log | `mark` |
 //! | moving offsets | `reset` |
 //! | people | `query` lists runs and ticks, `dead_letters` and `requests` list and change theirs |
 //!
@@ -17,6 +18,7 @@ pub mod dead_letters;
 mod handle;
 mod inbox;
 mod journal;
+pub mod mark;
 mod migrations;
 mod place;
 mod progress;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::model::batch::Batch;
 use crate::model::budget::Permit;
 use crate::model::clock;
-use crate::model::offset::{Offset, OffsetRange, Partition, RunKey};
+use crate::model::offset::{Epoch, Offset, OffsetRange, Partition, RunKey};
 use crate::model::run::{RunId, RunState};
 
 /// `DeadLetters::why` of a run that a person cancelled.
@@ -25,6 +25,9 @@ pub struct Planned {
     pub failed_attempts: u32,
     pub records: usize,
     pub bytes: usize,
+    /// The leader epoch of the batch's last record, or a later one, if the client told it. A piece of a split has its
+    /// parent's.
+    pub epoch: Option<Epoch>,
     /// Milliseconds since 1970 (UTC).
     pub queued_ms: i64,
 }
@@ -40,6 +43,7 @@ impl Planned {
             failed_attempts: 0,
             records,
             bytes,
+            epoch: None,
             queued_ms: clock::now_ms(),
         }
     }

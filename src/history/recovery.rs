@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use rusqlite::{Connection, params};
 
 use super::migrations::{KIND_TOPIC, LANE_HASH};
-pub use super::resume::{Decision, Recorded, RecordedRun, Resume, decide};
+pub use super::resume::{Decision, Mover, Recorded, RecordedRun, Resume, decide};
 use super::scope::ScopeId;
 use crate::kafka::Backend;
 use crate::model::clock;
 use crate::model::error::{Error, Result};
-use crate::model::offset::{Lane, Offset, OffsetRange, Partition};
+use crate::model::offset::{Epoch, Lane, Offset, OffsetRange, Partition};
 use crate::model::run::{RunId, RunState};
 
 /// Everything that the history holds of a scope's partitions.
@@ -52,7 +52,7 @@ fn read_positions(db: &Connection, scope: ScopeId) -> rusqlite::Result<Positions
     let mut partitions: BTreeMap<Partition, Recorded> = BTreeMap::new();
     let mut void_up_to = BTreeMap::new();
     let mut rows = db.prepare_cached(
-        "SELECT partition, start_offset, confirmed, void_up_to FROM partitions WHERE scope = ?1",
+        "SELECT partition, start_offset, confirmed, void_up_to, leader_epoch, sequence FROM partitions WHERE scope = ?1",
     )?;
     let mut rows = rows.query([scope.0])?;
     while let Some(row) = rows.next()? {
@@ -60,7 +60,10 @@ fn read_positions(db: &Connection, scope: ScopeId) -> rusqlite::Result<Positions
         let start = Offset::new(row.get(1)?);
         let confirmed = row.get::<_, Option<i64>>(2)?.map(Offset::new);
         void_up_to.insert(partition, row.get::<_, i64>(3)?);
-        partitions.insert(partition, Recorded { start, confirmed, ..Recorded::default() });
+        let epoch = row.get::<_, Option<i32>>(4)?.and_then(Epoch::checked);
+        let sequence = row.get(5)?;
+        let recorded = Recorded { start, confirmed, epoch, sequence, ..Recorded::default() };
+        partitions.insert(partition, recorded);
     }
     let mut rows =
         db.prepare_cached("SELECT partition, committing FROM intents WHERE scope = ?1")?;
@@ -95,7 +98,7 @@ fn read(db: &Connection, scope: ScopeId) -> rusqlite::Result<Read> {
         states.query(params![scope.0, left_out[0], left_out[1], KIND_TOPIC, settled])?;
     let mut details = db.prepare_cached(
         "SELECT client, first_offset, last_offset, attempts, lane, lanes, \
-         ifnull(batch_first, first_offset), lane_hash FROM runs WHERE id = ?1",
+         ifnull(batch_first, first_offset), lane_hash, leader_epoch FROM runs WHERE id = ?1",
     )?;
     while let Some(row) = states.next()? {
         let (id, partition): (i64, Partition) = (row.get(0)?, row.get(1)?);
@@ -126,6 +129,7 @@ fn read(db: &Connection, scope: ScopeId) -> rusqlite::Result<Read> {
                 lane,
                 state,
                 failed_attempts: row.get(3)?,
+                epoch: row.get::<_, Option<i32>>(8)?.and_then(Epoch::checked),
             })
         })?);
     }
@@ -181,7 +185,7 @@ pub(super) fn void_in(
         ],
     )?;
     change.execute(
-        "UPDATE partitions SET start_offset = ?3, confirmed = NULL, \
+        "UPDATE partitions SET start_offset = ?3, confirmed = NULL, leader_epoch = NULL, \
          void_up_to = (SELECT ifnull(max(id), 0) FROM runs) WHERE scope = ?1 AND partition = ?2",
         params![scope.0, partition, start.get()],
     )?;
@@ -213,6 +217,34 @@ pub fn void_skipped(
             .map_err(storage)?;
         }
     }
+    Ok(())
+}
+
+/// Marks those of a partition's recorded ranges void that reach above `end`, finished ones too: the log has other
+/// records there now. The ranges below stay as they are.
+///
+/// # Errors
+/// `Storage` if the file cannot be written.
+pub fn void_above(
+    db: &Connection,
+    scope: ScopeId,
+    partition: Partition,
+    end: Offset,
+) -> Result<()> {
+    db.execute(
+        "UPDATE runs SET state = ?3 WHERE scope = ?1 AND partition = ?2 AND kind = ?4 AND state <> ?5 \
+         AND ifnull(batch_last, last_offset) >= ?6 \
+         AND id > (SELECT ifnull(max(up_to), 0) FROM settled WHERE scope = ?1)",
+        params![
+            scope.0,
+            partition,
+            RunState::Voided.code(),
+            KIND_TOPIC,
+            RunState::Split.code(),
+            end.get()
+        ],
+    )
+    .map_err(storage)?;
     Ok(())
 }
 
@@ -279,12 +311,33 @@ pub fn begin_all(
     change.commit().map_err(storage)
 }
 
+/// Records the numbers of this history's own commits, as the log has them: the process that sent one may not have lived
+/// to record it.
+///
+/// # Errors
+/// `Storage` if the file cannot be written.
+pub fn note_sequences(db: &Connection, scope: ScopeId, found: &[(Partition, i64)]) -> Result<()> {
+    let note = || -> rusqlite::Result<()> {
+        for (partition, sequence) in found {
+            db.execute(
+                "UPDATE partitions SET sequence = max(sequence, ?3) WHERE scope = ?1 AND partition = ?2",
+                params![scope.0, partition, sequence],
+            )?;
+            db.execute("UPDATE instance SET sequence = max(sequence, ?1)", [sequence])?;
+        }
+        Ok(())
+    };
+    note().map_err(storage)
+}
+
 /// Records where a partition begins in this scope, and what is committed there already.
 ///
 /// # Errors
 /// `Storage` if the file cannot be written.
 pub fn begin(db: &Connection, scope: ScopeId, partition: Partition, resume: &Resume) -> Result<()> {
-    insert_start(db, scope, partition, resume.position, resume.committed).map_err(storage)
+    let epoch = |offset| resume.read.filter(|read| read.end == offset).map(|read| read.epoch);
+    let confirmed = resume.committed.map(|offset| (offset, epoch(offset)));
+    insert_start(db, scope, partition, resume.position, confirmed).map_err(storage)
 }
 
 /// `begin`, as a statement of the caller's transaction.
@@ -293,13 +346,21 @@ pub(super) fn insert_start(
     scope: ScopeId,
     partition: Partition,
     start: Offset,
-    confirmed: Option<Offset>,
+    confirmed: Option<(Offset, Option<Epoch>)>,
 ) -> rusqlite::Result<()> {
+    let epoch = confirmed.and_then(|(_, epoch)| epoch);
     db.prepare_cached(
-        "INSERT INTO partitions(scope, partition, start_offset, confirmed) VALUES (?1, ?2, ?3, ?4) \
-         ON CONFLICT DO UPDATE SET confirmed = ifnull(?4, confirmed)",
+        "INSERT INTO partitions(scope, partition, start_offset, confirmed, leader_epoch) \
+         VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO UPDATE SET confirmed = ifnull(?4, confirmed), \
+         leader_epoch = CASE WHEN ?4 IS NULL THEN leader_epoch ELSE ?5 END",
     )?
-    .execute(params![scope.0, partition, start.get(), confirmed.map(Offset::get)])?;
+    .execute(params![
+        scope.0,
+        partition,
+        start.get(),
+        confirmed.map(|(offset, _)| offset.get()),
+        epoch.map(Epoch::get)
+    ])?;
     Ok(())
 }
 
@@ -327,7 +388,8 @@ mod tests {
             topic_id: String::new(),
         };
         let scope = scope::find_or_add(db, &key).unwrap();
-        let at_start = Resume { position: at(0), committed: Some(at(committed)), stored: vec![] };
+        let at_start =
+            Resume { position: at(0), committed: Some(at(committed)), read: None, stored: vec![] };
         begin(db, scope, 3, &at_start).unwrap();
         scope
     }
@@ -405,7 +467,8 @@ mod tests {
             insert_run(&db, scope, 3, id, state);
         }
         let recorded = super::recorded(&db, scope).unwrap();
-        let resume = Resume { position: at(30), committed: Some(at(30)), stored: vec![] };
+        let resume =
+            Resume { position: at(30), committed: Some(at(30)), read: None, stored: vec![] };
         void_skipped(&db, &recorded, &BTreeMap::from([(3, resume)])).unwrap();
         let left = super::recorded(&db, scope).unwrap();
         let left: Vec<_> = left[&3].runs.iter().map(|run| (run.id.0, run.state)).collect();

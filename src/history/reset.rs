@@ -11,9 +11,9 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::recovery::{insert_start, void_in};
-use super::scope::ScopeId;
+use super::scope::{ScopeId, next_sequence};
 use crate::model::error::{Error, Result};
-use crate::model::offset::{Offset, Partition};
+use crate::model::offset::{Epoch, Offset, Partition};
 
 /// The move of one partition: the offset that the log has for the group now (`None` if it has none), and the
 /// offset that is about to be committed.
@@ -22,26 +22,37 @@ pub struct Reset {
     pub partition: Partition,
     pub from: Option<Offset>,
     pub to: Offset,
+    /// The leader epoch of the record below `to`, once it was looked up.
+    pub epoch: Option<Epoch>,
 }
 
-/// The first half, in a transaction of its own. Returns how many unfinished runs became void.
+/// What the first half of a move has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Intended {
+    /// How many unfinished runs became void.
+    pub void_runs: usize,
+    /// The number of the commit that is about to be sent.
+    pub sequence: i64,
+}
+
+/// The first half, in a transaction of its own.
 ///
 /// # Errors
 /// `Storage` if the file cannot be read or written; nothing is changed then.
-pub fn intend(db: &Connection, scope: ScopeId, resets: &[Reset]) -> Result<usize> {
+pub fn intend(db: &Connection, scope: ScopeId, resets: &[Reset]) -> Result<Intended> {
     let change = db.unchecked_transaction().map_err(storage)?;
-    let voided = intend_in(&change, scope, resets).map_err(storage)?;
+    let intended = intend_in(&change, scope, resets).map_err(storage)?;
     change.commit().map_err(storage)?;
-    Ok(voided)
+    Ok(intended)
 }
 
 /// The second half, in a transaction of its own.
 ///
 /// # Errors
 /// `Storage` if the file cannot be written; the intents say the same to the next start.
-pub fn confirm(db: &Connection, scope: ScopeId, resets: &[Reset]) -> Result<()> {
+pub fn confirm(db: &Connection, scope: ScopeId, resets: &[Reset], sequence: i64) -> Result<()> {
     let change = db.unchecked_transaction().map_err(storage)?;
-    confirm_in(&change, scope, resets, false).map_err(storage)?;
+    confirm_in(&change, scope, resets, sequence, false).map_err(storage)?;
     change.commit().map_err(storage)
 }
 
@@ -51,16 +62,17 @@ pub(super) fn intend_in(
     change: &Connection,
     scope: ScopeId,
     resets: &[Reset],
-) -> rusqlite::Result<usize> {
-    let mut voided = 0;
+) -> rusqlite::Result<Intended> {
+    let sequence = next_sequence(change)?;
+    let mut void_runs = 0;
     let mut recorded = change.prepare_cached(
         "SELECT ifnull(confirmed, start_offset) FROM partitions WHERE scope = ?1 AND partition = ?2",
     )?;
-    for Reset { partition, from, to } in resets {
+    for Reset { partition, from, to, .. } in resets {
         let at = recorded.query_row(params![scope.0, partition], |row| row.get(0)).optional()?;
         // A partition that is not recorded has no ranges, and begins at whatever is committed.
         let Some(at) = at.map(Offset::new) else { continue };
-        voided += void_in(change, scope, *partition, from.unwrap_or(at))?;
+        void_runs += void_in(change, scope, *partition, from.unwrap_or(at))?;
         change.execute(
             "UPDATE partitions SET confirmed = ?3 WHERE scope = ?1 AND partition = ?2",
             params![scope.0, partition, from.map(Offset::get)],
@@ -70,7 +82,7 @@ pub(super) fn intend_in(
             params![scope.0, partition, to.get()],
         )?;
     }
-    Ok(voided)
+    Ok(Intended { void_runs, sequence })
 }
 
 /// Records the new offsets as confirmed. `in_doubt`: one of the commits may still reach the log once more. Its
@@ -79,11 +91,16 @@ pub(super) fn confirm_in(
     change: &Connection,
     scope: ScopeId,
     resets: &[Reset],
+    sequence: i64,
     in_doubt: bool,
 ) -> rusqlite::Result<()> {
-    for Reset { partition, to, .. } in resets {
+    for Reset { partition, to, epoch, .. } in resets {
         void_in(change, scope, *partition, *to)?;
-        insert_start(change, scope, *partition, *to, Some(*to))?;
+        insert_start(change, scope, *partition, *to, Some((*to, *epoch)))?;
+        change.execute(
+            "UPDATE partitions SET sequence = ?3 WHERE scope = ?1 AND partition = ?2",
+            params![scope.0, partition, sequence],
+        )?;
         if in_doubt {
             change.execute(
                 "INSERT INTO intents(scope, partition, committing) VALUES (?1, ?2, ?3)",
@@ -106,11 +123,12 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::history::recovery::{self, Decision, Resume};
+    use crate::history::recovery::{self, Decision, Mover, Recorded, Resume};
     use crate::history::scope::{self, ScopeKey};
     use crate::history::{
         AttemptRecord, DeadLetters, FILE, History, Outcome, Planned, Settled, WriterTask, schema,
     };
+    use crate::kafka::{Commit, Committed};
     use crate::model::batch::{Batch, Record};
     use crate::model::budget::Permit;
     use crate::model::offset::{OffsetRange, RunKey};
@@ -128,7 +146,7 @@ mod tests {
     }
 
     fn moved(from: i64, to: i64) -> Vec<Reset> {
-        vec![Reset { partition: 0, from: Some(at(from)), to: at(to) }]
+        vec![Reset { partition: 0, from: Some(at(from)), to: at(to), epoch: None }]
     }
 
     /// A history whose partitions 0 and 1 begin at offset 10, which is committed.
@@ -142,7 +160,8 @@ mod tests {
             topic_id: String::new(),
         };
         let scope = scope::find_or_add(&db, &key).unwrap();
-        let resume = || Resume { position: at(10), committed: Some(at(10)), stored: vec![] };
+        let resume =
+            || Resume { position: at(10), committed: Some(at(10)), read: None, stored: vec![] };
         let resumes = BTreeMap::from([(0, resume()), (1, resume())]);
         recovery::begin_all(&db, scope, &resumes, RunId(0)).unwrap();
         (db, scope)
@@ -196,7 +215,7 @@ mod tests {
                 std::thread::yield_now();
             }
             self.write();
-            caller.join().unwrap()
+            caller.join().unwrap().void_runs
         }
 
         fn states(&self) -> Vec<(i64, RunState)> {
@@ -219,7 +238,7 @@ mod tests {
 
         fn decide(&self, partition: Partition, committed: i64) -> Decision {
             let recorded = recovery::recorded(self.file.db(), self.scope).unwrap();
-            recovery::decide(recorded.get(&partition), Some(at(committed)))
+            decide(recorded.get(&partition), committed)
         }
     }
 
@@ -253,6 +272,11 @@ mod tests {
         }
     }
 
+    /// Whose an offset is that was committed without a mark.
+    fn decide(recorded: Option<&Recorded>, committed: i64) -> Decision {
+        recovery::decide(recorded, Some(&Committed::plain(at(committed))), "me")
+    }
+
     fn ours(position: i64, stored: usize) -> impl Fn(Decision) {
         move |decision| match decision {
             Decision::Ours(resume) => {
@@ -270,7 +294,7 @@ mod tests {
         world.plan(1, range(10, 19));
         world.history.outcome(ended(&first, RunState::Succeeded));
         assert_eq!(world.reset(&moved(10, 40)), 1, "one run was done already");
-        world.history.confirm_reset(moved(10, 40), false);
+        world.history.confirm_reset(moved(10, 40), 1, false);
         let next = world.plan(0, range(40, 49));
         world.write();
         use RunState::{Queued, Succeeded, Voided};
@@ -278,7 +302,10 @@ mod tests {
         assert_eq!(world.states(), states);
         ours(40, 1)(world.decide(0, 40));
         ours(10, 1)(world.decide(1, 10));
-        assert_eq!(world.decide(0, 10), Decision::Moved { expected: Some(at(40)) });
+        assert_eq!(
+            world.decide(0, 10),
+            Decision::Moved { expected: Some(at(40)), by: Mover::Person }
+        );
     }
 
     #[test]
@@ -289,7 +316,7 @@ mod tests {
         let seen = {
             let (history, settled) = (Arc::clone(&world.history), Arc::clone(&world.settled));
             thread::spawn("caller", move || {
-                assert_eq!(history.reset(moved(10, 40), LIMIT), Ok(0));
+                assert_eq!(history.reset(moved(10, 40), LIMIT).unwrap().void_runs, 0);
                 settled.lock().unwrap().clone()
             })
         };
@@ -307,7 +334,7 @@ mod tests {
             let run = world.plan(0, range(10, 19));
             assert_eq!(world.reset(&moved(10, 10)), 1);
             world.history.outcome(ended(&run, state));
-            world.history.confirm_reset(moved(10, 10), false);
+            world.history.confirm_reset(moved(10, 10), 1, false);
             world.write();
             assert_eq!(world.states(), [(run.id.0, RunState::Voided)], "{state}");
             assert_eq!(world.settled(), [], "{state}");
@@ -334,7 +361,7 @@ mod tests {
         }
         world.history.outcome(ended(&run, RunState::Failed));
         world.write();
-        assert_eq!(caller.join().unwrap(), Ok(1));
+        assert_eq!(caller.join().unwrap().unwrap().void_runs, 1);
         assert_eq!(world.states(), [(run.id.0, RunState::Voided)]);
         assert_eq!((world.settled(), world.count("dead_letters")), (vec![], 0));
     }
@@ -344,7 +371,7 @@ mod tests {
         let mut world = World::new();
         let parent = world.plan(0, range(10, 11));
         assert_eq!(world.reset(&moved(10, 10)), 1);
-        world.history.confirm_reset(moved(10, 10), false);
+        world.history.confirm_reset(moved(10, 10), 1, false);
         let replanned = world.plan(0, range(10, 11));
         let piece = |offset| Planned {
             whole: parent.whole,
@@ -372,16 +399,16 @@ mod tests {
             world.history.outcome(ended(&first, RunState::Succeeded));
             world.reset(&moved(10, to));
             // What is not in the file is lost.
-            world.history.confirm_reset(moved(10, to), false);
+            world.history.confirm_reset(moved(10, to), 1, false);
             world.file.lose();
             let World { path, scope, .. } = world;
             let db = schema::open(&path).unwrap();
             let recorded = recovery::recorded(&db, scope).unwrap();
             for committed in [10, to] {
-                ours(committed, 0)(recovery::decide(recorded.get(&0), Some(at(committed))));
+                ours(committed, 0)(decide(recorded.get(&0), committed));
             }
-            let elsewhere = recovery::decide(recorded.get(&0), Some(at(55)));
-            assert_eq!(elsewhere, Decision::Moved { expected: Some(at(10)) });
+            let elsewhere = decide(recorded.get(&0), 55);
+            assert_eq!(elsewhere, Decision::Moved { expected: Some(at(10)), by: Mover::Person });
         }
     }
 
@@ -389,6 +416,7 @@ mod tests {
     fn a_commit_of_before_the_move_is_not_recorded_as_confirmed() {
         let mut world = World::new();
         let offsets = [(0, at(20))];
+        let commits = offsets.map(Commit::plain);
         let intend = {
             let history = Arc::clone(&world.history);
             thread::spawn("committer", move || history.intend(&offsets)).unwrap()
@@ -397,14 +425,14 @@ mod tests {
             std::thread::yield_now();
         }
         world.write();
-        assert_eq!(intend.join().unwrap(), Ok(true));
+        let sequence = intend.join().unwrap().unwrap().unwrap();
         world.reset(&moved(10, 40));
-        world.history.confirm(&offsets, true);
+        world.history.confirm(commits.to_vec(), sequence, true);
         world.write();
         ours(10, 0)(world.decide(0, 10));
         ours(40, 0)(world.decide(0, 40));
-        world.history.confirm_reset(moved(10, 40), false);
-        world.history.confirm(&offsets, true);
+        world.history.confirm_reset(moved(10, 40), 1, false);
+        world.history.confirm(commits.to_vec(), sequence, true);
         world.write();
         ours(40, 0)(world.decide(0, 40));
     }
@@ -416,7 +444,10 @@ mod tests {
         world.history.drop_intents(&[(0, at(20))]);
         world.write();
         assert_eq!(world.count("intents"), 1);
-        assert_eq!(world.decide(0, 20), Decision::Moved { expected: Some(at(10)) });
+        assert_eq!(
+            world.decide(0, 20),
+            Decision::Moved { expected: Some(at(10)), by: Mover::Person }
+        );
         ours(30, 0)(world.decide(0, 30));
     }
 
@@ -437,8 +468,9 @@ mod tests {
         other.execute_batch("ROLLBACK").unwrap();
         assert!(history.flush(LIMIT));
         let recorded = recovery::recorded(&other, scope).unwrap();
-        ours(10, 1)(recovery::decide(recorded.get(&0), Some(at(10))));
-        assert_eq!(history.reset(moved(10, 40), LIMIT), Ok(1), "asked again, it is made");
+        ours(10, 1)(decide(recorded.get(&0), 10));
+        let intended = history.reset(moved(10, 40), LIMIT).unwrap();
+        assert_eq!(intended.void_runs, 1, "asked again, it is made");
         history.close();
         thread.join().unwrap();
         assert!(history.reset(moved(40, 10), LIMIT).is_err(), "the history has ended");

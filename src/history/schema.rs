@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use super::clean_shutdown::{self, CheckedAt, InUse};
 pub use super::migrations::VERSION;
 use super::migrations::migrate;
+use crate::config::data_dir::DataDir;
 use crate::config::own_files::{check_file, to_open, with_ending};
 use crate::config::rights;
 use crate::model::clock;
@@ -171,8 +172,25 @@ pub fn open_read_only(path: &Path) -> Result<Connection> {
     db.busy_timeout(Duration::from_secs(5))
         .map_err(|cause| Error::storage(doing(), in_full(&cause)))?;
     db.pragma_update(None, "query_only", true).map_err(|cause| refuse(path, &cause))?;
-    let found = version(&db, path)?;
-    if found == VERSION { Ok(db) } else { Err(other_version(path, found)) }
+    match version(&db, path)? {
+        VERSION => Ok(db),
+        found @ 1..VERSION => {
+            drop(db);
+            bring_up_to_date(path, found)?;
+            open_read_only(path)
+        }
+        found => Err(other_version(path, found)),
+    }
+}
+
+/// Brings a history of an earlier version to the newest one, for commands that only read it.
+///
+/// # Errors
+/// As `open`; `Config` if another process has it, which is an mb of that earlier version.
+fn bring_up_to_date(path: &Path, found: i64) -> Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let Some(_lock) = DataDir::try_lock(folder)? else { return Err(other_version(path, found)) };
+    open(path).map(drop)
 }
 
 /// Whether there is a history, for commands that must not create one.
@@ -364,7 +382,7 @@ mod tests {
             };
             assert_eq!(columns(&db), columns(&fresh), "from version {version}");
             let scope = ScopeId(1);
-            db.execute("INSERT INTO partitions VALUES (1, 0, 0, NULL, 0)", []).unwrap();
+            db.execute("INSERT INTO partitions VALUES (1, 0, 0, NULL, 0, NULL, 0)", []).unwrap();
             let recorded = recovery::recorded(&db, scope).unwrap();
             assert_eq!(recorded[&0].runs.len(), 2000);
             let dead_letters: i64 =

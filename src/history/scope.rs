@@ -67,6 +67,33 @@ pub fn find_or_add(db: &Connection, key: &ScopeKey) -> Result<ScopeId> {
         .ok_or_else(|| Error::storage("use the history", "a row that was just written is gone"))
 }
 
+/// The number of the next commit. No number is given twice, so of two commits in the log the one with the lower number
+/// is the older one.
+pub(super) fn next_sequence(change: &Connection) -> rusqlite::Result<i64> {
+    change
+        .prepare_cached("UPDATE instance SET sequence = sequence + 1 RETURNING sequence")?
+        .query_row([], |row| row.get(0))
+}
+
+/// Whose commits those of this history are; see `mark`.
+#[derive(Clone, Debug)]
+pub struct Instance {
+    pub id: String,
+    /// The number of the newest commit that was sent, or was about to be.
+    pub newest: i64,
+}
+
+/// This history's instance.
+///
+/// # Errors
+/// `Storage` if the file cannot be read.
+pub fn instance(db: &Connection) -> Result<Instance> {
+    db.query_row("SELECT id, sequence FROM instance", [], |row| {
+        Ok(Instance { id: row.get(0)?, newest: row.get(1)? })
+    })
+    .map_err(storage)
+}
+
 /// What this group committed, by partition, to earlier topics of the same name and another id.
 ///
 /// A commit that arrives after its topic was deleted and created again stands in the log as if it were the

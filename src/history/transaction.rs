@@ -10,12 +10,13 @@ use super::records::{AttemptRecord, DeadLetters, Outcome, Planned, TickRecord};
 use super::recovery::insert_gap;
 use super::requests;
 use super::reset;
-use super::scope::ScopeId;
+use super::scope::{self, ScopeId};
 use super::write::Write;
+use crate::kafka::Commit;
 use crate::model::batch::Batch;
 use crate::model::clock;
 use crate::model::crash;
-use crate::model::offset::{Offset, Partition, Reprocess};
+use crate::model::offset::{Epoch, Offset, Partition, Reprocess};
 use crate::model::run::RunState;
 
 /// What a group has done, beyond what its writes say: by the place of a write in the group.
@@ -23,8 +24,10 @@ use crate::model::run::RunState;
 pub(super) struct Effects {
     /// Outcomes of void runs, which changed nothing.
     pub ignored: BTreeSet<usize>,
-    /// How many runs each reset made void.
-    pub voided: BTreeMap<usize, usize>,
+    /// The number of the commits that each intent is for.
+    pub sequences: BTreeMap<usize, i64>,
+    /// What each reset has done.
+    pub resets: BTreeMap<usize, reset::Intended>,
 }
 
 /// Writes the group, all of it or nothing.
@@ -58,8 +61,9 @@ pub(super) fn write(
 }
 
 const INSERT_RUN: &str = "INSERT INTO runs(id, scope, client, partition, first_offset, last_offset, batch_first, \
-     batch_last, lane, lanes, parent, attempts, kind, request, records, bytes, state, queued_ms, lane_hash) \
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)";
+     batch_last, lane, lanes, parent, attempts, kind, request, records, bytes, state, queued_ms, lane_hash, \
+     leader_epoch) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, \
+     CASE WHEN ?11 IS NULL THEN ?20 ELSE (SELECT leader_epoch FROM runs WHERE id = ?11) END)";
 const END_ATTEMPT: &str = "UPDATE runs SET state = ?2, attempts = ?3, started_ms = ?4, ended_ms = ?5, \
      run_us = ?6, worker = ?7, error = ?8, output = ?9, records = ?10 WHERE id = ?1 AND state <> ?11";
 
@@ -119,8 +123,11 @@ impl Target<'_> {
                     offsets,
                     "INSERT OR IGNORE INTO intents(scope, partition, committing) VALUES (?1, ?2, ?3)",
                 )?;
+                effects.sequences.insert(at, scope::next_sequence(change)?);
             }
-            Write::Confirm(offsets, settles) => confirm(change, scope, offsets, *settles)?,
+            Write::Confirm(commits, sequence, settles) => {
+                confirm(change, scope, commits, *sequence, *settles)?;
+            }
             Write::DropIntents(offsets) => {
                 change_intents(
                     change,
@@ -131,11 +138,11 @@ impl Target<'_> {
             }
             Write::Reset(write) => {
                 if write.claim.take() {
-                    effects.voided.insert(at, reset::intend_in(change, scope, &write.resets)?);
+                    effects.resets.insert(at, reset::intend_in(change, scope, &write.resets)?);
                 }
             }
-            Write::ConfirmReset(resets, in_doubt) => {
-                reset::confirm_in(change, scope, resets, *in_doubt)?;
+            Write::ConfirmReset(resets, sequence, in_doubt) => {
+                reset::confirm_in(change, scope, resets, *sequence, *in_doubt)?;
             }
             Write::Flush(_) => {}
         }
@@ -196,7 +203,8 @@ impl Target<'_> {
                 run.bytes,
                 state.code(),
                 run.queued_ms,
-                LANE_HASH
+                LANE_HASH,
+                run.epoch.map(Epoch::get)
             ])?;
             if let Some(Reprocess::Redrive(request)) = run.key.reprocess
                 && state == RunState::Queued
@@ -344,18 +352,21 @@ fn change_intents(
 fn confirm(
     change: &Transaction<'_>,
     scope: ScopeId,
-    offsets: &[(Partition, Offset)],
+    commits: &[Commit],
+    sequence: i64,
     settles: bool,
 ) -> rusqlite::Result<()> {
     let mut update = change.prepare_cached(
-        "UPDATE partitions SET confirmed = ?3 WHERE scope = ?1 AND partition = ?2 \
+        "UPDATE partitions SET confirmed = ?3, leader_epoch = ?4, sequence = ?5 \
+         WHERE scope = ?1 AND partition = ?2 \
          AND EXISTS (SELECT 1 FROM intents WHERE scope = ?1 AND partition = ?2 AND committing = ?3)",
     )?;
     let mut settle = change.prepare_cached(
         "DELETE FROM intents WHERE scope = ?1 AND partition = ?2 AND committing <= ?3",
     )?;
-    for (partition, offset) in offsets {
-        update.execute(params![scope.0, partition, offset.get()])?;
+    for Commit { partition, offset, epoch, .. } in commits {
+        let epoch = epoch.map(Epoch::get);
+        update.execute(params![scope.0, partition, offset.get(), epoch, sequence])?;
         if settles {
             settle.execute(params![scope.0, partition, offset.get()])?;
         }

@@ -6,7 +6,8 @@ use crossbeam_channel::Sender;
 
 use super::claim::Claim;
 use super::records::{Outcome, Planned, TickRecord};
-use super::reset::Reset;
+use super::reset::{Intended, Reset};
+use crate::kafka::Commit;
 use crate::model::budget::Permit;
 use crate::model::offset::{Offset, OffsetRange, Partition};
 use crate::model::run::{RunId, RunState};
@@ -24,16 +25,17 @@ pub(super) enum Write {
     Start(Partition, Offset),
     /// Offsets that are passed over, and why.
     Gap(Partition, OffsetRange, &'static str),
-    Intend(Vec<(Partition, Offset)>, Sender<()>),
-    /// Confirmed commits, and whether they settle all intents below them.
-    Confirm(Vec<(Partition, Offset)>, bool),
+    /// Commits that are about to be sent; the sender gets their number.
+    Intend(Vec<(Partition, Offset)>, Sender<i64>),
+    /// Confirmed commits of one number, and whether they settle all intents below them.
+    Confirm(Vec<Commit>, i64, bool),
     /// Commits that the log has refused.
     DropIntents(Vec<(Partition, Offset)>),
     /// A person moves offsets: what is written before they are committed.
     Reset(ResetWrite),
     /// What is written after they are committed.
     /// Whether a commit of the move is still in doubt, too.
-    ConfirmReset(Vec<Reset>, bool),
+    ConfirmReset(Vec<Reset>, i64, bool),
     /// A request has ended: its number, its state, and a note for people.
     EndRequest(i64, i64, Option<String>),
     /// Requests are cancelled: each with those of its runs that have started, and the reason.
@@ -49,8 +51,8 @@ pub(super) struct ResetWrite {
     pub resets: Vec<Reset>,
     /// The caller may call the reset off as long as it is not being written.
     pub claim: Arc<Claim>,
-    /// Gets the number of runs that became void.
-    pub done: Sender<usize>,
+    /// Gets what the reset has done.
+    pub done: Sender<Intended>,
 }
 
 impl Write {

@@ -238,11 +238,12 @@ impl Writer {
     }
 
     fn announce(&mut self, group: &mut Vec<Write>, settled: &impl Fn(&[Settled])) {
-        let Effects { ignored, mut voided } = std::mem::take(&mut self.effects);
+        let Effects { ignored, mut sequences, resets: mut intended } =
+            std::mem::take(&mut self.effects);
         let mut ended = Vec::new();
         let mut planned = None;
         let mut answers = Vec::new();
-        let mut resets = Vec::new();
+        let (mut resets, mut intents) = (Vec::new(), Vec::new());
         for (at, write) in group.drain(..).enumerate() {
             match write {
                 Write::Outcome(outcome, _) if ignored.contains(&at) => {
@@ -269,11 +270,12 @@ impl Writer {
                         });
                     }
                 }
-                Write::Intend(_, done) | Write::Flush(done) | Write::Cancel(_, _, done) => {
-                    answers.push(done);
+                Write::Flush(done) | Write::Cancel(_, _, done) => answers.push(done),
+                Write::Intend(_, done) => {
+                    intents.extend(sequences.remove(&at).map(|sequence| (done, sequence)));
                 }
                 Write::Reset(reset) => {
-                    resets.extend(voided.remove(&at).map(|voided| (reset.done, voided)));
+                    resets.extend(intended.remove(&at).map(|intended| (reset.done, intended)));
                 }
                 Write::Tick(_)
                 | Write::Start(..)
@@ -297,8 +299,11 @@ impl Writer {
         for done in answers {
             let _ = done.send(());
         }
-        for (done, voided) in resets {
-            let _ = done.send(voided);
+        for (done, sequence) in intents {
+            let _ = done.send(sequence);
+        }
+        for (done, intended) in resets {
+            let _ = done.send(intended);
         }
     }
 

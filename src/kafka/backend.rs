@@ -61,6 +61,8 @@ pub struct Capabilities {
     pub codecs: &'static [&'static str],
     /// Membership in a consumer group.
     pub membership: bool,
+    /// Records come with the leader epoch of their batch (`Sink::epoch`).
+    pub leader_epochs: bool,
 }
 
 impl Capabilities {

@@ -22,4 +22,6 @@ pub use self::backend::{Backend, Capabilities};
 pub use self::seam::{
     Broker, CommitError, Consumer, Delivery, FetchSettings, Flow, Message, Producer, Sent, Sink,
 };
-pub use self::topic::{PerPartition, TopicInfo, Watermarks, require_all};
+pub use self::topic::{
+    Commit, Committed, EpochEnd, PerPartition, TopicInfo, Watermarks, require_all,
+};

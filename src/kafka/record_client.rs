@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use super::backend::{Backend, Capabilities};
 use super::seam::{Broker, CommitError, Consumer, FetchSettings, Producer};
-use super::topic::{PerPartition, TopicInfo, Watermarks};
+use super::topic::{Commit, Committed, EpochEnd, PerPartition, TopicInfo, Watermarks};
 use super::wire::Wire;
 use crate::model::error::Result;
-use crate::model::offset::{Offset, Partition};
+use crate::model::offset::{Epoch, Offset, Partition};
 
 /// A client library of Kafka's, as far as it is used. Whoever implements this is a `Broker`.
 pub trait RecordClient: Send + Sync {
@@ -75,12 +75,28 @@ impl<C: RecordClient> Broker for C {
         self.wire().offsets_at(topic, partitions, timestamp_ms)
     }
 
-    fn committed(
+    fn epoch_ends(
+        &self,
+        topic: &str,
+        epochs: &[(Partition, Epoch)],
+    ) -> Result<PerPartition<Option<EpochEnd>>> {
+        self.wire().epoch_ends(topic, epochs)
+    }
+
+    fn epochs_at(
+        &self,
+        topic: &str,
+        places: &[(Partition, Offset)],
+    ) -> PerPartition<Option<Epoch>> {
+        self.wire().epochs_at(topic, places)
+    }
+
+    fn group_offsets(
         &self,
         group: &str,
         topic: &str,
         partitions: &[Partition],
-    ) -> Result<PerPartition<Option<Offset>>> {
+    ) -> Result<PerPartition<Option<Committed>>> {
         self.wire().committed(group, topic, partitions)
     }
 
@@ -88,13 +104,8 @@ impl<C: RecordClient> Broker for C {
         self.wire().offsets_retention(group)
     }
 
-    fn commit(
-        &self,
-        group: &str,
-        topic: &str,
-        offsets: &[(Partition, Offset)],
-    ) -> Result<(), CommitError> {
-        self.wire().commit(group, topic, offsets)
+    fn commit_all(&self, group: &str, topic: &str, commits: &[Commit]) -> Result<(), CommitError> {
+        self.wire().commit(group, topic, commits)
     }
 
     fn consumer(

@@ -6,11 +6,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::backend::{Backend, Capabilities};
-use super::topic::{PerPartition, TopicInfo, Watermarks};
+use super::topic::{Commit, Committed, EpochEnd, PerPartition, TopicInfo, Watermarks};
 use crate::config::Isolation;
 use crate::model::batch::Record;
 use crate::model::error::{Error, Result};
-use crate::model::offset::{Offset, Partition};
+use crate::model::offset::{Epoch, Offset, Partition};
 
 /// How a consumer fetches.
 #[derive(Clone, Debug)]
@@ -75,17 +75,59 @@ pub trait Broker: Send + Sync {
         timestamp_ms: i64,
     ) -> Result<PerPartition<Offset>>;
 
-    /// The group's committed offset of each of `partitions`, `None` if there is none; every partition has
-    /// an entry.
+    /// For each of `epochs` where the records of that leader epoch end in the log as it is now; `None` if the log
+    /// cannot say: its broker is too old (before 2.3), or knows no epoch. Every partition has an entry.
+    ///
+    /// A log that was cut off and has grown past the cut looks like any other by its ends. By its epochs it does
+    /// not: the records above the cut have a higher epoch, so the old one ends at the cut (KIP-320).
+    ///
+    /// # Errors
+    /// As `watermarks`.
+    fn epoch_ends(
+        &self,
+        topic: &str,
+        epochs: &[(Partition, Epoch)],
+    ) -> Result<PerPartition<Option<EpochEnd>>> {
+        let _ = topic;
+        Ok(epochs.iter().map(|(partition, _)| (*partition, Ok(None))).collect())
+    }
+
+    /// For each of `places` the leader epoch of the batch that the log has at that offset; `None` if it has none
+    /// there, or cannot say. For what a client does not tell by `Sink::epoch`: a request for each partition.
+    fn epochs_at(
+        &self,
+        topic: &str,
+        places: &[(Partition, Offset)],
+    ) -> PerPartition<Option<Epoch>> {
+        let _ = topic;
+        places.iter().map(|(partition, _)| (*partition, Ok(None))).collect()
+    }
+
+    /// What the group has committed in each of `partitions`, `None` if nothing; every partition has an entry.
     ///
     /// # Errors
     /// `Broker` if the group's coordinator cannot be asked or refuses the whole request.
+    fn group_offsets(
+        &self,
+        group: &str,
+        topic: &str,
+        partitions: &[Partition],
+    ) -> Result<PerPartition<Option<Committed>>>;
+
+    /// `group_offsets`, of which the caller needs the offsets alone.
+    ///
+    /// # Errors
+    /// As `group_offsets`.
     fn committed(
         &self,
         group: &str,
         topic: &str,
         partitions: &[Partition],
-    ) -> Result<PerPartition<Option<Offset>>>;
+    ) -> Result<PerPartition<Option<Offset>>> {
+        let found = self.group_offsets(group, topic, partitions)?.into_iter();
+        let offset = |found: Option<Committed>| found.map(|found| found.offset);
+        Ok(found.map(|(partition, found)| (partition, found.map(offset))).collect())
+    }
 
     /// How long the group's offsets are kept after their last commit; `None` if that is not known. Only a hint
     /// for how often to commit them again.
@@ -100,12 +142,21 @@ pub trait Broker: Send + Sync {
     ///
     /// # Errors
     /// `CommitError`, which says whether the offsets may have been stored all the same.
+    fn commit_all(&self, group: &str, topic: &str, commits: &[Commit]) -> Result<(), CommitError>;
+
+    /// `commit_all` without epochs and metadata, as Kafka's tools commit.
+    ///
+    /// # Errors
+    /// As `commit_all`.
     fn commit(
         &self,
         group: &str,
         topic: &str,
         offsets: &[(Partition, Offset)],
-    ) -> Result<(), CommitError>;
+    ) -> Result<(), CommitError> {
+        let commits: Vec<Commit> = offsets.iter().copied().map(Commit::plain).collect();
+        self.commit_all(group, topic, &commits)
+    }
 
     /// A fresh consumer that reads each partition from the given offset, never from a place that the
     /// client library chose.
@@ -137,8 +188,8 @@ pub enum CommitError {
 
 impl CommitError {
     /// No offset of the call was stored.
-    pub fn all_refused(offsets: &[(Partition, Offset)], error: Error) -> CommitError {
-        let partitions = offsets.iter().map(|(partition, _)| *partition).collect();
+    pub fn all_refused(commits: &[Commit], error: Error) -> CommitError {
+        let partitions = commits.iter().map(|commit| commit.partition).collect();
         CommitError::Refused { partitions, error }
     }
 
@@ -177,6 +228,12 @@ pub enum Flow {
 pub trait Sink {
     /// Takes a record. The records of one partition come in offset order, each once. May block.
     fn record(&mut self, partition: Partition, record: Record<'_>) -> Flow;
+
+    /// The records of the partition that are handed over next are in batches of this leader epoch. Called before
+    /// the first one, and whenever the epoch is another; never by a client that does not see the batches' headers.
+    fn epoch(&mut self, partition: Partition, epoch: Epoch) {
+        let _ = (partition, epoch);
+    }
 
     /// Every record of the partition below `next` was handed over, does not exist, or is invisible under
     /// read_committed. Called when the log shows this without a record, for example behind a transaction's

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::model::error::{Error, Result};
-use crate::model::offset::{Offset, Partition};
+use crate::model::offset::{Epoch, Offset, Partition};
 
 /// An answer for each requested partition. A partition without a leader, or one that does not exist, is an
 /// error of that partition alone.
@@ -30,6 +30,9 @@ pub struct TopicInfo {
     pub is_internal: bool,
     /// Ascending; partitions without a leader included.
     pub partitions: Vec<Partition>,
+    /// The epoch of each partition's leader, which rises with every election (KIP-320). A partition whose epoch is
+    /// not known is left out: its broker is older than 2.4 (KAFKA-9212).
+    pub leader_epochs: BTreeMap<Partition, Epoch>,
 }
 
 impl TopicInfo {
@@ -68,6 +71,49 @@ pub struct Watermarks {
     pub beginning: Offset,
     /// The offset that the next record gets.
     pub end: Offset,
+}
+
+/// Where the records of a leader epoch end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EpochEnd {
+    /// The highest epoch of the log's records that is not above the one that was asked for.
+    pub epoch: Epoch,
+    /// The offset after the last record of `epoch`: the first offset of a higher epoch, or the log's end.
+    pub end: Offset,
+}
+
+/// A group's offset in one partition, as the log has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    pub offset: Offset,
+    /// The leader epoch of the record below `offset`, if whoever committed it gave one.
+    pub epoch: Option<Epoch>,
+    /// Whatever whoever committed it wrote beside it. mb's own is a mark (`history::mark`).
+    pub metadata: String,
+}
+
+impl Committed {
+    /// An offset without epoch and metadata, as Kafka's tools commit it.
+    pub fn plain(offset: Offset) -> Committed {
+        Committed { offset, epoch: None, metadata: String::new() }
+    }
+}
+
+/// An offset that is to be committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Commit {
+    pub partition: Partition,
+    pub offset: Offset,
+    /// The leader epoch of the record below `offset`, or a higher one; see `Committed`.
+    pub epoch: Option<Epoch>,
+    pub metadata: String,
+}
+
+impl Commit {
+    /// An offset without epoch and metadata, as Kafka's tools commit it.
+    pub fn plain((partition, offset): (Partition, Offset)) -> Commit {
+        Commit { partition, offset, epoch: None, metadata: String::new() }
+    }
 }
 
 /// The offsets for `Broker::offsets_at`: what was found for a time, or the log's end if no record is that

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::model::offset::{Offset, OffsetRange, Partition};
+use crate::model::offset::{LastRead, Offset, OffsetRange, Partition};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -137,8 +137,8 @@ impl fmt::Display for Error {
             | Error::Other(text) => f.write_str(text),
             Error::LogReplaced(text) => write!(
                 f,
-                "{text}; to read from the beginning of what is there now, start mb with \
-                 --on-missing-offsets skip, or say where to begin with mb offsets --execute"
+                "{text}; to go on with what is there now, start mb with --on-missing-offsets skip, or say \
+                 where to begin with mb offsets --execute"
             ),
             Error::Broker { doing, cause } => write!(f, "cannot {doing}: {cause}"),
             Error::UnknownTopic { topic } => write!(
@@ -172,6 +172,17 @@ pub fn beyond_text(topic: &str, partition: Partition, position: Offset, end: Off
         "records {topic}/{partition} {} are not in the log, which ends at {end}: the topic was made \
          again, or its end was cut off",
         OffsetRange::below(position, end)
+    )
+}
+
+/// The message for a log that was cut off at `end`, below what was read, and may have grown since.
+pub fn cut_text(topic: &str, partition: Partition, read: LastRead, end: Offset) -> String {
+    format!(
+        "records {topic}/{partition} {} were read and are not in the log any more: its end was cut off at {end} (by \
+         an election of a replica that was behind, or a restored copy), and what stands there now are other records, \
+         of later leaders than epoch {}",
+        OffsetRange::below(read.end, end),
+        read.epoch
     )
 }
 

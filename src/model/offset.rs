@@ -48,6 +48,11 @@ impl Offset {
         Offset(self.0.checked_add(1).expect("an offset below i64::MAX"))
     }
 
+    /// The offset of the record before this position; `None` at 0.
+    pub fn before(self) -> Option<Offset> {
+        Offset::checked(self.0 - 1)
+    }
+
     /// How many offsets there are from `lower` (included) to this one (excluded); 0 if `lower` is higher.
     pub fn distance_from(self, lower: Offset) -> u64 {
         u64::try_from(self.0 - lower.0).unwrap_or(0)
@@ -58,6 +63,44 @@ impl fmt::Display for Offset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
+}
+
+/// The epoch of a partition's leader: it rises with every election, and each stored batch has that of the leader
+/// that wrote it (KIP-101). Records of one offset and one epoch are the same record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Epoch(i32);
+
+impl Epoch {
+    /// The first leader's.
+    pub const FIRST: Epoch = Epoch(0);
+
+    /// The epoch, or `None` for -1, which stands for an unknown one.
+    pub fn checked(epoch: i32) -> Option<Epoch> {
+        (epoch >= 0).then_some(Epoch(epoch))
+    }
+
+    pub fn get(self) -> i32 {
+        self.0
+    }
+
+    /// An optional epoch as Kafka writes it: -1 for none.
+    pub fn or_unknown(epoch: Option<Epoch>) -> i32 {
+        epoch.map_or(-1, Epoch::get)
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A record that was read: the position after it, and the leader epoch of its batch, or a later one. A log that ends
+/// the epoch below `end` does not have the record any more (KIP-320).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastRead {
+    pub end: Offset,
+    pub epoch: Epoch,
 }
 
 /// Consecutive offsets of one partition, both ends included, never empty.

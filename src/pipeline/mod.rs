@@ -4,6 +4,7 @@
 //! on, `wiring` makes all parts, `running` starts their threads, `supervise` watches them, `shutdown` stops them.
 
 pub mod builder;
+mod cut_off;
 mod run;
 mod running;
 mod shutdown;

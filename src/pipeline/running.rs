@@ -22,6 +22,7 @@ use crate::model::offset::{Offset, Partition};
 use crate::model::thread::Thread;
 use crate::observe::watch::{Watch, Watcher};
 use crate::runs::engine::{Engine, Lasting};
+use crate::source::cursor_move::CursorMover;
 use crate::source::producer::ProducerTask;
 use crate::source::reprocess::WorkSignal;
 use crate::step::Step;
@@ -92,7 +93,7 @@ impl Running {
     /// # Errors
     /// Those of `wire` and `thread::spawn`, and of the history that cannot be opened.
     pub(super) fn start(with: &Surroundings<'_>, start: Start) -> Result<Running> {
-        let Start { db, scope, topic, resumes, late_starts, marks, in_doubt } = start;
+        let Start { db, scope, topic, resumes, late_starts, unread, marks, in_doubt } = start;
         let ends = marks.iter().map(|(partition, marks)| (*partition, marks.end)).collect();
         with.watch.begin_anew(marks);
         let inputs = Inputs {
@@ -103,6 +104,7 @@ impl Running {
             scope,
             resumes,
             late_starts,
+            unread,
             in_doubt,
             lasting: with.lasting.clone(),
         };
@@ -138,7 +140,7 @@ impl Running {
         let pipeline = RunningPipeline {
             engine: Arc::clone(&engine),
             work_signal: Arc::clone(&work_signal),
-            cursor,
+            cursor: Arc::clone(&cursor),
             watch: Arc::clone(with.watch),
         };
         with.control.attach(status(with.config, Some(with.broker.backend())), pipeline);
@@ -165,7 +167,7 @@ impl Running {
         };
         running.start_producer(intake_stop)?;
         running.set_first_target(ends);
-        running.start_watch(with.watch, &watching_stop)?;
+        running.start_watch(with.watch, cursor, &watching_stop)?;
         Ok(running)
     }
 
@@ -212,9 +214,14 @@ impl Running {
         Ok(())
     }
 
-    fn start_watch(&mut self, watch: &Arc<Watch>, stop: &Receiver<()>) -> Result<()> {
+    fn start_watch(
+        &mut self,
+        watch: &Arc<Watch>,
+        cursor: Arc<CursorMover>,
+        stop: &Receiver<()>,
+    ) -> Result<()> {
         let events = &self.engine.events;
-        let watcher = Watcher::new(Arc::clone(watch), Arc::clone(&self.engine));
+        let watcher = Watcher::new(Arc::clone(watch), Arc::clone(&self.engine), cursor);
         let (asking, asks_stop) = (watcher.clone(), stop.clone());
         let (comparing, compares_stop) = (watcher.clone(), stop.clone());
         let stop = stop.clone();

@@ -10,14 +10,17 @@ use rusqlite::Connection as Database;
 
 use crate::config::{Config, OnMissingOffsets, StartFrom};
 use crate::history::clean_shutdown::InUse;
-use crate::history::recovery::{self, Decision, Recorded, Resume};
+use crate::history::mark::Mark;
+use crate::history::recovery::{self, Decision, Mover, Recorded, Resume};
 use crate::history::scope::{self, ScopeKey};
 use crate::history::{self, ScopeId, schema};
-use crate::kafka::{Backend, Broker, TopicInfo, Watermarks, require_all};
-use crate::model::error::{self, Error, Result};
-use crate::model::offset::{Offset, OffsetRange, Partition};
+use crate::kafka::{Backend, Broker, Committed, TopicInfo, Watermarks, require_all};
+use crate::model::error::{Error, Result};
+use crate::model::offset::{LastRead, Offset, Partition};
 use crate::model::run::RunState;
 use crate::source::sensor::LateStart;
+
+use super::cut_off::{self, Known};
 
 /// What the pipeline starts with.
 pub struct Start {
@@ -27,6 +30,8 @@ pub struct Start {
     pub resumes: BTreeMap<Partition, Resume>,
     /// See `Recovered`.
     pub late_starts: BTreeMap<Partition, LateStart>,
+    /// See `Recovered`.
+    pub unread: BTreeMap<Partition, String>,
     /// Where the log is.
     pub marks: BTreeMap<Partition, Watermarks>,
     /// A commit of an earlier process may still be on its way.
@@ -72,10 +77,10 @@ pub fn recover(
 ) -> Result<(Start, InUse)> {
     let (db, in_use) = schema::open_or_set_aside(&data_dir.join(history::FILE))?;
     history::requests::end_left_over(&db)?;
-    let Recovered { scope, resumes, late_starts, marks } =
+    let Recovered { scope, resumes, late_starts, unread, marks } =
         recover_from(&db, broker, config, &topic)?;
     let in_doubt = recovery::has_intents(&db, scope)?;
-    Ok((Start { db, scope, topic, resumes, late_starts, marks, in_doubt }, in_use))
+    Ok((Start { db, scope, topic, resumes, late_starts, unread, marks, in_doubt }, in_use))
 }
 
 /// Where each partition goes on.
@@ -85,6 +90,8 @@ pub struct Recovered {
     /// Partitions that have neither a leader nor an offset of the group. A sensor adopts them when they have
     /// a leader.
     pub late_starts: BTreeMap<Partition, LateStart>,
+    /// Partitions that must not be read, and why.
+    pub unread: BTreeMap<Partition, String>,
     /// Where the log is, asked for after the committed offsets; without the partitions that have no leader.
     pub marks: BTreeMap<Partition, Watermarks>,
 }
@@ -105,23 +112,24 @@ pub fn recover_from(
     let scope = scope::find_or_add(db, &key)?;
     let (recorded, settled) = recovery::recorded_and_settled(db, scope)?;
     check_clients(broker.backend(), &recorded)?;
-    let committed = broker.committed(&connection.group, &topic.name, &topic.partitions)?;
+    let instance = scope::instance(db)?.id;
+    let committed = broker.group_offsets(&connection.group, &topic.name, &topic.partitions)?;
     let mut committed: BTreeMap<_, _> = require_all(committed)?
         .into_iter()
-        .filter_map(|(partition, offset)| Some((partition, offset?)))
+        .filter_map(|(partition, committed)| Some((partition, committed?)))
         .collect();
     let marks = marks_of_led(broker, topic)?;
     let gone = scope::committed_to_predecessors(db, &key)?;
-    committed.retain(|partition, offset| {
-        !is_of_predecessor(topic, &recorded, &gone, *partition, *offset)
+    committed.retain(|partition, committed| {
+        !is_of_predecessor(topic, &recorded, &gone, *partition, committed.offset)
     });
     // Partitions that came while mb was away start at their beginning, whatever --from says.
     let known_group = !committed.is_empty() || !recorded.is_empty();
     let mut resumes = BTreeMap::new();
-    let mut fresh = Vec::new();
+    let (mut fresh, mut unread) = (Vec::new(), BTreeMap::new());
     for partition in topic.partitions.iter().copied() {
-        let committed = committed.get(&partition).copied();
-        match recovery::decide(recorded.get(&partition), committed) {
+        let committed = committed.get(&partition);
+        match recovery::decide(recorded.get(&partition), committed, &instance) {
             Decision::Ours(resume) => {
                 resumes.insert(partition, resume);
             }
@@ -137,20 +145,19 @@ pub fn recover_from(
                 resumes.insert(partition, resume);
             }
             Decision::New => fresh.push((partition, false)),
-            Decision::Moved { expected } => {
-                log::warn!(
-                    "somebody moved the offsets of group {} in {}/{partition} (from {} to {}): continuing \
-                     from there; ranges planned before are void",
-                    connection.group,
-                    topic.name,
-                    shown(expected),
-                    shown(committed)
-                );
+            Decision::LostTail { resume, found } => {
+                tell_lost_tail(config, topic, partition, found, resume.position);
+                resumes.insert(partition, resume);
+            }
+            Decision::Unread { version } => {
+                unread.insert(partition, newer_mark(config, topic, partition, version)?);
+            }
+            Decision::Moved { expected, by } => {
+                tell_moved(config, topic, partition, (expected, committed), &by);
                 match committed {
-                    Some(position) => {
-                        recovery::void(db, scope, partition, position)?;
-                        let resume = Resume { position, committed: Some(position), stored: vec![] };
-                        resumes.insert(partition, resume);
+                    Some(committed) => {
+                        recovery::void(db, scope, partition, committed.offset)?;
+                        resumes.insert(partition, resume_at(committed));
                     }
                     None => fresh.push((partition, true)),
                 }
@@ -169,18 +176,32 @@ pub fn recover_from(
         if recorded.contains_key(&partition) {
             recovery::void(db, scope, partition, position)?;
         }
-        resumes.insert(partition, Resume { position, committed: None, stored: vec![] });
-    }
-    for (partition, (marks, lost)) in beyond_the_end(config, topic, &marks, &resumes)? {
-        recovery::void(db, scope, partition, marks.beginning)?;
-        recovery::gap(db, scope, partition, lost, "beyond the end of the log")?;
-        let resume = Resume { position: marks.beginning, committed: None, stored: vec![] };
+        let resume = Resume { position, committed: None, read: None, stored: vec![] };
         resumes.insert(partition, resume);
     }
+    let known = Known { broker, config, topic, marks: &marks, instance: &instance };
+    let mut read = cut_off::pass_over(&known, (db, scope), &recorded, &mut resumes)?;
     recovery::void_skipped(db, &recorded, &resumes)?;
     recovery::begin_all(db, scope, &resumes, settled)?;
+    recovery::note_sequences(db, scope, &own_sequences(&committed, &instance))?;
+    for (partition, resume) in &mut resumes {
+        resume.read = read.remove(partition);
+    }
     tell(&resumes);
-    Ok(Recovered { scope, resumes, late_starts, marks })
+    Ok(Recovered { scope, resumes, late_starts, unread, marks })
+}
+
+/// The numbers of this mb's own commits among those in the log.
+fn own_sequences(
+    committed: &BTreeMap<Partition, Committed>,
+    instance: &str,
+) -> Vec<(Partition, i64)> {
+    let own = |(partition, committed): (&Partition, &Committed)| match Mark::of(&committed.metadata)
+    {
+        Mark::Instance(stamp) if stamp.instance == instance => Some((*partition, stamp.sequence)),
+        _ => None,
+    };
+    committed.iter().filter_map(own).collect()
 }
 
 /// A topic that was deleted and created again may have offsets of the old one: a commit that arrived late.
@@ -221,6 +242,71 @@ fn marks_of_led(broker: &dyn Broker, topic: &TopicInfo) -> Result<BTreeMap<Parti
     Ok(marks)
 }
 
+/// A partition goes on where somebody has moved it to.
+fn resume_at(committed: &Committed) -> Resume {
+    let position = committed.offset;
+    let read = committed.epoch.map(|epoch| LastRead { end: position, epoch });
+    Resume { position, committed: Some(position), read, stored: vec![] }
+}
+
+/// The log has an older commit of this mb's than the history.
+fn tell_lost_tail(
+    config: &Config,
+    topic: &TopicInfo,
+    partition: Partition,
+    found: Offset,
+    position: Offset,
+) {
+    log::warn!(
+        "the log has offset {found} of group {} in {}/{partition}, an older commit of this mb than the one that it had \
+         confirmed: the log of the group's offsets has lost its end (offsets topic __consumer_offsets), or that commit \
+         came late; continuing from {position}, as the history says",
+        config.connection.group,
+        topic.name
+    );
+}
+
+/// Somebody moved the offsets of a partition, from the one that this mb committed last to another.
+fn tell_moved(
+    config: &Config,
+    topic: &TopicInfo,
+    partition: Partition,
+    (expected, committed): (Option<Offset>, Option<&Committed>),
+    by: &Mover,
+) {
+    log::warn!(
+        "{by} moved the offsets of group {} in {}/{partition} (from {} to {}): continuing from there; ranges \
+         planned before are void",
+        config.connection.group,
+        topic.name,
+        shown(expected),
+        shown(committed.map(|committed| committed.offset))
+    );
+}
+
+/// Why a partition is not read whose offset a newer mb has committed.
+///
+/// # Errors
+/// `Config` if mb is to end once it has caught up: with that partition it never would.
+fn newer_mark(
+    config: &Config,
+    topic: &TopicInfo,
+    partition: Partition,
+    version: u32,
+) -> Result<String> {
+    let text = format!(
+        "{}/{partition} is not read: its offset of group {} was committed by a newer mb (mark mb{version}; this mb \
+         knows up to mb1), which may have written there what this one does not know; use that mb, or set the offset \
+         anew with mb offsets",
+        topic.name, config.connection.group
+    );
+    if config.until_caught_up {
+        return Err(Error::Config(text));
+    }
+    log::error!("{text}");
+    Ok(text)
+}
+
 /// The topic was deleted and created again since this mb read it last.
 ///
 /// # Errors
@@ -243,38 +329,6 @@ fn check_replaced(config: &Config, topic: &TopicInfo) -> Result<()> {
             Ok(())
         }
     }
-}
-
-/// Partitions whose position lies beyond the end of their log, with where the log is and the
-/// offsets that it lacks: it lost its end, or was created again by a broker that gives topics no ids.
-///
-/// # Errors
-/// `LogReplaced`, unless `--on-missing-offsets` is `skip`.
-fn beyond_the_end(
-    config: &Config,
-    topic: &TopicInfo,
-    marks: &BTreeMap<Partition, Watermarks>,
-    resumes: &BTreeMap<Partition, Resume>,
-) -> Result<Vec<(Partition, (Watermarks, OffsetRange))>> {
-    let mut beyond = Vec::new();
-    for (&partition, resume) in resumes {
-        // The sensor finds it out once the partition has a leader.
-        let Some(marks) = marks.get(&partition).copied() else { continue };
-        // What is planned or done above the position was in the log too.
-        let planned = resume.stored.last().map(|stored| stored.range.end());
-        let position = resume.position.max(planned.unwrap_or(Offset::ZERO));
-        if position <= marks.end {
-            continue;
-        }
-        let lost = OffsetRange::below(position, marks.end);
-        let text = error::beyond_text(&topic.name, partition, position, marks.end);
-        if config.on_missing_offsets == OnMissingOffsets::Halt {
-            return Err(Error::LogReplaced(text));
-        }
-        log::warn!("{text}: reading it from its beginning (--on-missing-offsets skip)");
-        beyond.push((partition, (marks, lost)));
-    }
-    Ok(beyond)
 }
 
 /// How partitions without offsets begin.

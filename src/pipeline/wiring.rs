@@ -37,6 +37,8 @@ pub struct Inputs {
     pub resumes: BTreeMap<Partition, Resume>,
     /// See `startup::Recovered`.
     pub late_starts: BTreeMap<Partition, LateStart>,
+    /// See `startup::Recovered`.
+    pub unread: BTreeMap<Partition, String>,
     /// A commit of an earlier process may still be on its way.
     pub in_doubt: bool,
     pub lasting: Lasting,
@@ -72,8 +74,18 @@ pub fn wire<W>(
     inputs: Inputs,
     open_history: impl FnOnce(&Config, Settle, Sender<Event>) -> Result<(Arc<History>, W)>,
 ) -> Result<(Assembly, W)> {
-    let Inputs { config, step, broker, topic, scope, resumes, late_starts, in_doubt, lasting } =
-        inputs;
+    let Inputs {
+        config,
+        step,
+        broker,
+        topic,
+        scope,
+        resumes,
+        late_starts,
+        unread,
+        in_doubt,
+        lasting,
+    } = inputs;
     broker.capabilities().isolation(config.isolation)?;
     let ledgers = Arc::new(Ledgers::default());
     let (events_in, events) = bounded(limits::EVENTS);
@@ -96,7 +108,7 @@ pub fn wire<W>(
     }));
     let (work_signal, woken_by_signal, requests_rest) =
         WorkSignal::new(&engine.queue, &engine.history);
-    let sensors = sensors(&engine, resumes, late_starts, &intake_stop);
+    let sensors = sensors(&engine, resumes, late_starts, unread, &intake_stop);
     let (jobs, committer_jobs) = bounded(1);
     let handles = sensors.iter().map(Sensor::handle).collect();
     let cursor = Arc::new(CursorMover::new(Arc::clone(&engine), handles, jobs));
@@ -124,6 +136,7 @@ fn sensors(
     engine: &Arc<Engine>,
     resumes: BTreeMap<Partition, Resume>,
     late_starts: BTreeMap<Partition, LateStart>,
+    unread: BTreeMap<Partition, String>,
     stop: &Receiver<()>,
 ) -> Vec<Sensor> {
     let make = |index| Sensor::new(index, engine, stop.clone());
@@ -135,6 +148,10 @@ fn sensors(
     for (partition, at) in late_starts {
         let index = usize::try_from(partition).expect("not negative") % sensors.len();
         sensors[index].start_late(partition, at);
+    }
+    for (partition, why) in unread {
+        let index = usize::try_from(partition).expect("not negative") % sensors.len();
+        sensors[index].leave_unread(partition, &why);
     }
     sensors
 }

@@ -1,5 +1,6 @@
 //! An outage of the dead-letter topic holds up the runs that wait for it, and no others.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,8 +13,8 @@ use crate::config::{Config, DeadLetterTo};
 use crate::history::{History, ScopeId, schema};
 use crate::kafka::embedded::Embedded;
 use crate::kafka::{
-    Backend, Broker, Capabilities, CommitError, Consumer, FetchSettings, PerPartition, Producer,
-    TopicInfo, Watermarks,
+    Backend, Broker, Capabilities, Commit, CommitError, Committed, Consumer, FetchSettings,
+    PerPartition, Producer, TopicInfo, Watermarks,
 };
 use crate::model::batch::{Batch, Record};
 use crate::model::budget::Permit;
@@ -97,11 +98,16 @@ impl Broker for Away {
         unreachable!("nothing is read here")
     }
 
-    fn committed(&self, _: &str, _: &str, _: &[Partition]) -> Result<PerPartition<Option<Offset>>> {
+    fn group_offsets(
+        &self,
+        _: &str,
+        _: &str,
+        _: &[Partition],
+    ) -> Result<PerPartition<Option<Committed>>> {
         unreachable!("nothing is read here")
     }
 
-    fn commit(&self, _: &str, _: &str, _: &[(Partition, Offset)]) -> Result<(), CommitError> {
+    fn commit_all(&self, _: &str, _: &str, _: &[Commit]) -> Result<(), CommitError> {
         unreachable!("nothing is committed here")
     }
 
@@ -149,6 +155,7 @@ fn rig() -> Rig {
             cluster_id: None,
             is_internal: false,
             partitions: vec![0],
+            leader_epochs: BTreeMap::new(),
         },
         scope: ScopeId(1),
         broker: Arc::clone(&broker) as Arc<dyn Broker>,

@@ -175,6 +175,7 @@ impl Worker {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::time::Duration;
 
     use super::*;
@@ -222,6 +223,7 @@ mod tests {
                 cluster_id: None,
                 is_internal: false,
                 partitions: vec![0],
+                leader_epochs: BTreeMap::new(),
             },
             scope: ScopeId(1),
             broker: Arc::new(Embedded::open(folder.path(), 1 << 20).unwrap()),

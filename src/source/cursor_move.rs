@@ -87,6 +87,51 @@ impl CursorMover {
     /// is still running at the end of the time, if the move was called off, or if another one is under way. In
     /// each of these cases the cursor was not moved, unless the message says that the move is still under way.
     pub fn move_to(&self, targets: &[(Partition, Offset)], limit: Duration) -> Result<Vec<Reset>> {
+        let resets = self.perform(targets, limit, |_| true)?;
+        for Reset { partition, from, to, .. } in &resets {
+            let from = from.map_or_else(|| "none".to_owned(), |from| from.to_string());
+            let topic = &self.parts.engine.topic.name;
+            log::info!("moved the cursor of {topic}/{partition} from {from} to {to}");
+        }
+        Ok(resets)
+    }
+
+    /// Goes on where the log has the group's offsets already, if it still has: somebody has moved them. As `move_to`;
+    /// if one partition keeps the others from it, each goes by itself.
+    ///
+    /// # Errors
+    /// As `move_to`: the first partition's that did not go.
+    pub fn follow(&self, found: &[(Partition, Offset)]) -> Result<()> {
+        if found.is_empty() {
+            return Ok(());
+        }
+        let follow = |found: &[(Partition, Offset)]| {
+            let is_there = |reset: &Reset| reset.from == Some(reset.to);
+            for Reset { partition, to, .. } in
+                self.perform(found, limits::CURSOR_MOVE_WAIT, is_there)?
+            {
+                let topic = &self.parts.engine.topic.name;
+                log::info!("{topic}/{partition} is read from {to} on, as the group's offset says");
+            }
+            Ok(())
+        };
+        let together = follow(found);
+        if together.is_ok() || found.len() == 1 {
+            return together;
+        }
+        let mut all = Ok(());
+        for one in found.chunks(1) {
+            all = all.and(follow(one));
+        }
+        all
+    }
+
+    fn perform(
+        &self,
+        targets: &[(Partition, Offset)],
+        limit: Duration,
+        is_wanted: impl Fn(&Reset) -> bool,
+    ) -> Result<Vec<Reset>> {
         let moving = self.moving.try_lock();
         if moving.is_none() || self.parts.is_undecided.load(Ordering::Acquire) {
             return Err(Error::Other(
@@ -95,8 +140,8 @@ impl CursorMover {
         }
         self.called_off.store(false, Ordering::Release);
         let deadline = clock::now() + limit;
-        let engine = &self.parts.engine;
-        let resets: Vec<Reset> = self.plan(targets)?.into_iter().map(|(reset, _)| reset).collect();
+        let planned = self.plan(targets)?.into_iter().map(|(reset, _)| reset);
+        let resets: Vec<Reset> = planned.filter(is_wanted).collect();
         let partitions: Vec<_> = resets.iter().map(|reset| reset.partition).collect();
         let ready =
             self.release(&partitions, clock::now() + limits::CURSOR_RELEASE_LIMIT).and_then(|()| {
@@ -109,11 +154,6 @@ impl CursorMover {
             return Err(error);
         }
         self.commit(&resets)?;
-        for Reset { partition, from, to } in &resets {
-            let from = from.map_or_else(|| "none".to_owned(), |from| from.to_string());
-            let topic = &engine.topic.name;
-            log::info!("moved the cursor of {topic}/{partition} from {from} to {to}");
-        }
         Ok(resets)
     }
 
@@ -260,7 +300,7 @@ impl Parts {
     /// The partition is read from `position` on, without the runs that are queued.
     fn start_over(&self, partition: Partition, position: Offset, committed: Option<Offset>) {
         self.engine.queue.withdraw_partition(partition);
-        let resume = Resume { position, committed, stored: Vec::new() };
+        let resume = Resume { position, committed, read: None, stored: Vec::new() };
         self.sensor(partition).take_up(partition, resume);
     }
 }

@@ -13,7 +13,7 @@ use crate::model::batch::Batch;
 use crate::model::budget::Permit;
 use crate::model::clock;
 use crate::model::lane::lane_of_record;
-use crate::model::offset::{Lane, OffsetRange, Partition, RunKey};
+use crate::model::offset::{Epoch, Lane, OffsetRange, Partition, RunKey};
 use crate::model::planned::{PlannedBatch, PlannedRun};
 use crate::model::run::{Run, RunId};
 use crate::runs::queue::Refused;
@@ -29,6 +29,8 @@ pub(super) struct Outgoing {
     /// The records of each part.
     batches: Vec<Batch>,
     permit: Permit,
+    /// The leader epoch of its last record, or a later one.
+    epoch: Option<Epoch>,
     records: usize,
     bytes: usize,
 }
@@ -68,7 +70,8 @@ impl Outgoing {
                 (PlannedBatch { range, parts, registered: false }, batches)
             }
         };
-        Outgoing { partition, stored, batches, permit: cut.permit, records, bytes }
+        let epoch = None;
+        Outgoing { partition, stored, batches, permit: cut.permit, epoch, records, bytes }
     }
 
     /// Gives the parts that have no run number yet the next ones.
@@ -110,8 +113,8 @@ impl Outgoing {
 /// The cuts of one tick.
 #[derive(Debug)]
 pub(super) struct Delivery {
-    /// They become runs at the next `flush`.
-    cuts: Vec<(Partition, Cut)>,
+    /// They become runs at the next `flush`. Each with the leader epoch that its partition is at.
+    cuts: Vec<(Partition, Cut, Option<Epoch>)>,
     /// When `cuts` are to be flushed, even if more could join them.
     due: Instant,
     /// How long a run may wait for room in the queue.
@@ -147,7 +150,9 @@ impl Delivery {
         if self.cuts.is_empty() {
             self.due = now + limits::PLAN_LINGER;
         }
-        self.cuts.push((partition, cut));
+        let reader = intake.readers.get_mut(partition);
+        let epoch = reader.and_then(|reader| reader.note_cut(&cut));
+        self.cuts.push((partition, cut, epoch));
         let runs = self.cuts.len() * intake.settings.lanes as usize;
         // Runs that the queue has no room for would be planned in vain.
         if can_wait && runs < limits::PLAN_RUNS.min(intake.engine.queue.room()) {
@@ -174,6 +179,9 @@ impl Delivery {
         for out in outgoing.iter_mut().filter(|out| !out.stored.registered) {
             let reader = readers.get_mut(out.partition).expect("a cut comes from a reader");
             reader.register(&engine.ledgers, out.stored.range, out.stored.parts.len());
+            if let Some(epoch) = out.epoch {
+                engine.ledgers.note_epoch(out.partition, epoch);
+            }
             out.stored.registered = true;
         }
         let pushed = self.push(intake, outgoing);
@@ -183,16 +191,19 @@ impl Delivery {
 
     /// Drops the cuts of a partition that is released.
     pub fn drop_cuts_of(&mut self, partition: Partition) {
-        self.cuts.retain(|(of, _)| *of != partition);
+        self.cuts.retain(|(of, ..)| *of != partition);
     }
 
     /// Gives fresh cuts the numbers of their runs; `None` if the history has ended.
     fn plan(&mut self, intake: &Intake) -> Option<Vec<Outgoing>> {
         let lanes = intake.settings.lanes;
         let mut planned = Vec::with_capacity(self.cuts.len());
-        let outgoing = self.cuts.drain(..).map(|(partition, cut)| {
+        let outgoing = self.cuts.drain(..).map(|(partition, cut, epoch)| {
             let key = |range, lane| key(intake, partition, range, lane);
-            Outgoing::new(partition, cut, lanes, key, &mut planned)
+            let before = planned.len();
+            let outgoing = Outgoing::new(partition, cut, lanes, key, &mut planned);
+            planned[before..].iter_mut().for_each(|run: &mut Planned| run.epoch = epoch);
+            Outgoing { epoch, ..outgoing }
         });
         let mut outgoing: Vec<Outgoing> = outgoing.collect();
         if !planned.is_empty() {

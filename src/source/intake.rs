@@ -1,7 +1,7 @@
 //! What a sensor keeps from tick to tick: the readers of its partitions, and which of them are released, have no
 //! leader yet, or are read alone. Ticks are in `tick`, their rhythm in `sensor`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,10 +9,10 @@ use crate::commit::ledger::Ledger;
 use crate::config::OnMissingOffsets;
 use crate::config::limits;
 use crate::history::recovery::Resume;
-use crate::kafka::{FetchSettings, TopicInfo, Watermarks};
-use crate::model::error::{Class, Error, Result};
+use crate::kafka::{FetchSettings, PerPartition, TopicInfo, Watermarks};
+use crate::model::error::{Class, Error, Result, beyond_text, cut_text};
 use crate::model::live::Trouble;
-use crate::model::offset::{Offset, Partition};
+use crate::model::offset::{LastRead, Offset, OffsetRange, Partition};
 use crate::runs::engine::Engine;
 use crate::source::batcher::{BatchLimits, Batcher};
 use crate::source::partition_reader::{PartitionReader, Readers, WHAT};
@@ -101,6 +101,8 @@ pub(super) struct Intake {
     pub readers: Readers,
     /// Released partitions, which are not read until they are restored or taken up, each with where it would go on.
     released: BTreeMap<Partition, Option<Resume>>,
+    /// Partitions that must not be read, each with the reason.
+    unread: BTreeMap<Partition, String>,
     /// Where partitions start that had no leader when mb started, nor an offset of the group.
     late_starts: BTreeMap<Partition, LateStart>,
     /// Partitions that cannot be started yet, for want of a leader.
@@ -120,6 +122,7 @@ impl Intake {
             signals,
             readers: Readers::default(),
             released: BTreeMap::new(),
+            unread: BTreeMap::new(),
             late_starts: BTreeMap::new(),
             waiting: BTreeMap::new(),
             alone: None,
@@ -130,6 +133,9 @@ impl Intake {
     /// Reads the partition from `resume` on, with a ledger that begins there.
     pub fn adopt(&mut self, partition: Partition, resume: Resume) {
         self.engine.ledgers.add(partition, Ledger::new(resume.position, resume.committed));
+        if let Some(read) = resume.read {
+            self.engine.ledgers.note_read(partition, read);
+        }
         self.take_up(partition, resume);
     }
 
@@ -137,12 +143,20 @@ impl Intake {
     pub fn take_up(&mut self, partition: Partition, resume: Resume) {
         let batcher = Batcher::new(self.settings.limits, resume.position, resume.stored);
         self.released.remove(&partition);
-        self.readers.insert(PartitionReader::new(partition, batcher));
+        self.unread.remove(&partition);
+        self.readers.insert(PartitionReader::new(partition, batcher).behind(resume.read));
     }
 
     /// Says where a partition starts that has no leader yet, once it has one.
     pub fn start_late(&mut self, partition: Partition, at: LateStart) {
         self.late_starts.insert(partition, at);
+    }
+
+    /// The partition must not be read, until a person moves its cursor; the page and the readiness show why.
+    pub fn leave_unread(&mut self, partition: Partition, why: &str) {
+        self.engine.live.troubles.begin(&trouble_of(self.settings.index, partition), WHAT, why);
+        self.released.insert(partition, None);
+        self.unread.insert(partition, why.to_owned());
     }
 
     /// Stops reading the partition. Its batch being filled is dropped, and the memory released.
@@ -164,7 +178,9 @@ impl Intake {
 
     /// Goes on with a released partition where it was.
     pub fn restore(&mut self, partition: Partition) {
-        if let Some(Some(resume)) = self.released.remove(&partition) {
+        if let Some(why) = self.unread.get(&partition).cloned() {
+            self.leave_unread(partition, &why);
+        } else if let Some(Some(resume)) = self.released.remove(&partition) {
             self.take_up(partition, resume);
         }
     }
@@ -200,6 +216,10 @@ impl Intake {
     pub fn look_for_changes(&mut self) -> Result<()> {
         let topic = Arc::clone(&self.settings.topic);
         let info = self.check_topic()?;
+        let led_anew = self.led_anew(&info);
+        self.check_epochs(&info)?;
+        self.check_target()?;
+        self.look_epochs_up(&led_anew);
         let is_new = |partition: &Partition| {
             self.settings.is_mine(*partition)
                 && self.readers.get(*partition).is_none()
@@ -236,6 +256,135 @@ impl Intake {
         Ok(info)
     }
 
+    /// `check_topic`, and asks the leaders that were elected since the last look whether their logs still have what
+    /// was read.
+    ///
+    /// # Errors
+    /// As `check_topic`; also `LogReplaced` for a log that was cut off below what was read.
+    pub fn check_log(&mut self) -> Result<()> {
+        let info = self.check_topic()?;
+        self.check_epochs(&info)
+    }
+
+    /// The partitions that have another leader than at the last look.
+    fn led_anew(&self, info: &TopicInfo) -> BTreeSet<Partition> {
+        let is_led_anew = |reader: &&PartitionReader| {
+            let leader = info.leader_epochs.get(&reader.partition());
+            leader.is_some_and(|leader| reader.is_led_anew(*leader))
+        };
+        self.readers.iter().filter(is_led_anew).map(PartitionReader::partition).collect()
+    }
+
+    fn check_epochs(&mut self, info: &TopicInfo) -> Result<()> {
+        let of = |reader: &mut PartitionReader| {
+            let leader = info.leader_epochs.get(&reader.partition())?;
+            Some((reader.partition(), reader.unconfirmed(*leader)?))
+        };
+        let asked: Vec<_> = self.readers.iter_mut().filter_map(of).collect();
+        for (partition, answer) in self.ask_for_cuts(&asked)? {
+            match answer {
+                Ok(()) => {
+                    if let Some(reader) = self.readers.get_mut(partition) {
+                        reader.is_still_there(info.leader_epochs.get(&partition).copied());
+                    }
+                }
+                // The next look asks again.
+                Err(error) => log::debug!("{error}"),
+            }
+        }
+        for reader in self.readers.iter() {
+            if let Some(leader) = reader.checked_leader() {
+                self.engine.ledgers.note_leader(reader.partition(), leader);
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the log whether it still has what was read of each of these partitions. A partition of which it cannot be
+    /// asked now has an error; a log that cannot tell counts as one that has it.
+    ///
+    /// # Errors
+    /// `LogReplaced` for a log that was cut off below what was read; `Broker` if no broker answers.
+    pub fn ask_for_cuts(&self, asked: &[(Partition, LastRead)]) -> Result<PerPartition<()>> {
+        if asked.is_empty() {
+            return Ok(PerPartition::new());
+        }
+        let topic = &self.settings.topic;
+        let epochs: Vec<_> =
+            asked.iter().map(|(partition, read)| (*partition, read.epoch)).collect();
+        let mut ends = self.engine.broker.epoch_ends(topic, &epochs)?;
+        let mut answers = PerPartition::new();
+        for (partition, read) in asked {
+            let answer = match ends.remove(partition) {
+                Some(Ok(Some(found))) if found.end < read.end => {
+                    let text = cut_text(topic, *partition, *read, found.end);
+                    return Err(Error::LogReplaced(text));
+                }
+                Some(Err(error)) if error.class() != Class::Retry => return Err(error),
+                Some(Err(error)) => Err(error),
+                Some(Ok(_)) | None => Ok(()),
+            };
+            answers.insert(*partition, answer);
+        }
+        Ok(answers)
+    }
+
+    /// `--until-caught-up`: a log that ends below what was to be read never gets there. What is gone is passed over, if
+    /// missing offsets are; the restart sets another target.
+    ///
+    /// # Errors
+    /// `LogReplaced` for such a log; `Broker` if no broker answers.
+    pub fn check_target(&self) -> Result<()> {
+        if !self.settings.until_caught_up {
+            return Ok(());
+        }
+        let mut behind = self.engine.ledgers.behind();
+        behind.retain(|partition, _| self.readers.get(*partition).is_some());
+        if behind.is_empty() {
+            return Ok(());
+        }
+        let topic = &self.settings.topic;
+        let partitions: Vec<Partition> = behind.keys().copied().collect();
+        for (partition, marks) in self.engine.broker.watermarks(topic, &partitions)? {
+            let target = behind[&partition];
+            let Ok(marks) = marks else { continue };
+            if marks.end >= target {
+                continue;
+            }
+            let reader = self.readers.get(partition);
+            let read_to = reader.map_or(marks.end, |reader| reader.read_position().max(marks.end));
+            if self.settings.on_missing_offsets == OnMissingOffsets::Skip && read_to < target {
+                let lost = OffsetRange::below(target, read_to);
+                self.engine.history.gap(partition, lost, "cut off the end of the log");
+            }
+            return Err(Error::LogReplaced(beyond_text(topic, partition, target, marks.end)));
+        }
+        Ok(())
+    }
+
+    /// Finds the leader epochs of what was read and that the client did not tell. Not of partitions that are led anew:
+    /// what their log has there now may not be what was read.
+    fn look_epochs_up(&mut self, led_anew: &BTreeSet<Partition>) {
+        let readers = self.readers.iter_mut();
+        let same = readers.filter(|reader| !led_anew.contains(&reader.partition()));
+        let unknown =
+            |reader: &mut PartitionReader| Some((reader.partition(), reader.unknown_epoch()?));
+        let places: Vec<_> = same.filter_map(unknown).collect();
+        if places.is_empty() {
+            return;
+        }
+        let mut found = self.engine.broker.epochs_at(&self.settings.topic, &places);
+        for (partition, offset) in places {
+            if let Some(Ok(Some(epoch))) = found.remove(&partition)
+                && let Some(reader) = self.readers.get_mut(partition)
+            {
+                reader.found_epoch(offset, epoch);
+                let end = offset.next();
+                self.engine.ledgers.note_read(partition, LastRead { end, epoch });
+            }
+        }
+    }
+
     /// Begins to read a partition that has no committed offset and no stored range.
     fn start(&mut self, partition: Partition, marks: Watermarks) {
         let topic = &self.settings.topic;
@@ -249,7 +398,7 @@ impl Intake {
             self.engine.live.troubles.end(&trouble_of(self.settings.index, partition));
         }
         self.engine.history.start_partition(partition, position);
-        self.adopt(partition, Resume { position, committed: None, stored: Vec::new() });
+        self.adopt(partition, Resume { position, committed: None, read: None, stored: Vec::new() });
     }
 
     /// Which partitions a tick that begins now reads.
@@ -261,6 +410,8 @@ impl Intake {
     /// not get past the first partition: so each tick begins with another one.
     pub fn assignment(&mut self, now: Instant) -> Vec<(Partition, Offset)> {
         let reads = self.reads();
+        // A partition that is not read now has nothing that could be asked about and read again.
+        self.readers.iter_mut().for_each(PartitionReader::forget_suspicion);
         let readers = self.readers.iter_mut();
         let mine = readers.filter(|reader| reads.includes(reader.partition()));
         let mut from: Vec<_> =

@@ -55,6 +55,11 @@ impl Sensor {
         self.intake.start_late(partition, at);
     }
 
+    /// Says that a partition must not be read, and why.
+    pub fn leave_unread(&mut self, partition: Partition, why: &str) {
+        self.intake.leave_unread(partition, why);
+    }
+
     /// Ticks until `stop` is closed, or an error must end mb.
     pub fn run(mut self) {
         let trouble = Trouble::default();

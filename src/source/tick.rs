@@ -13,7 +13,7 @@ use crate::model::batch::Record;
 use crate::model::budget::Permit;
 use crate::model::clock;
 use crate::model::error::{Class, Error, Result};
-use crate::model::offset::{Offset, Partition};
+use crate::model::offset::{Epoch, Offset, Partition};
 use crate::runs::engine::Engine;
 use crate::source::backpressure::{self, NoMemory};
 use crate::source::batcher::Cut;
@@ -42,6 +42,8 @@ pub(super) struct Tick<'a> {
     partition_error: Option<Error>,
     /// Partitions that the client cannot read on, each with the offset that it says is out of range.
     missing: Vec<(Partition, Offset)>,
+    /// The records of some partition are of another leader epoch than those before: the log is to be asked.
+    has_suspects: bool,
     until_caught_up: UntilCaughtUp,
 }
 
@@ -70,6 +72,7 @@ impl<'a> Tick<'a> {
             error: None,
             partition_error: None,
             missing: Vec::new(),
+            has_suspects: false,
             until_caught_up: UntilCaughtUp::default(),
         }
     }
@@ -139,7 +142,7 @@ impl<'a> Tick<'a> {
                 return Ok(());
             }
             if self.readers().any(|reader| reader.retry_is_due(self.now)) {
-                self.intake.check_topic()?;
+                self.intake.check_log()?;
             }
             let any_held =
                 backpressure::open_and_close(self.intake, self.reads, self.now, consumer)?;
@@ -147,6 +150,7 @@ impl<'a> Tick<'a> {
             consumer.poll(wait, self)?;
             self.now = clock::now();
             self.pass_gaps(consumer)?;
+            self.confirm_epochs(consumer)?;
             self.cut_due();
             let gathers = consumer.has_more() && !self.has_just_read_target();
             if self.delivery.due().is_some_and(|due| !gathers || self.now >= due) {
@@ -272,13 +276,39 @@ impl<'a> Tick<'a> {
         if self.flush() == Flow::Stop || self.ended.is_some() {
             return Ok(());
         }
-        self.intake.check_topic()?;
+        self.intake.check_log()?;
         let Some(reader) = self.intake.readers.get(partition) else { return Ok(()) };
         let gap = Gap::find(self.intake, reader, offset)?;
         if self.cut_now(partition) == Flow::Continue && self.flush() == Flow::Continue {
             gap.skip(self.intake);
             collect::passed(self, partition, gap.beginning);
             self.intake.report();
+        }
+        Ok(())
+    }
+
+    /// Takes partitions up again whose records are of another leader epoch than those before: once the log has said
+    /// that it still has those before. A log that was cut off and has grown since would be read on in the middle.
+    fn confirm_epochs(&mut self, consumer: &mut dyn Consumer) -> Result<()> {
+        if !std::mem::take(&mut self.has_suspects) {
+            return Ok(());
+        }
+        let readers = self.intake.readers.iter().filter(|reader| reader.retry_at().is_none());
+        let asked: Vec<_> =
+            readers.filter_map(|one| Some((one.partition(), one.suspect()?))).collect();
+        for (partition, answer) in self.intake.ask_for_cuts(&asked)? {
+            if let Err(error) = answer {
+                self.pause(partition, error);
+                continue;
+            }
+            // So that no fresh batch has records of two epochs.
+            if self.cut_now(partition) == Flow::Stop {
+                return Ok(());
+            }
+            if let Some(reader) = self.intake.readers.get_mut(partition) {
+                reader.is_still_there(None);
+                reader.reposition(consumer)?;
+            }
         }
         Ok(())
     }
@@ -399,6 +429,14 @@ impl Sink for Tick<'_> {
             return Flow::Continue;
         }
         collect::record(self, partition, record)
+    }
+
+    fn epoch(&mut self, partition: Partition, epoch: Epoch) {
+        if self.ended.is_none()
+            && let Some(reader) = self.intake.readers.get_mut(partition)
+        {
+            self.has_suspects |= reader.epoch(epoch);
+        }
     }
 
     fn position(&mut self, partition: Partition, next: Offset) {

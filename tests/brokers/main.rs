@@ -11,6 +11,7 @@ mod faults_proxy;
 mod helpers;
 mod kafka_cluster;
 mod kafka_crashes;
+mod kafka_cuts;
 mod kafka_edges;
 mod kafka_everything_once;
 mod kafka_positions;

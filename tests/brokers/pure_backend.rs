@@ -10,11 +10,12 @@ use mb::kafka::crate_kafka::CrateKafka;
 use mb::kafka::select::{Chosen, choose};
 use mb::kafka::wire::Wire;
 use mb::kafka::{
-    Backend, Broker, CommitError, Consumer, FetchSettings, Flow, Message, Sent, Sink, require_all,
+    Backend, Broker, Commit, CommitError, Committed, Consumer, EpochEnd, FetchSettings, Flow,
+    Message, Sent, Sink, require_all,
 };
 use mb::model::batch::Record;
 use mb::model::error::{Error, Result};
-use mb::model::offset::{Offset, Partition};
+use mb::model::offset::{Epoch, Offset, Partition};
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
@@ -424,25 +425,39 @@ fn the_wire_client(kafka: &Server) {
     assert_eq!(topic.partitions, [0, 1, 2, 3, 4, 5]);
     assert_eq!(topic.id.map(|id| id.len()), Some(22));
     assert_eq!(topic.cluster_id.map(|id| id.len()), Some(22));
+    let first = Epoch::checked(0).unwrap();
+    assert_eq!(topic.leader_epochs, (0..6).map(|partition| (partition, first)).collect());
     let refused = wire.create_topic("not a name", 1).unwrap_err().to_string();
     assert!(refused.contains("InvalidTopic"), "{refused}");
 
     let none = wire.committed("g", "wired", &[0, 1, 2]).unwrap();
     assert_eq!(none, BTreeMap::from([(0, Ok(None)), (1, Ok(None)), (2, Ok(None))]));
     assert!(!wire.is_loading("g"));
-    wire.commit("g", "wired", &[(0, Offset::new(5)), (2, Offset::ZERO)]).unwrap();
-    wire.commit("g", "wired", &[(0, Offset::new(7))]).unwrap();
+    let commit = |partition, offset| Commit::plain((partition, Offset::new(offset)));
+    wire.commit("g", "wired", &[commit(0, 5), commit(2, 0)]).unwrap();
+    let marked = Commit { epoch: Epoch::checked(3), metadata: "mb1 me 4".into(), ..commit(0, 7) };
+    wire.commit("g", "wired", &[marked]).unwrap();
     let committed = wire.committed("g", "wired", &[0, 1, 2]).unwrap();
-    let at = |offset| Ok(Some(Offset::new(offset)));
-    assert_eq!(committed, BTreeMap::from([(0, at(7)), (1, Ok(None)), (2, at(0))]));
-    let refused = wire.commit("g", "absent", &[(0, Offset::new(7))]).unwrap_err();
+    let plain = Committed::plain(Offset::ZERO);
+    let marked =
+        Committed { offset: Offset::new(7), epoch: Epoch::checked(3), metadata: "mb1 me 4".into() };
+    let expected = [(0, Ok(Some(marked))), (1, Ok(None)), (2, Ok(Some(plain)))];
+    assert_eq!(committed, BTreeMap::from(expected));
+    let refused = wire.commit("g", "absent", &[commit(0, 7)]).unwrap_err();
     assert!(matches!(refused, CommitError::Refused { .. }), "{refused:?}");
     assert!(refused.to_string().contains("UnknownTopicOrPartition"), "{refused}");
 
     kafka.write("wired", "zstd", 0..10, 10);
     let batch = wire.record_batch_header("wired", 0, Offset::new(4)).unwrap().unwrap();
     assert_eq!((batch.base.get(), batch.last.get(), batch.records), (0, 9, 10));
-    assert_eq!((batch.codec, batch.control), ("zstd", false));
+    assert_eq!((batch.codec, batch.control, batch.epoch), ("zstd", false, Some(first)));
+    let epochs = wire.epochs_at("wired", &[(0, Offset::new(4)), (1, Offset::ZERO)]);
+    assert_eq!(epochs, BTreeMap::from([(0, Ok(Some(first))), (1, Ok(None))]));
+    let ends = wire.epoch_ends("wired", &[(0, first), (1, first)]).unwrap();
+    let end = |end| Ok(Some(EpochEnd { epoch: first, end: Offset::new(end) }));
+    assert_eq!(ends, BTreeMap::from([(0, end(10)), (1, end(0))]));
+    let later = Epoch::checked(9).unwrap();
+    assert_eq!(wire.epoch_ends("wired", &[(0, later)]), Ok(BTreeMap::from([(0, Ok(None))])));
     assert_eq!(wire.record_batch_header("wired", 0, Offset::new(10)), Ok(None));
     let beyond = wire.record_batch_header("wired", 0, Offset::new(11));
     assert!(matches!(beyond, Err(Error::OffsetOutOfRange { .. })), "{beyond:?}");

@@ -4,6 +4,7 @@
 //! The log is a record that is lent again and again, so that only mb's own work is counted.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,8 +14,8 @@ use mb::commit::committer::Doubt;
 use mb::config::{Config, Connection};
 use mb::history::{self, History, WriterTask, schema};
 use mb::kafka::{
-    Backend, Broker, Capabilities, CommitError, Consumer, FetchSettings, Flow, PerPartition,
-    Producer, Sink, TopicInfo, Watermarks,
+    Backend, Broker, Capabilities, Commit, CommitError, Committed, Consumer, FetchSettings, Flow,
+    PerPartition, Producer, Sink, TopicInfo, Watermarks,
 };
 use mb::model::clock::Simulated;
 use mb::model::error::{Error, Result};
@@ -64,6 +65,7 @@ pub fn drain(batches: usize, records: usize) -> u64 {
         scope,
         resumes,
         late_starts,
+        unread: BTreeMap::new(),
         in_doubt: false,
         lasting: Lasting::new(&config),
         config,
@@ -178,6 +180,7 @@ impl Broker for Log {
             read_committed: true,
             codecs: &[],
             membership: false,
+            leader_epochs: false,
         }
     }
 
@@ -192,6 +195,7 @@ impl Broker for Log {
             cluster_id: Some("cluster".into()),
             is_internal: false,
             partitions: vec![0],
+            leader_epochs: BTreeMap::new(),
         })
     }
 
@@ -217,23 +221,18 @@ impl Broker for Log {
         not_asked()
     }
 
-    fn committed(
+    fn group_offsets(
         &self,
         _group: &str,
         _topic: &str,
         partitions: &[Partition],
-    ) -> Result<PerPartition<Option<Offset>>> {
+    ) -> Result<PerPartition<Option<Committed>>> {
         Ok(partitions.iter().map(|partition| (*partition, Ok(None))).collect())
     }
 
-    fn commit(
-        &self,
-        _group: &str,
-        _topic: &str,
-        offsets: &[(Partition, Offset)],
-    ) -> Result<(), CommitError> {
-        for (_, offset) in offsets {
-            self.committed.store(offset.get() as u64, Ordering::Relaxed);
+    fn commit_all(&self, _: &str, _: &str, commits: &[Commit]) -> Result<(), CommitError> {
+        for commit in commits {
+            self.committed.store(commit.offset.get() as u64, Ordering::Relaxed);
         }
         Ok(())
     }

@@ -105,22 +105,22 @@ impl Broker for Lying {
         self.log.offsets_at(topic, partitions, timestamp_ms)
     }
 
-    fn committed(
+    fn group_offsets(
         &self,
         group: &str,
         topic: &str,
         partitions: &[Partition],
-    ) -> Result<PerPartition<Option<Offset>>> {
-        self.log.committed(group, topic, partitions)
+    ) -> Result<PerPartition<Option<mb::kafka::Committed>>> {
+        self.log.group_offsets(group, topic, partitions)
     }
 
-    fn commit(
+    fn commit_all(
         &self,
         group: &str,
         topic: &str,
-        offsets: &[(Partition, Offset)],
+        offsets: &[mb::kafka::Commit],
     ) -> Result<(), CommitError> {
-        self.log.commit(group, topic, offsets)
+        self.log.commit_all(group, topic, offsets)
     }
 
     fn consumer(

@@ -72,19 +72,20 @@ impl Answers for Committing {
         &self.log
     }
 
-    fn commit(
+    fn commit_all(
         &self,
         group: &str,
         topic: &str,
-        offsets: &[(Partition, Offset)],
+        commits: &[mb::kafka::Commit],
     ) -> Result<(), CommitError> {
         let answer = *self.answer.lock();
         let intents = intents(&self.history);
-        self.commits.lock().push(Commit { offsets: offsets.to_vec(), answer, intents });
+        let offsets = commits.iter().map(|one| (one.partition, one.offset)).collect();
+        self.commits.lock().push(Commit { offsets, answer, intents });
         match answer {
-            Answer::Stored => self.log.commit(group, topic, offsets),
+            Answer::Stored => self.log.commit_all(group, topic, commits),
             Answer::Refused => {
-                Err(CommitError::all_refused(offsets, Error::broker("commit", "no permission")))
+                Err(CommitError::all_refused(commits, Error::broker("commit", "no permission")))
             }
             Answer::None => Err(CommitError::Unknown(Error::broker("commit", "no answer in time"))),
         }

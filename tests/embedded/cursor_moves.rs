@@ -18,8 +18,8 @@ use mb::api::socket::Client;
 use mb::history::ScopeId;
 use mb::history::query::{self, RunRow};
 use mb::history::recovery::{self, Decision};
-use mb::kafka::embedded::Embedded;
-use mb::kafka::{Broker, CommitError};
+use mb::kafka::embedded::{Embedded, Faults};
+use mb::kafka::{Broker, Commit, CommitError, Committed};
 use mb::model::error::Error;
 use mb::model::offset::{Offset, Partition};
 use mb::model::sync::Mutex;
@@ -232,7 +232,7 @@ struct Unanswering {
     is_silent: AtomicBool,
     /// Which commits.
     silences: fn(&[(Partition, Offset)]) -> bool,
-    under_way: Mutex<Vec<Vec<(Partition, Offset)>>>,
+    under_way: Mutex<Vec<Vec<Commit>>>,
 }
 
 impl Unanswering {
@@ -250,8 +250,8 @@ impl Unanswering {
 
     /// The commits that got no answer arrive now.
     fn land(&self) {
-        for offsets in self.under_way.lock().drain(..) {
-            self.log.commit("mb", TOPIC, &offsets).unwrap();
+        for commits in self.under_way.lock().drain(..) {
+            self.log.commit_all("mb", TOPIC, &commits).unwrap();
         }
     }
 }
@@ -261,17 +261,13 @@ impl Answers for Unanswering {
         &self.log
     }
 
-    fn commit(
-        &self,
-        group: &str,
-        topic: &str,
-        offsets: &[(Partition, Offset)],
-    ) -> Result<(), CommitError> {
-        if self.is_silent.load(SeqCst) && (self.silences)(offsets) {
-            self.under_way.lock().push(offsets.to_vec());
+    fn commit_all(&self, group: &str, topic: &str, commits: &[Commit]) -> Result<(), CommitError> {
+        let offsets: Vec<_> = commits.iter().map(|one| (one.partition, one.offset)).collect();
+        if self.is_silent.load(SeqCst) && (self.silences)(&offsets) {
+            self.under_way.lock().push(commits.to_vec());
             return Err(CommitError::Unknown(Error::broker("commit", "no answer in time")));
         }
-        self.log.commit(group, topic, offsets)
+        self.log.commit_all(group, topic, commits)
     }
 }
 
@@ -285,7 +281,8 @@ fn a_late_commit_never_lands_on_top_of_a_move() {
         Running::start_on(&world, world.config(), Arc::<Recorder>::clone(&step), broker.clone());
     eventually(LIMIT, "a commit of everything is under way", || {
         let under_way = log.under_way.lock();
-        let sent: BTreeMap<_, _> = under_way.iter().flatten().copied().collect();
+        let sent: BTreeMap<_, _> =
+            under_way.iter().flatten().map(|one| (one.partition, one.offset)).collect();
         sent == all(10)
     });
     log.is_silent.store(false, SeqCst);
@@ -337,7 +334,8 @@ fn a_move_that_is_cut_short_leaves_on_record_what_was_committed_while_it_waited(
     assert!(error.contains("mb stopped before the move was confirmed"), "{error}");
     let (recorded, _) = recovery::recorded_and_settled(&world.history(), ScopeId(1)).unwrap();
     let at_5 = world.committed("mb").get(&0).copied();
-    let decision = recovery::decide(recorded.get(&0), at_5);
+    let committed = at_5.map(Committed::plain);
+    let decision = recovery::decide(recorded.get(&0), committed.as_ref(), "me");
     assert!(matches!(decision, Decision::Ours(_)), "mb itself committed {at_5:?}: {decision:?}");
 }
 
@@ -356,4 +354,30 @@ fn a_killed_mb_goes_on_from_the_offsets_of_the_move() {
     let expected: Vec<_> = (3..30).map(|offset| ("0".to_owned(), offset)).collect();
     assert_eq!(later.done_records(), expected);
     assert_eq!(world.committed("mb"), all(30));
+}
+
+/// Fails if a move that fails lets the partition be read after all.
+#[test]
+fn a_partition_that_must_not_be_read_is_read_after_a_move_and_not_after_one_that_failed() {
+    let world = World::with_records(30);
+    let metadata = "mb2 who knows".to_owned();
+    let newer = Commit { partition: 1, offset: Offset::new(7), epoch: None, metadata };
+    world.topics.commit_all("mb", TOPIC, &[newer]).unwrap();
+    let faults = Faults::new(1);
+    let topics = Arc::new(world.topics.with_faults(faults.clone()));
+    let step = Recorder::new(|_| Ok(()));
+    let mut mb = Running::start_on(&world, world.config(), Arc::<Recorder>::clone(&step), topics);
+    let of_1 = || step.done_records().into_iter().filter(|(one, _)| one == "1").count();
+    eventually(LIMIT, "the others are read", || step.done_records().len() == 60);
+    faults.refuse_commits();
+    mb.move_to(&[(1, 10)]).unwrap_err();
+    // Some ticks later.
+    world.post(0, b"new");
+    eventually(LIMIT, "they are read on", || step.done_records().len() == 61);
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(of_1(), 0);
+    faults.heal();
+    eventually(LIMIT, "it moves", || mb.move_to(&[(1, 10)]).is_ok());
+    eventually(LIMIT, "it is read from there", || of_1() == 20);
+    mb.stop();
 }

@@ -13,8 +13,8 @@ use mb::api::operations::overview::{GetLag, GetOverview};
 use mb::api::request::Request;
 use mb::api::socket::Client;
 use mb::config::limits;
-use mb::kafka::Broker;
 use mb::kafka::embedded::Faults;
+use mb::kafka::{Broker, Commit};
 use mb::model::offset::Offset;
 use mb::{Config, Pipeline, Produce, Stopper};
 
@@ -33,9 +33,17 @@ struct Running {
 
 impl Running {
     fn start(world: &World, broker: impl Broker + 'static, config: Config) -> Running {
+        Running::start_with(world, broker, config, Recorder::new(|_| Ok(())))
+    }
+
+    fn start_with(
+        world: &World,
+        broker: impl Broker + 'static,
+        config: Config,
+        step: Arc<Recorder>,
+    ) -> Running {
         let config = Config { until_caught_up: false, ..config };
         let (stopper, stop) = Stopper::new();
-        let step = Recorder::new(|_| Ok(()));
         let pipeline = Pipeline::new(config, step).with_broker(Arc::new(broker));
         let thread = Some(thread::spawn(move || pipeline.run(&stop)));
         let running = Running { dir: world.dir.path().to_owned(), stopper, thread };
@@ -85,31 +93,84 @@ fn the_offset_of_a_quiet_partition_does_not_expire() {
     drop(mb);
 }
 
+/// Commits an offset of partition 1, with this beside it.
+fn commit_beside_mb(world: &World, offset: i64, metadata: &str) {
+    let (offset, metadata) = (Offset::new(offset), metadata.to_owned());
+    let commit = Commit { partition: 1, offset, epoch: None, metadata };
+    world.topics.commit_all("mb", TOPIC, &[commit]).unwrap();
+}
+
+/// How often each of the first ten records of partition 1 was processed.
+fn times_of_1(step: &Recorder) -> Vec<usize> {
+    let attempts = step.attempts.lock().unwrap();
+    let of_1 = attempts.iter().filter(|(key, ..)| key.starts_with("orders/1/"));
+    let mut times = vec![0; 10];
+    for (offset, _) in of_1.flat_map(|(.., content)| content) {
+        if let Some(times) = usize::try_from(*offset).ok().and_then(|at| times.get_mut(at)) {
+            *times += 1;
+        }
+    }
+    times
+}
+
 #[test]
-fn offsets_that_somebody_moves_while_mb_is_idle_are_noticed_and_said() {
+fn offsets_that_somebody_moves_while_mb_runs_are_followed() {
+    let three = |times: usize| [vec![1; 3], vec![times; 7]].concat();
+    for is_busy in [false, true] {
+        let world = World::with_records(10);
+        let step = Recorder::new(|_| Ok(()));
+        let produce = Produce { rate: 200.0, ..Produce::default() };
+        let config = Config { produce: is_busy.then_some(produce), ..world.config() };
+        let mb = Running::start_with(&world, world.topics.clone(), config, Arc::clone(&step));
+        eventually(LIMIT, "all is committed", || {
+            let committed = world.committed("mb");
+            (0..3).all(|one| committed.get(&one).is_some_and(|at| at.get() >= 10))
+        });
+        assert_eq!(times_of_1(&step), three(1));
+        // As Kafka's tool does it; then as `mb offsets` of another data directory does.
+        for (round, metadata) in ["", "mb1 offsets 3"].into_iter().enumerate() {
+            commit_beside_mb(&world, 3, metadata);
+            let moved = Instant::now();
+            eventually(LIMIT, "it is read again", || times_of_1(&step) == three(round + 2));
+            assert!(moved.elapsed() < Duration::from_secs(30), "within a minute");
+            eventually(LIMIT, "mb commits there", || world.committed("mb")[&1].get() >= 10);
+            eventually(LIMIT, "mb is ready", || mb.perform(GetOverview {}).health.ready);
+        }
+        drop(mb);
+    }
+}
+
+#[test]
+fn the_offset_of_another_mb_is_said_and_not_followed() {
     let world = World::with_records(10);
-    let mb = Running::start(&world, world.topics.clone(), world.config());
+    let step = Recorder::new(|_| Ok(()));
+    let mb = Running::start_with(&world, world.topics.clone(), world.config(), Arc::clone(&step));
     eventually(LIMIT, "all is committed", || world.committed("mb") == all(10));
     eventually(LIMIT, "mb is ready", || mb.perform(GetOverview {}).health.ready);
-    world.topics.commit("mb", TOPIC, &[(1, Offset::new(3))]).unwrap();
-    let moved = Instant::now();
-    let health = eventually_some(LIMIT, "mb notices it", || {
-        Some(mb.perform(GetOverview {}).health).filter(|health| !health.ready)
-    });
-    assert!(moved.elapsed() < Duration::from_secs(60), "within a minute");
-    assert_eq!(health.reasons.len(), 1, "{health:?}");
-    let detail = &health.reasons[0].detail;
-    assert_eq!(health.reasons[0].reason, "offsets");
-    assert!(detail.contains("group mb in orders/1 to 3") && detail.contains("10"), "{detail}");
-    let lag = mb.perform(GetLag {});
-    let seen: Vec<_> = lag.top.iter().map(|row| (row.partition, row.committed, row.lag)).collect();
-    assert_eq!(seen, [(0, Some(10), 0), (1, Some(3), 7), (2, Some(10), 0)], "as the log says");
-    assert_eq!(world.committed("mb")[&1], Offset::new(3), "nothing overwrites it meanwhile");
-
-    // With the next record mb commits its own again.
+    for (offset, metadata, who) in [
+        (3, "mb1 another 7", "another mb (instance another)"),
+        (4, "mb2 whatever", "a newer mb (mark mb2; this one knows up to mb1)"),
+    ] {
+        commit_beside_mb(&world, offset, metadata);
+        let detail = eventually_some(LIMIT, "mb says so", || {
+            let reasons = mb.perform(GetOverview {}).health.reasons.into_iter();
+            let named = |detail: &String| detail.contains(&format!("orders/1 to {offset}"));
+            reasons.map(|reason| reason.detail).find(named)
+        });
+        assert!(detail.starts_with(who) && detail.contains("10"), "{detail}");
+        let lag = mb.perform(GetLag {});
+        let seen: Vec<_> = lag.top.iter().map(|row| (row.committed, row.lag)).collect();
+        assert_eq!(seen[1], (Some(offset), 10 - u64::try_from(offset).unwrap()), "as the log says");
+        assert_eq!(world.committed("mb")[&1], Offset::new(offset), "it is left while mb is idle");
+    }
+    // What a newer mb may have written there is never replaced.
     world.post(1, b"new");
-    eventually(LIMIT, "mb is ready again", || mb.perform(GetOverview {}).health.ready);
-    assert_eq!(mb.perform(GetLag {}).top[1].committed, Some(11));
+    world.post(0, b"new");
+    eventually(LIMIT, "the others go on", || world.committed("mb")[&0] == Offset::new(11));
+    assert_eq!(world.committed("mb")[&1], Offset::new(4));
+    assert_eq!(times_of_1(&step), [1; 10]);
+    commit_beside_mb(&world, 3, "mb1 another 8");
+    eventually(LIMIT, "mb goes on at its own", || world.committed("mb")[&1] == Offset::new(11));
     drop(mb);
 }
 

@@ -22,6 +22,7 @@ mod orphans;
 mod outages;
 mod pipeline;
 mod pipeline_bisect;
+mod pipeline_cuts;
 mod pipeline_leaders;
 mod pipeline_missing;
 mod pipeline_order;

@@ -202,7 +202,7 @@ fn a_file_of_a_newer_mb_is_refused_in_one_line_that_names_both_versions() {
             let known: i64 = if file == mb::history::FILE {
                 schema::VERSION
             } else {
-                query(&db, "PRAGMA user_version")
+                mb::kafka::embedded::VERSION
             };
             let newer = known + 1;
             db.pragma_update(None, "user_version", newer).unwrap();

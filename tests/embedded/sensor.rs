@@ -10,8 +10,8 @@ use crossbeam_channel::bounded;
 use mb::config::{Config, Connection, OnMissingOffsets};
 use mb::history::{self, History, schema};
 use mb::kafka::{
-    Backend, Broker, Capabilities, CommitError, Consumer, FetchSettings, Flow, PerPartition,
-    Producer, Sink, TopicInfo, Watermarks,
+    Backend, Broker, Capabilities, Commit, CommitError, Committed, Consumer, FetchSettings, Flow,
+    PerPartition, Producer, Sink, TopicInfo, Watermarks,
 };
 use mb::model::batch::{Batch, Record};
 use mb::model::budget::Permit;
@@ -67,6 +67,7 @@ impl Broker for Log {
             read_committed: true,
             codecs: &[],
             membership: false,
+            leader_epochs: false,
         }
     }
 
@@ -81,6 +82,7 @@ impl Broker for Log {
             cluster_id: Some("cluster".into()),
             is_internal: false,
             partitions: (0..self.partitions).collect(),
+            leader_epochs: BTreeMap::new(),
         })
     }
 
@@ -110,21 +112,16 @@ impl Broker for Log {
         not_asked()
     }
 
-    fn committed(
+    fn group_offsets(
         &self,
         _group: &str,
         _topic: &str,
         partitions: &[Partition],
-    ) -> Result<PerPartition<Option<Offset>>> {
+    ) -> Result<PerPartition<Option<Committed>>> {
         Ok(partitions.iter().map(|partition| (*partition, Ok(None))).collect())
     }
 
-    fn commit(
-        &self,
-        _group: &str,
-        _topic: &str,
-        _offsets: &[(Partition, Offset)],
-    ) -> Result<(), CommitError> {
+    fn commit_all(&self, _: &str, _: &str, _: &[Commit]) -> Result<(), CommitError> {
         unreachable!("nothing commits here")
     }
 
@@ -283,6 +280,7 @@ impl World {
             scope,
             resumes,
             late_starts,
+            unread: BTreeMap::new(),
             in_doubt: false,
             lasting: Lasting::new(&config),
             config,

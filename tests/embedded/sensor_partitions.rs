@@ -68,6 +68,7 @@ impl Sensing {
             scope,
             resumes,
             late_starts: Default::default(),
+            unread: Default::default(),
             in_doubt: false,
             lasting: Lasting::new(&config),
             config,
@@ -173,7 +174,7 @@ fn range(first: i64, last: i64) -> OffsetRange {
 }
 
 fn resume(position: i64) -> Resume {
-    Resume { position: Offset::new(position), committed: None, stored: Vec::new() }
+    Resume { position: Offset::new(position), committed: None, read: None, stored: Vec::new() }
 }
 
 fn answer(released: &Receiver<Released>) -> Released {

@@ -97,6 +97,7 @@ const ADAPTERS: &[(&str, &[&str])] = &[
             "src/api/session.rs",
             "src/history/",
             "src/pipeline/startup.rs",
+            "src/pipeline/cut_off.rs",
         ],
     ),
     ("argh::", &["src/cli/"]),

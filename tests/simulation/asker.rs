@@ -72,8 +72,8 @@ fn ask_for_replay(world: &World, life: &Life) {
 fn some_range(world: &World, partition: Partition) -> (Offset, Offset) {
     let log = world.log.borrow();
     let of = &log.partitions[partition as usize];
-    let count = of.entries.len() as u32;
-    let at = |index: u32| of.entries.get(index as usize).map_or(of.end, |entry| entry.offset);
+    let count = of.now.entries.len() as u32;
+    let at = |index: u32| of.now.entries.get(index as usize).map_or(of.end, |entry| entry.offset);
     let first = world.below(count + 1);
     let last = (first + world.below(8)).min(count);
     let from = at(first) - i64::from(world.below(2));
@@ -82,7 +82,7 @@ fn some_range(world: &World, partition: Partition) -> (Offset, Offset) {
 
 fn has_one_of(world: &World, partition: Partition, from: Offset, to: Option<Offset>) -> bool {
     let log = world.log.borrow();
-    let mut entries = log.partitions[partition as usize].entries.iter();
+    let mut entries = log.partitions[partition as usize].now.entries.iter();
     let last = to.map_or(i64::MAX, Offset::get);
     entries.any(|entry| (from.get()..=last).contains(&entry.offset))
 }

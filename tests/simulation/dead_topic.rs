@@ -86,7 +86,14 @@ pub fn info(world: &World) -> Result<TopicInfo> {
         return Err(Error::UnknownTopic { topic: NAME.into() });
     }
     let partitions = (0..PARTITIONS as Partition).collect();
-    Ok(TopicInfo { name: NAME.into(), id: None, cluster_id: None, partitions, is_internal: false })
+    Ok(TopicInfo {
+        name: NAME.into(),
+        id: None,
+        cluster_id: None,
+        partitions,
+        is_internal: false,
+        leader_epochs: BTreeMap::new(),
+    })
 }
 
 pub fn create(world: &World) {
@@ -249,7 +256,7 @@ fn letter(message: &Message<'_>) -> Letter {
 fn check_content(world: &World, message: &Message<'_>, letter: &Letter) {
     let log = world.log.borrow();
     let of = &log.partitions[letter.partition as usize];
-    let entry = of.entries.iter().find(|entry| entry.offset == letter.offset);
+    let entry = of.now.entries.iter().find(|entry| entry.offset == letter.offset);
     let is_it = entry.is_some_and(|entry| {
         (entry.key.as_deref(), entry.value.as_deref()) == (message.key, message.value)
     });

@@ -67,6 +67,8 @@ pub struct Life {
     /// `--until-caught-up`.
     target: Option<BTreeMap<Partition, Offset>>,
     caught_up: Cell<bool>,
+    /// A sensor has found that the log was cut off: the process starts again.
+    replaced: Cell<bool>,
 }
 
 /// A worker, and the run that it has taken.
@@ -96,7 +98,7 @@ pub fn live(world: &World, files: Files, config: &Config, acts: u32) -> Files {
     } else {
         for _ in 0..acts {
             world.act();
-            ends = life.caught_up.get() || life.has_halted(world);
+            ends = life.caught_up.get() || life.replaced.get() || life.has_halted(world);
             if world.is_dead() || ends {
                 break;
             }
@@ -144,6 +146,7 @@ impl Life {
             scope,
             resumes,
             late_starts,
+            unread: BTreeMap::new(),
             in_doubt,
             lasting: Lasting::new(config),
         };
@@ -200,6 +203,7 @@ impl Life {
             intake: RefCell::new(Some(intake)),
             target,
             caught_up: Cell::new(false),
+            replaced: Cell::new(false),
         })
     }
 
@@ -225,6 +229,13 @@ impl Life {
         slot.replace(Some(sensor));
         let used = self.engine.budget.used();
         world.note(|| format!("sensor-{at_first} is done, {used} bytes in use: {error:?}"));
+        if let Some(Error::LogReplaced(text)) = &error
+            && !world.cut.borrow().is_empty()
+        {
+            world.note(|| format!("starting again: {text}"));
+            self.replaced.set(true);
+            return;
+        }
         if let Some(error) = error
             && error.class() != Class::Retry
             && !world.is_dead()
@@ -372,6 +383,7 @@ impl Life {
         if let Err(error) = moved
             && error.exit_code() == 64
             && !world.is_dead()
+            && !world.cut.borrow().contains(&target.0)
         {
             world.violate(format!("the move to {target:?} is refused as wrong: {error}"));
         }
@@ -428,7 +440,7 @@ impl Life {
             if world.is_dead() {
                 return false;
             }
-            let is_over = || self.is_idle() && world.requests.borrow().are_all_ended();
+            let is_over = || self.is_idle(world) && world.requests.borrow().are_all_ended();
             if act % 8 == 0 && is_over() && oracle::is_all_committed(world) {
                 return true;
             }
@@ -442,7 +454,7 @@ impl Life {
             }
         }
         let committed: Vec<_> =
-            world.log.borrow().partitions.iter().map(|of| (of.committed, of.end)).collect();
+            world.log.borrow().partitions.iter().map(|of| (of.committed.clone(), of.end)).collect();
         world.violate(format!(
             "stuck: committed and end {committed:?}, in flight {}, queued {}, retries {}, parked {}, {} bytes, requests left: {}, waiting {:?}",
             self.engine.ledgers.in_flight(),
@@ -456,8 +468,15 @@ impl Life {
         false
     }
 
-    fn is_idle(&self) -> bool {
-        self.engine.ledgers.in_flight() == 0
+    fn is_idle(&self, world: &World) -> bool {
+        // An offset of before a cut may be the log's end again.
+        let log = world.log.borrow();
+        let done = self.engine.ledgers.committable();
+        let is_done = |(partition, offset): (&Partition, &Offset)| {
+            log.partitions[*partition as usize].end == offset.get()
+        };
+        done.iter().all(is_done)
+            && self.engine.ledgers.in_flight() == 0
             && self.engine.queue.is_empty()
             && self.engine.queue.waiting_retries() == 0
             && self.engine.queue.parked() == 0

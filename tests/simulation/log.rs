@@ -1,45 +1,41 @@
 //! The topic in memory, and its broker: partitions with gaps, compaction, commits that arrive late
-//! or without an answer, calls that fail. It tells consumers only what a real log would show.
+//! or without an answer, calls that fail, ends that are cut off. It tells consumers only what a real log would show.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use mb::config::limits;
 use mb::kafka::{
-    Backend, Broker, Capabilities, CommitError, Consumer, FetchSettings, Flow, PerPartition,
-    Producer, Sink, TopicInfo, Watermarks,
+    Backend, Broker, Capabilities, Commit, CommitError, Committed, Consumer, EpochEnd,
+    FetchSettings, Flow, PerPartition, Producer, Sink, TopicInfo, Watermarks,
 };
 use mb::model::batch::Record;
 use mb::model::error::{Error, Result};
 use mb::model::headers::Headers;
-use mb::model::offset::{Offset, Partition};
+use mb::model::offset::{Epoch, Offset, Partition};
 
 use crate::dead_topic::{self, SimulatedProducer};
 use crate::plan::{Plan, Rate};
+use crate::version::{Entry, Version};
 use crate::world::{Fate, World, world};
 
-pub struct Entry {
-    pub offset: i64,
-    pub key: Option<Rc<[u8]>>,
-    pub value: Option<Rc<[u8]>>,
-    /// Compaction has taken it.
-    pub removed: bool,
-}
-
 pub struct PartitionLog {
-    /// Ascending; what lies between them was never a record.
-    pub entries: Vec<Entry>,
+    pub now: Version,
+    /// What it was before each time that its end was cut off.
+    pub before: Vec<Version>,
     pub beginning: i64,
     pub end: i64,
-    pub committed: Option<i64>,
+    pub committed: Option<Committed>,
+    /// All that was committed, in the order of the group's log.
+    commits: Vec<Committed>,
 }
 
 pub struct Log {
     pub partitions: Vec<PartitionLog>,
     /// Commits on their way, which may arrive until then.
-    late: Vec<(Instant, Vec<(Partition, Offset)>)>,
+    late: Vec<(Instant, Vec<Commit>)>,
 }
 
 impl Log {
@@ -56,9 +52,14 @@ impl Log {
 
     pub fn add_partition(&mut self, plan: &Plan) -> usize {
         let beginning = plan.beginning;
-        let partition =
-            PartitionLog { entries: Vec::new(), beginning, end: beginning, committed: None };
-        self.partitions.push(partition);
+        self.partitions.push(PartitionLog {
+            now: Version::new(beginning),
+            before: Vec::new(),
+            beginning,
+            end: beginning,
+            committed: None,
+            commits: Vec::new(),
+        });
         self.partitions.len() - 1
     }
 
@@ -78,14 +79,14 @@ impl Log {
             Rc::from(vec![rng.u8(..); bytes])
         });
         let offset = partition.end;
-        partition.entries.push(Entry { offset, key, value, removed: false });
+        partition.now.entries.push(Entry { offset, key, value, removed: false });
         partition.end += 1;
     }
 
     pub fn compact(&mut self, rate: Rate, rng: &mut Rng) -> Vec<(usize, i64)> {
         let mut removed = Vec::new();
         for (index, partition) in self.partitions.iter_mut().enumerate() {
-            for entry in partition.entries.iter_mut().filter(|entry| !entry.removed) {
+            for entry in partition.now.entries.iter_mut().filter(|entry| !entry.removed) {
                 if rate.hits(rng) {
                     entry.removed = true;
                     removed.push((index, entry.offset));
@@ -95,12 +96,36 @@ impl Log {
         removed
     }
 
+    /// A partition loses its end, and has another leader. Returns the partition and where it ends now.
+    pub fn cut(&mut self, rng: &mut Rng) -> Option<(usize, i64)> {
+        let index = rng.usize(0..self.partitions.len());
+        let of = &mut self.partitions[index];
+        let before = of.now.clone();
+        of.end = of.now.cut(rng)?;
+        of.before.push(before);
+        Some((index, of.end))
+    }
+
+    /// A partition has another leader, and loses nothing.
+    pub fn elect(&mut self, rng: &mut Rng) -> usize {
+        let index = rng.usize(0..self.partitions.len());
+        let of = &mut self.partitions[index];
+        of.now.elect(of.end);
+        index
+    }
+
+    /// The group's log loses its end in some partition: an earlier commit is the last one again.
+    pub fn lose_commits(&mut self, rng: &mut Rng) -> Option<(usize, Committed)> {
+        let index = rng.usize(0..self.partitions.len());
+        let of = &mut self.partitions[index];
+        let kept = rng.usize(0..of.commits.len().max(1));
+        of.commits.truncate(kept + 1);
+        of.committed = of.commits.last().cloned();
+        Some((index, of.committed.clone()?))
+    }
+
     /// One of the commits under way arrives, or never will.
-    pub fn land_late_commit(
-        &mut self,
-        now: Instant,
-        rng: &mut Rng,
-    ) -> Option<Vec<(Partition, Offset)>> {
+    pub fn land_late_commit(&mut self, now: Instant, rng: &mut Rng) -> Option<Vec<Commit>> {
         self.late.retain(|(until, _)| *until > now);
         if self.late.is_empty() {
             return None;
@@ -114,18 +139,14 @@ impl Log {
         self.late.clear();
     }
 
-    fn commit(&mut self, offsets: &[(Partition, Offset)]) {
-        for (partition, offset) in offsets {
-            self.partitions[*partition as usize].committed = Some(offset.get());
+    fn commit(&mut self, commits: &[Commit]) {
+        for Commit { partition, offset, epoch, metadata } in commits {
+            let (offset, epoch, metadata) = (*offset, *epoch, metadata.clone());
+            let of = &mut self.partitions[*partition as usize];
+            let committed = Committed { offset, epoch, metadata };
+            of.commits.push(committed.clone());
+            of.committed = Some(committed);
         }
-    }
-}
-
-impl PartitionLog {
-    /// The first record from `offset` on.
-    fn next(&self, offset: i64) -> Option<&Entry> {
-        let from = self.entries.partition_point(|entry| entry.offset < offset);
-        self.entries[from..].iter().find(|entry| !entry.removed)
     }
 }
 
@@ -155,6 +176,7 @@ impl Broker for SimulatedBroker {
             read_committed: true,
             codecs: &[],
             membership: false,
+            leader_epochs: true,
         }
     }
 
@@ -168,13 +190,18 @@ impl Broker for SimulatedBroker {
         if topic == dead_topic::NAME {
             return dead_topic::info(&world);
         }
-        let partitions = world.log.borrow().partitions.len() as Partition;
+        let log = world.log.borrow();
+        let partitions = log.partitions.len() as Partition;
+        let leaders = (0..)
+            .zip(&log.partitions)
+            .filter_map(|(index, of)| Some((index, Epoch::checked(of.now.leader())?)));
         Ok(TopicInfo {
             name: topic.to_owned(),
             id: Some("id".into()),
             cluster_id: Some("cluster".into()),
             is_internal: false,
             partitions: (0..partitions).collect(),
+            leader_epochs: leaders.collect(),
         })
     }
 
@@ -211,32 +238,67 @@ impl Broker for SimulatedBroker {
         Err(Error::Other("the simulated log has no times".into()))
     }
 
-    fn committed(
+    fn epoch_ends(
+        &self,
+        _topic: &str,
+        epochs: &[(Partition, Epoch)],
+    ) -> Result<PerPartition<Option<EpochEnd>>> {
+        let world = world();
+        ask(&world, "ask for the ends of epochs")?;
+        let log = world.log.borrow();
+        let ends = epochs.iter().map(|(partition, epoch)| {
+            let of = &log.partitions[*partition as usize];
+            (*partition, Ok(of.now.epoch_end(*epoch, of.end)))
+        });
+        let ends: PerPartition<_> = ends.collect();
+        world.note(|| format!("epochs {epochs:?} end at {ends:?}"));
+        Ok(ends)
+    }
+
+    fn epochs_at(
+        &self,
+        _topic: &str,
+        places: &[(Partition, Offset)],
+    ) -> PerPartition<Option<Epoch>> {
+        let world = world();
+        let failed = ask(&world, "look at stored batches").err();
+        let log = world.log.borrow();
+        let epoch = |(partition, offset): &(Partition, Offset)| {
+            let of = &log.partitions[*partition as usize];
+            let is_there = (of.beginning..of.end).contains(&offset.get());
+            let epoch = is_there.then(|| of.now.epoch_of(offset.get())).and_then(Epoch::checked);
+            (*partition, failed.clone().map_or(Ok(epoch), Err))
+        };
+        places.iter().map(epoch).collect()
+    }
+
+    fn group_offsets(
         &self,
         _group: &str,
         _topic: &str,
         partitions: &[Partition],
-    ) -> Result<PerPartition<Option<Offset>>> {
+    ) -> Result<PerPartition<Option<Committed>>> {
         let world = world();
         ask(&world, "read the committed offsets")?;
         let log = world.log.borrow();
         let committed = partitions.iter().map(|partition| {
-            let offset = log.partitions[*partition as usize].committed;
-            (*partition, Ok(offset.map(Offset::new)))
+            (*partition, Ok(log.partitions[*partition as usize].committed.clone()))
         });
         Ok(committed.collect())
     }
 
-    fn commit(
+    fn commit_all(
         &self,
         _group: &str,
         _topic: &str,
-        offsets: &[(Partition, Offset)],
+        commits: &[Commit],
     ) -> Result<(), CommitError> {
         let world = world();
+        let offsets: Vec<_> = commits.iter().map(|one| (one.partition, one.offset)).collect();
+        let offsets = offsets.as_slice();
         // A process that was killed does not try again.
         let failed = || match Error::broker("commit", "simulated") {
-            error if world.is_dead() => CommitError::all_refused(offsets, error),
+            error if world.is_dead() => CommitError::all_refused(commits, error),
             error => CommitError::Unknown(error),
         };
         if world.is_dead() {
@@ -253,7 +315,7 @@ impl Broker for SimulatedBroker {
             // It is lost, or on its way.
             if world.one_in(2) && world.effect() != Fate::Never {
                 let until = world.now() + limits::COMMIT_DOUBT;
-                world.log.borrow_mut().late.push((until, offsets.to_vec()));
+                world.log.borrow_mut().late.push((until, commits.to_vec()));
             }
             world.note(|| "commit: no answer".into());
             return Err(failed());
@@ -264,7 +326,7 @@ impl Broker for SimulatedBroker {
         match world.effect() {
             Fate::Never => return Err(failed()),
             Fate::Happens | Fate::Last => {
-                world.log.borrow_mut().commit(&offsets[..reached]);
+                world.log.borrow_mut().commit(&commits[..reached]);
                 if is_move {
                     crate::oracle::moved(&world, &offsets[..reached]);
                 }
@@ -291,6 +353,7 @@ impl Broker for SimulatedBroker {
         let cursors = from.iter().map(|(partition, next)| (*partition, next.get())).collect();
         Ok(Box::new(SimulatedConsumer {
             cursors,
+            told: BTreeMap::new(),
             has_more: false,
             turn: 0,
             paused: BTreeSet::new(),
@@ -307,6 +370,8 @@ impl Broker for SimulatedBroker {
 
 struct SimulatedConsumer {
     cursors: Vec<(Partition, i64)>,
+    /// The epochs that the sink was told last.
+    told: BTreeMap<Partition, i32>,
     /// What it says of what is left: a guess, as a client's may be.
     has_more: bool,
     turn: usize,
@@ -334,11 +399,23 @@ impl Consumer for SimulatedConsumer {
             let (next_record, end) = {
                 let log = world.log.borrow();
                 let of = &log.partitions[partition as usize];
-                let record = of.next(next);
-                let record =
-                    record.map(|entry| (entry.offset, entry.key.clone(), entry.value.clone()));
+                let record = of.now.next(next);
+                let record = record.map(|entry| {
+                    let epoch = of.now.epoch_of(entry.offset);
+                    (entry.offset, entry.key.clone(), entry.value.clone(), epoch)
+                });
                 (record, of.end)
             };
+            if next > end {
+                world.note(|| format!("{partition}: {next} is out of range"));
+                self.paused.insert(partition);
+                let (topic, offset) = ("t".to_owned(), Offset::new(next));
+                let error = Error::OffsetOutOfRange { topic, partition, offset };
+                if sink.failed(partition, error) == Flow::Stop {
+                    return Ok(());
+                }
+                continue;
+            }
             // The log shows that there is nothing up to here; which part of it is chance.
             let until = next_record.as_ref().map_or(end, |(offset, ..)| *offset);
             if until > next && (calm || world.one_in(2)) {
@@ -349,7 +426,7 @@ impl Consumer for SimulatedConsumer {
                     sink.position(partition, Offset::new(shown));
                 }
             }
-            let Some((offset, key, value)) = next_record else {
+            let Some((offset, key, value, epoch)) = next_record else {
                 self.turn += 1;
                 continue;
             };
@@ -365,7 +442,12 @@ impl Consumer for SimulatedConsumer {
                 value: value.as_deref(),
                 headers: Headers::NONE,
             };
-            world.note(|| format!("{partition}: record {offset}"));
+            if self.told.insert(partition, epoch) != Some(epoch)
+                && let Some(epoch) = Epoch::checked(epoch)
+            {
+                sink.epoch(partition, epoch);
+            }
+            world.note(|| format!("{partition}: record {offset} of epoch {epoch}"));
             if sink.record(partition, record) == Flow::Stop {
                 return Ok(());
             }
@@ -394,6 +476,7 @@ impl Consumer for SimulatedConsumer {
             world.note(|| format!("{partition}: resumed from {from}"));
             let cursor = self.cursors.iter_mut().find(|(of, _)| *of == partition);
             cursor.expect("it is read").1 = from.get();
+            self.told.remove(&partition);
         }
         Ok(())
     }

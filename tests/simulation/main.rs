@@ -13,6 +13,7 @@ mod outage;
 mod plan;
 mod requests;
 mod tables;
+mod version;
 mod world;
 
 use std::ops::Range;

@@ -17,6 +17,7 @@ use crate::order::Orders;
 use crate::outage;
 use crate::plan::Rate;
 use crate::requests;
+use crate::version::Version;
 use crate::world::{Fate, World, world};
 
 #[derive(Default)]
@@ -24,7 +25,8 @@ pub struct Oracle {
     /// Where the group began in each partition.
     starts: BTreeMap<Partition, i64>,
     /// Which run key holds a record's effect: the step stores by run key.
-    held: BTreeMap<(Partition, i64), RunKey>,
+    /// By partition, offset and leader epoch: a log that was cut off has other records at the same offsets.
+    held: BTreeMap<(Partition, i64, i32), RunKey>,
     /// Everything below was found done at an earlier commit.
     done_below: BTreeMap<Partition, i64>,
     /// Every run key that was attempted.
@@ -36,6 +38,18 @@ pub struct Oracle {
     passed_over: Vec<(Partition, i64, i64)>,
     /// Partitions whose cursor was moved: a record of theirs may be done again under another key.
     moved: BTreeSet<Partition>,
+}
+
+impl Oracle {
+    /// The partition's log was cut off, and may grow again with other records: what was planned above may come again,
+    /// with other records or the same.
+    pub fn cut(&mut self, partition: Partition) {
+        self.attempted.retain(|key| key.partition != partition);
+        self.orders.forget(partition);
+        self.moved.insert(partition);
+        self.done_below.remove(&partition);
+        self.committed.remove(&partition);
+    }
 }
 
 /// A cursor move begins: whatever becomes of it, what lies below its offset may be passed over, and planned ranges
@@ -56,7 +70,7 @@ pub fn moved(world: &World, offsets: &[(Partition, Offset)]) {
     for (partition, to) in offsets {
         world.outages.borrow_mut().forget(*partition);
         oracle.committed.insert(*partition, *to);
-        oracle.held.retain(|(of, offset), _| of != partition || *offset < to.get());
+        oracle.held.retain(|(of, offset, _), _| of != partition || *offset < to.get());
         let done = oracle.done_below.get(partition).copied();
         oracle.done_below.extend(done.map(|done| (*partition, done.min(to.get()))));
     }
@@ -112,7 +126,9 @@ fn check_one_commit(
         return Err(format!("it goes backwards from {before:?}"));
     }
     let log = world.log.borrow();
-    if offset.get() > log.partitions[partition as usize].end {
+    // Until it notices, it commits what it has done of the log as it was.
+    let is_cut = world.cut.borrow().contains(&partition);
+    if !is_cut && offset.get() > log.partitions[partition as usize].end {
         return Err("it lies beyond the log's end".into());
     }
     let unfinished: Option<i64> = db
@@ -130,6 +146,9 @@ fn check_one_commit(
         return Err(format!("the run at {first} is unfinished in the history"));
     }
     drop(log);
+    if is_cut {
+        return Ok(());
+    }
     all_done_below(world, db, partition, offset.get())
 }
 
@@ -146,10 +165,12 @@ fn all_done_below(
     let start = start.unwrap_or(world.plan.beginning);
     let checked = oracle.done_below.get(&partition).copied().unwrap_or(start);
     let log = world.log.borrow();
-    let entries = &log.partitions[partition as usize].entries;
+    let now = &log.partitions[partition as usize].now;
+    let entries = &now.entries;
     let from = entries.partition_point(|entry| entry.offset < checked);
     for entry in entries[from..].iter().take_while(|entry| entry.offset < end) {
-        let held = oracle.held.contains_key(&(partition, entry.offset))
+        let place = (partition, entry.offset, now.epoch_of(entry.offset));
+        let held = oracle.held.contains_key(&place)
             || oracle
                 .passed_over
                 .iter()
@@ -185,7 +206,9 @@ pub fn confirmed(world: &World, offsets: &[(Partition, Offset)]) {
 pub fn check_caught_up(world: &World, target: &BTreeMap<Partition, Offset>) {
     let Some(life) = world.life.borrow().clone() else { return };
     life.with_history(|db| {
-        for (partition, end) in target {
+        let cut = world.cut.borrow().clone();
+        // It is caught up with the log as it was.
+        for (partition, end) in target.iter().filter(|(partition, _)| !cut.contains(partition)) {
             if let Err(what) = all_done_below(world, db, *partition, end.get()) {
                 world.violate(format!("caught up in partition {partition}, but {what}"));
             }
@@ -196,7 +219,10 @@ pub fn check_caught_up(world: &World, target: &BTreeMap<Partition, Offset>) {
 /// All is done and committed, in so far as the log says so.
 pub fn is_all_committed(world: &World) -> bool {
     let log = world.log.borrow();
-    log.partitions.iter().all(|partition| partition.committed == Some(partition.end))
+    log.partitions.iter().all(|partition| {
+        let committed = partition.committed.as_ref().map(|committed| committed.offset.get());
+        committed == Some(partition.end)
+    })
 }
 
 /// After the last process.
@@ -224,7 +250,9 @@ pub fn check_end(world: &World, db: &Connection) {
         }
         let oracle = world.oracle.borrow();
         let letter = oracle.attempted.iter().find(|key| key.to_string() == run_key);
-        if let (Some(holder), Some(letter)) = (oracle.held.get(&record), letter)
+        let epoch = world.log.borrow().partitions[record.0 as usize].now.epoch_of(record.1);
+        let place = (record.0, record.1, epoch);
+        if let (Some(holder), Some(letter)) = (oracle.held.get(&place), letter)
             && holder != letter
             && !is_piece(letter, holder)
             && !oracle.moved.contains(&record.0)
@@ -266,7 +294,7 @@ impl Step for SimulatedStep {
         world.count(|figures| figures.attempts += 1);
         world.note(|| format!("attempt {} of {}", attempt.number, attempt.key));
         let checked = checked
-            .and_then(|()| check_content(&world, attempt.key, attempt.batch))
+            .and_then(|()| check_content(&world, attempt.key, attempt.batch).map(drop))
             .and_then(|()| check_identity(&world, attempt.key))
             .and_then(|()| world.oracle.borrow_mut().orders.begin(attempt.key, attempt.batch));
         if let Err(what) = checked {
@@ -355,10 +383,20 @@ fn failure(world: &World, attempt: &mut Attempt<'_>) -> Option<Failure> {
     if hopeless { None } else { Some(Failure::Error(StepError::RetryFailed(text))) }
 }
 
-/// The batch has what the log has in the range, and nothing that was never posted.
-fn check_content(world: &World, key: &RunKey, batch: &Batch) -> Result<(), String> {
+/// The batch has what the log has in the range, or had before it was cut off, and nothing that was never posted. Returns
+/// how often it had been cut off then.
+fn check_content(world: &World, key: &RunKey, batch: &Batch) -> Result<usize, String> {
     let log = world.log.borrow();
-    let entries = &log.partitions[key.partition as usize].entries;
+    let of = &log.partitions[key.partition as usize];
+    let checked = has_content(&of.now, key, batch).map(|()| of.before.len());
+    checked.or_else(|what| {
+        let had = |version: &Version| has_content(version, key, batch).is_ok();
+        of.before.iter().rposition(had).ok_or(what)
+    })
+}
+
+fn has_content(version: &Version, key: &RunKey, batch: &Batch) -> Result<(), String> {
+    let entries = &version.entries;
     let from = entries.partition_point(|entry| entry.offset < key.range.first.get());
     let mut records = batch.records().peekable();
     // Which of them it has is checked elsewhere.
@@ -399,7 +437,9 @@ fn check_identity(world: &World, key: &RunKey) -> Result<(), String> {
         return Err(format!("{piece}, a part of it, came before"));
     }
     let life = world.life.borrow().clone();
-    let is_split = life.is_some_and(|life| life.with_history(|db| is_split(db, key)));
+    // What was split before a cut may be planned anew, in the same range.
+    let is_split = !oracle.moved.contains(&key.partition)
+        && life.is_some_and(|life| life.with_history(|db| is_split(db, key)));
     if is_split {
         return Err("the history has it as split".into());
     }
@@ -447,6 +487,10 @@ fn is_split(db: &Connection, key: &RunKey) -> bool {
 /// What the step does: all but the records that it names as failed are held by this run key. A run
 /// that was split may have had its effect in a process that was killed before it knew.
 fn store(world: &World, attempt: &Attempt<'_>) {
+    let Ok(version) = check_content(world, attempt.key, attempt.batch) else { return };
+    let log = world.log.borrow();
+    let of = &log.partitions[attempt.key.partition as usize];
+    let version = of.before.get(version).unwrap_or(&of.now);
     let mut oracle = world.oracle.borrow_mut();
     for record in attempt.batch.records() {
         if attempt.failed.iter().any(|failed| failed.offset == record.offset) {
@@ -456,7 +500,8 @@ fn store(world: &World, attempt: &Attempt<'_>) {
             requests::store(world, attempt.key, reprocess.request(), record.offset);
             continue;
         }
-        let place = (attempt.key.partition, record.offset.get());
+        let offset = record.offset.get();
+        let place = (attempt.key.partition, offset, version.epoch_of(offset));
         if let Some(before) = oracle.held.insert(place, attempt.key.clone())
             && before != *attempt.key
             && !is_piece(attempt.key, &before)

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use mb::config::limits;
-use mb::config::{Config, Connection, DeadLetterTo, OnFailure, OnOutage, Order, StartFrom};
+use mb::config::{
+    Config, Connection, DeadLetterTo, OnFailure, OnMissingOffsets, OnOutage, Order, StartFrom,
+};
 
 use crate::dead_topic;
 
@@ -85,6 +87,10 @@ pub struct Plan {
     /// The log has gaps.
     pub gaps: Rate,
     pub compaction: Rate,
+    /// The log's end is cut off, under another leader.
+    pub cuts: Rate,
+    /// The group's log loses its end.
+    pub lost_commits: Rate,
     /// A record that no attempt can process.
     pub poison: Rate,
     /// An attempt that fails, whatever it has.
@@ -136,6 +142,8 @@ impl Plan {
             interleave: Rate::choose(rng, &[0, 4, 2]),
             gaps: Rate::choose(rng, &[0, 5, 2]),
             compaction: Rate::choose(rng, &[0, 0, 20, 4]),
+            cuts: Rate(0),
+            lost_commits: Rate(0),
             poison: Rate::choose(rng, &[0, 0, 12, 4]),
             flaky: Rate::choose(rng, &[0, 0, 6, 2]),
             outages: Rate::choose(rng, &[0, 20, 4]),
@@ -150,6 +158,12 @@ impl Plan {
             orderly: Rate::choose(rng, &[0, 3]),
             steady: None,
         };
+        plan.cuts = Rate::choose(rng, &[0, 0, 0, 2, 8]);
+        if plan.cuts.0 > 0 {
+            // What is reprocessed may be gone: that is for tests of replays.
+            plan.weights[Actor::Asker as usize] = 0;
+        }
+        plan.lost_commits = Rate::choose(rng, &[0, 0, 3]);
         if rng.u32(0..3) == 0 {
             plan.steady = Some(plan.config(rng));
         }
@@ -194,10 +208,13 @@ impl Plan {
             on_outage: self.on_outage,
             outage_patience: self.outage_patience,
             dead_letter: match rng.u32(0..4) {
+                // A letter of a record that was replaced would count for the new one.
+                _ if self.cuts.0 > 0 => DeadLetterTo::Store,
                 0 => DeadLetterTo::Topic(dead_topic::NAME.into()),
                 1 => DeadLetterTo::Both(Some(dead_topic::NAME.into())),
                 _ => DeadLetterTo::Store,
             },
+            on_missing_offsets: OnMissingOffsets::Skip,
             history_keep: one_of(rng, &[1, 4, 1000]),
             order: self
                 .order

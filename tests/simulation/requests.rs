@@ -258,7 +258,7 @@ fn count(world: &World, outcome: &Outcome, request: i64) -> Result<(), String> {
 fn is_removed(world: &World, key: &RunKey) -> bool {
     let log = world.log.borrow();
     let of_range = |offset: i64| key.range.contains(Offset::new(offset));
-    let mut entries = log.partitions[key.partition as usize].entries.iter();
+    let mut entries = log.partitions[key.partition as usize].now.entries.iter();
     entries.all(|entry| entry.removed || !of_range(entry.offset))
 }
 
@@ -414,7 +414,7 @@ fn check_replayed(
     range: OffsetRange,
 ) -> Result<(), String> {
     let log = world.log.borrow();
-    let entries = &log.partitions[partition as usize].entries;
+    let entries = &log.partitions[partition as usize].now.entries;
     let from = entries.partition_point(|entry| entry.offset < range.first.get());
     for entry in entries[from..].iter().take_while(|entry| entry.offset <= range.last.get()) {
         let place = (request, partition, entry.offset);

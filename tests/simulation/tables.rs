@@ -59,10 +59,13 @@ impl Files {
             .collect::<Result<_, _>>()
             .unwrap();
         // SQLite's own table has the highest numbers given so far: a seed's begin at 1 again.
-        let is_emptied =
-            |table: &&String| !table.starts_with("sqlite_") || *table == "sqlite_sequence";
+        let is_emptied = |table: &&String| {
+            let is_sqlites = table.starts_with("sqlite_") && *table != "sqlite_sequence";
+            !is_sqlites && *table != "instance"
+        };
         for table in tables.iter().filter(is_emptied) {
             db.prepare_cached(&format!("DELETE FROM {table}")).unwrap().execute([]).unwrap();
         }
+        db.execute("UPDATE instance SET sequence = 0", []).unwrap();
     }
 }

@@ -2,6 +2,7 @@
 //! its chances, and who acts next. Everything is on one thread, whose world is found by `world`.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -82,6 +83,8 @@ pub struct World {
     /// Every fault is over, and nothing is posted any more.
     pub calm: Cell<bool>,
     pub was_asked_in_calm: Cell<bool>,
+    /// Partitions whose end was cut off since the process began, which it may not have noticed yet.
+    pub cut: RefCell<BTreeSet<Partition>>,
     now: Cell<Instant>,
     began: Instant,
     dead: Cell<bool>,
@@ -116,6 +119,7 @@ impl World {
             moving: RefCell::default(),
             calm: Cell::new(false),
             was_asked_in_calm: Cell::new(false),
+            cut: RefCell::default(),
             now: Cell::new(now),
             began: now,
             dead: Cell::new(false),
@@ -195,6 +199,10 @@ impl World {
     /// A process begins, to be killed after so many effects.
     pub fn begin_life(&self, effects: Option<u32>) {
         self.count(|figures| figures.lives += 1);
+        // Runs of the logs as they were have come until now.
+        for partition in self.cut.take() {
+            self.oracle.borrow_mut().cut(partition);
+        }
         self.dead.set(self.is_violated());
         self.effects_left.set(effects);
         self.note(|| format!("--- a process begins; killed after effects: {effects:?}"));
@@ -301,7 +309,25 @@ impl World {
         }
         let mut log = self.log.borrow_mut();
         let mut rng = self.rng.borrow_mut();
-        match rng.u32(0..8) {
+        match rng.u32(0..10) {
+            8 if self.plan.cuts.hits(&mut rng) => {
+                let cut = log.cut(&mut rng);
+                self.note(|| format!("a log is cut off: {cut:?}"));
+                if let Some((partition, _)) = cut {
+                    self.cut.borrow_mut().insert(partition as Partition);
+                    self.oracle.borrow_mut().cut(partition as Partition);
+                }
+            }
+            8 => {
+                let partition = log.elect(&mut rng);
+                self.note(|| format!("partition {partition} has another leader"));
+            }
+            9 => {
+                if self.plan.lost_commits.hits(&mut rng) {
+                    let found = log.lose_commits(&mut rng);
+                    self.note(|| format!("the group's log loses its end: {found:?}"));
+                }
+            }
             0 if log.partitions.len() < 4 => {
                 let partition = log.add_partition(&self.plan);
                 self.note(|| format!("partition {partition} is added"));

@@ -1,23 +1,18 @@
 //! A broker for tests that answers some calls by itself and passes all others on.
 
 use mb::kafka::{
-    Backend, Broker, Capabilities, CommitError, Consumer, FetchSettings, PerPartition, Producer,
-    TopicInfo, Watermarks,
+    Backend, Broker, Capabilities, Commit, CommitError, Committed, Consumer, EpochEnd,
+    FetchSettings, PerPartition, Producer, TopicInfo, Watermarks,
 };
-use mb::model::offset::{Offset, Partition};
+use mb::model::offset::{Epoch, Offset, Partition};
 
 /// What a test answers; by default that of `broker`.
 pub trait Answers: Send + Sync {
     /// Answers everything else.
     fn broker(&self) -> &dyn Broker;
 
-    fn commit(
-        &self,
-        group: &str,
-        topic: &str,
-        offsets: &[(Partition, Offset)],
-    ) -> Result<(), CommitError> {
-        self.broker().commit(group, topic, offsets)
+    fn commit_all(&self, group: &str, topic: &str, commits: &[Commit]) -> Result<(), CommitError> {
+        self.broker().commit_all(group, topic, commits)
     }
 
     fn producer(&self, topic: &str) -> mb::Result<Box<dyn Producer>> {
@@ -66,22 +61,33 @@ impl<A: Answers> Broker for Partly<A> {
         self.0.broker().offsets_at(topic, partitions, timestamp_ms)
     }
 
-    fn committed(
+    fn epoch_ends(
+        &self,
+        topic: &str,
+        epochs: &[(Partition, Epoch)],
+    ) -> mb::Result<PerPartition<Option<EpochEnd>>> {
+        self.0.broker().epoch_ends(topic, epochs)
+    }
+
+    fn epochs_at(
+        &self,
+        topic: &str,
+        places: &[(Partition, Offset)],
+    ) -> PerPartition<Option<Epoch>> {
+        self.0.broker().epochs_at(topic, places)
+    }
+
+    fn group_offsets(
         &self,
         group: &str,
         topic: &str,
         partitions: &[Partition],
-    ) -> mb::Result<PerPartition<Option<Offset>>> {
-        self.0.broker().committed(group, topic, partitions)
+    ) -> mb::Result<PerPartition<Option<Committed>>> {
+        self.0.broker().group_offsets(group, topic, partitions)
     }
 
-    fn commit(
-        &self,
-        group: &str,
-        topic: &str,
-        offsets: &[(Partition, Offset)],
-    ) -> Result<(), CommitError> {
-        self.0.commit(group, topic, offsets)
+    fn commit_all(&self, group: &str, topic: &str, commits: &[Commit]) -> Result<(), CommitError> {
+        self.0.commit_all(group, topic, commits)
     }
 
     fn consumer(

@@ -15,6 +15,7 @@ use argh::FromArgs;
 use crossbeam_channel::{Sender, bounded};
 use mb::history::scope::{self, ScopeKey};
 use mb::history::{self, schema};
+use mb::kafka::Commit;
 use mb::kafka::wire::Wire;
 use mb::model::offset::{Offset, Partition};
 use mb::model::run::RunState;
@@ -103,7 +104,7 @@ fn main() -> Result<()> {
     send(&groups, &mut full)?;
     drop(groups);
     let (seen, done) = writer.join().map_err(|_| "the writer panicked")??;
-    let done: Vec<_> = done.into_iter().collect();
+    let done: Vec<_> = done.into_iter().map(Commit::plain).collect();
     Wire::new(&args.bootstrap_server).commit(&args.group, &args.topic, &done)?;
     println!(r#"{{"records":{},"bytes":{}}}"#, seen.records, seen.bytes);
     std::mem::forget(consumer);

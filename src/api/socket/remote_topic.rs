@@ -13,8 +13,8 @@ use crate::api::operations::embedded_topic::{
 };
 use crate::api::request::Request;
 use crate::kafka::{
-    Backend, Broker, Capabilities, CommitError, Consumer, Delivery, FetchSettings, Message,
-    PerPartition, Producer, Sent, TopicInfo, Watermarks,
+    Backend, Broker, Capabilities, Commit, CommitError, Committed, Consumer, Delivery,
+    FetchSettings, Message, PerPartition, Producer, Sent, TopicInfo, Watermarks,
 };
 use crate::model::error::{Error, Result};
 use crate::model::offset::{Offset, Partition};
@@ -61,6 +61,7 @@ impl Broker for RemoteTopic {
             read_committed: false,
             codecs: &[],
             membership: false,
+            leader_epochs: false,
         }
     }
 
@@ -72,7 +73,8 @@ impl Broker for RemoteTopic {
         let name = topic.to_owned();
         let TopicDescription { id, cluster_id, partitions } =
             self.perform(DescribeTopic { topic: name.clone() })?;
-        Ok(TopicInfo { name, id, cluster_id, is_internal: false, partitions })
+        let leader_epochs = BTreeMap::new();
+        Ok(TopicInfo { name, id, cluster_id, is_internal: false, partitions, leader_epochs })
     }
 
     fn create_topic(&self, topic: &str, partitions: u32) -> Result<()> {
@@ -105,24 +107,26 @@ impl Broker for RemoteTopic {
         Ok(found.collect())
     }
 
-    fn committed(
+    fn group_offsets(
         &self,
         group: &str,
         topic: &str,
         partitions: &[Partition],
-    ) -> Result<PerPartition<Option<Offset>>> {
+    ) -> Result<PerPartition<Option<Committed>>> {
         let rows = self.perform(GetCommitted {
             group: group.to_owned(),
             topic: topic.to_owned(),
             partitions: partitions.to_vec(),
         })?;
         let found: BTreeMap<_, _> = rows.into_iter().collect();
-        let of = |partition: &Partition| found.get(partition).copied().map(Offset::new);
+        let of = |partition: &Partition| {
+            found.get(partition).map(|offset| Committed::plain(Offset::new(*offset)))
+        };
         Ok(partitions.iter().map(|partition| (*partition, Ok(of(partition)))).collect())
     }
 
-    fn commit(&self, _: &str, _: &str, offsets: &[(Partition, Offset)]) -> Result<(), CommitError> {
-        Err(CommitError::all_refused(offsets, not_from_outside("commit offsets")))
+    fn commit_all(&self, _: &str, _: &str, commits: &[Commit]) -> Result<(), CommitError> {
+        Err(CommitError::all_refused(commits, not_from_outside("commit offsets")))
     }
 
     fn consumer(

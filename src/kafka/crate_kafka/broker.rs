@@ -57,6 +57,7 @@ impl RecordClient for CrateKafka {
         read_committed: false,
         codecs: CODECS,
         membership: false,
+        leader_epochs: false,
     };
 
     fn description(&self) -> String {

@@ -14,15 +14,18 @@ use super::faults::{Call, Faults, is_leaderless, under};
 use super::producer::EmbeddedProducer;
 use super::shared::Shared;
 use super::store::{self, failed, immediate};
-use super::tables::{find_topic, insert_commits, insert_partitions, no_partition, watermarks};
+use super::tables::{
+    Epochs, epoch_at, epoch_end, epochs, find_topic, insert_commits, insert_partitions,
+    no_partition, watermarks,
+};
 use crate::config::own_files;
 use crate::kafka::topic::found_or_end;
 use crate::kafka::{
-    Backend, Broker, Capabilities, CommitError, Consumer, FetchSettings, PerPartition, Producer,
-    TopicInfo, Watermarks,
+    Backend, Broker, Capabilities, Commit, CommitError, Committed, Consumer, EpochEnd,
+    FetchSettings, PerPartition, Producer, TopicInfo, Watermarks,
 };
 use crate::model::error::{Error, Result};
-use crate::model::offset::{Offset, Partition};
+use crate::model::offset::{Epoch, Offset, Partition};
 
 /// The embedded topic of a data directory. Clones share the file and wake each other's consumers. Of several
 /// processes (or separate `open`s) only one at a time may write.
@@ -82,6 +85,26 @@ impl Embedded {
         Ok(())
     }
 
+    /// Takes the records of the partition from `end` on away, and gives it another leader, as an unclean election
+    /// does; records that are written from then on have the new leader's epoch.
+    ///
+    /// # Errors
+    /// `UnknownTopic`; `Broker` if there is no such partition.
+    #[cfg(feature = "testing")]
+    pub fn cut_off(&self, topic: &str, partition: Partition, end: Offset) -> Result<()> {
+        let doing = format!("cut off {topic}/{partition}");
+        let mut writer = self.shared.writer.lock();
+        let tx = immediate(&mut writer).map_err(failed(&doing))?;
+        let (id, _) = find_topic(&tx, topic, &doing)?;
+        let rows = watermarks(&tx, id).map_err(failed(&doing))?;
+        let row = rows.get(&partition).ok_or_else(|| no_partition(&doing, topic, partition))?;
+        super::tables::cut_off(&tx, row, end).map_err(failed(&doing))?;
+        tx.commit().map_err(failed(&doing))?;
+        drop(writer);
+        self.shared.notify();
+        Ok(())
+    }
+
     fn under<T>(&self, call: Call, doing: &str, body: impl FnOnce() -> Result<T>) -> Result<T> {
         under(self.faults.as_ref(), call, doing, body)
     }
@@ -101,6 +124,7 @@ impl Broker for Embedded {
             read_committed: true,
             codecs: &["none"],
             membership: false,
+            leader_epochs: true,
         }
     }
 
@@ -117,7 +141,12 @@ impl Broker for Embedded {
                     .query_row("SELECT id FROM cluster", [], |row| row.get(0))
                     .map_err(failed(&doing))?;
                 let marks = watermarks(reader, id).map_err(failed(&doing))?;
+                let epochs = epochs(reader, id).map_err(failed(&doing))?.into_iter();
+                let leader = |(partition, epochs): (Partition, Epochs)| {
+                    epochs.last().map(|(epoch, _)| (partition, *epoch))
+                };
                 Ok(TopicInfo {
+                    leader_epochs: epochs.filter_map(leader).collect(),
                     name: topic.to_owned(),
                     id: Some(uuid),
                     cluster_id: Some(cluster),
@@ -205,12 +234,60 @@ impl Broker for Embedded {
         })
     }
 
-    fn committed(
+    fn epoch_ends(
+        &self,
+        topic: &str,
+        wanted: &[(Partition, Epoch)],
+    ) -> Result<PerPartition<Option<EpochEnd>>> {
+        let doing = format!("ask where leader epochs end in topic {topic}");
+        self.under(Call::Watermarks, &doing, || {
+            self.shared.read(&doing, |reader| {
+                let (id, _) = find_topic(reader, topic, &doing)?;
+                let rows = watermarks(reader, id).map_err(failed(&doing))?;
+                let epochs = epochs(reader, id).map_err(failed(&doing))?;
+                let end = |(partition, epoch): &(Partition, Epoch)| {
+                    let end = match (rows.get(partition), epochs.get(partition)) {
+                        _ if is_leaderless(self.faults.as_ref(), *partition) => {
+                            Err(Error::NoLeader { topic: topic.to_owned(), partition: *partition })
+                        }
+                        (Some(row), Some(epochs)) => Ok(epoch_end(epochs, *epoch, row.marks.end)),
+                        _ => Err(no_partition(&doing, topic, *partition)),
+                    };
+                    (*partition, end)
+                };
+                Ok(wanted.iter().map(end).collect())
+            })
+        })
+    }
+
+    fn epochs_at(
+        &self,
+        topic: &str,
+        places: &[(Partition, Offset)],
+    ) -> PerPartition<Option<Epoch>> {
+        let doing = format!("ask for leader epochs of topic {topic}");
+        let find = |partition: Partition, offset: Offset| {
+            self.shared.read(&doing, |reader| {
+                let (id, _) = find_topic(reader, topic, &doing)?;
+                let rows = watermarks(reader, id).map_err(failed(&doing))?;
+                let epochs = epochs(reader, id).map_err(failed(&doing))?;
+                let (Some(row), Some(epochs)) = (rows.get(&partition), epochs.get(&partition))
+                else {
+                    return Err(no_partition(&doing, topic, partition));
+                };
+                let is_there = row.marks.beginning <= offset && offset < row.marks.end;
+                Ok(is_there.then(|| epoch_at(epochs, offset)))
+            })
+        };
+        places.iter().map(|&(partition, offset)| (partition, find(partition, offset))).collect()
+    }
+
+    fn group_offsets(
         &self,
         group: &str,
         topic: &str,
         partitions: &[Partition],
-    ) -> Result<PerPartition<Option<Offset>>> {
+    ) -> Result<PerPartition<Option<Committed>>> {
         let doing = format!("read the offsets of group {group} on topic {topic}");
         self.under(Call::Committed, &doing, || {
             self.shared.read(&doing, |reader| {
@@ -218,17 +295,21 @@ impl Broker for Embedded {
                 let mut offsets = BTreeMap::new();
                 let mut read = || -> rusqlite::Result<()> {
                     let mut statement = reader.prepare_cached(
-                        "SELECT c.next_offset FROM commits c JOIN partitions p ON p.id = c.partition
+                        "SELECT c.next_offset, c.epoch, ifnull(c.metadata, '') FROM commits c JOIN partitions p ON p.id = c.partition
                          WHERE p.topic = ?1 AND p.partition = ?2 AND c.group_name = ?3",
                     )?;
                     for partition in partitions {
-                        let offset: Option<i64> = statement
-                            .query_row(params![id, partition, group], |row| row.get(0))
-                            .optional()?;
+                        let committed = |row: &rusqlite::Row<'_>| {
+                            Ok(Committed {
+                                offset: Offset::new(row.get(0)?),
+                                epoch: row.get::<_, Option<i32>>(1)?.and_then(Epoch::checked),
+                                metadata: row.get(2)?,
+                            })
+                        };
+                        let found = statement.query_row(params![id, partition, group], committed);
                         let faults = self.faults.as_ref();
                         let expired = faults.is_some_and(|f| f.has_expired(group, *partition));
-                        let offset = offset.filter(|_| !expired).map(Offset::new);
-                        offsets.insert(*partition, Ok(offset));
+                        offsets.insert(*partition, Ok(found.optional()?.filter(|_| !expired)));
                     }
                     Ok(())
                 };
@@ -242,14 +323,9 @@ impl Broker for Embedded {
         Ok(self.faults.as_ref().and_then(Faults::offsets_kept))
     }
 
-    fn commit(
-        &self,
-        group: &str,
-        topic: &str,
-        offsets: &[(Partition, Offset)],
-    ) -> Result<(), CommitError> {
+    fn commit_all(&self, group: &str, topic: &str, commits: &[Commit]) -> Result<(), CommitError> {
         let doing = format!("commit offsets of group {group} on topic {topic}");
-        let refused = |error| CommitError::all_refused(offsets, error);
+        let refused = |error| CommitError::all_refused(commits, error);
         if self.faults.as_ref().is_some_and(Faults::refuses_commits) {
             return Err(refused(Error::broker(doing, "injected fault: no permission")));
         }
@@ -257,14 +333,14 @@ impl Broker for Embedded {
         let committed = self.under(Call::Commit, &doing, || {
             let mut writer = self.shared.writer.lock();
             let tx = immediate(&mut writer).map_err(failed(&doing))?;
-            if let Err(error) = insert_commits(&tx, group, topic, offsets, &doing) {
+            if let Err(error) = insert_commits(&tx, group, topic, commits, &doing) {
                 refusal = Some(error);
                 return Ok(());
             }
             tx.commit().map_err(failed(&doing))?;
             drop(writer);
             if let Some(faults) = &self.faults {
-                faults.committed(group, offsets.iter().map(|(partition, _)| *partition));
+                faults.committed(group, commits.iter().map(|commit| commit.partition));
             }
             // Retention may have room now for what a producer holds.
             self.shared.settle_all();

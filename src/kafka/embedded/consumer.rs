@@ -9,7 +9,7 @@ use super::chunk::Records;
 use super::faults::{Call, Faults, is_leaderless, under};
 use super::shared::Shared;
 use super::store::failed;
-use super::tables::{find_topic, no_partition, watermarks};
+use super::tables::{Epochs, epoch_at, epochs, find_topic, no_partition, watermarks};
 use crate::config::limits;
 use crate::kafka::seam::not_read;
 use crate::kafka::{Consumer, FetchSettings, Flow, Sink};
@@ -41,6 +41,8 @@ struct Cursor {
     /// The partition's row id, and the partition's end when it was last read.
     row: i64,
     end: Offset,
+    /// The partition's epochs when it was last read.
+    epochs: Epochs,
     paused: bool,
 }
 
@@ -61,7 +63,8 @@ impl EmbeddedConsumer {
             .map(|&(partition, next)| {
                 let row =
                     rows.get(&partition).ok_or_else(|| no_partition(doing, topic, partition))?;
-                Ok(Cursor { partition, next, row: row.id, end: row.marks.end, paused: false })
+                let (row, end, epochs) = (row.id, row.marks.end, Vec::new());
+                Ok(Cursor { partition, next, row, end, epochs, paused: false })
             })
             .collect::<Result<_>>()?;
         Ok(EmbeddedConsumer {
@@ -137,6 +140,7 @@ impl EmbeddedConsumer {
             return Err(Error::broker(doing, "the topic was deleted, or created again"));
         }
         let rows = watermarks(reader, self.topic_id).map_err(failed(&doing))?;
+        let mut epochs = epochs(reader, self.topic_id).map_err(failed(&doing))?;
         let mut unreadable = Vec::new();
         for (at, cursor) in self.cursors.iter_mut().enumerate().filter(|(_, one)| !one.paused) {
             let marks = rows[&cursor.partition].marks;
@@ -147,6 +151,7 @@ impl EmbeddedConsumer {
                 unreadable.push((at, out_of_range(&self.topic, cursor)));
             }
             cursor.end = marks.end;
+            cursor.epochs = epochs.remove(&cursor.partition).unwrap_or_default();
         }
         Ok(unreadable)
     }
@@ -172,6 +177,7 @@ impl EmbeddedConsumer {
             offset,
             cause,
         };
+        sink.epoch(cursor.partition, epoch_at(&cursor.epochs, cursor.next));
         let mut handed = 0;
         for read in Records::new(&self.chunk, first) {
             let Some(record) = read else {

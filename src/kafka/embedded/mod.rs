@@ -23,3 +23,5 @@ pub use self::broker::Embedded;
 #[cfg(feature = "testing")]
 pub use self::faults::{Call, Faults};
 pub use self::store::FILE;
+#[cfg(feature = "testing")]
+pub use self::store::VERSION;

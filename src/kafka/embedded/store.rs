@@ -12,7 +12,7 @@ use crate::config::own_files::{resolved, to_open};
 use crate::model::error::{Error, Result};
 
 /// The schema's version (SQLite's `user_version`); raise it with every change of `SCHEMA`.
-const SCHEMA_VERSION: i64 = 1;
+pub const VERSION: i64 = 2;
 
 /// SQLite's `application_id` of an embedded topic: "mbto" in ASCII.
 const APPLICATION_ID: i64 = 0x6d62_746f;
@@ -48,6 +48,19 @@ CREATE TABLE commits (
 ) WITHOUT ROWID;
 ";
 
+/// What version 2 has beyond version 1. `epochs` is what Kafka keeps in leader-epoch-checkpoint: from which offset on a
+/// partition's records have an epoch. Without a row, all have epoch 0.
+const SCHEMA_2: &str = "
+ALTER TABLE commits ADD COLUMN epoch INTEGER;
+ALTER TABLE commits ADD COLUMN metadata TEXT;
+CREATE TABLE epochs (
+    partition INTEGER NOT NULL REFERENCES partitions,
+    epoch INTEGER NOT NULL,
+    start_offset INTEGER NOT NULL,
+    PRIMARY KEY (partition, epoch)
+) WITHOUT ROWID;
+";
+
 /// The name of the topic file in the data directory.
 pub const FILE: &str = "topic.db";
 
@@ -64,8 +77,10 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection> {
     let file = to_open(path, "the embedded topic", true)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
     let mut connection = open(&file, flags).map_err(|cause| refuse(path, cause))?;
-    if !recognise(path, &connection)? {
-        create(&mut connection).map_err(|cause| refuse(path, cause))?;
+    match recognise(path, &connection)? {
+        0 => create(&mut connection).map_err(|cause| refuse(path, cause))?,
+        1 => update(&mut connection).map_err(|cause| refuse(path, cause))?,
+        _ => {}
     }
     tune(&connection).map_err(|cause| refuse(path, cause))?;
     Ok(connection)
@@ -85,9 +100,9 @@ fn open(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Whether the file is an embedded topic (true) or blank (false). Only reads, so that another program's file stays
+/// The version of an embedded topic's file; 0 for a blank one. Only reads, so that another program's file stays
 /// unchanged.
-fn recognise(path: &Path, connection: &Connection) -> Result<bool> {
+fn recognise(path: &Path, connection: &Connection) -> Result<i64> {
     let number = |sql| {
         connection
             .query_row(sql, [], |row| row.get::<_, i64>(0))
@@ -97,7 +112,7 @@ fn recognise(path: &Path, connection: &Connection) -> Result<bool> {
     let application = number("PRAGMA application_id")?;
     let tables = number("SELECT count(*) FROM sqlite_schema")?;
     if application == 0 && version == 0 && tables == 0 {
-        return Ok(false);
+        return Ok(0);
     }
     let shown = path.display();
     if application != APPLICATION_ID {
@@ -106,21 +121,29 @@ fn recognise(path: &Path, connection: &Connection) -> Result<bool> {
              --data-dir or move the file away"
         )));
     }
-    if version != SCHEMA_VERSION {
+    if !(1..=VERSION).contains(&version) {
         return Err(Error::Config(format!(
-            "{shown} has data version {version} and this mb reads version {SCHEMA_VERSION}; use \
+            "{shown} has data version {version} and this mb reads version {VERSION}; use \
              the mb that wrote it, or name another --data-dir"
         )));
     }
-    Ok(true)
+    Ok(version)
 }
 
 fn create(connection: &mut Connection) -> rusqlite::Result<()> {
     let tx = immediate(connection)?;
     tx.execute_batch(SCHEMA)?;
+    tx.execute_batch(SCHEMA_2)?;
     tx.execute("INSERT INTO cluster (id) VALUES (?1)", [Uuid::new_v4().to_string()])?;
     tx.pragma_update(None, "application_id", APPLICATION_ID)?;
-    tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    tx.pragma_update(None, "user_version", VERSION)?;
+    tx.commit()
+}
+
+fn update(connection: &mut Connection) -> rusqlite::Result<()> {
+    let tx = immediate(connection)?;
+    tx.execute_batch(SCHEMA_2)?;
+    tx.pragma_update(None, "user_version", VERSION)?;
     tx.commit()
 }
 
@@ -191,7 +214,7 @@ mod tests {
         let path = file(dir.path());
         open_writer(&path).unwrap().pragma_update(None, "user_version", 7).unwrap();
         let text = refused(&path);
-        assert!(text.contains("version 7") && text.contains("version 1"), "{text}");
+        assert!(text.contains("version 7") && text.contains("version 2"), "{text}");
     }
 
     #[test]

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::store::failed;
-use crate::kafka::Watermarks;
+use crate::kafka::{Commit, EpochEnd, Watermarks};
 use crate::model::error::{Error, Result};
-use crate::model::offset::{Offset, Partition};
+use crate::model::offset::{Epoch, Offset, Partition};
 
 /// A partition's row.
 #[derive(Clone, Copy)]
@@ -64,25 +64,101 @@ pub(super) fn insert_commits(
     tx: &Connection,
     group: &str,
     topic: &str,
-    offsets: &[(Partition, Offset)],
+    commits: &[Commit],
     doing: &str,
 ) -> Result<()> {
     let (id, _) = find_topic(tx, topic, doing)?;
-    for (partition, offset) in offsets {
+    for Commit { partition, offset, epoch, metadata } in commits {
         let inserted = tx
             .prepare_cached(
-                "INSERT INTO commits (partition, group_name, next_offset)
-                 SELECT id, ?3, ?4 FROM partitions WHERE topic = ?1 AND partition = ?2
-                 ON CONFLICT DO UPDATE SET next_offset = excluded.next_offset",
+                "INSERT INTO commits (partition, group_name, next_offset, epoch, metadata)
+                 SELECT id, ?3, ?4, ?5, ?6 FROM partitions WHERE topic = ?1 AND partition = ?2
+                 ON CONFLICT DO UPDATE SET next_offset = excluded.next_offset, epoch = excluded.epoch,
+                 metadata = excluded.metadata",
             )
             .and_then(|mut statement| {
-                statement.execute(params![id, partition, group, offset.get()])
+                let epoch = epoch.map(Epoch::get);
+                statement.execute(params![id, partition, group, offset.get(), epoch, metadata])
             })
             .map_err(failed(doing))?;
         if inserted == 0 {
             return Err(no_partition(doing, topic, *partition));
         }
     }
+    Ok(())
+}
+
+/// A partition's epochs, ascending, each with its first offset; the last one is its leader's. All records below the
+/// second one's first offset have the first one.
+pub(super) type Epochs = Vec<(Epoch, Offset)>;
+
+/// The epochs of the topic's partitions.
+pub(super) fn epochs(
+    connection: &Connection,
+    topic: i64,
+) -> rusqlite::Result<BTreeMap<Partition, Epochs>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT p.partition, e.epoch, e.start_offset FROM partitions p
+         LEFT JOIN epochs e ON e.partition = p.id WHERE p.topic = ?1 ORDER BY e.epoch",
+    )?;
+    let mut rows = statement.query([topic])?;
+    let mut all = BTreeMap::<Partition, Epochs>::new();
+    while let Some(row) = rows.next()? {
+        let of = all.entry(row.get(0)?).or_insert_with(|| vec![(Epoch::FIRST, Offset::ZERO)]);
+        if let Some(epoch) = row.get::<_, Option<i32>>(1)?.and_then(Epoch::checked) {
+            of.push((epoch, Offset::new(row.get(2)?)));
+        }
+    }
+    Ok(all)
+}
+
+/// The epoch of the record at `offset`.
+pub(super) fn epoch_at(epochs: &[(Epoch, Offset)], offset: Offset) -> Epoch {
+    let above = epochs.partition_point(|(_, start)| *start <= offset);
+    above.checked_sub(1).map_or(Epoch::FIRST, |at| epochs[at].0)
+}
+
+/// Where the records of `epoch` end in a log that ends at `end`; as Kafka's `LeaderEpochFileCache.endOffsetFor`.
+pub(super) fn epoch_end(epochs: &[(Epoch, Offset)], epoch: Epoch, end: Offset) -> Option<EpochEnd> {
+    let above = epochs.partition_point(|(known, _)| *known <= epoch);
+    let found = above.checked_sub(1).map_or(Epoch::FIRST, |at| epochs[at].0);
+    match epochs.get(above) {
+        Some((_, start)) => Some(EpochEnd { epoch: found, end: *start }),
+        None => (found == epoch).then_some(EpochEnd { epoch, end }),
+    }
+}
+
+/// Removes what the partition has from `end` on; its leader has a higher epoch from then on.
+#[cfg(feature = "testing")]
+pub(super) fn cut_off(tx: &Connection, row: &PartitionRow, end: Offset) -> rusqlite::Result<()> {
+    let leader: i32 = tx.query_row(
+        "SELECT ifnull(max(epoch), 0) FROM epochs WHERE partition = ?1",
+        [row.id],
+        |row| row.get(0),
+    )?;
+    tx.execute(
+        "DELETE FROM chunks WHERE partition = ?1 AND first_offset >= ?2",
+        params![row.id, end.get()],
+    )?;
+    let whole: bool = tx.query_row(
+        "SELECT NOT EXISTS (SELECT 1 FROM chunks WHERE partition = ?1 AND last_offset >= ?2)",
+        params![row.id, end.get()],
+        |row| row.get(0),
+    )?;
+    assert!(whole, "a chunk has records on both sides of {end}");
+    tx.execute(
+        "UPDATE partitions SET next_offset = ?2, beginning = min(beginning, ?2), \
+         bytes = (SELECT ifnull(sum(bytes), 0) FROM chunks WHERE partition = ?1) WHERE id = ?1",
+        params![row.id, end.get()],
+    )?;
+    tx.execute(
+        "DELETE FROM epochs WHERE partition = ?1 AND start_offset >= ?2",
+        params![row.id, end.get()],
+    )?;
+    tx.execute(
+        "INSERT INTO epochs (partition, epoch, start_offset) VALUES (?1, ?2, ?3)",
+        params![row.id, leader + 1, end.get()],
+    )?;
     Ok(())
 }
 

@@ -46,6 +46,7 @@ impl RecordClient for Librdkafka {
         read_committed: true,
         codecs: &["none", "gzip", "snappy", "lz4", "zstd"],
         membership: false,
+        leader_epochs: true,
     };
 
     fn description(&self) -> String {

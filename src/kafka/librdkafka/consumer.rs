@@ -78,6 +78,8 @@ impl LibrdkafkaConsumer {
         let mut came = false;
         let mut scratch = Vec::new();
         let mut read = None;
+        // The epoch that the sink was told last.
+        let mut told = None;
         let mut flow = Flow::Continue;
         let taken = records.take(wait);
         self.has_more = taken.len() >= BULK_RECORDS;
@@ -95,6 +97,12 @@ impl LibrdkafkaConsumer {
                 Event::Record { partition, record } => {
                     let bytes = record.payload_bytes();
                     if bytes <= self.max_record_bytes {
+                        let epoch = message.epoch().map(|epoch| (partition, epoch));
+                        if let Some((partition, epoch)) = epoch.filter(|epoch| told != Some(*epoch))
+                        {
+                            sink.epoch(partition, epoch);
+                            told = Some((partition, epoch));
+                        }
                         flow = sink.record(partition, record);
                         if flow == Flow::Stop {
                             break;

@@ -16,7 +16,7 @@ use super::context::{Client, Context, Failure};
 use crate::config::limits;
 use crate::model::batch::Record;
 use crate::model::headers::{self, Headers};
-use crate::model::offset::{Offset, Partition};
+use crate::model::offset::{Epoch, Offset, Partition};
 
 /// A C object that only this value owns, and that is destroyed with it.
 struct Owned<T> {
@@ -209,6 +209,12 @@ impl Message {
                 Event::Failure { partition, offset: message.offset, failure }
             }
         }
+    }
+
+    /// The leader epoch of the batch that the message was in.
+    pub(super) fn epoch(&self) -> Option<Epoch> {
+        // SAFETY: the message is alive; the call reads a number of it.
+        Epoch::checked(unsafe { ffi::rd_kafka_message_leader_epoch(self.0.as_ptr()) })
     }
 
     /// Encodes the headers one after another; costs almost nothing if there are none.

@@ -11,8 +11,8 @@ use kafka_protocol::ResponseError;
 use kafka_protocol::messages::ApiKey;
 
 use super::client::{IDLE_LIMIT, Wire};
-use crate::kafka::CommitError;
-use crate::model::offset::{Offset, Partition};
+use crate::kafka::{Commit, CommitError, Committed};
+use crate::model::offset::Offset;
 use crate::model::sync::Mutex;
 use crate::model::thread::{Thread, spawn};
 
@@ -214,7 +214,9 @@ impl Shared {
     }
 }
 
-const OFFSETS: &[(Partition, Offset)] = &[(0, Offset::ZERO)];
+fn commits() -> [Commit; 1] {
+    [Commit::plain((0, Offset::ZERO))]
+}
 
 #[test]
 fn a_commit_without_an_answer_is_not_sent_again() {
@@ -224,11 +226,11 @@ fn a_commit_without_an_answer_is_not_sent_again() {
         _ => Answer::Normal,
     });
     let wire = Wire::new(&broker.address);
-    wire.commit("g", "t", OFFSETS).unwrap();
-    let second = wire.commit("g", "t", OFFSETS);
+    wire.commit("g", "t", &commits()).unwrap();
+    let second = wire.commit("g", "t", &commits());
     assert!(matches!(second, Err(CommitError::Unknown(_))), "{second:?}");
     assert_eq!(broker.count(ApiKey::OffsetCommit), 2, "sent once each");
-    wire.commit("g", "t", OFFSETS).unwrap();
+    wire.commit("g", "t", &commits()).unwrap();
     assert_eq!(broker.count(ApiKey::OffsetCommit), 3);
 }
 
@@ -240,7 +242,10 @@ fn a_read_whose_connection_fails_is_sent_again_over_a_new_one() {
     });
     let wire = Wire::new(&broker.address);
     for _ in 0..2 {
-        assert_eq!(wire.committed("g", "t", &[0]).unwrap()[&0], Ok(Some(Offset::new(7))));
+        assert_eq!(
+            wire.committed("g", "t", &[0]).unwrap()[&0],
+            Ok(Some(Committed::plain(Offset::new(7))))
+        );
     }
     assert_eq!(broker.count(ApiKey::OffsetFetch), 3);
 }
@@ -252,13 +257,13 @@ fn a_commit_does_not_use_a_connection_that_the_broker_has_closed() {
         _ => Answer::Normal,
     });
     let wire = Wire::new(&broker.address);
-    wire.commit("g", "t", OFFSETS).unwrap();
+    wire.commit("g", "t", &commits()).unwrap();
     let began = Instant::now();
     while wire.idle.lock()[&broker.address].is_open() {
         assert!(began.elapsed() < SLOW, "the broker has closed it");
         std::thread::yield_now();
     }
-    wire.commit("g", "t", OFFSETS).unwrap();
+    wire.commit("g", "t", &commits()).unwrap();
     assert_eq!(broker.count(ApiKey::OffsetCommit), 2);
 }
 
@@ -266,10 +271,10 @@ fn a_commit_does_not_use_a_connection_that_the_broker_has_closed() {
 fn a_commit_that_reached_no_broker_is_refused_and_not_unknown() {
     let broker = FakeBroker::start(|_| Answer::Normal);
     let wire = Wire::new(&broker.address);
-    wire.commit("g", "t", OFFSETS).unwrap();
+    wire.commit("g", "t", &commits()).unwrap();
     wire.forget_connections();
     drop(broker);
-    let failed = wire.commit("g", "t", OFFSETS);
+    let failed = wire.commit("g", "t", &commits());
     assert!(matches!(failed, Err(CommitError::Refused { .. })), "{failed:?}");
 }
 
@@ -308,7 +313,7 @@ fn an_address_that_only_the_broker_names_is_blamed_on_the_broker() {
     for failed in [
         wire.reach_brokers(SLOW).unwrap_err().to_string(),
         wire.committed("g", "t", &[0]).unwrap_err().to_string(),
-        wire.commit("g", "t", OFFSETS).unwrap_err().to_string(),
+        wire.commit("g", "t", &commits()).unwrap_err().to_string(),
     ] {
         assert!(failed.contains(&named) && failed.contains("connection refused"), "{failed}");
         assert!(!failed.contains('\n'), "{failed}");

@@ -19,9 +19,9 @@ use super::metadata::name;
 use super::reader::{Read, Reader};
 use super::session::{Request, broken};
 use crate::config::limits::{BROKER_CALL_LIMIT, PROBE_LIMIT};
-use crate::kafka::{CommitError, PerPartition};
+use crate::kafka::{Commit, CommitError, Committed, PerPartition};
 use crate::model::error::{Error, Result};
-use crate::model::offset::{Offset, Partition};
+use crate::model::offset::{Epoch, Offset, Partition};
 
 const ANSWER_BYTES: usize = 16 << 20;
 
@@ -36,8 +36,8 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 pub(super) struct Answer {
     /// The error code of the group as a whole.
     group: i16,
-    /// Each partition with its offset, or -1, and its error code.
-    partitions: Vec<(Partition, i64, i16)>,
+    /// Each partition with what is committed there, if anything, and its error code.
+    partitions: Vec<(Partition, Option<Committed>, i16)>,
 }
 
 impl Answer {
@@ -48,7 +48,7 @@ impl Answer {
 }
 
 impl Wire {
-    /// The group's committed offset of each of `partitions`. A coordinator that is still loading is asked
+    /// What the group has committed in each of `partitions`. A coordinator that is still loading is asked
     /// again until the call's limit.
     ///
     /// # Errors
@@ -58,7 +58,7 @@ impl Wire {
         group: &str,
         topic: &str,
         partitions: &[Partition],
-    ) -> Result<PerPartition<Option<Offset>>> {
+    ) -> Result<PerPartition<Option<Committed>>> {
         let requested = OffsetFetchRequestTopic::default()
             .with_name(name(topic))
             .with_partition_indexes(partitions.to_vec());
@@ -70,7 +70,8 @@ impl Wire {
         let answer = self
             .coordinated(group, true, |address, deadline| {
                 self.on(address, deadline, |session| {
-                    // Version 6 is the first in the flexible form, 1 the first kept by Kafka.
+                    // Version 6 is the first in the flexible form, 5 the first with leader epochs (KIP-320), 1 the
+                    // first kept by Kafka.
                     let version = session.version(ApiKey::OffsetFetch, (1, 5))?;
                     let request = Request { api: ApiKey::OffsetFetch, version, body: &body };
                     let answer = session.exchange(&request, ANSWER_BYTES, deadline)?;
@@ -81,19 +82,22 @@ impl Wire {
         if answer.group != 0 && answer.group != NO_GROUP {
             return Err(fail(explain(answer.group)));
         }
-        let found: BTreeMap<_, _> =
-            answer.partitions.iter().map(|(one, offset, code)| (*one, (*offset, *code))).collect();
-        let is_set = |(offset, code): &(i64, i16)| *offset >= 0 || !matches!(*code, 0 | NO_GROUP);
+        let found = answer.partitions.into_iter();
+        let mut found: BTreeMap<_, _> =
+            found.map(|(partition, found, code)| (partition, (found, code))).collect();
+        let is_set = |(found, code): &(Option<Committed>, i16)| {
+            found.is_some() || !matches!(*code, 0 | NO_GROUP)
+        };
         if !found.values().any(is_set)
             && self.is_share_group(group, Instant::now() + BROKER_CALL_LIMIT)
         {
             return Err(share_group(group));
         }
-        let of = |partition: &Partition| match found.get(partition) {
-            Some((offset, 0)) => Ok(Offset::checked(*offset)),
+        let mut of = |partition: &Partition| match found.remove(partition) {
+            Some((found, 0)) => Ok(found),
             Some((_, NO_GROUP)) => Ok(None),
             None if answer.group == NO_GROUP => Ok(None),
-            Some((_, code)) => Err(fail(format!("partition {partition}: {}", explain(*code)))),
+            Some((_, code)) => Err(fail(format!("partition {partition}: {}", explain(code)))),
             None => Err(fail(format!("the answer does not mention partition {partition}"))),
         };
         Ok(partitions.iter().map(|partition| (*partition, of(partition))).collect())
@@ -124,19 +128,17 @@ impl Wire {
     ///
     /// # Errors
     /// `CommitError`, with the broker's name for what is wrong.
-    pub fn commit(
-        &self,
-        group: &str,
-        topic: &str,
-        offsets: &[(Partition, Offset)],
-    ) -> Result<(), CommitError> {
-        if offsets.is_empty() {
+    pub fn commit(&self, group: &str, topic: &str, commits: &[Commit]) -> Result<(), CommitError> {
+        if commits.is_empty() {
             return Ok(());
         }
-        let partitions = offsets.iter().map(|&(partition, offset)| {
+        // Below version 6 the epoch is left out.
+        let partitions = commits.iter().map(|commit| {
             OffsetCommitRequestPartition::default()
-                .with_partition_index(partition)
-                .with_committed_offset(offset.get())
+                .with_partition_index(commit.partition)
+                .with_committed_offset(commit.offset.get())
+                .with_committed_leader_epoch(Epoch::or_unknown(commit.epoch))
+                .with_committed_metadata(Some(StrBytes::from_string(commit.metadata.clone())))
         });
         let committed = OffsetCommitRequestTopic::default()
             .with_name(name(topic))
@@ -161,8 +163,8 @@ impl Wire {
             Error::broker(format!("commit offsets of group {group} in topic {topic}"), cause)
         };
         match answer {
-            Ok(answer) => judge_commit(&answer, offsets, in_doubt, &fail),
-            Err(cause) if !sent => Err(CommitError::all_refused(offsets, fail(cause))),
+            Ok(answer) => judge_commit(&answer, commits, in_doubt, &fail),
+            Err(cause) if !sent => Err(CommitError::all_refused(commits, fail(cause))),
             Err(cause) => Err(CommitError::Unknown(fail(cause))),
         }
     }
@@ -254,7 +256,7 @@ fn group_id(group: &str) -> GroupId {
 /// What a coordinator's answer means for the offsets that were to be committed.
 fn judge_commit(
     answer: &Answer,
-    offsets: &[(Partition, Offset)],
+    commits: &[Commit],
     in_doubt: bool,
     fail: &dyn Fn(Cause) -> Error,
 ) -> Result<(), CommitError> {
@@ -262,7 +264,7 @@ fn judge_commit(
         answer.partitions.iter().map(|(partition, _, code)| (*partition, *code)).collect();
     let mut refused = Vec::new();
     let mut first = 0;
-    for (partition, _) in offsets {
+    for Commit { partition, .. } in commits {
         match codes.get(partition) {
             Some(0) => {}
             Some(code) => {
@@ -314,11 +316,14 @@ pub(super) fn read_committed(answer: &[u8], version: i16) -> Read<Answer> {
         topic.array(|partition| {
             let index = partition.i32()?;
             let offset = partition.i64()?;
-            if version >= 5 {
-                let _leader_epoch = partition.i32()?;
-            }
-            let _metadata = partition.string()?;
-            Ok((index, offset, partition.i16()?))
+            let epoch = if version >= 5 { Epoch::checked(partition.i32()?) } else { None };
+            let metadata = partition.string()?.unwrap_or_default();
+            let found = Offset::checked(offset).map(|offset| Committed {
+                offset,
+                epoch,
+                metadata: metadata.to_owned(),
+            });
+            Ok((index, found, partition.i16()?))
         })
     })?;
     let partitions = topics.into_iter().flatten().collect();
@@ -333,7 +338,7 @@ pub(super) fn read_commit(answer: &[u8], version: i16) -> Read<Answer> {
     }
     let topics = reader.array(|topic| {
         let _name = topic.string()?;
-        topic.array(|partition| Ok((partition.i32()?, -1, partition.i16()?)))
+        topic.array(|partition| Ok((partition.i32()?, None, partition.i16()?)))
     })?;
     Ok(Answer { group: 0, partitions: topics.into_iter().flatten().collect() })
 }
@@ -343,10 +348,10 @@ mod tests {
     use super::*;
 
     fn judged(codes: &[(Partition, i16)], in_doubt: bool) -> Result<(), CommitError> {
-        let offsets = [(0, Offset::new(5)), (1, Offset::new(6))];
-        let partition = |(partition, code): &(Partition, i16)| (*partition, -1, *code);
+        let commits = [(0, Offset::new(5)), (1, Offset::new(6))].map(Commit::plain);
+        let partition = |(partition, code): &(Partition, i16)| (*partition, None, *code);
         let answer = Answer { group: 0, partitions: codes.iter().map(partition).collect() };
-        judge_commit(&answer, &offsets, in_doubt, &|cause| Error::broker("commit", cause))
+        judge_commit(&answer, &commits, in_doubt, &|cause| Error::broker("commit", cause))
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::session::{Request, Session, broken};
 use crate::config::limits::BROKER_CALL_LIMIT;
 use crate::kafka::TopicInfo;
 use crate::model::error::{Error, Result};
-use crate::model::offset::Partition;
+use crate::model::offset::{Epoch, Partition};
 
 /// The largest answer, in bytes: a topic of 100,000 partitions fits.
 const ANSWER_BYTES: usize = 16 << 20;
@@ -47,6 +47,8 @@ pub(super) struct PartitionMetadata {
     pub(super) index: Partition,
     /// The leader's node; negative if there is none.
     pub(super) leader: i32,
+    /// `None` if the answer has none that can be relied on.
+    pub(super) epoch: Option<Epoch>,
 }
 
 impl Metadata {
@@ -220,6 +222,13 @@ fn describe(topic: &str, metadata: Metadata) -> TopicInfo {
             .then(|| URL_SAFE_NO_PAD.encode(metadata.topic_id.to_be_bytes())),
         cluster_id: metadata.cluster_id,
         is_internal: metadata.is_internal,
+        leader_epochs: metadata
+            .partitions
+            .iter()
+            // Without a leader nobody can be asked about its epoch.
+            .filter(|partition| partition.error == 0 && partition.leader >= 0)
+            .filter_map(|partition| Some((partition.index, partition.epoch?)))
+            .collect(),
         partitions,
     }
 }
@@ -280,16 +289,16 @@ fn read_partition(partition: &mut Reader<'_>, version: i16) -> Read<PartitionMet
     let error = partition.i16()?;
     let index = partition.i32()?;
     let leader = partition.i32()?;
-    if version >= 7 {
-        let _leader_epoch = partition.i32()?;
-    }
+    let epoch = if version >= 7 { Epoch::checked(partition.i32()?) } else { None };
+    // Before version 9 (Kafka 2.4) a broker may state an older epoch than the leader's (KAFKA-9212).
+    let epoch = epoch.filter(|_| version >= 9);
     let _replicas = partition.array(Reader::i32)?;
     let _in_sync = partition.array(Reader::i32)?;
     if version >= 5 {
         let _offline = partition.array(Reader::i32)?;
     }
     partition.tags()?;
-    Ok(PartitionMetadata { error, index, leader })
+    Ok(PartitionMetadata { error, index, leader, epoch })
 }
 
 /// The code of the one topic that was to be created, and the broker's message.

@@ -1,6 +1,6 @@
 //! mb's own request client, over plain TCP: which broker answers and what it serves, topics and their ids,
-//! where partitions begin and end, a group's committed offsets and how long they are kept, offsets by time, headers
-//! of record batches; and what a listener expects that does not answer.
+//! where partitions begin and end, a group's committed offsets and how long they are kept, offsets by time, ends of
+//! leader epochs, headers of record batches; and what a listener expects that does not answer.
 //!
 //! Every call has a deadline. Records are read and written by the backends, not here.
 
@@ -9,6 +9,7 @@ mod codes;
 mod connect;
 #[cfg(test)]
 mod connection_tests;
+mod epochs;
 #[cfg(feature = "testing")]
 pub mod fuzzing;
 mod group;

@@ -17,7 +17,7 @@ use super::reader::{Read, Reader};
 use super::session::{Request, Session, broken};
 use crate::config::limits::{BROKER_CALL_LIMIT, LEADER_LIMIT};
 use crate::model::error::{Error, Result};
-use crate::model::offset::{Offset, Partition};
+use crate::model::offset::{Epoch, Offset, Partition};
 
 /// How many bytes of an answer are kept: everything before the records, and the first batch's header.
 const HEAD_BYTES: usize = 4096;
@@ -39,6 +39,8 @@ pub struct RecordBatchHeader {
     pub codec: &'static str,
     /// A transaction's marker: its record is the broker's, not a producer's.
     pub control: bool,
+    /// The epoch of the leader that wrote it.
+    pub epoch: Option<Epoch>,
     checksum: i32,
 }
 
@@ -53,6 +55,7 @@ impl RecordBatchHeader {
             records,
             codec: "none",
             control: false,
+            epoch: None,
             checksum: 0,
         }
     }
@@ -219,7 +222,7 @@ pub(super) fn read_batch(bytes: &[u8]) -> Read<Found> {
     let mut reader = Reader::new(bytes, false);
     let base = reader.i64()?;
     let length = reader.i32()?;
-    let _leader_epoch = reader.i32()?;
+    let epoch = Epoch::checked(reader.i32()?);
     if reader.i8()? < 2 {
         return Ok(Found::OldFormat);
     }
@@ -249,6 +252,7 @@ pub(super) fn read_batch(bytes: &[u8]) -> Read<Found> {
             records,
             codec,
             control: attributes & 0x20 != 0,
+            epoch,
             checksum,
         })
     };

@@ -41,7 +41,7 @@ type Found = BTreeMap<Partition, Result<Option<Offset>, Trouble>>;
 
 /// Why a partition has no offset.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Trouble {
+pub(super) enum Trouble {
     NoPartition,
     NoLeader,
     /// The leader cannot be reached, or its answer is broken.
@@ -52,7 +52,7 @@ enum Trouble {
 
 impl Trouble {
     /// An error code that the topic's metadata or a leader gives.
-    fn of_code(code: i16) -> Trouble {
+    pub(super) fn of_code(code: i16) -> Trouble {
         if code == ResponseError::LeaderNotAvailable.code() {
             Trouble::NoLeader
         } else {
@@ -62,7 +62,7 @@ impl Trouble {
 
     /// Whether it passes by itself. A partition that the metadata lists and that its leader does not know
     /// is new: brokers learn of it one after another.
-    fn passes(&self) -> bool {
+    pub(super) fn passes(&self) -> bool {
         match self {
             Trouble::NoLeader | Trouble::Unanswered => true,
             Trouble::Code(code) => {
@@ -74,7 +74,7 @@ impl Trouble {
         }
     }
 
-    fn into_error(self, topic: &str, partition: Partition, doing: &str) -> Error {
+    pub(super) fn into_error(self, topic: &str, partition: Partition, doing: &str) -> Error {
         let cause = match self {
             Trouble::NoLeader => return Error::NoLeader { topic: topic.to_owned(), partition },
             Trouble::NoPartition => format!("the topic has no partition {partition}"),
@@ -315,7 +315,7 @@ fn marks(beginning: Offset, end: Offset, doing: &str, partition: Partition) -> R
 }
 
 /// Partitions, ascending, by their leaders' addresses; and what is wrong with those that have none.
-fn by_leader(
+pub(super) fn by_leader(
     metadata: &Metadata,
     partitions: &BTreeSet<Partition>,
 ) -> (BTreeMap<String, Vec<Partition>>, BTreeMap<Partition, Trouble>) {
@@ -394,7 +394,7 @@ mod tests {
 
     #[test]
     fn a_partition_without_a_leader_is_trouble_of_its_own() {
-        let partition = |index, leader| PartitionMetadata { error: 0, index, leader };
+        let partition = |index, leader| PartitionMetadata { error: 0, index, leader, epoch: None };
         let metadata = Metadata {
             brokers: BTreeMap::from([(1, "one:9092".to_owned())]),
             partitions: vec![partition(0, 1), partition(1, -1), partition(2, 7), partition(3, 1)],

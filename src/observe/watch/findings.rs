@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::health::Announced;
 use super::offsets::ForeignOffsets;
+use super::others::Others;
 use super::partition::PartitionTrack;
 use super::samples::Samples;
 use crate::kafka::Watermarks;
@@ -25,6 +26,7 @@ pub struct Watch {
 pub(super) struct Memory {
     pub log: LogEnds,
     pub offsets: ForeignOffsets,
+    pub others: Others,
     pub tracks: BTreeMap<Partition, PartitionTrack>,
     pub samples: Samples,
     pub announced: Announced,

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::offsets::Foreign;
+use crate::commit::in_log::Foreign;
 use crate::config::limits;
 use crate::model::live::Running;
 use crate::model::offset::{Offset, Partition};
@@ -30,7 +30,9 @@ pub struct Facts {
     pub freshness: Option<FreshnessView>,
     pub group: String,
     /// Offsets of the group that somebody else has committed, by partition.
-    pub foreign: Vec<(Partition, Foreign)>,
+    pub foreign: BTreeMap<Partition, Foreign>,
+    /// Another mb that commits for the group, in words.
+    pub other: Option<String>,
 }
 
 /// A partition that has lag and makes no progress.
@@ -60,10 +62,14 @@ impl Stall {
 }
 
 /// Each offset that is somebody else's; of many partitions the first few, and how many there are.
-fn foreign_lines(foreign: &[&(Partition, Foreign)], group: &str, topic: &str) -> Vec<String> {
+pub(super) fn foreign_lines(
+    foreign: &[(&Partition, &Foreign)],
+    group: &str,
+    topic: &str,
+) -> Vec<String> {
     let named = foreign.iter().take(limits::STALLS_NAMED);
     let mut lines: Vec<_> =
-        named.map(|(partition, foreign)| foreign.describe(group, topic, *partition)).collect();
+        named.map(|(partition, foreign)| foreign.describe(group, topic, **partition)).collect();
     if foreign.len() > limits::STALLS_NAMED {
         let more = foreign.len() - limits::STALLS_NAMED;
         lines.push(format!("somebody moved the group's offsets in {more} more partition(s)"));
@@ -149,6 +155,9 @@ pub fn reasons(facts: &Facts, topic: &str) -> HealthView {
             "the history cannot be written, so nothing is started or committed: is the disk full?"
                 .to_owned(),
         );
+    }
+    if let Some(other) = &facts.other {
+        add("offsets", other.clone());
     }
     for line in foreign_lines(&facts.foreign.iter().collect::<Vec<_>>(), &facts.group, topic) {
         add("offsets", line);
@@ -236,14 +245,14 @@ impl Announced {
         lines
     }
 
-    /// One warning for each partition, however often it changes hands: with another consumer in the group, its
-    /// commits and mb's own replace one another for as long as both run.
+    /// One warning for each partition, however often it changes hands: with another mb in the group, its commits and
+    /// mb's own replace one another for as long as both run. What mb follows is said by who follows it.
     fn foreign_news(&mut self, facts: &Facts, topic: &str, now: Instant) -> Vec<(bool, String)> {
-        let is_new = |(partition, _): &&(Partition, Foreign)| !self.foreign.contains_key(partition);
-        let new: Vec<_> = facts.foreign.iter().filter(is_new).collect();
+        let foreign = || facts.foreign.iter().filter(|(_, foreign)| !foreign.is_followed());
+        let new: Vec<_> = foreign().filter(|(one, _)| !self.foreign.contains_key(one)).collect();
         let lines = foreign_lines(&new, &facts.group, topic);
         let mut lines: Vec<_> = lines.into_iter().map(|line| (true, line)).collect();
-        self.foreign.extend(facts.foreign.iter().map(|(partition, _)| (*partition, now)));
+        self.foreign.extend(foreign().map(|(partition, _)| (*partition, now)));
         let before = self.foreign.len();
         self.foreign.retain(|_, seen| now.saturating_duration_since(*seen) < limits::OFFSETS_CALM);
         if before > 0 && self.foreign.is_empty() {
@@ -256,6 +265,7 @@ impl Announced {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::history::recovery::Mover;
 
     fn stall(partition: Partition) -> Stall {
         Stall {
@@ -268,7 +278,8 @@ mod tests {
     }
 
     fn foreign(partition: Partition) -> (Partition, Foreign) {
-        (partition, Foreign { in_log: Offset::new(100), ours: Offset::new(1486) })
+        let (in_log, ours) = (Offset::new(100), Offset::new(1486));
+        (partition, Foreign { in_log, ours, by: Mover::Instance("you".into()) })
     }
 
     fn said(health: &HealthView) -> Vec<&str> {
@@ -294,7 +305,8 @@ mod tests {
             disk: true,
             freshness: Some(FreshnessView { policy_s: 30.0, age_s: Some(31.2), fresh: false }),
             group: "g".into(),
-            foreign: vec![foreign(2)],
+            foreign: [foreign(2)].into(),
+            other: Some("another mb (instance you) commits".into()),
         };
         let health = reasons(&facts, "orders");
         assert!(!health.ready);
@@ -307,6 +319,7 @@ mod tests {
             "stalled",
             "step",
             "disk",
+            "offsets",
             "offsets",
             "freshness",
         ];
@@ -362,7 +375,9 @@ mod tests {
         };
         let lines = news(1, 0);
         assert!(lines.len() == 1 && lines[0].0, "{lines:?}");
-        assert!(lines[0].1.starts_with("somebody moved the offset of group g in orders/0 to 100"));
+        assert!(
+            lines[0].1.contains("(instance you) moved the offset of group g in orders/0 to 100")
+        );
         for second in 1..100 {
             assert_eq!(news(Partition::from(second % 2 == 0), second), [], "{second}");
         }

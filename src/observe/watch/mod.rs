@@ -2,12 +2,13 @@
 //! partitions, freshness, readiness.
 //!
 //! `watcher` has the three threads, `findings` what they found last. What the figures mean is decided by pure
-//! code: `samples` (rates), `partition` (lag in seconds, stuck partitions), `offsets` (whose they are) and `health`
-//! (readiness). How they are shown is decided in `api`.
+//! code: `samples` (rates), `partition` (lag in seconds, stuck partitions), `offsets` (those of somebody
+//! else), `others` (another mb of the group) and `health` (readiness). How they are shown is decided in `api`.
 
 mod findings;
 mod health;
 mod offsets;
+mod others;
 mod partition;
 mod samples;
 mod watcher;

@@ -10,31 +10,46 @@ use crossbeam_channel::Receiver;
 
 use super::findings::{Findings, LogEnds, Memory, Watch};
 use super::health::{self, Facts, Stall};
-use super::offsets::{Finding, judge};
+use super::others::Others;
 use super::partition::Reached;
 use super::samples::Counts;
+use crate::commit::in_log::{Finding, Foreign, judge};
 use crate::commit::ledger::LedgerView;
 use crate::config::limits;
+use crate::history::mark::Mark;
+use crate::kafka::Committed;
 use crate::model::clock;
 use crate::model::error::Result;
-use crate::model::live::Running;
+use crate::model::live::{Running, Trouble};
 use crate::model::offset::{Offset, Partition};
 use crate::model::thread::stopped_within;
 use crate::observe::overview::{FreshnessView, LagView, PartitionLag};
 use crate::runs::engine::Engine;
+use crate::source::cursor_move::CursorMover;
 
 /// The work of the threads `watch`, `watch-lag` and `watch-offsets`.
 #[derive(Clone)]
 pub struct Watcher {
     pub watch: Arc<Watch>,
     pub engine: Arc<Engine>,
+    cursor: Arc<CursorMover>,
     /// The threads count their intervals from here.
     begin: Instant,
 }
 
+/// The name of that thread.
+const OFFSETS: &str = "watch-offsets";
+
+/// What the thread `watch-offsets` has said of offsets that it follows.
+#[derive(Debug, Default)]
+struct Following {
+    told: BTreeMap<Partition, Foreign>,
+    trouble: Trouble,
+}
+
 impl Watcher {
-    pub fn new(watch: Arc<Watch>, engine: Arc<Engine>) -> Watcher {
-        Watcher { watch, engine, begin: Instant::now() }
+    pub fn new(watch: Arc<Watch>, engine: Arc<Engine>, cursor: Arc<CursorMover>) -> Watcher {
+        Watcher { watch, engine, cursor, begin: Instant::now() }
     }
 
     /// Thread `watch`: looks each second until `stop` is closed.
@@ -59,50 +74,123 @@ impl Watcher {
         }
     }
 
-    /// Thread `watch-offsets`: compares the group's offsets in the log with what mb has committed, until `stop` is
-    /// closed.
+    /// Thread `watch-offsets`: compares the group's offsets in the log with what mb has committed, and follows a
+    /// person's, until `stop` is closed.
     pub fn run_offsets(&self, stop: &Receiver<()>) {
         let interval = limits::OFFSETS_LOOK_INTERVAL;
+        let mut following = Following::default();
         while !stopped_within(stop, until_next(self.begin, Instant::now(), interval)) {
-            if let Err(error) = self.ask_for_offsets() {
+            if let Err(error) = self.ask_for_offsets(&mut following) {
                 // The committer has the same trouble as soon as it has something to do.
                 log::debug!("asking the log for the group's offsets: {error}");
             }
         }
     }
 
-    fn ask_for_offsets(&self) -> Result<()> {
-        let Engine { broker, ledgers, config, topic_name: topic, .. } = &*self.engine;
+    /// Whose the group's offsets are. What the log has lost is to be committed again; where a person has moved the
+    /// offset, mb follows.
+    fn ask_for_offsets(&self, following: &mut Following) -> Result<()> {
+        let Engine { broker, ledgers, history, config, topic_name: topic, .. } = &*self.engine;
         let group = &config.connection.group;
         let before: BTreeMap<_, _> = ledgers.views().into_iter().collect();
         if before.is_empty() {
             return Ok(());
         }
         let partitions: Vec<Partition> = before.keys().copied().collect();
-        let in_log = broker.committed(group, topic, &partitions)?;
-        let mut lost = Vec::new();
+        let in_log: BTreeMap<_, _> = broker
+            .group_offsets(group, topic, &partitions)?
+            .into_iter()
+            .filter_map(|(partition, found)| Some((partition, found.ok()?)))
+            .collect();
+        self.look_for_others(&in_log);
+        let (mut lost, mut moved) = (Vec::new(), BTreeMap::new());
         let mut memory = self.watch.lock();
         for (partition, after) in ledgers.views() {
-            let (Some(before), Some(Ok(offset))) = (before.get(&partition), in_log.get(&partition))
+            let (Some(before), Some(found)) = (before.get(&partition), in_log.get(&partition))
             else {
                 continue;
             };
-            let finding = judge(before, &after, *offset);
-            memory.offsets.note(partition, finding);
-            if let Finding::Lost(ours) = finding {
-                lost.push((partition, ours));
+            let finding = judge(history.own(), before, &after, found.as_ref());
+            memory.offsets.note(partition, &finding);
+            match finding {
+                Finding::Ours => {}
+                Finding::Lost(ours) => lost.push((partition, found.as_ref(), ours)),
+                Finding::Foreign(foreign) if foreign.is_followed() => {
+                    moved.insert(partition, foreign);
+                }
+                Finding::Foreign(_) => {}
             }
         }
         drop(memory);
-        for (partition, ours) in lost {
+        for (partition, in_log, ours) in lost {
             if ledgers.forget_committed(partition, ours) {
+                let why = match in_log {
+                    None => "no offset any more: it expired, or somebody deleted it".to_owned(),
+                    Some(Committed { offset, .. }) => format!(
+                        "offset {offset}, an older commit of this mb: the log of the group's offsets has lost its end"
+                    ),
+                };
                 log::warn!(
-                    "the log has no offset of group {group} in {topic}/{partition} any more: it expired, or \
-                     somebody deleted it; {ours} is committed again"
+                    "of group {group} in {topic}/{partition} the log has {why}; {ours} is committed again"
                 );
             }
         }
+        self.follow(moved, following);
         Ok(())
+    }
+
+    /// Goes on where a person has moved the group's offsets to. What fails is tried again at the next look.
+    fn follow(&self, moved: BTreeMap<Partition, Foreign>, following: &mut Following) {
+        const WHAT: &str = "following the group's offsets";
+        let (group, topic) = (&self.engine.config.connection.group, &self.engine.topic_name);
+        let is_new =
+            |(one, found): &(&Partition, &Foreign)| following.told.get(*one) != Some(*found);
+        let new: Vec<_> = moved.iter().filter(is_new).collect();
+        for line in health::foreign_lines(&new, group, topic) {
+            log::warn!("{line}");
+        }
+        let targets: Vec<_> = moved.iter().map(|(one, found)| (*one, found.in_log)).collect();
+        following.told = moved;
+        match self.cursor.follow(&targets) {
+            Ok(()) => {
+                following.trouble.end(WHAT);
+                self.engine.live.troubles.end(OFFSETS);
+            }
+            Err(error) => {
+                following.trouble.begin(WHAT, &error.to_string());
+                self.engine.live.troubles.begin(OFFSETS, WHAT, &error.to_string());
+            }
+        }
+    }
+
+    /// Says loudly that another mb commits for the group.
+    fn look_for_others(&self, in_log: &BTreeMap<Partition, Option<Committed>>) {
+        let now = Instant::now();
+        let own = self.engine.history.own().instance;
+        let mark = |(partition, found): (&Partition, &Option<Committed>)| {
+            Some((*partition, Mark::of(&found.as_ref()?.metadata)))
+        };
+        let marks = in_log.iter().filter_map(mark).collect();
+        let mut memory = self.watch.lock();
+        memory.others.look(own, marks, now);
+        let other = self.other(&memory.others, now);
+        let other = other.filter(|_| memory.others.is_to_be_said(now));
+        drop(memory);
+        if let Some(other) = other {
+            log::error!("{other}");
+        }
+    }
+
+    /// Another mb that commits for the group, in words.
+    fn other(&self, others: &Others, now: Instant) -> Option<String> {
+        let instance = others.found(now)?;
+        Some(format!(
+            "another mb (instance {instance}; this one is {}) commits for group {} and topic {} too: every record is \
+             processed by both; stop one of them, or give it another --group",
+            self.engine.history.own().instance,
+            self.engine.config.connection.group,
+            self.engine.topic_name
+        ))
     }
 
     fn ask_for_ends(&self, partitions: &[Partition]) {
@@ -183,8 +271,9 @@ impl Watcher {
         let mut facts = self.facts(&memory.log, now, stalls, &running, freshness);
         facts.foreign = views
             .iter()
-            .filter_map(|(one, view)| Some((*one, memory.offsets.of(*one, view)?)))
+            .filter_map(|(one, view)| Some((*one, memory.offsets.of(*one, view)?.clone())))
             .collect();
+        facts.other = self.other(&memory.others, now);
         let health = health::reasons(&facts, &self.engine.topic_name);
         let mut announced = std::mem::take(&mut memory.announced);
         let rates = memory.samples.rates();
@@ -285,7 +374,8 @@ impl Watcher {
             disk: self.engine.history.is_failing(),
             freshness,
             group: self.engine.config.connection.group.clone(),
-            foreign: Vec::new(),
+            foreign: BTreeMap::new(),
+            other: None,
         }
     }
 }

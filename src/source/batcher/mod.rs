@@ -293,6 +293,11 @@ impl Batcher {
         is_plain
     }
 
+    /// The end of the batch being filled: of the newest record that was taken.
+    pub fn filled_to(&self) -> Option<Offset> {
+        self.fill.as_ref().and_then(|fill| fill.batch.range()).map(OffsetRange::end)
+    }
+
     /// The batch that the last record completed, if it did.
     pub fn cut_if_full(&mut self) -> Option<Cut> {
         let fill = self.fill.as_ref()?;

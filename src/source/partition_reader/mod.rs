@@ -4,8 +4,12 @@
 //! What makes a batch is decided in `batcher`. Who polls, plans and fills the queue is in `tick` (for a
 //! sensor) and in `reprocess::replay`.
 
+mod epochs;
+mod log_check;
+
 use std::time::Instant;
 
+use self::epochs::Epochs;
 use crate::commit::ledgers::Ledgers;
 use crate::config::limits;
 use crate::history::recovery::Resume;
@@ -46,6 +50,7 @@ pub(super) struct PartitionReader {
     /// it handed over was dropped since: it must be read again first.
     passed: Option<Offset>,
     believed: Believed,
+    epochs: Epochs,
     /// Too many of the partition's runs wait for their turn: no record begins a batch for now.
     held: bool,
     /// The consumer was told to pause the partition.
@@ -92,6 +97,7 @@ impl PartitionReader {
             believed: Believed::at(batcher.read_position()),
             batcher,
             passed: None,
+            epochs: Epochs::default(),
             held: false,
             paused: false,
             failing: None,
@@ -132,7 +138,7 @@ impl PartitionReader {
     /// Offers the next record that the consumer handed over.
     #[inline]
     pub fn offer(&mut self, record: &Record<'_>) -> Offer {
-        if self.failing.is_some() && self.retry_at().is_some() {
+        if self.failing.is_some() && self.retry_at().is_some() || self.epochs.is_suspect() {
             return Offer::Done;
         }
         if !self.believed.covers(Claim::Record(record.offset)) {
@@ -182,7 +188,7 @@ impl PartitionReader {
     /// The log has no further record below `next`, which is believed. Returns a batch that is complete by that;
     /// deliver it and call this again, until there is none.
     pub fn pass(&mut self, next: Offset) -> Option<Cut> {
-        if self.held || self.retry_at().is_some() {
+        if self.held || self.retry_at().is_some() || self.epochs.is_suspect() {
             // Records were dropped: nothing is passed before they were read again.
             return None;
         }
@@ -227,7 +233,8 @@ impl PartitionReader {
     /// Ends the reading: where to go on from. What was being filled, and what was cut and is not in the queue, is
     /// read again then; batches that have an identity keep it.
     pub fn into_resume(self) -> Resume {
-        Resume { position: self.cursor(), committed: None, stored: self.batcher.into_stored() }
+        let (position, read) = (self.cursor(), self.epochs.read());
+        Resume { position, committed: None, read, stored: self.batcher.into_stored() }
     }
 
     // Memory.

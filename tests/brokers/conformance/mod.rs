@@ -13,9 +13,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mb::config::limits;
 use mb::kafka::wire::Wire;
-use mb::kafka::{Backend, Broker, FetchSettings, Message, require_all};
+use mb::kafka::{
+    Backend, Broker, Commit, Committed, EpochEnd, FetchSettings, Message, require_all,
+};
 use mb::model::error::Error;
-use mb::model::offset::Offset;
+use mb::model::offset::{Epoch, Offset};
 
 use self::edges::*;
 use self::failing::*;
@@ -44,6 +46,7 @@ macro_rules! suite {
             transactions_leave_gaps
             aborted_records_are_seen_only_where_they_are_asked_for
             commits_are_kept_per_group
+            leader_epochs_are_told_and_found
             a_message_of_900_kb_comes_back
             a_message_above_the_fetch_size_comes_back
             a_record_too_large_to_hold_is_an_error
@@ -86,6 +89,7 @@ macro_rules! version_suite {
             an_offset_outside_the_log_is_named_with_its_partition
             transactions_leave_gaps
             commits_are_kept_per_group
+            leader_epochs_are_told_and_found
             an_unknown_topic_is_an_error_that_names_it
             creating_a_topic_twice_changes_nothing
             partitions_may_be_added
@@ -412,6 +416,37 @@ fn commits_are_kept_per_group(subject: &dyn Subject) {
     assert_eq!(committed(&other), [(1, 0)]);
     let one_partition = broker.committed(&one, &topic, &[0]).unwrap();
     assert_eq!(one_partition, [(0, Ok(Some(Offset::new(7))))].into());
+    let marked = Committed {
+        offset: Offset::new(8),
+        epoch: Some(Epoch::FIRST),
+        metadata: "mb1 me 3".into(),
+    };
+    let Committed { offset, epoch, metadata } = marked.clone();
+    broker.commit_all(&one, &topic, &[Commit { partition: 0, offset, epoch, metadata }]).unwrap();
+    let found = subject.broker().group_offsets(&one, &topic, &[0, 2]).unwrap();
+    let plain = Committed::plain(Offset::ZERO);
+    assert_eq!(found, [(0, Ok(Some(marked))), (2, Ok(Some(plain)))].into());
+}
+
+fn leader_epochs_are_told_and_found(subject: &dyn Subject) {
+    let broker = subject.broker();
+    let topic = new_topic(broker.as_ref(), "epochs", 2);
+    produce_values(broker.as_ref(), &topic, 1, &values("v", 20, 20));
+    let first = Epoch::FIRST;
+    assert_eq!(broker.topic(&topic).unwrap().leader_epochs, [(0, first), (1, first)].into());
+    let told = read_to_end(broker.as_ref(), &topic, &[(1, 0)]).unwrap().epochs;
+    match broker.capabilities().leader_epochs {
+        true => {
+            assert!(!told.is_empty() && told.iter().all(|told| *told == (1, first)), "{told:?}")
+        }
+        false => assert_eq!(told, []),
+    }
+    let ends = broker.epoch_ends(&topic, &[(0, first), (1, first)]).unwrap();
+    let end = |end| Ok(Some(EpochEnd { epoch: first, end: Offset::new(end) }));
+    assert_eq!(ends, [(0, end(0)), (1, end(20))].into());
+    let places = [(0, Offset::ZERO), (1, Offset::new(19))];
+    let found = broker.epochs_at(&topic, &places);
+    assert_eq!(found, [(0, Ok(None)), (1, Ok(Some(first)))].into());
 }
 
 fn a_message_of_900_kb_comes_back(subject: &dyn Subject) {

@@ -8,7 +8,7 @@ use mb::kafka::embedded::Embedded;
 use mb::kafka::{Broker, FetchSettings, Flow, Message, Sent, Sink, require_all};
 use mb::model::batch::Record;
 use mb::model::error::{Error, Result};
-use mb::model::offset::{Offset, Partition};
+use mb::model::offset::{Epoch, Offset, Partition};
 
 use crate::support::kafka::Kafka;
 use crate::support::{eventually, unique};
@@ -134,6 +134,8 @@ pub struct Read {
 #[derive(Default)]
 pub struct Taker {
     pub read: Vec<Read>,
+    /// The leader epochs that were told.
+    pub epochs: Vec<(Partition, Epoch)>,
     /// Per partition, the position that records and `position` calls have reached.
     pub positions: BTreeMap<Partition, i64>,
     /// How many records more it takes; `None` is all.
@@ -155,6 +157,10 @@ impl Taker {
 }
 
 impl Sink for Taker {
+    fn epoch(&mut self, partition: Partition, epoch: Epoch) {
+        self.epochs.push((partition, epoch));
+    }
+
     fn record(&mut self, partition: Partition, record: Record<'_>) -> Flow {
         assert!(!self.stopped, "a record after Flow::Stop");
         let at = self.positions.get_mut(&partition).expect("a partition that was asked for");

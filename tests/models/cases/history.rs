@@ -127,7 +127,7 @@ fn a_commit_is_sent_after_everything_before_it_was_written_and_announced() {
                     let run = RunId(10 + i64::from(partition));
                     let output = Some("output".to_owned());
                     assert!(history.outcome(succeeded(run, key(partition, 0), output)));
-                    assert_eq!(history.intend(&[(partition, Offset::new(1))]), Ok(true));
+                    assert_eq!(history.intend(&[(partition, Offset::new(1))]), Ok(Some(1)));
                     let written = file.written();
                     let at = written.iter().position(|write| *write == Written::Outcome(run.0));
                     assert!(at.is_some_and(|at| at < file.synced()), "{written:?}");
@@ -169,7 +169,7 @@ fn nobody_waits_for_a_history_whose_thread_has_ended() {
             thread::spawn(move || {
                 for _ in 0..3 {
                     let before = file.written().len();
-                    if !history.intend(&[(0, Offset::new(1))]).unwrap() {
+                    if history.intend(&[(0, Offset::new(1))]).unwrap().is_none() {
                         return;
                     }
                     assert!(file.written().len() > before, "it is in the file");
@@ -260,7 +260,7 @@ fn a_move_that_was_reported_as_failed_is_never_made() {
             .map(|partition| {
                 let (history, file) = (Arc::clone(&history), file.clone());
                 thread::spawn(move || {
-                    let reset = Reset { partition, from: None, to: Offset::ZERO };
+                    let reset = Reset { partition, from: None, to: Offset::ZERO, epoch: None };
                     let is_moved = history.reset(vec![reset], LIMIT).is_ok();
                     assert!(!is_moved || file.written().contains(&Written::Reset(partition)));
                     is_moved

@@ -74,13 +74,20 @@ pub mod recovery {
 }
 
 pub mod reset {
-    use crate::model::offset::{Offset, Partition};
+    use crate::model::offset::{Epoch, Offset, Partition};
 
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Reset {
         pub partition: Partition,
         pub from: Option<Offset>,
         pub to: Offset,
+        pub epoch: Option<Epoch>,
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Intended {
+        pub void_runs: usize,
+        pub sequence: i64,
     }
 }
 
@@ -93,4 +100,13 @@ pub mod schema {
 pub mod scope {
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct ScopeId(pub i64);
+
+    pub struct Instance {
+        pub id: String,
+        pub newest: i64,
+    }
+
+    pub fn instance(_db: &rusqlite::Connection) -> crate::model::error::Result<Instance> {
+        Ok(Instance { id: "me".to_owned(), newest: 0 })
+    }
 }

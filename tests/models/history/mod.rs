@@ -8,6 +8,8 @@ mod handle;
 #[path = "../../../src/history/inbox.rs"]
 mod inbox;
 mod looked_after;
+#[path = "../../../src/history/mark.rs"]
+pub mod mark;
 #[path = "../../../src/history/progress.rs"]
 mod progress;
 #[path = "../../../src/history/records.rs"]

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::Connection;
 
+use super::reset::Intended;
 use super::scope::ScopeId;
 use super::write::Write;
 use crate::file::Written;
@@ -11,7 +12,8 @@ use crate::file::Written;
 #[derive(Debug, Default)]
 pub(super) struct Effects {
     pub ignored: BTreeSet<usize>,
-    pub voided: BTreeMap<usize, usize>,
+    pub sequences: BTreeMap<usize, i64>,
+    pub resets: BTreeMap<usize, Intended>,
 }
 
 pub(super) fn write(
@@ -37,8 +39,12 @@ pub(super) fn write(
                 if !reset.claim.take() {
                     continue;
                 }
-                effects.voided.insert(at, 0);
+                effects.resets.insert(at, Intended { void_runs: 0, sequence: 1 });
                 Written::Reset(reset.resets[0].partition)
+            }
+            Write::Intend(..) => {
+                effects.sequences.insert(at, 1);
+                Written::Other
             }
             _ => Written::Other,
         });

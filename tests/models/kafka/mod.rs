@@ -1,12 +1,15 @@
-//! The modelled file of mb's `kafka`: what the readers and producers of an embedded topic share.
+//! The modelled file of mb's `kafka`: what the readers and producers of an embedded topic share. And what a commit is.
 
 #[path = "../../../src/kafka/embedded/shared.rs"]
 mod shared;
+#[path = "../../../src/kafka/topic.rs"]
+mod topic;
 
 use std::path::Path;
 use std::time::Instant;
 
 use shared::Shared;
+pub use topic::Commit;
 
 /// The file itself, which no model reads.
 mod store {
