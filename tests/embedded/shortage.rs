@@ -13,7 +13,12 @@ const LIMIT: Duration = Duration::from_secs(60);
 fn succeeded(mb: &Mb) -> usize {
     let args = ["runs", "--state", "succeeded", "--json", "--limit", "100000"];
     let output = Mb::run_in(mb.data_dir(), &args);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8_lossy(&output.stderr);
+    // mb itself opens the history for this, for which there may be no descriptor at the moment.
+    if said.contains("Too many open files") {
+        return 0;
+    }
+    assert!(output.status.success(), "{said}");
     serde_json::from_slice::<Vec<Value>>(&output.stdout).unwrap().len()
 }
 
