@@ -179,10 +179,14 @@ impl Committer {
 
     /// Whose the offsets are that those of `due` would replace.
     fn look_at(&self, due: &[(Partition, Offset)]) -> Result<Vec<((Partition, Offset), Finding)>> {
-        if due.is_empty() {
-            return Ok(Vec::new());
-        }
         let views: BTreeMap<_, _> = self.ledgers.views().into_iter().collect();
+        let has_committed = |(partition, _): &&(Partition, Offset)| {
+            views.get(partition).is_some_and(|view| view.committed.is_some())
+        };
+        if !due.iter().any(|one| has_committed(&one)) {
+            // The group's first offsets replace nobody's.
+            return Ok(due.iter().map(|one| (*one, Finding::Ours)).collect());
+        }
         let partitions: Vec<_> = due.iter().map(|(partition, _)| *partition).collect();
         let in_log = self.broker.group_offsets(&self.group, &self.topic, &partitions)?;
         let mut found = Vec::with_capacity(due.len());

@@ -335,7 +335,8 @@ impl Intake {
     /// # Errors
     /// `LogReplaced` for such a log; `Broker` if no broker answers.
     pub fn check_target(&self) -> Result<()> {
-        if !self.settings.until_caught_up {
+        // Before the first tick the target has just been asked for.
+        if !self.settings.until_caught_up || self.turn == 0 {
             return Ok(());
         }
         let mut behind = self.engine.ledgers.behind();

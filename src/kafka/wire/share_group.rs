@@ -20,7 +20,10 @@ impl Wire {
         let body = ShareGroupDescribeRequest::default().with_group_ids(vec![id]);
         let Ok(Ok(address)) = self.coordinator(group, deadline) else { return false };
         let code = self.on(&address, deadline, |session| {
-            let version = session.version(ApiKey::ShareGroupDescribe, (1, 1))?;
+            // An error would end this connection, which the next request can use.
+            let Ok(version) = session.version(ApiKey::ShareGroupDescribe, (1, 1)) else {
+                return Ok(None);
+            };
             let request = Request { api: ApiKey::ShareGroupDescribe, version, body: &body };
             let answer = session.exchange(&request, ANSWER_BYTES, deadline)?;
             read_code(&answer).map_err(broken)
