@@ -1,8 +1,8 @@
 //! Where the records of a leader epoch end, asked of each partition's leader (OffsetForLeaderEpoch), and the epoch of
 //! a stored batch. What a difference means is decided by the callers.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::collections::BTreeMap;
+use std::time::Instant;
 
 use kafka_protocol::messages::offset_for_leader_epoch_request::{
     OffsetForLeaderEpochRequest, OffsetForLeaderPartition, OffsetForLeaderTopic,
@@ -11,11 +11,10 @@ use kafka_protocol::messages::{ApiKey, BrokerId};
 
 use super::client::Wire;
 use super::connect::Cause;
+use super::leaders;
 use super::metadata::name;
 use super::reader::{Read, Reader};
 use super::session::{Request, broken};
-use super::times::{Trouble, by_leader};
-use crate::config::limits::{BROKER_CALL_LIMIT, LEADER_LIMIT};
 use crate::kafka::{EpochEnd, PerPartition};
 use crate::model::error::{Class, Error, Result};
 use crate::model::offset::{Epoch, Offset, Partition};
@@ -23,75 +22,29 @@ use crate::model::offset::{Epoch, Offset, Partition};
 /// The largest answer, in bytes: some 500,000 partitions fit.
 const ANSWER_BYTES: usize = 16 << 20;
 
-/// The wait before the leaders of partitions without an answer are looked up again.
-const RETRY_INTERVAL: Duration = Duration::from_millis(100);
-
-/// Each partition with its error code, and what the leader knows of the epoch.
-pub(super) type Answer = Vec<(Partition, i16, Option<EpochEnd>)>;
+/// What a leader knows of the epochs.
+pub(super) type Answer = leaders::Answer<Option<EpochEnd>>;
 
 impl Wire {
     /// For each partition where the records of the leader epoch end. `None` for a leader that is older than Kafka
     /// 2.3, whose answers need the permissions of a broker, or that knows no such epoch.
     ///
     /// # Errors
-    /// `Broker` if no broker answers. A partition's own error is in its entry.
+    /// As `watermarks`.
     pub fn epoch_ends(
         &self,
         topic: &str,
         epochs: &[(Partition, Epoch)],
     ) -> Result<PerPartition<Option<EpochEnd>>> {
         let doing = format!("ask where leader epochs end in topic {topic}");
-        let began = Instant::now();
-        let deadline = began + BROKER_CALL_LIMIT;
         let wanted: BTreeMap<Partition, Epoch> = epochs.iter().copied().collect();
-        let mut found = BTreeMap::<Partition, Result<Option<EpochEnd>, Trouble>>::new();
-        while found.len() < wanted.len() || found.values().any(Result::is_err) {
-            let metadata =
-                self.metadata(topic, deadline).map_err(|cause| Error::broker(&doing, cause))?;
-            let is_open = |partition: &Partition| !matches!(found.get(partition), Some(Ok(_)));
-            let open: BTreeSet<Partition> = wanted.keys().copied().filter(is_open).collect();
-            let (leaders, troubles) = by_leader(&metadata, &open);
-            let troubles =
-                troubles.into_iter().map(|(partition, trouble)| (partition, Err(trouble)));
-            found.extend(troubles);
-            let count = leaders.len();
-            for (index, (address, partitions)) in leaders.into_iter().enumerate() {
-                // A leader that does not answer leaves time for the others.
-                let left = deadline.saturating_duration_since(Instant::now());
-                let share =
-                    Instant::now() + left / u32::try_from(count - index).unwrap_or(u32::MAX);
-                found.extend(partitions.iter().map(|one| (*one, Err(Trouble::Unanswered))));
-                let requested = partitions.iter().map(|one| (*one, wanted[one])).collect();
-                match self.ask_epochs(&address, topic, requested, share) {
-                    Ok(answer) => {
-                        let asked = answer.into_iter().filter(|(one, ..)| partitions.contains(one));
-                        found.extend(asked.map(|(partition, code, end)| {
-                            (
-                                partition,
-                                if code == 0 { Ok(end) } else { Err(Trouble::of_code(code)) },
-                            )
-                        }));
-                    }
-                    Err(cause) => {
-                        let trouble = Trouble::Leader(format!("{address}: {cause}"));
-                        found.extend(partitions.iter().map(|one| (*one, Err(trouble.clone()))));
-                    }
-                }
-            }
-            let waits_for = |found: &Result<_, Trouble>| match found {
-                Err(Trouble::NoLeader) => began.elapsed() < LEADER_LIMIT,
-                Err(trouble) => trouble.passes(),
-                Ok(_) => false,
-            };
-            if !found.values().any(waits_for) || Instant::now() + RETRY_INTERVAL >= deadline {
-                break;
-            }
-            std::thread::sleep(RETRY_INTERVAL);
-        }
-        let entry = |(partition, found): (Partition, Result<_, Trouble>)| {
-            (partition, found.map_err(|trouble| trouble.into_error(topic, partition, &doing)))
-        };
-        Ok(found.into_iter().map(entry).collect())
+        let partitions: Vec<Partition> = wanted.keys().copied().collect();
+        let [ends] =
+            self.ask_leaders(topic, &partitions, &doing, |_, address, requested, deadline| {
+                let epochs = requested.iter().map(|partition| (*partition, wanted[partition]));
+                self.ask_epochs(address, topic, epochs.collect(), deadline)
+            })?;
+        Ok(ends)
     }
 
     fn ask_epochs(
@@ -151,18 +104,14 @@ impl Wire {
 pub(super) fn read_epochs(answer: &[u8]) -> Read<Answer> {
     let mut reader = Reader::new(answer, false);
     let _throttle_ms = reader.i32()?;
-    let topics = reader.array(|topic| {
-        let _name = topic.string()?;
-        topic.array(|partition| {
-            let code = partition.i16()?;
-            let index = partition.i32()?;
-            let epoch = Epoch::checked(partition.i32()?);
-            let end = Offset::checked(partition.i64()?);
-            let known = epoch.zip(end).map(|(epoch, end)| EpochEnd { epoch, end });
-            Ok((index, code, known))
-        })
-    })?;
-    Ok(topics.into_iter().flatten().collect())
+    reader.partitions(|partition| {
+        let code = partition.i16()?;
+        let index = partition.i32()?;
+        let epoch = Epoch::checked(partition.i32()?);
+        let end = Offset::checked(partition.i64()?);
+        let known = epoch.zip(end).map(|(epoch, end)| EpochEnd { epoch, end });
+        Ok((index, code, known))
+    })
 }
 
 #[cfg(test)]

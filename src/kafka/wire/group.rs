@@ -311,22 +311,18 @@ pub(super) fn read_committed(answer: &[u8], version: i16) -> Read<Answer> {
     if version >= 3 {
         let _throttle_ms = reader.i32()?;
     }
-    let topics = reader.array(|topic| {
-        let _name = topic.string()?;
-        topic.array(|partition| {
-            let index = partition.i32()?;
-            let offset = partition.i64()?;
-            let epoch = if version >= 5 { Epoch::checked(partition.i32()?) } else { None };
-            let metadata = partition.string()?.unwrap_or_default();
-            let found = Offset::checked(offset).map(|offset| Committed {
-                offset,
-                epoch,
-                metadata: metadata.to_owned(),
-            });
-            Ok((index, found, partition.i16()?))
-        })
+    let partitions = reader.partitions(|partition| {
+        let index = partition.i32()?;
+        let offset = partition.i64()?;
+        let epoch = if version >= 5 { Epoch::checked(partition.i32()?) } else { None };
+        let metadata = partition.string()?.unwrap_or_default();
+        let found = Offset::checked(offset).map(|offset| Committed {
+            offset,
+            epoch,
+            metadata: metadata.to_owned(),
+        });
+        Ok((index, found, partition.i16()?))
     })?;
-    let partitions = topics.into_iter().flatten().collect();
     let group = if version >= 2 { reader.i16()? } else { 0 };
     Ok(Answer { group, partitions })
 }
@@ -336,11 +332,9 @@ pub(super) fn read_commit(answer: &[u8], version: i16) -> Read<Answer> {
     if version >= 3 {
         let _throttle_ms = reader.i32()?;
     }
-    let topics = reader.array(|topic| {
-        let _name = topic.string()?;
-        topic.array(|partition| Ok((partition.i32()?, None, partition.i16()?)))
-    })?;
-    Ok(Answer { group: 0, partitions: topics.into_iter().flatten().collect() })
+    let partitions =
+        reader.partitions(|partition| Ok((partition.i32()?, None, partition.i16()?)))?;
+    Ok(Answer { group: 0, partitions })
 }
 
 #[cfg(test)]

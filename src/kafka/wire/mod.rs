@@ -13,6 +13,7 @@ mod epochs;
 #[cfg(feature = "testing")]
 pub mod fuzzing;
 mod group;
+mod leaders;
 mod metadata;
 mod reader;
 mod record_batch;

@@ -102,6 +102,18 @@ impl<'a> Reader<'a> {
         (0..length).map(|_| element(self)).collect()
     }
 
+    /// Each partition of each topic: an array of topics, each with its name and an array of partitions.
+    pub(super) fn partitions<T>(
+        &mut self,
+        mut partition: impl FnMut(&mut Self) -> Read<T>,
+    ) -> Read<Vec<T>> {
+        let topics = self.array(|topic| {
+            let _name = topic.string()?;
+            topic.array(&mut partition)
+        })?;
+        Ok(topics.into_iter().flatten().collect())
+    }
+
     /// Skips the tagged fields that end every structure of a flexible version.
     pub(super) fn tags(&mut self) -> Read<()> {
         if self.flexible {
