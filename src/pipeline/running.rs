@@ -93,7 +93,8 @@ impl Running {
     /// # Errors
     /// Those of `wire` and `thread::spawn`, and of the history that cannot be opened.
     pub(super) fn start(with: &Surroundings<'_>, start: Start) -> Result<Running> {
-        let Start { db, scope, topic, resumes, late_starts, unread, marks, in_doubt } = start;
+        let Start { db, topic, mut recovered, in_doubt } = start;
+        let (scope, marks) = (recovered.scope, std::mem::take(&mut recovered.marks));
         let ends = marks.iter().map(|(partition, marks)| (*partition, marks.end)).collect();
         with.watch.begin_anew(marks);
         let inputs = Inputs {
@@ -101,10 +102,7 @@ impl Running {
             step: Arc::clone(with.step),
             broker: Arc::clone(with.broker),
             topic,
-            scope,
-            resumes,
-            late_starts,
-            unread,
+            recovered,
             in_doubt,
             lasting: with.lasting.clone(),
         };
@@ -236,7 +234,7 @@ impl Running {
 
 /// Wires a pipeline whose history is written by a thread of its own.
 fn wire_with_history_thread(inputs: Inputs, db: Connection) -> Result<(Assembly, Thread<()>)> {
-    let (scope, client) = (inputs.scope, inputs.broker.backend().name());
+    let (scope, client) = (inputs.recovered.scope, inputs.broker.backend().name());
     wire(inputs, |config, settle, events| {
         let guard = ExitGuard::new("history", &events);
         let settle = move |settled: &[_]| {

@@ -25,15 +25,8 @@ use super::cut_off::{self, Known};
 /// What the pipeline starts with.
 pub struct Start {
     pub db: Database,
-    pub scope: ScopeId,
     pub topic: TopicInfo,
-    pub resumes: BTreeMap<Partition, Resume>,
-    /// See `Recovered`.
-    pub late_starts: BTreeMap<Partition, LateStart>,
-    /// See `Recovered`.
-    pub unread: BTreeMap<Partition, String>,
-    /// Where the log is.
-    pub marks: BTreeMap<Partition, Watermarks>,
+    pub recovered: Recovered,
     /// A commit of an earlier process may still be on its way.
     pub in_doubt: bool,
 }
@@ -77,10 +70,9 @@ pub fn recover(
 ) -> Result<(Start, InUse)> {
     let (db, in_use) = schema::open_or_set_aside(&data_dir.join(history::FILE))?;
     history::requests::end_left_over(&db)?;
-    let Recovered { scope, resumes, late_starts, unread, marks } =
-        recover_from(&db, broker, config, &topic)?;
-    let in_doubt = recovery::has_intents(&db, scope)?;
-    Ok((Start { db, scope, topic, resumes, late_starts, unread, marks, in_doubt }, in_use))
+    let recovered = recover_from(&db, broker, config, &topic)?;
+    let in_doubt = recovery::has_intents(&db, recovered.scope)?;
+    Ok((Start { db, topic, recovered, in_doubt }, in_use))
 }
 
 /// Where each partition goes on.

@@ -3,7 +3,6 @@
 //! The threads are started in `supervise`. The deterministic simulation uses the same wiring and lets each
 //! part act when a seed says so; what is tested there is what runs.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -11,19 +10,18 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::commit::committer::{Committer, MoveJob};
 use crate::commit::ledgers::Ledgers;
 use crate::config::{Config, limits};
-use crate::history::recovery::Resume;
 use crate::history::requests::Reader;
-use crate::history::{History, ScopeId, Settled};
+use crate::history::{History, Settled};
 use crate::kafka::{Broker, TopicInfo};
 use crate::model::error::Result;
 use crate::model::events::Event;
-use crate::model::offset::Partition;
+use crate::pipeline::startup::Recovered;
 use crate::runs::deliver::Delivery;
 use crate::runs::engine::{Engine, Lasting, Parts};
 
 use crate::source::cursor_move::CursorMover;
 use crate::source::reprocess::{Reprocessor, Resources, WorkSignal};
-use crate::source::sensor::{LateStart, Sensor};
+use crate::source::sensor::Sensor;
 use crate::step::Step;
 
 /// What a pipeline is made from: the parts that were opened and asked before.
@@ -32,13 +30,7 @@ pub struct Inputs {
     pub step: Arc<dyn Step>,
     pub broker: Arc<dyn Broker>,
     pub topic: TopicInfo,
-    pub scope: ScopeId,
-    /// Where each partition goes on.
-    pub resumes: BTreeMap<Partition, Resume>,
-    /// See `startup::Recovered`.
-    pub late_starts: BTreeMap<Partition, LateStart>,
-    /// See `startup::Recovered`.
-    pub unread: BTreeMap<Partition, String>,
+    pub recovered: Recovered,
     /// A commit of an earlier process may still be on its way.
     pub in_doubt: bool,
     pub lasting: Lasting,
@@ -74,18 +66,7 @@ pub fn wire<W>(
     inputs: Inputs,
     open_history: impl FnOnce(&Config, Settle, Sender<Event>) -> Result<(Arc<History>, W)>,
 ) -> Result<(Assembly, W)> {
-    let Inputs {
-        config,
-        step,
-        broker,
-        topic,
-        scope,
-        resumes,
-        late_starts,
-        unread,
-        in_doubt,
-        lasting,
-    } = inputs;
+    let Inputs { config, step, broker, topic, recovered, in_doubt, lasting } = inputs;
     broker.capabilities().isolation(config.isolation)?;
     let ledgers = Arc::new(Ledgers::default());
     let (events_in, events) = bounded(limits::EVENTS);
@@ -98,7 +79,7 @@ pub fn wire<W>(
     let engine = Arc::new(Engine::new(Parts {
         config,
         topic,
-        scope,
+        scope: recovered.scope,
         broker,
         step,
         history,
@@ -108,7 +89,7 @@ pub fn wire<W>(
     }));
     let (work_signal, woken_by_signal, requests_rest) =
         WorkSignal::new(&engine.queue, &engine.history);
-    let sensors = sensors(&engine, resumes, late_starts, unread, &intake_stop);
+    let sensors = sensors(&engine, recovered, &intake_stop);
     let (jobs, committer_jobs) = bounded(1);
     let handles = sensors.iter().map(Sensor::handle).collect();
     let cursor = Arc::new(CursorMover::new(Arc::clone(&engine), handles, jobs));
@@ -132,26 +113,19 @@ pub fn wire<W>(
 /// What the history calls with the runs that a transaction has ended.
 pub type Settle = Box<dyn Fn(&[Settled]) + Send>;
 
-fn sensors(
-    engine: &Arc<Engine>,
-    resumes: BTreeMap<Partition, Resume>,
-    late_starts: BTreeMap<Partition, LateStart>,
-    unread: BTreeMap<Partition, String>,
-    stop: &Receiver<()>,
-) -> Vec<Sensor> {
+fn sensors(engine: &Arc<Engine>, recovered: Recovered, stop: &Receiver<()>) -> Vec<Sensor> {
     let make = |index| Sensor::new(index, engine, stop.clone());
     let mut sensors: Vec<Sensor> = (0..engine.config.sensors).map(make).collect();
-    for (partition, resume) in resumes {
-        let index = usize::try_from(partition).expect("not negative") % sensors.len();
-        sensors[index].adopt(partition, resume);
+    let count = sensors.len();
+    let index = |partition| usize::try_from(partition).expect("not negative") % count;
+    for (partition, resume) in recovered.resumes {
+        sensors[index(partition)].adopt(partition, resume);
     }
-    for (partition, at) in late_starts {
-        let index = usize::try_from(partition).expect("not negative") % sensors.len();
-        sensors[index].start_late(partition, at);
+    for (partition, at) in recovered.late_starts {
+        sensors[index(partition)].start_late(partition, at);
     }
-    for (partition, why) in unread {
-        let index = usize::try_from(partition).expect("not negative") % sensors.len();
-        sensors[index].leave_unread(partition, &why);
+    for (partition, why) in recovered.unread {
+        sensors[index(partition)].leave_unread(partition, &why);
     }
     sensors
 }

@@ -87,7 +87,7 @@ impl Worker {
                 let is_only_attempt = engine.retry.max_attempts == 1;
                 let worked_since =
                     worked_before || is_only_attempt && engine.queue.has_worked_since(first);
-                Evidence { worked_since, ..engine.queue.evidence(&run) }
+                engine.queue.evidence(&run, worked_since)
             }
         };
         let topic = engine.dead_letters.as_ref();

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use mb::model::clock;
 use rusqlite::Connection;
 use rustix::process::Signal;
 
@@ -82,8 +83,9 @@ impl Reader {
         });
         assert_eq!(self.seen().len(), values);
         if self.state == State::Frozen {
-            // Client kafka tells no epochs: the next tick looks them up.
-            std::thread::sleep(Duration::from_secs(4));
+            // Client kafka knows no epochs: the next tick looks them up.
+            let now = clock::now_ms();
+            eventually(LIMIT, "a tick that began later is over", || self.last_tick() > Some(now));
             self.mb.as_ref().unwrap().signal(Signal::STOP);
         }
     }
@@ -91,6 +93,12 @@ impl Reader {
     fn confirmed(&self) -> Option<i64> {
         let db = Connection::open(self.data_dir.path().join("history.db")).ok()?;
         db.query_row("SELECT confirmed FROM partitions", [], |row| row.get(0)).ok()
+    }
+
+    /// When the last tick began that is in the history, in ms since 1970.
+    fn last_tick(&self) -> Option<i64> {
+        let db = Connection::open(self.data_dir.path().join("history.db")).ok()?;
+        db.query_row("SELECT max(started_ms) FROM ticks", [], |row| row.get(0)).ok()?
     }
 
     /// The log was cut off and has grown: it goes on.

@@ -55,17 +55,15 @@ pub fn drain(batches: usize, records: usize) -> u64 {
     };
     let db = schema::open(&dir.path().join(history::FILE)).expect("a fresh history");
     let info = startup::topic(broker.as_ref(), &config).expect("the log has it");
-    let startup::Recovered { scope, resumes, late_starts, .. } =
+    let recovered =
         startup::recover_from(&db, broker.as_ref(), &config, &info).expect("a fresh start");
+    let scope = recovered.scope;
     let step = Arc::new(Seen(AtomicU64::new(0)));
     let inputs = Inputs {
         step: Arc::<Seen>::clone(&step),
         broker,
         topic: info,
-        scope,
-        resumes,
-        late_starts,
-        unread: BTreeMap::new(),
+        recovered,
         in_doubt: false,
         lasting: Lasting::new(&config),
         config,

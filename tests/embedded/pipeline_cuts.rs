@@ -16,20 +16,8 @@ use crate::support::world::*;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-fn skipping(world: &World) -> Config {
-    Config { on_missing_offsets: OnMissingOffsets::Skip, ..world.config() }
-}
-
 fn fine() -> Arc<Recorder> {
     Recorder::new(|_| Ok(()))
-}
-
-fn gaps(world: &World) -> Vec<(i32, i64, i64)> {
-    let history = world.history();
-    let mut rows =
-        history.prepare("SELECT partition, first_offset, last_offset FROM gaps").unwrap();
-    let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
-    rows.query_map([], row).unwrap().map(Result::unwrap).collect()
 }
 
 fn post_new(world: &World, count: usize) {
@@ -58,10 +46,10 @@ fn a_log_that_was_cut_off_and_has_grown_past_the_position_is_a_halt_or_a_gap() {
     assert!(text.contains("orders/1 50-99") && text.contains("cut off at 50"), "{text}");
     assert!(step.attempts.lock().unwrap().is_empty());
 
-    world.run(skipping(&world), &step).unwrap();
+    world.run(world.skipping(), &step).unwrap();
     assert_eq!(step.done_records().len(), 60, "what is there was not processed again");
     assert_eq!(done_of_1(&step), (50..110).collect::<Vec<_>>());
-    assert_eq!(gaps(&world), [(1, 50, 99)]);
+    assert_eq!(world.gaps(), [(1, 50, 99)]);
     assert_eq!(world.committed("mb")[&1], Offset::new(110));
     let again = fine();
     world.run(world.config(), &again).unwrap();
@@ -91,7 +79,7 @@ fn another_leader_whose_log_has_everything_is_no_loss() {
     let step = fine();
     world.run(world.config(), &step).unwrap();
     assert_eq!(done_of_1(&step), (30..50).collect::<Vec<_>>());
-    assert_eq!(gaps(&world), []);
+    assert_eq!(world.gaps(), []);
 }
 
 /// Runs a pipeline whose log is cut off by `cut` once all is committed; what became of it.
@@ -124,7 +112,7 @@ fn it_is_noticed_while_mb_runs() {
         // Between ticks, and in the middle of one that takes as long as the test.
         for tick in [Duration::from_millis(50), LIMIT] {
             let world = World::with_records(100);
-            let config = if skips { skipping(&world) } else { world.config() };
+            let config = if skips { world.skipping() } else { world.config() };
             let config = Config { tick_runtime: tick, ..config };
             let (step, result) = cut_while_running(&world, config, || {
                 world.cut_off(50);
@@ -140,7 +128,7 @@ fn it_is_noticed_while_mb_runs() {
                 let news = attempts.iter().flat_map(|(.., content)| content).filter(new).count();
                 assert_eq!(news, 60, "{what}");
                 drop(attempts);
-                assert_eq!(gaps(&world), [(1, 50, 99)], "{what}");
+                assert_eq!(world.gaps(), [(1, 50, 99)], "{what}");
             } else {
                 let error = result.unwrap_err();
                 assert_eq!(error.exit_code(), 65, "{what}");
@@ -171,7 +159,7 @@ fn until_caught_up_ends_by_the_rule_when_the_log_ends_below_its_target() {
         if skips {
             result.unwrap();
             assert_eq!(done_of_1(&step), (0..60).collect::<Vec<_>>());
-            assert_eq!(gaps(&world), [(1, 60, 99)]);
+            assert_eq!(world.gaps(), [(1, 60, 99)]);
             assert_eq!(world.committed("mb")[&1], Offset::new(60));
         } else {
             let error = result.unwrap_err();

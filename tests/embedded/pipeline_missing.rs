@@ -12,19 +12,6 @@ use mb::model::offset::Offset;
 use mb::step::StepError;
 use mb::{Config, Error};
 
-/// What was passed over: partition, first and last offset.
-fn gaps(world: &World) -> Vec<(i32, i64, i64)> {
-    let history = world.history();
-    let mut rows =
-        history.prepare("SELECT partition, first_offset, last_offset FROM gaps").unwrap();
-    let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
-    rows.query_map([], row).unwrap().map(Result::unwrap).collect()
-}
-
-fn skipping(world: &World) -> Config {
-    Config { on_missing_offsets: OnMissingOffsets::Skip, ..world.config() }
-}
-
 #[test]
 fn records_that_retention_took_are_a_halt_with_their_range_or_passed_over_and_recorded() {
     // Each record is a chunk of its own here, since each was flushed by itself.
@@ -37,8 +24,8 @@ fn records_that_retention_took_are_a_halt_with_their_range_or_passed_over_and_re
     assert_eq!(error.exit_code(), 65, "{error}");
     assert!(error.to_string().contains("records orders/1 5-19 were removed"), "{error}");
 
-    world.run(skipping(&world), &step).unwrap();
-    assert_eq!(gaps(&world), [(1, 5, 19)]);
+    world.run(world.skipping(), &step).unwrap();
+    assert_eq!(world.gaps(), [(1, 5, 19)]);
     let expected: Vec<_> = every_record_once(50)
         .into_iter()
         .filter(|(partition, offset)| partition != "1" || *offset >= 20)
@@ -63,7 +50,7 @@ fn a_stored_range_cut_by_retention_is_made_of_what_is_left_and_one_gone_whole_is
     assert!(error.to_string().contains("orders/1 0-14"), "{error}");
     let config = Config { on_missing_offsets: OnMissingOffsets::Skip, ..config };
     world.run(config, &step).unwrap();
-    assert_eq!(gaps(&world), [(1, 0, 14)]);
+    assert_eq!(world.gaps(), [(1, 0, 14)]);
     let done = step.done.lock().unwrap();
     let keys: Vec<&String> = done.keys().filter(|key| key.starts_with("orders/1/")).collect();
     assert_eq!(keys, ["orders/1/10-19", "orders/1/20-29"]);
@@ -105,7 +92,7 @@ fn a_topic_made_again_while_mb_was_away_is_a_halt_or_begins_anew() {
         assert_eq!(error.exit_code(), 65);
         assert!(error.to_string().contains("--on-missing-offsets skip"), "{error}");
         // Whatever --from says: what is in the new topic has not been read.
-        let config = Config { from: mb::config::StartFrom::Latest, ..skipping(&world) };
+        let config = Config { from: mb::config::StartFrom::Latest, ..world.skipping() };
         world.run(config, &step).unwrap();
         assert_eq!(step.done_records(), every_record_once(records as i64), "of {records}");
         assert_eq!(world.committed("mb"), all(records as i64));
@@ -126,7 +113,7 @@ fn a_topic_made_again_while_mb_runs_is_read_from_its_beginning_where_that_was_as
             Ok(())
         })
     };
-    world.run(skipping(&world), &step).unwrap();
+    world.run(world.skipping(), &step).unwrap();
     let done = step.done.lock().unwrap();
     let new: usize = done
         .values()
@@ -147,9 +134,9 @@ fn a_position_beyond_the_end_is_a_halt_or_goes_on_at_the_end() {
     let error = world.run(world.config(), &step).unwrap_err();
     assert_eq!(error.exit_code(), 65);
     assert!(error.to_string().contains("orders/1 10-24 are not in the log"), "{error}");
-    world.run(skipping(&world), &step).unwrap();
+    world.run(world.skipping(), &step).unwrap();
     assert_eq!(step.done_records(), [], "what is there was read before");
-    assert_eq!(gaps(&world), [(1, 10, 24)]);
+    assert_eq!(world.gaps(), [(1, 10, 24)]);
     assert_eq!(world.committed("mb"), all(10));
 }
 

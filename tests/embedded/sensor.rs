@@ -19,11 +19,13 @@ use mb::model::error::{Error, Result};
 use mb::model::headers::Headers;
 use mb::model::offset::{Offset, OffsetRange, Partition, RunKey};
 use mb::model::run::{Run, RunId};
-use mb::pipeline::startup::{self, Recovered};
+use mb::pipeline::startup;
 use mb::pipeline::wiring::{Assembly, Inputs, wire};
 use mb::runs::engine::Lasting;
 use mb::runs::queue::RunQueue;
 use mb::source::sensor::Sensor;
+
+use crate::support::world::gaps_in;
 
 const TOPIC: &str = "orders";
 /// Records of a batch.
@@ -271,16 +273,13 @@ impl World {
         let path = dir.path().join(history::FILE);
         let db = schema::open(&path).unwrap();
         let info = startup::topic(broker.as_ref(), &config).unwrap();
-        let Recovered { scope, resumes, late_starts, .. } =
-            startup::recover_from(&db, broker.as_ref(), &config, &info).unwrap();
+        let recovered = startup::recover_from(&db, broker.as_ref(), &config, &info).unwrap();
+        let scope = recovered.scope;
         let inputs = Inputs {
             step: Arc::new(mb::step::Discard),
             broker,
             topic: info,
-            scope,
-            resumes,
-            late_starts,
-            unread: BTreeMap::new(),
+            recovered,
             in_doubt: false,
             lasting: Lasting::new(&config),
             config,
@@ -326,11 +325,7 @@ impl World {
 
     fn gaps(&self) -> Vec<(Partition, i64, i64)> {
         assert!(self.history.flush(Duration::from_secs(60)));
-        let history = schema::open_read_only(&self.path).unwrap();
-        let mut rows =
-            history.prepare("SELECT partition, first_offset, last_offset FROM gaps").unwrap();
-        let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
-        rows.query_map([], row).unwrap().map(Result::unwrap).collect()
+        gaps_in(&schema::open_read_only(&self.path).unwrap())
     }
 }
 

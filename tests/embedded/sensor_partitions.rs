@@ -15,7 +15,7 @@ use mb::model::events::Event;
 use mb::model::offset::{Offset, OffsetRange, Partition};
 use mb::model::run::{Run, RunState};
 use mb::model::thread::{self, Thread};
-use mb::pipeline::startup::{self, Recovered};
+use mb::pipeline::startup;
 use mb::pipeline::wiring::{Assembly, Inputs, wire};
 use mb::runs::engine::Lasting;
 use mb::source::sensor::{Released, Sensor};
@@ -59,16 +59,13 @@ impl Sensing {
         let broker: Arc<dyn Broker> = Arc::new(world.topics.clone());
         let db = schema::open(&world.dir.path().join(history::FILE)).unwrap();
         let topic = startup::topic(broker.as_ref(), &config).unwrap();
-        let Recovered { scope, resumes, .. } =
-            startup::recover_from(&db, broker.as_ref(), &config, &topic).unwrap();
+        let recovered = startup::recover_from(&db, broker.as_ref(), &config, &topic).unwrap();
+        let scope = recovered.scope;
         let inputs = Inputs {
             step: Arc::new(mb::step::Discard),
             broker,
             topic,
-            scope,
-            resumes,
-            late_starts: Default::default(),
-            unread: Default::default(),
+            recovered,
             in_doubt: false,
             lasting: Lasting::new(&config),
             config,

@@ -128,25 +128,23 @@ impl Life {
             prepare(broker.as_ref(), config)?;
             let db = &files.history;
             end_left_over(db)?;
-            let found = startup::recover_from(db, broker.as_ref(), config, &topic)?;
-            let startup::Recovered { scope, resumes, late_starts, .. } = found;
-            Ok((topic, scope, (resumes, late_starts), recovery::has_intents(db, scope)?))
+            let recovered = startup::recover_from(db, broker.as_ref(), config, &topic)?;
+            let in_doubt = recovery::has_intents(db, recovered.scope)?;
+            Ok((topic, recovered, in_doubt))
         });
-        let (info, scope, (resumes, late_starts), in_doubt) = match found {
+        let (info, recovered, in_doubt) = match found {
             Ok(found) => found,
             Err(error) => return Err(Box::new((files, error))),
         };
-        world.note(|| format!("resumes {resumes:?}"));
-        oracle::resumed(world, config.order, &resumes);
+        let scope = recovered.scope;
+        world.note(|| format!("resumes {:?}", recovered.resumes));
+        oracle::resumed(world, config.order, &recovered.resumes);
         let inputs = Inputs {
             config: config.clone(),
             step,
             broker,
             topic: info,
-            scope,
-            resumes,
-            late_starts,
-            unread: BTreeMap::new(),
+            recovered,
             in_doubt,
             lasting: Lasting::new(config),
         };

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mb::config::Connection;
-use mb::config::OnOutage;
+use mb::config::{OnMissingOffsets, OnOutage};
 use mb::history::query;
 use mb::history::schema;
 use mb::kafka::embedded::Embedded;
@@ -93,6 +93,16 @@ impl World {
         }
     }
 
+    /// `config`, with `--on-missing-offsets skip`.
+    pub fn skipping(&self) -> Config {
+        Config { on_missing_offsets: OnMissingOffsets::Skip, ..self.config() }
+    }
+
+    /// What was passed over: partition, first and last offset.
+    pub fn gaps(&self) -> Vec<(Partition, i64, i64)> {
+        gaps_in(&self.history())
+    }
+
     pub fn run(&self, config: Config, step: &Arc<Recorder>) -> mb::Result<Summary> {
         self.run_on(Arc::new(self.topics.clone()), config, step)
     }
@@ -117,6 +127,14 @@ impl World {
     pub fn history(&self) -> rusqlite::Connection {
         schema::open_read_only(&self.dir.path().join(mb::history::FILE)).unwrap()
     }
+}
+
+/// What was passed over: partition, first and last offset.
+pub fn gaps_in(history: &rusqlite::Connection) -> Vec<(Partition, i64, i64)> {
+    let mut rows =
+        history.prepare("SELECT partition, first_offset, last_offset FROM gaps").unwrap();
+    let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+    rows.query_map([], row).unwrap().map(Result::unwrap).collect()
 }
 
 pub fn runs_in(

@@ -67,10 +67,10 @@ impl RunQueue {
         state.hold.failed(run, now);
     }
 
-    /// What the other runs say about a failure of this run, but for `worked_since`.
-    pub fn evidence(&self, run: &Run) -> Evidence {
+    /// What the other runs say about a failure of this run; `worked_since`: see [`Evidence`].
+    pub fn evidence(&self, run: &Run, worked_since: bool) -> Evidence {
         let all_wait = self.is_ordered && self.receiver.is_empty();
-        self.state.lock().hold.evidence(run, all_wait)
+        Evidence { worked_since, ..self.state.lock().hold.evidence(run, all_wait) }
     }
 
     /// Whether an attempt has ended in success since `time`.
@@ -112,8 +112,8 @@ impl RunQueue {
         self.state.lock().failed_runs()
     }
 
-    /// A person gives up on the `failed_runs`; each ends with `error`. Waits up to `limit` for each whose step has just returned. Returns how
-    /// many there were.
+    /// A person gives up on the `failed_runs`; each ends with `error`. Waits up to `limit` for each whose step has just
+    /// returned. Returns how many there were.
     pub fn give_up(&self, error: &str, limit: Duration) -> usize {
         let runs = self.failed_runs();
         for run in &runs {
