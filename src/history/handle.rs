@@ -203,7 +203,8 @@ impl History {
 
     /// Writes what is about to be committed, and returns when that is on the disk with everything written
     /// before: the log will go past records that only the history has. Returns the number of the commit, for its mark;
-    /// `None` if the history was closed meanwhile. Then nothing may be committed any more, since the next process may be at work already.
+    /// `None` if the history was closed meanwhile. Then nothing may be committed any more, since the next process may be
+    /// at work already.
     ///
     /// The disk is waited for here and not by the history thread, so that no run waits with it.
     ///

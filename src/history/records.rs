@@ -25,7 +25,7 @@ pub struct Planned {
     pub failed_attempts: u32,
     pub records: usize,
     pub bytes: usize,
-    /// The leader epoch of the batch's last record, or a later one, if the client told it. A piece of a split has its
+    /// The leader epoch of the batch's last record, or a later one, if the client reported it. A piece of a split has its
     /// parent's.
     pub epoch: Option<Epoch>,
     /// Milliseconds since 1970 (UTC).

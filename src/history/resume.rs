@@ -103,7 +103,7 @@ impl fmt::Display for Mover {
     }
 }
 
-/// The committed offset is ours if it equals the last confirmed offset or an intent. Any other is told by its mark:
+/// The committed offset is ours if it equals the last confirmed offset or an intent. Any other is judged by its mark:
 /// ours and older than what was confirmed, the group's log has lost its end; anything else, somebody moved it.
 pub fn decide(
     recorded: Option<&Recorded>,

@@ -1,5 +1,5 @@
 //! Logs that do not have any more what was read of them: their end lies below the position, or they were cut off below
-//! it and have grown since, which their leader epochs tell (KIP-320). Asked at each start; `source::intake` asks while
+//! it and have grown since, which their leader epochs show (KIP-320). Asked at each start; `source::intake` asks while
 //! mb runs.
 
 use std::collections::BTreeMap;
@@ -36,8 +36,8 @@ struct CutOff {
     at: Offset,
     /// What was read, as far as the log was asked about it.
     read_to: Offset,
-    /// What was read above `at`, if an epoch tells it.
-    told_by: Option<LastRead>,
+    /// What was read above `at`, if an epoch shows the cut.
+    shown_by: Option<LastRead>,
 }
 
 impl CutOff {
@@ -60,8 +60,8 @@ impl CutOff {
             None => return None,
         };
         let read_to = by_epoch.map_or(read_to, |(_, read)| read_to.max(read.end));
-        let told_by = by_epoch.map(|(_, read)| read).filter(|_| at < log_end);
-        Some(CutOff { at, read_to, told_by })
+        let shown_by = by_epoch.map(|(_, read)| read).filter(|_| at < log_end);
+        Some(CutOff { at, read_to, shown_by })
     }
 }
 
@@ -130,7 +130,7 @@ fn epoch_ends(
         .map(|(partition, read)| (*partition, read.keys().copied().collect()))
         .collect();
     let mut found = BTreeMap::<Partition, BTreeMap<Epoch, Offset>>::new();
-    let mut untold = 0;
+    let mut unanswered = 0;
     loop {
         let next =
             |(partition, epochs): (&Partition, &mut Vec<Epoch>)| Some((*partition, epochs.pop()?));
@@ -142,7 +142,7 @@ fn epoch_ends(
         for (partition, epoch) in asked {
             match ends.remove(&partition).flatten() {
                 Some(end) => drop(found.entry(partition).or_default().insert(epoch, end.end)),
-                None => untold += 1,
+                None => unanswered += 1,
             }
         }
     }
@@ -150,13 +150,13 @@ fn epoch_ends(
         led(partition) && resume.committed.is_some() && read[partition].is_empty()
     };
     let unknown = resumes.iter().filter(is_unknown).count();
-    if untold + unknown > 0 {
+    if unanswered + unknown > 0 {
         log::info!(
             "whether the log of {} partition(s) of {} was cut off and has grown since cannot be checked at this \
              start: {}",
-            untold + unknown,
+            unanswered + unknown,
             known.topic.name,
-            if untold > 0 {
+            if unanswered > 0 {
                 "the broker does not tell where leader epochs end (Kafka before 2.3)"
             } else {
                 "their offsets were committed without a leader epoch"
@@ -177,7 +177,7 @@ fn go_on(
     marks: Watermarks,
 ) -> Result<Option<Reset>> {
     let topic = &known.topic.name;
-    let text = match cut.told_by {
+    let text = match cut.shown_by {
         Some(read) => cut_text(topic, partition, read, cut.at),
         None => beyond_text(topic, partition, cut.read_to, marks.end),
     };
@@ -185,7 +185,7 @@ fn go_on(
         return Err(Error::LogReplaced(text));
     }
     // A broker that gives topics no ids may have made the topic again: then none of its records was read.
-    let may_be_another = known.topic.id.is_none() && cut.told_by.is_none();
+    let may_be_another = known.topic.id.is_none() && cut.shown_by.is_none();
     let at = if may_be_another { marks.beginning } else { cut.at.max(marks.beginning) };
     log::warn!("{text}: going on at {at} (--on-missing-offsets skip)");
     let lost = OffsetRange::below(cut.read_to, cut.at);
@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn a_cut_below_the_position_is_found_however_far_the_log_has_grown() {
         assert_eq!(find(&[(0, 100)], &[(0, 50)], 100, 110), Some((50, 100)));
-        // Nor does it matter which of the epochs tells it.
+        // Nor does it matter which of the epochs shows it.
         assert_eq!(find(&[(0, 80), (3, 100)], &[(0, 50), (3, 50)], 100, 110), Some((50, 100)));
         assert_eq!(find(&[(0, 80), (3, 100)], &[(0, 80), (3, 90)], 100, 110), Some((90, 100)));
         // It has not grown past the position, but past the cut.

@@ -353,7 +353,7 @@ impl Broker for SimulatedBroker {
         let cursors = from.iter().map(|(partition, next)| (*partition, next.get())).collect();
         Ok(Box::new(SimulatedConsumer {
             cursors,
-            told: BTreeMap::new(),
+            reported: BTreeMap::new(),
             has_more: false,
             turn: 0,
             paused: BTreeSet::new(),
@@ -370,8 +370,8 @@ impl Broker for SimulatedBroker {
 
 struct SimulatedConsumer {
     cursors: Vec<(Partition, i64)>,
-    /// The epochs that the sink was told last.
-    told: BTreeMap<Partition, i32>,
+    /// The epochs that were reported to the sink last.
+    reported: BTreeMap<Partition, i32>,
     /// What it says of what is left: a guess, as a client's may be.
     has_more: bool,
     turn: usize,
@@ -442,7 +442,7 @@ impl Consumer for SimulatedConsumer {
                 value: value.as_deref(),
                 headers: Headers::NONE,
             };
-            if self.told.insert(partition, epoch) != Some(epoch)
+            if self.reported.insert(partition, epoch) != Some(epoch)
                 && let Some(epoch) = Epoch::checked(epoch)
             {
                 sink.epoch(partition, epoch);
@@ -476,7 +476,7 @@ impl Consumer for SimulatedConsumer {
             world.note(|| format!("{partition}: resumed from {from}"));
             let cursor = self.cursors.iter_mut().find(|(of, _)| *of == partition);
             cursor.expect("it is read").1 = from.get();
-            self.told.remove(&partition);
+            self.reported.remove(&partition);
         }
         Ok(())
     }

@@ -295,7 +295,8 @@ impl Broker for Embedded {
                 let mut offsets = BTreeMap::new();
                 let mut read = || -> rusqlite::Result<()> {
                     let mut statement = reader.prepare_cached(
-                        "SELECT c.next_offset, c.epoch, ifnull(c.metadata, '') FROM commits c JOIN partitions p ON p.id = c.partition
+                        "SELECT c.next_offset, c.epoch, ifnull(c.metadata, '')
+                         FROM commits c JOIN partitions p ON p.id = c.partition
                          WHERE p.topic = ?1 AND p.partition = ?2 AND c.group_name = ?3",
                     )?;
                     for partition in partitions {

@@ -78,8 +78,8 @@ impl LibrdkafkaConsumer {
         let mut came = false;
         let mut scratch = Vec::new();
         let mut read = None;
-        // The epoch that the sink was told last.
-        let mut told = None;
+        // The epoch that was reported to the sink last.
+        let mut reported = None;
         let mut flow = Flow::Continue;
         let taken = records.take(wait);
         self.has_more = taken.len() >= BULK_RECORDS;
@@ -98,10 +98,11 @@ impl LibrdkafkaConsumer {
                     let bytes = record.payload_bytes();
                     if bytes <= self.max_record_bytes {
                         let epoch = message.epoch().map(|epoch| (partition, epoch));
-                        if let Some((partition, epoch)) = epoch.filter(|epoch| told != Some(*epoch))
+                        if let Some((partition, epoch)) =
+                            epoch.filter(|epoch| reported != Some(*epoch))
                         {
                             sink.epoch(partition, epoch);
-                            told = Some((partition, epoch));
+                            reported = Some((partition, epoch));
                         }
                         flow = sink.record(partition, record);
                         if flow == Flow::Stop {

@@ -1,4 +1,4 @@
-//! Whether another mb commits for the same group: told by the marks beside the group's offsets. Two mb of one group and
+//! Whether another mb commits for the same group, as the marks beside the group's offsets show. Two mb of one group and
 //! two data directories process every record twice, and nothing but these marks shows it.
 //!
 //! Pure: `watcher` asks the log.
@@ -10,23 +10,23 @@ use crate::config::limits;
 use crate::history::mark::{Mark, Stamp};
 use crate::model::offset::Partition;
 
-/// What the marks have told since this mb began.
+/// What the marks have shown since this mb began.
 #[derive(Debug, Default)]
 pub(super) struct Others {
     /// The marks at the first look. They may be of an mb that ended before this one began.
     first: Option<BTreeMap<Partition, Mark>>,
     /// Commits of others that came since, with the time of the newest.
     newest: Option<(Stamp, Instant)>,
-    /// When others were told of last.
-    said: Option<Instant>,
+    /// When another mb was logged last.
+    logged: Option<Instant>,
 }
 
 impl Others {
-    /// Whether what was found is to be said now: once, and again each minute.
-    pub fn is_to_be_said(&mut self, now: Instant) -> bool {
-        let is_due = self.said.is_none_or(|said| now >= said + limits::OTHERS_GONE_AFTER);
+    /// Whether what was found is to be logged now: at once, and again each minute.
+    pub fn is_log_due(&mut self, now: Instant) -> bool {
+        let is_due = self.logged.is_none_or(|logged| now >= logged + limits::OTHERS_GONE_AFTER);
         if is_due {
-            self.said = Some(now);
+            self.logged = Some(now);
         }
         is_due
     }
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn an_mb_that_commits_meanwhile_is_told_until_it_has_stopped_for_a_while() {
+    fn an_mb_that_commits_meanwhile_is_found_until_it_has_stopped_for_a_while() {
         let (mut looks, now) = (Looks(Others::default()), Instant::now());
         let you = Some("you".to_owned());
         looks.look("mb1 you 7", now);
@@ -92,9 +92,9 @@ mod tests {
     }
 
     #[test]
-    fn it_is_said_at_once_and_then_each_minute() {
+    fn it_is_logged_at_once_and_then_each_minute() {
         let (mut others, now) = (Others::default(), Instant::now());
-        assert!(others.is_to_be_said(now) && !others.is_to_be_said(now));
-        assert!(others.is_to_be_said(now + limits::OTHERS_GONE_AFTER));
+        assert!(others.is_log_due(now) && !others.is_log_due(now));
+        assert!(others.is_log_due(now + limits::OTHERS_GONE_AFTER));
     }
 }

@@ -40,10 +40,10 @@ pub struct Watcher {
 /// The name of that thread.
 const OFFSETS: &str = "watch-offsets";
 
-/// What the thread `watch-offsets` has said of offsets that it follows.
+/// What the thread `watch-offsets` has logged of the offsets that it follows.
 #[derive(Debug, Default)]
 struct Following {
-    told: BTreeMap<Partition, Foreign>,
+    logged: BTreeMap<Partition, Foreign>,
     trouble: Trouble,
 }
 
@@ -144,13 +144,13 @@ impl Watcher {
         const WHAT: &str = "following the group's offsets";
         let (group, topic) = (&self.engine.config.connection.group, &self.engine.topic_name);
         let is_new =
-            |(one, found): &(&Partition, &Foreign)| following.told.get(*one) != Some(*found);
+            |(one, found): &(&Partition, &Foreign)| following.logged.get(*one) != Some(*found);
         let new: Vec<_> = moved.iter().filter(is_new).collect();
         for line in health::foreign_lines(&new, group, topic) {
             log::warn!("{line}");
         }
         let targets: Vec<_> = moved.iter().map(|(one, found)| (*one, found.in_log)).collect();
-        following.told = moved;
+        following.logged = moved;
         match self.cursor.follow(&targets) {
             Ok(()) => {
                 following.trouble.end(WHAT);
@@ -163,7 +163,7 @@ impl Watcher {
         }
     }
 
-    /// Says loudly that another mb commits for the group.
+    /// Logs as an error that another mb commits for the group.
     fn look_for_others(&self, in_log: &BTreeMap<Partition, Option<Committed>>) {
         let now = Instant::now();
         let own = self.engine.history.own().instance;
@@ -174,7 +174,7 @@ impl Watcher {
         let mut memory = self.watch.lock();
         memory.others.look(own, marks, now);
         let other = self.other(&memory.others, now);
-        let other = other.filter(|_| memory.others.is_to_be_said(now));
+        let other = other.filter(|_| memory.others.is_log_due(now));
         drop(memory);
         if let Some(other) = other {
             log::error!("{other}");

@@ -12,10 +12,10 @@ use crate::model::offset::{Epoch, LastRead, Offset};
 pub(super) struct Epochs {
     /// The newest record that was read, by this process or an earlier one, and is known with its epoch.
     read: Option<LastRead>,
-    /// The epoch of the records that are being handed over, as the client told; `None` before it tells one.
-    told: Option<Epoch>,
-    /// The epoch that the client told after `told`: that of a later leader. Its records are dropped until the log has
-    /// confirmed what was read before them: they may be of a log that has replaced it.
+    /// The epoch of the records that the client hands over; `None` before it reports one.
+    current: Option<Epoch>,
+    /// The epoch that the client reported after `current`: that of a later leader. Its records are dropped until the log
+    /// has confirmed what was read before them: they may be of a log that has replaced it.
     next: Option<Epoch>,
     /// The leader's epoch when the log was last asked.
     checked: Option<Epoch>,
@@ -29,24 +29,24 @@ impl Epochs {
         Epochs { read, ..Epochs::default() }
     }
 
-    /// The client says of which epoch the records are that come next. `read` is the end of the newest record that was
-    /// taken, if it is not known yet.
-    pub fn told(&mut self, epoch: Epoch, read: Option<Offset>) {
+    /// The client reports of which epoch the records are that come next. `read` is the end of the newest record that
+    /// was taken, if it is not known yet.
+    pub fn report(&mut self, epoch: Epoch, read: Option<Offset>) {
         self.note_read(read);
-        let before = self.told.or(self.read.map(|read| read.epoch));
+        let before = self.current.or(self.read.map(|read| read.epoch));
         // Below what was read, records of earlier leaders are read again.
         let is_later = before.is_some_and(|before| before < epoch) && self.read.is_some();
         // Records were dropped: whatever comes now, they must be read again first.
         if is_later || self.is_suspect() {
             self.next = Some(epoch);
         } else {
-            self.told = Some(epoch);
+            self.current = Some(epoch);
         }
     }
 
     /// The newest record that was taken ends here.
     pub fn note_read(&mut self, end: Option<Offset>) {
-        if let (Some(end), Some(epoch)) = (end, self.told) {
+        if let (Some(end), Some(epoch)) = (end, self.current) {
             self.raise(LastRead { end, epoch });
         }
     }
@@ -58,17 +58,17 @@ impl Epochs {
         }
     }
 
-    /// A client that tells no epochs: the log has a batch of this epoch below `end`.
+    /// For a client that reports no epochs: the log has a batch of this epoch below `end`.
     pub fn note_found(&mut self, end: Offset, epoch: Epoch) {
         self.raise(LastRead { end, epoch });
     }
 
     /// The epoch of what is being read, for the batch that is cut from it.
     pub fn current(&self) -> Option<Epoch> {
-        self.told
+        self.current
     }
 
-    /// The position, if the epoch of what lies below it is to be looked up: the client tells no epochs, or the position
+    /// The position, if the epoch of what lies below it is to be looked up: the client reports no epochs, or the position
     /// lies behind a gap, in which a log that was cut off may have records later. Once for each position: the log may
     /// have nothing there.
     pub fn look_up(&mut self, position: Offset) -> Option<Offset> {
@@ -107,7 +107,7 @@ impl Epochs {
     /// The log still has what was read.
     pub fn confirmed(&mut self, leader: Option<Epoch>) {
         if let Some(next) = self.next.take() {
-            self.told = Some(next);
+            self.current = Some(next);
         }
         self.checked = leader.or(self.checked);
     }
@@ -133,11 +133,11 @@ mod tests {
     #[test]
     fn records_of_another_epoch_wait_until_those_before_them_are_confirmed() {
         let mut epochs = Epochs::after(read(100, 0));
-        epochs.told(epoch(0), None);
+        epochs.report(epoch(0), None);
         assert!(!epochs.is_suspect());
-        epochs.told(epoch(0), Some(Offset::new(120)));
+        epochs.report(epoch(0), Some(Offset::new(120)));
         assert_eq!(epochs.read(), read(120, 0));
-        epochs.told(epoch(2), Some(Offset::new(130)));
+        epochs.report(epoch(2), Some(Offset::new(130)));
         assert!(epochs.is_suspect());
         assert_eq!((epochs.read(), epochs.current()), (read(130, 0), Some(epoch(0))));
         epochs.confirmed(None);
@@ -149,17 +149,17 @@ mod tests {
     #[test]
     fn what_was_dropped_is_read_again_whatever_comes_behind_it() {
         let mut epochs = Epochs::after(read(100, 0));
-        epochs.told(epoch(2), None);
-        epochs.told(epoch(0), None);
+        epochs.report(epoch(2), None);
+        epochs.report(epoch(0), None);
         assert!(epochs.is_suspect());
     }
 
     #[test]
     fn records_of_an_earlier_leader_are_read_again_without_a_question() {
         let mut epochs = Epochs::after(read(100, 2));
-        epochs.told(epoch(0), None);
+        epochs.report(epoch(0), None);
         assert!(!epochs.is_suspect());
-        epochs.told(epoch(2), Some(Offset::new(50)));
+        epochs.report(epoch(2), Some(Offset::new(50)));
         assert!(epochs.is_suspect());
         assert_eq!(epochs.read(), read(100, 2));
     }
@@ -167,15 +167,15 @@ mod tests {
     #[test]
     fn the_first_epoch_of_an_unknown_position_is_believed() {
         let mut epochs = Epochs::after(None);
-        epochs.told(epoch(7), None);
+        epochs.report(epoch(7), None);
         assert!(!epochs.is_suspect());
         assert_eq!(epochs.read(), None);
     }
 
     #[test]
-    fn what_an_earlier_process_read_counts_before_anything_is_told() {
+    fn what_an_earlier_process_read_counts_before_the_client_reports_an_epoch() {
         let mut epochs = Epochs::after(read(100, 3));
-        epochs.told(epoch(4), None);
+        epochs.report(epoch(4), None);
         assert!(epochs.is_suspect(), "the log above 100 may be another");
         assert_eq!(epochs.read(), read(100, 3));
     }
@@ -183,7 +183,7 @@ mod tests {
     #[test]
     fn what_is_read_again_is_not_what_the_log_is_asked_about() {
         let mut epochs = Epochs::after(read(100, 3));
-        epochs.told(epoch(3), None);
+        epochs.report(epoch(3), None);
         epochs.note_read(Some(Offset::new(50)));
         assert_eq!(epochs.read(), read(100, 3));
         epochs.note_read(Some(Offset::new(110)));
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_tells_none_is_helped_out_by_the_log() {
+    fn the_epochs_that_a_client_does_not_report_come_from_the_log() {
         let mut epochs = Epochs::default();
         let nine = Offset::new(9);
         assert_eq!(epochs.look_up(nine), Some(nine));

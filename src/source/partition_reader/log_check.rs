@@ -13,10 +13,10 @@ impl PartitionReader {
         PartitionReader { epochs: Epochs::after(read), ..self }
     }
 
-    /// The client says of which leader epoch the records are that it hands over next. True if they are dropped until
+    /// The client reports of which leader epoch the records are that it hands over next. True if they are dropped until
     /// `is_still_there` was called.
     pub fn epoch(&mut self, epoch: Epoch) -> bool {
-        self.epochs.told(epoch, self.batcher.filled_to());
+        self.epochs.report(epoch, self.batcher.filled_to());
         self.epochs.is_suspect()
     }
 
@@ -33,7 +33,7 @@ impl PartitionReader {
         self.epochs.read().filter(|_| self.epochs.is_suspect())
     }
 
-    /// Another consumer begins: it tells of which leader epoch its records are.
+    /// Another consumer begins: it reports of which leader epoch its records are.
     pub fn forget_suspicion(&mut self) {
         self.epochs.begin_reading();
     }

@@ -46,7 +46,7 @@ macro_rules! suite {
             transactions_leave_gaps
             aborted_records_are_seen_only_where_they_are_asked_for
             commits_are_kept_per_group
-            leader_epochs_are_told_and_found
+            leader_epochs_are_reported_and_found
             a_message_of_900_kb_comes_back
             a_message_above_the_fetch_size_comes_back
             a_record_too_large_to_hold_is_an_error
@@ -89,7 +89,7 @@ macro_rules! version_suite {
             an_offset_outside_the_log_is_named_with_its_partition
             transactions_leave_gaps
             commits_are_kept_per_group
-            leader_epochs_are_told_and_found
+            leader_epochs_are_reported_and_found
             an_unknown_topic_is_an_error_that_names_it
             creating_a_topic_twice_changes_nothing
             partitions_may_be_added
@@ -428,18 +428,21 @@ fn commits_are_kept_per_group(subject: &dyn Subject) {
     assert_eq!(found, [(0, Ok(Some(marked))), (2, Ok(Some(plain)))].into());
 }
 
-fn leader_epochs_are_told_and_found(subject: &dyn Subject) {
+fn leader_epochs_are_reported_and_found(subject: &dyn Subject) {
     let broker = subject.broker();
     let topic = new_topic(broker.as_ref(), "epochs", 2);
     produce_values(broker.as_ref(), &topic, 1, &values("v", 20, 20));
     let first = Epoch::FIRST;
     assert_eq!(broker.topic(&topic).unwrap().leader_epochs, [(0, first), (1, first)].into());
-    let told = read_to_end(broker.as_ref(), &topic, &[(1, 0)]).unwrap().epochs;
+    let reported = read_to_end(broker.as_ref(), &topic, &[(1, 0)]).unwrap().epochs;
     match broker.capabilities().leader_epochs {
         true => {
-            assert!(!told.is_empty() && told.iter().all(|told| *told == (1, first)), "{told:?}")
+            assert!(
+                !reported.is_empty() && reported.iter().all(|reported| *reported == (1, first)),
+                "{reported:?}"
+            )
         }
-        false => assert_eq!(told, []),
+        false => assert_eq!(reported, []),
     }
     let ends = broker.epoch_ends(&topic, &[(0, first), (1, first)]).unwrap();
     let end = |end| Ok(Some(EpochEnd { epoch: first, end: Offset::new(end) }));

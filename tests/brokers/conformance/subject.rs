@@ -134,7 +134,7 @@ pub struct Read {
 #[derive(Default)]
 pub struct Taker {
     pub read: Vec<Read>,
-    /// The leader epochs that were told.
+    /// The leader epochs that were reported.
     pub epochs: Vec<(Partition, Epoch)>,
     /// Per partition, the position that records and `position` calls have reached.
     pub positions: BTreeMap<Partition, i64>,
