@@ -17,10 +17,15 @@ use crate::model::backoff::Backoff;
 use crate::model::offset::{Offset, Partition, Reprocess, RunKey};
 use crate::model::run::{Run, RunId};
 
-/// The pauses between two probes. The longest, with the time that the step itself takes, is how long mb may
-/// need to notice the end of an outage.
+/// The pauses between two rounds of probes. The longest, with the time that the step itself takes, is how long mb
+/// may need to notice the end of an outage.
 const PROBE_PAUSES: Backoff =
     Backoff { first: Duration::from_millis(250), longest: Duration::from_secs(4) };
+/// Whose turn it is in a round of probes: a fresh run, from the channel, or one that has failed before. If only
+/// failed runs probed, a few bad records would keep up good ones for ever. And if each probe were followed by a
+/// pause, a single bad record would double the time in which the end of an outage is noticed: after a long outage
+/// most of the failed runs may be bad ones.
+const ROUND: [Prober; 3] = [Prober::Fresh, Prober::Failed, Prober::Fresh];
 /// A hold that goes on is logged again so often.
 const SAY_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -58,9 +63,10 @@ struct Outage {
     probe: Option<RunId>,
     next_probe: Instant,
     probes: u32,
-    /// Whose turn it is to probe: a run from the channel, or one that has failed before. If only failed runs
-    /// probed, a few bad records would keep up good ones for ever.
-    fresh_next: bool,
+    /// Rounds of probes that are over.
+    rounds: u32,
+    /// The turn in the round under way: an index into `ROUND`.
+    turn: usize,
     said: Instant,
 }
 
@@ -96,8 +102,17 @@ pub(super) enum Gate {
     Open,
     /// None, for this long; `None`: until the probe under way has ended.
     Shut(Option<Duration>),
-    /// One, as a probe, of the channel first if `fresh`.
-    Probe { fresh: bool },
+    /// One, as a probe.
+    Probe(Prober),
+}
+
+/// Which run is to probe, if there is one of its kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Prober {
+    /// A run from the channel.
+    Fresh,
+    /// One that has failed before.
+    Failed,
 }
 
 impl Hold {
@@ -151,7 +166,8 @@ impl Hold {
                 probe: None,
                 next_probe: now + PROBE_PAUSES.first,
                 probes: 0,
-                fresh_next: true,
+                rounds: 0,
+                turn: 0,
                 said: now,
             });
             return Some(Said::Begins);
@@ -179,7 +195,7 @@ impl Hold {
             None => Gate::Open,
             Some(outage) if outage.probe.is_some() => Gate::Shut(None),
             Some(outage) if now < outage.next_probe => Gate::Shut(Some(outage.next_probe - now)),
-            Some(outage) => Gate::Probe { fresh: outage.fresh_next },
+            Some(outage) => Gate::Probe(ROUND[outage.turn]),
         }
     }
 
@@ -187,7 +203,6 @@ impl Hold {
     pub fn probe(&mut self, run: RunId) {
         if let Some(outage) = &mut self.outage {
             outage.probe = Some(run);
-            outage.fresh_next = !outage.fresh_next;
         }
     }
 
@@ -195,15 +210,21 @@ impl Hold {
         self.outage.as_ref().is_some_and(|outage| outage.probe == Some(run))
     }
 
-    /// A worker is through with the run. True if it was the probe: the next one is due after a pause. `jitter`
-    /// is a random number in 0..1.
-    pub fn put_down(&mut self, run: RunId, now: Instant, jitter: f64) -> bool {
+    /// A worker is through with the run. True if it was the probe: the next one is due at once, or after a pause if
+    /// the round is over or no other run waits (`is_alone`). `jitter` is a random number in 0..1.
+    pub fn put_down(&mut self, run: RunId, is_alone: bool, now: Instant, jitter: f64) -> bool {
         let Some(outage) = self.outage.as_mut().filter(|outage| outage.probe == Some(run)) else {
             return false;
         };
         outage.probe = None;
-        outage.next_probe = now + PROBE_PAUSES.pause(outage.probes, jitter);
         outage.probes = outage.probes.saturating_add(1);
+        outage.turn += 1;
+        outage.next_probe = now;
+        if is_alone || outage.turn == ROUND.len() {
+            outage.turn = 0;
+            outage.next_probe += PROBE_PAUSES.pause(outage.rounds, jitter);
+            outage.rounds = outage.rounds.saturating_add(1);
+        }
         true
     }
 
@@ -295,28 +316,48 @@ mod tests {
         assert!(!hold.evidence(&run(20), false).others_fail);
     }
 
+    /// Takes a turn that is due, and puts the run down again; returns the turn.
+    fn probe(hold: &mut Hold, is_alone: bool, now: Instant) -> Prober {
+        let Gate::Probe(turn) = hold.gate(now) else { panic!("{:?}", hold.gate(now)) };
+        hold.probe(RunId(1));
+        assert_eq!(hold.gate(after(now, 99_999)), Gate::Shut(None), "while one is under way");
+        assert!(!hold.put_down(RunId(99), is_alone, now, 1.0), "another run");
+        assert!(hold.put_down(RunId(1), is_alone, now, 1.0));
+        turn
+    }
+
+    /// The pause before the next probe.
+    fn pause(hold: &Hold, now: Instant) -> Duration {
+        let Gate::Shut(Some(pause)) = hold.gate(now) else { panic!("{:?}", hold.gate(now)) };
+        pause
+    }
+
     #[test]
-    fn probes_come_one_at_a_time_after_pauses_that_grow_to_four_seconds() {
+    fn probes_come_one_at_a_time_in_rounds_after_pauses_that_grow_to_four_seconds() {
         let (mut hold, mut now) = (Hold::default(), Instant::now());
         assert_eq!(hold.gate(now), Gate::Open);
         assert_eq!(hold.hold("away", now), Some(Said::Begins));
         let mut pauses = Vec::new();
-        let mut fresh = Vec::new();
-        for id in 0..8 {
-            let Gate::Shut(Some(pause)) = hold.gate(now) else { panic!("{:?}", hold.gate(now)) };
+        for _ in 0..8 {
+            let pause = pause(&hold, now);
             pauses.push(pause.as_millis());
             now += pause;
-            let Gate::Probe { fresh: is_fresh } = hold.gate(now) else { panic!() };
-            fresh.push(is_fresh);
-            hold.probe(RunId(id));
-            assert_eq!(hold.gate(after(now, 99_999)), Gate::Shut(None), "while one is under way");
-            assert!(!hold.put_down(RunId(99), now, 1.0), "another run");
-            assert!(hold.put_down(RunId(id), now, 1.0));
+            let round: Vec<_> = (0..3).map(|_| probe(&mut hold, false, now)).collect();
+            assert_eq!(round, [Prober::Fresh, Prober::Failed, Prober::Fresh]);
         }
         assert_eq!(pauses, [250, 250, 500, 1000, 2000, 4000, 4000, 4000]);
-        assert_eq!(fresh, [true, false, true, false, true, false, true, false]);
+        assert_eq!(hold.held().unwrap().probes, 24);
         assert!(hold.probe_now(now));
-        assert!(matches!(hold.gate(now), Gate::Probe { .. }));
+        assert!(matches!(hold.gate(now), Gate::Probe(_)));
+    }
+
+    #[test]
+    fn a_run_that_is_alone_probes_once_a_round() {
+        let (mut hold, now) = (Hold::default(), Instant::now());
+        hold.hold("away", now);
+        let now = now + pause(&hold, now);
+        probe(&mut hold, true, now);
+        assert_eq!(pause(&hold, now), Duration::from_millis(250));
     }
 
     #[test]

@@ -7,12 +7,12 @@ use crate::model::clock;
 use crate::model::run::{Run, RunId};
 use crate::model::sync::atomic::Ordering::{Acquire, Release};
 
-use super::hold::{Evidence, Gate, Held, Said};
+use super::hold::{Evidence, Gate, Held, Prober, Said};
 use super::run_queue::{IDLE, RunQueue};
 use super::state::State;
 
 impl RunQueue {
-    /// Like `take` during a hold: one run at a time, after a pause.
+    /// Like `take` during a hold: one run at a time, with a pause after each round.
     pub(super) fn take_probe(&self, state: &mut State) -> Result<(Run, bool), Duration> {
         let now = clock::now();
         if let Some(run) = state.take_urgent(now) {
@@ -21,8 +21,8 @@ impl RunQueue {
         let probe = match state.hold.gate(now) {
             Gate::Open => return Err(Duration::ZERO),
             Gate::Shut(wait) => return Err(wait.unwrap_or(IDLE)),
-            Gate::Probe { fresh: true } => self.take_fresh(state).or_else(|| state.take_probe()),
-            Gate::Probe { fresh: false } => state.take_probe().or_else(|| self.take_fresh(state)),
+            Gate::Probe(Prober::Fresh) => self.take_fresh(state).or_else(|| state.take_probe()),
+            Gate::Probe(Prober::Failed) => state.take_probe().or_else(|| self.take_fresh(state)),
         };
         let Some(run) = probe else {
             // Given up on, cancelled, or withdrawn: no run is left that waits for the step.

@@ -72,6 +72,11 @@ impl State {
         Some(run)
     }
 
+    /// How many runs `take_probe` could hand out.
+    pub fn probes(&self) -> usize {
+        self.retries.len()
+    }
+
     /// Hands out the retry that is due first as a probe, due or not.
     pub fn take_probe(&mut self) -> Option<Run> {
         let (run, ()) = self.retries.pop_first()?;
