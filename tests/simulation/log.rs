@@ -1,21 +1,19 @@
 //! The topic in memory, and its broker: partitions with gaps, compaction, commits that arrive late
 //! or without an answer, calls that fail, ends that are cut off. It tells consumers only what a real log would show.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use fastrand::Rng;
 use mb::config::limits;
 use mb::kafka::{
     Backend, Broker, Capabilities, Commit, CommitError, Committed, Consumer, EpochEnd,
-    FetchSettings, Flow, PerPartition, Producer, Sink, TopicInfo, Watermarks,
+    FetchSettings, PerPartition, Producer, TopicInfo, Watermarks,
 };
-use mb::model::batch::Record;
 use mb::model::error::{Error, Result};
-use mb::model::headers::Headers;
 use mb::model::offset::{Epoch, Offset, Partition};
 
+use crate::consumer::SimulatedConsumer;
 use crate::dead_topic::{self, SimulatedProducer};
 use crate::plan::{Plan, Rate};
 use crate::version::{Entry, Version};
@@ -30,12 +28,23 @@ pub struct PartitionLog {
     pub committed: Option<Committed>,
     /// All that was committed, in the order of the group's log.
     commits: Vec<Committed>,
+    /// How often its cursor was moved.
+    moves: u32,
 }
 
 pub struct Log {
     pub partitions: Vec<PartitionLog>,
-    /// Commits on their way, which may arrive until then.
-    late: Vec<(Instant, Vec<Commit>)>,
+    late: Vec<Late>,
+}
+
+/// A commit on its way, which may arrive until then.
+struct Late {
+    until: Instant,
+    commits: Vec<Commit>,
+    /// It is a try of a move. The next try may have moved the cursor already, to the same place.
+    is_move: bool,
+    /// `moves` of its partitions when it was sent.
+    moves: Vec<u32>,
 }
 
 impl Log {
@@ -59,6 +68,7 @@ impl Log {
             end: beginning,
             committed: None,
             commits: Vec::new(),
+            moves: 0,
         });
         self.partitions.len() - 1
     }
@@ -124,15 +134,33 @@ impl Log {
         Some((index, of.committed.clone()?))
     }
 
-    /// One of the commits under way arrives, or never will.
-    pub fn land_late_commit(&mut self, now: Instant, rng: &mut Rng) -> Option<Vec<Commit>> {
-        self.late.retain(|(until, _)| *until > now);
+    /// One of the commits under way arrives, or never will. Returns it, and the partitions that were moved since it was
+    /// sent.
+    pub fn land_late_commit(
+        &mut self,
+        now: Instant,
+        rng: &mut Rng,
+    ) -> Option<(Vec<Commit>, Vec<Partition>)> {
+        self.late.retain(|late| late.until > now);
         if self.late.is_empty() {
             return None;
         }
-        let (_, offsets) = self.late.swap_remove(rng.usize(0..self.late.len()));
-        self.commit(&offsets);
-        Some(offsets)
+        let Late { commits, is_move, moves, .. } =
+            self.late.swap_remove(rng.usize(0..self.late.len()));
+        self.commit(&commits);
+        let undone = moves.iter().zip(self.moves(&commits)).zip(&commits);
+        let undone = undone.filter(|((then, now), _)| !is_move && *then != now);
+        let undone = undone.map(|(_, commit)| commit.partition).collect();
+        Some((commits, undone))
+    }
+
+    fn send_late(&mut self, until: Instant, commits: Vec<Commit>, is_move: bool) {
+        let moves = self.moves(&commits);
+        self.late.push(Late { until, commits, is_move, moves });
+    }
+
+    fn moves(&self, commits: &[Commit]) -> Vec<u32> {
+        commits.iter().map(|commit| self.partitions[commit.partition as usize].moves).collect()
     }
 
     pub fn lose_late_commits(&mut self) {
@@ -154,7 +182,7 @@ impl Log {
 pub struct SimulatedBroker;
 
 /// A read: others act meanwhile, and it may fail.
-fn ask(world: &World, doing: &str) -> Result<()> {
+pub fn ask(world: &World, doing: &str) -> Result<()> {
     world.interleave();
     if world.is_dead() || world.hits(world.plan.broker_faults) {
         world.note(|| format!("broker: cannot {doing}"));
@@ -315,7 +343,7 @@ impl Broker for SimulatedBroker {
             // It is lost, or on its way.
             if world.one_in(2) && world.effect() != Fate::Never {
                 let until = world.now() + limits::COMMIT_DOUBT;
-                world.log.borrow_mut().late.push((until, commits.to_vec()));
+                world.log.borrow_mut().send_late(until, commits.to_vec(), is_move);
             }
             world.note(|| "commit: no answer".into());
             return Err(failed());
@@ -328,6 +356,9 @@ impl Broker for SimulatedBroker {
             Fate::Happens | Fate::Last => {
                 world.log.borrow_mut().commit(&commits[..reached]);
                 if is_move {
+                    for (partition, _) in &offsets[..reached] {
+                        world.log.borrow_mut().partitions[*partition as usize].moves += 1;
+                    }
                     crate::oracle::moved(&world, &offsets[..reached]);
                 }
             }
@@ -350,14 +381,7 @@ impl Broker for SimulatedBroker {
         let world = world();
         ask(&world, "make a consumer")?;
         world.note(|| format!("a consumer from {from:?}"));
-        let cursors = from.iter().map(|(partition, next)| (*partition, next.get())).collect();
-        Ok(Box::new(SimulatedConsumer {
-            cursors,
-            reported: BTreeMap::new(),
-            has_more: false,
-            turn: 0,
-            paused: BTreeSet::new(),
-        }))
+        Ok(Box::new(SimulatedConsumer::new(from)))
     }
 
     fn producer(&self, topic: &str) -> Result<Box<dyn Producer>> {
@@ -366,120 +390,4 @@ impl Broker for SimulatedBroker {
         ask(&world, "make a producer")?;
         Ok(Box::new(SimulatedProducer::new(&world)?))
     }
-}
-
-struct SimulatedConsumer {
-    cursors: Vec<(Partition, i64)>,
-    /// The epochs that were reported to the sink last.
-    reported: BTreeMap<Partition, i32>,
-    /// What it says of what is left: a guess, as a client's may be.
-    has_more: bool,
-    turn: usize,
-    paused: BTreeSet<Partition>,
-}
-
-impl Consumer for SimulatedConsumer {
-    fn poll(&mut self, wait: Duration, sink: &mut dyn Sink) -> Result<()> {
-        let world = world();
-        ask(&world, "poll")?;
-        let calm = world.calm.get();
-        let most = if calm { 40 } else { world.below(9) };
-        let mut handed = 0;
-        self.has_more = most > 0 && world.one_in(2);
-        for _ in 0..most {
-            if world.one_in(3) {
-                self.turn += 1;
-            }
-            let index = self.turn % self.cursors.len();
-            let (partition, next) = self.cursors[index];
-            if self.paused.contains(&partition) {
-                self.turn += 1;
-                continue;
-            }
-            let (next_record, end) = {
-                let log = world.log.borrow();
-                let of = &log.partitions[partition as usize];
-                let record = of.now.next(next);
-                let record = record.map(|entry| {
-                    let epoch = of.now.epoch_of(entry.offset);
-                    (entry.offset, entry.key.clone(), entry.value.clone(), epoch)
-                });
-                (record, of.end)
-            };
-            if next > end {
-                world.note(|| format!("{partition}: {next} is out of range"));
-                self.paused.insert(partition);
-                let (topic, offset) = ("t".to_owned(), Offset::new(next));
-                let error = Error::OffsetOutOfRange { topic, partition, offset };
-                if sink.failed(partition, error) == Flow::Stop {
-                    return Ok(());
-                }
-                continue;
-            }
-            // The log shows that there is nothing up to here; which part of it is chance.
-            let until = next_record.as_ref().map_or(end, |(offset, ..)| *offset);
-            if until > next && (calm || world.one_in(2)) {
-                let shown = until - if calm { 0 } else { i64::from(world.below(2)) };
-                if shown > next {
-                    self.cursors[index].1 = shown;
-                    world.note(|| format!("{partition}: nothing below {shown}"));
-                    sink.position(partition, Offset::new(shown));
-                }
-            }
-            let Some((offset, key, value, epoch)) = next_record else {
-                self.turn += 1;
-                continue;
-            };
-            if world.is_dead() || world.one_in(12) && world.hits(world.plan.broker_faults) {
-                return Err(Error::broker("poll", "simulated, in the middle"));
-            }
-            self.cursors[index].1 = offset + 1;
-            handed += 1;
-            let record = Record {
-                offset: Offset::new(offset),
-                timestamp: None,
-                key: key.as_deref(),
-                value: value.as_deref(),
-                headers: Headers::NONE,
-            };
-            if self.reported.insert(partition, epoch) != Some(epoch)
-                && let Some(epoch) = Epoch::checked(epoch)
-            {
-                sink.epoch(partition, epoch);
-            }
-            world.note(|| format!("{partition}: record {offset} of epoch {epoch}"));
-            if sink.record(partition, record) == Flow::Stop {
-                return Ok(());
-            }
-        }
-        let part = if handed == 0 { 1 } else { 1 + world.below(10) };
-        world.pass(wait / part);
-        Ok(())
-    }
-
-    fn has_more(&self) -> bool {
-        self.has_more
-    }
-
-    fn pause(&mut self, partition: Partition) -> Result<()> {
-        let world = world();
-        ask(&world, "pause")?;
-        world.note(|| format!("{partition}: paused"));
-        self.paused.insert(partition);
-        Ok(())
-    }
-
-    fn resume(&mut self, partition: Partition, from: Offset) -> Result<()> {
-        let world = world();
-        ask(&world, "resume")?;
-        if self.paused.remove(&partition) {
-            world.note(|| format!("{partition}: resumed from {from}"));
-            let cursor = self.cursors.iter_mut().find(|(of, _)| *of == partition);
-            cursor.expect("it is read").1 = from.get();
-            self.reported.remove(&partition);
-        }
-        Ok(())
-    }
-
-    fn close(self: Box<Self>) {}
 }

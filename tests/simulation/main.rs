@@ -4,6 +4,7 @@
 //! `MB_SIM_SEED=n` replays one seed with its trace, `MB_SIM_SEEDS=a..b` runs a range on all cores.
 
 mod asker;
+mod consumer;
 mod dead_topic;
 mod life;
 mod log;

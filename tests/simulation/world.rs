@@ -334,8 +334,11 @@ impl World {
             }
             1..3 => {
                 let landed = log.land_late_commit(self.now.get(), &mut rng);
-                if let Some(landed) = landed {
+                if let Some((landed, undone)) = landed {
                     self.note(|| format!("a late commit arrives: {landed:?}"));
+                    if !undone.is_empty() {
+                        self.violate(format!("a late commit undoes the move of {undone:?}"));
+                    }
                 }
             }
             3 => {
