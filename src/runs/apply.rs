@@ -60,7 +60,9 @@ pub fn apply(engine: &Engine, mut run: Run, attempt: AttemptRecord, effects: Vec
                 return hold(engine, run, &cause);
             }
             Effect::StepProved { began, ended } => {
-                if let Some((held, waiting)) = engine.queue.step_worked(began, ended) {
+                if let Some((held, waiting)) = engine.queue.step_worked(began, ended)
+                    && held.is_said
+                {
                     log::info!(
                         "the step works again after {:.0?}: {waiting} run(s) go on",
                         clock::now().saturating_duration_since(held.since)

@@ -67,7 +67,8 @@ struct Outage {
     rounds: u32,
     /// The turn in the round under way: an index into `ROUND`.
     turn: usize,
-    said: Instant,
+    /// When the log said so last.
+    said: Option<Instant>,
 }
 
 /// What the other runs say about a failed attempt.
@@ -93,6 +94,8 @@ pub struct Held {
     /// Attempts since then to find out whether the step works.
     pub probes: u32,
     pub next_probe: Instant,
+    /// The log has said so.
+    pub is_said: bool,
 }
 
 /// Which run may be handed out.
@@ -156,8 +159,9 @@ impl Hold {
         self.failing.remove(&Origin::of(run));
     }
 
-    /// A run that has used its attempts waits for the step to work. Returns what is to be logged: when a hold
-    /// begins, and each minute.
+    /// A run that has used its attempts waits for the step to work. Returns what is to be logged: that mb holds, once
+    /// a probe has failed, and then each minute. Bad records that come together, and that the first probe shows to be
+    /// no outage, are not worth a line.
     pub fn hold(&mut self, cause: &str, now: Instant) -> Option<Said> {
         let Some(outage) = &mut self.outage else {
             self.outage = Some(Outage {
@@ -168,22 +172,25 @@ impl Hold {
                 probes: 0,
                 rounds: 0,
                 turn: 0,
-                said: now,
+                said: None,
             });
-            return Some(Said::Begins);
+            return None;
         };
         cause.clone_into(&mut outage.cause);
-        if now < outage.said + SAY_INTERVAL {
-            return None;
-        }
-        outage.said = now;
-        Some(Said::GoesOn(now - outage.since))
+        let has_probed = outage.probe.is_some() || outage.probes > 0;
+        let said = match outage.said {
+            None if has_probed => Said::Begins,
+            Some(said) if now >= said + SAY_INTERVAL => Said::GoesOn(now - outage.since),
+            _ => return None,
+        };
+        outage.said = Some(now);
+        Some(said)
     }
 
-    /// Nothing is left that could probe.
-    pub fn ends(&mut self) {
-        self.outage = None;
+    /// Nothing is left that could probe. Returns the hold that this ends.
+    pub fn ends(&mut self) -> Option<Held> {
         self.failing.clear();
+        self.outage.take().map(|outage| outage.held())
     }
 
     pub fn held(&self) -> Option<Held> {
@@ -243,6 +250,7 @@ impl Outage {
             cause: self.cause.clone(),
             probes: self.probes,
             next_probe: self.next_probe,
+            is_said: self.said.is_some(),
         }
     }
 }
@@ -336,7 +344,7 @@ mod tests {
     fn probes_come_one_at_a_time_in_rounds_after_pauses_that_grow_to_four_seconds() {
         let (mut hold, mut now) = (Hold::default(), Instant::now());
         assert_eq!(hold.gate(now), Gate::Open);
-        assert_eq!(hold.hold("away", now), Some(Said::Begins));
+        assert_eq!(hold.hold("away", now), None, "no probe has failed yet");
         let mut pauses = Vec::new();
         for _ in 0..8 {
             let pause = pause(&hold, now);
@@ -361,10 +369,13 @@ mod tests {
     }
 
     #[test]
-    fn a_hold_is_said_when_it_begins_and_each_minute_and_ends_with_a_success() {
+    fn a_hold_is_said_when_a_probe_has_failed_and_each_minute_and_ends_with_a_success() {
         let (mut hold, now) = (Hold::default(), Instant::now());
         hold.failed(&run(1), now);
-        assert_eq!(hold.hold("away", now), Some(Said::Begins));
+        assert_eq!(hold.hold("away", now), None, "bad records that come together are no outage");
+        assert!(!hold.held().unwrap().is_said);
+        hold.probe(RunId(2));
+        assert_eq!(hold.hold("away", now), Some(Said::Begins), "the probe fails");
         assert_eq!(hold.hold("still", after(now, 59_999)), None);
         let minute = Duration::from_secs(60);
         assert_eq!(hold.hold("still", now + minute), Some(Said::GoesOn(minute)));
@@ -372,7 +383,7 @@ mod tests {
         hold.gave_up_unproved(&run(1));
         assert_eq!(hold.evidence(&run(2), true).unproved, 1);
         let held = hold.worked(now + minute).unwrap();
-        assert_eq!((held.since, held.cause.as_str()), (now, "still"));
+        assert_eq!((held.since, held.cause.as_str(), held.is_said), (now, "still", true));
         assert_eq!(hold.gate(now), Gate::Open);
         assert_eq!(hold.evidence(&run(2), true).unproved, 0);
     }

@@ -26,8 +26,9 @@ impl RunQueue {
         };
         let Some(run) = probe else {
             // Given up on, cancelled, or withdrawn: no run is left that waits for the step.
-            state.hold.ends();
-            log::info!("nothing waits for the step any more: the hold is over");
+            if state.hold.ends().is_some_and(|held| held.is_said) {
+                log::info!("nothing waits for the step any more: the hold is over");
+            }
             return Err(IDLE);
         };
         state.hold.probe(run.id);

@@ -351,14 +351,14 @@ fn during_a_hold_one_run_at_a_time_probes_and_a_success_lets_all_go_on() {
     }
     let failed = queue.try_next().unwrap();
     queue.step_failed(&failed, Instant::now());
-    assert_eq!(queue.hold(Run { failed_attempts: 1, ..failed }, "away"), Some(Said::Begins));
+    assert_eq!(queue.hold(Run { failed_attempts: 1, ..failed }, "away"), None);
     assert!(queue.try_next().is_none(), "the pause before the first probe");
     assert!(queue.probe_now());
     let probe = queue.try_next().unwrap();
     assert_eq!(probe.id, RunId(2), "a fresh one first");
     let guard = queue.with_worker(&probe);
     assert!(queue.probe_now() && queue.try_next().is_none(), "one is under way");
-    queue.retry(probe, late());
+    assert_eq!(queue.hold(probe, "away"), Some(Said::Begins), "the probe has failed too");
     drop(guard);
     let probe = queue.try_next().unwrap();
     assert_eq!(probe.id, RunId(1), "then one that has failed, without a pause");
