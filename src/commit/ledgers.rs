@@ -50,14 +50,20 @@ impl Ledgers {
         self.check_target(&mut inner, partition);
     }
 
-    /// A batch goes into flight, as `runs` runs.
-    pub fn register(&self, partition: Partition, range: OffsetRange, runs: usize) {
-        self.lock().of(partition).register(range, runs);
-    }
-
-    /// The batch of the partition that was registered last has records of this leader epoch.
-    pub fn note_epoch(&self, partition: Partition, epoch: Epoch) {
-        self.lock().of(partition).note_epoch(epoch);
+    /// A batch goes into flight, as `runs` runs. `epoch`: the leader epoch of its records, if it is known.
+    pub fn register(
+        &self,
+        partition: Partition,
+        range: OffsetRange,
+        runs: usize,
+        epoch: Option<Epoch>,
+    ) {
+        let mut inner = self.lock();
+        let ledger = inner.of(partition);
+        ledger.register(range, runs);
+        if let Some(epoch) = epoch {
+            ledger.note_epoch(epoch);
+        }
     }
 
     /// Something of the partition was read by an earlier process.
@@ -305,7 +311,7 @@ mod tests {
         let range = OffsetRange::new(Offset::ZERO, Offset::new(4));
         for partition in [0, 1] {
             ledgers.add(partition, Ledger::new(Offset::ZERO, None));
-            ledgers.register(partition, range, 1);
+            ledgers.register(partition, range, 1, None);
         }
         ledgers.set_unreadable(0, true);
         assert!(!ledgers.waits_for_unreadable_only(), "no target is set");
@@ -330,7 +336,7 @@ mod tests {
         assert!(!ledgers.is_caught_up());
         assert_eq!(ledgers.progress(), Some((0, 10)));
         let range = OffsetRange::new(Offset::ZERO, Offset::new(9));
-        ledgers.register(0, range, 1);
+        ledgers.register(0, range, 1, None);
         ledgers.settle(&[Settled { partition: 0, batch: range, state: RunState::Succeeded }]);
         assert!(ledgers.is_caught_up());
         assert_eq!(ledgers.progress(), Some((10, 10)));

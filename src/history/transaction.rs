@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rusqlite::{CachedStatement, Connection, Transaction, TransactionBehavior, params};
+use rusqlite::{CachedStatement, Connection, ToSql, Transaction, TransactionBehavior, params};
 
 use super::dead_letters;
 use super::migrations::{KIND_REDRIVE, KIND_REPLAY, KIND_TOPIC, LANE_HASH};
@@ -42,13 +42,11 @@ pub(super) fn write(
 ) -> rusqlite::Result<Effects> {
     let mut effects = Effects::default();
     let change = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let mut target = Target {
-        change: &change,
-        scope,
-        client,
-        insert_run: change.prepare_cached(INSERT_RUN)?,
-        end_attempt: change.prepare_cached(END_ATTEMPT)?,
-    };
+    let (mut insert_run, mut end_attempt) =
+        (change.prepare_cached(INSERT_RUN)?, change.prepare_cached(END_ATTEMPT)?);
+    bind(&mut insert_run, 18, params![scope.0, client, LANE_HASH])?;
+    bind(&mut end_attempt, 11, params![RunState::Voided.code()])?;
+    let mut target = Target { change: &change, scope, insert_run, end_attempt };
     for (at, write) in group.iter().enumerate() {
         target.apply(at, write, &mut effects)?;
     }
@@ -60,10 +58,11 @@ pub(super) fn write(
     Ok(effects)
 }
 
-const INSERT_RUN: &str = "INSERT INTO runs(id, scope, client, partition, first_offset, last_offset, batch_first, \
-     batch_last, lane, lanes, parent, attempts, kind, request, records, bytes, state, queued_ms, lane_hash, \
-     leader_epoch) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, \
-     CASE WHEN ?11 IS NULL THEN ?20 ELSE (SELECT leader_epoch FROM runs WHERE id = ?11) END)";
+/// The last three parameters are the same for all runs.
+const INSERT_RUN: &str = "INSERT INTO runs(id, partition, first_offset, last_offset, batch_first, batch_last, lane, \
+     lanes, parent, attempts, kind, request, records, bytes, state, queued_ms, leader_epoch, scope, client, lane_hash) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)";
+/// The last parameter is the same for all runs.
 const END_ATTEMPT: &str = "UPDATE runs SET state = ?2, attempts = ?3, started_ms = ?4, ended_ms = ?5, \
      run_us = ?6, worker = ?7, error = ?8, output = ?9, records = ?10 WHERE id = ?1 AND state <> ?11";
 
@@ -72,9 +71,20 @@ const END_ATTEMPT: &str = "UPDATE runs SET state = ?2, attempts = ?3, started_ms
 struct Target<'c> {
     change: &'c Transaction<'c>,
     scope: ScopeId,
-    client: &'c str,
     insert_run: CachedStatement<'c>,
     end_attempt: CachedStatement<'c>,
+}
+
+/// Binds the parameters from `from` on; the others keep their values, so what is the same for all runs is bound once.
+fn bind(
+    statement: &mut CachedStatement<'_>,
+    from: usize,
+    values: &[&dyn ToSql],
+) -> rusqlite::Result<()> {
+    for (index, value) in (from..).zip(values) {
+        statement.raw_bind_parameter(index, value)?;
+    }
+    Ok(())
 }
 
 impl Target<'_> {
@@ -184,10 +194,8 @@ impl Target<'_> {
                 Some(Reprocess::Redrive(request)) => (KIND_REDRIVE, Some(request)),
                 Some(Reprocess::Replay(request)) => (KIND_REPLAY, Some(request)),
             };
-            self.insert_run.execute(params![
+            let values = params![
                 run.id.0,
-                self.scope.0,
-                self.client,
                 run.key.partition,
                 range.first.get(),
                 range.last.get(),
@@ -203,9 +211,18 @@ impl Target<'_> {
                 run.bytes,
                 state.code(),
                 run.queued_ms,
-                LANE_HASH,
                 run.epoch.map(Epoch::get)
-            ])?;
+            ];
+            bind(&mut self.insert_run, 1, values)?;
+            self.insert_run.raw_execute()?;
+            if let Some(parent) = run.parent {
+                self.change
+                    .prepare_cached(
+                        "UPDATE runs SET leader_epoch = (SELECT leader_epoch FROM runs WHERE id = ?2) \
+                         WHERE id = ?1",
+                    )?
+                    .execute([run.id.0, parent.0])?;
+            }
             if let Some(Reprocess::Redrive(request)) = run.key.reprocess
                 && state == RunState::Queued
             {
@@ -220,7 +237,7 @@ impl Target<'_> {
     /// outcome would count as done in the new position.
     fn end_run(&mut self, outcome: &Outcome) -> rusqlite::Result<bool> {
         let AttemptRecord { number, started_ms, run_us, worker, error, output } = &outcome.attempt;
-        let rows = self.end_attempt.execute(params![
+        let values = params![
             outcome.id.0,
             outcome.state.code(),
             number,
@@ -230,9 +247,10 @@ impl Target<'_> {
             worker,
             error,
             output,
-            outcome.records,
-            RunState::Voided.code()
-        ])?;
+            outcome.records
+        ];
+        bind(&mut self.end_attempt, 1, values)?;
+        let rows = self.end_attempt.raw_execute()?;
         if rows == 0 {
             return Ok(false);
         }

@@ -44,11 +44,12 @@ pub(super) struct Delivered {
 }
 
 impl Outgoing {
-    /// Divides a cut into its parts. A fresh one gets a part for each of `lanes` lanes that has records; its
-    /// runs, with the keys that `key` makes, are added to `planned`, and have no number yet.
+    /// Divides a cut, of records of the leader epoch `epoch`, into its parts. A fresh one gets a part for each of
+    /// `lanes` lanes that has records; its runs, with the keys that `key` makes, are added to `planned`, and have no
+    /// number yet.
     pub fn new(
         partition: Partition,
-        cut: Cut,
+        (cut, epoch): (Cut, Option<Epoch>),
         lanes: u32,
         key: impl Fn(OffsetRange, Lane) -> RunKey,
         planned: &mut Vec<Planned>,
@@ -63,14 +64,14 @@ impl Outgoing {
                 let (lanes, batches) = split_by_key(cut.batch, lanes);
                 let part = |(lane, batch): (&Lane, &Batch)| {
                     let key = key(range, *lane);
-                    planned.push(Planned::whole(key, batch.len(), batch.payload_bytes()));
+                    let run = Planned::whole(key, batch.len(), batch.payload_bytes());
+                    planned.push(Planned { epoch, ..run });
                     PlannedRun { run: RunId(0), range, lane: *lane, failed_attempts: 0 }
                 };
                 let parts = lanes.iter().zip(&batches).map(part).collect();
                 (PlannedBatch { range, parts, registered: false }, batches)
             }
         };
-        let epoch = None;
         Outgoing { partition, stored, batches, permit: cut.permit, epoch, records, bytes }
     }
 
@@ -178,10 +179,8 @@ impl Delivery {
         let Intake { readers, engine, .. } = intake;
         for out in outgoing.iter_mut().filter(|out| !out.stored.registered) {
             let reader = readers.get_mut(out.partition).expect("a cut comes from a reader");
-            reader.register(&engine.ledgers, out.stored.range, out.stored.parts.len());
-            if let Some(epoch) = out.epoch {
-                engine.ledgers.note_epoch(out.partition, epoch);
-            }
+            let (range, runs) = (out.stored.range, out.stored.parts.len());
+            reader.register(&engine.ledgers, range, runs, out.epoch);
             out.stored.registered = true;
         }
         let pushed = self.push(intake, outgoing);
@@ -200,10 +199,7 @@ impl Delivery {
         let mut planned = Vec::with_capacity(self.cuts.len());
         let outgoing = self.cuts.drain(..).map(|(partition, cut, epoch)| {
             let key = |range, lane| key(intake, partition, range, lane);
-            let before = planned.len();
-            let outgoing = Outgoing::new(partition, cut, lanes, key, &mut planned);
-            planned[before..].iter_mut().for_each(|run: &mut Planned| run.epoch = epoch);
-            Outgoing { epoch, ..outgoing }
+            Outgoing::new(partition, (cut, epoch), lanes, key, &mut planned)
         });
         let mut outgoing: Vec<Outgoing> = outgoing.collect();
         if !planned.is_empty() {

@@ -18,7 +18,7 @@ use crate::model::batch::Record;
 use crate::model::budget::Permit;
 use crate::model::error::{Error, Result};
 use crate::model::live::Trouble;
-use crate::model::offset::{Offset, OffsetRange, Partition};
+use crate::model::offset::{Epoch, Offset, OffsetRange, Partition};
 use crate::model::planned::PlannedBatch;
 use crate::source::batcher::{Batcher, Cut};
 use crate::source::claims::{Believed, Claim};
@@ -273,10 +273,16 @@ impl PartitionReader {
 
     // The position.
 
-    /// The batch goes into flight, as `runs` runs.
-    pub fn register(&mut self, ledgers: &Ledgers, range: OffsetRange, runs: usize) {
+    /// The batch goes into flight, as `runs` runs. `epoch`: the leader epoch of its records, if it is known.
+    pub fn register(
+        &mut self,
+        ledgers: &Ledgers,
+        range: OffsetRange,
+        runs: usize,
+        epoch: Option<Epoch>,
+    ) {
         assert!(range.first >= self.reported, "batch {range} lies below {}", self.reported);
-        ledgers.register(self.partition, range, runs);
+        ledgers.register(self.partition, range, runs, epoch);
         self.reported = range.end();
     }
 

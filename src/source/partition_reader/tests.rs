@@ -229,7 +229,7 @@ impl Driver {
                 }
             };
             if !stored.registered {
-                self.reader.register(&self.ledgers, range, 1);
+                self.reader.register(&self.ledgers, range, 1, None);
                 stored.registered = true;
             }
             if at < room {

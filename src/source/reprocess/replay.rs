@@ -313,7 +313,7 @@ impl Collector for Reading<'_> {
             RunKey { reprocess, ..RunKey::new(topic, partition, range) }
         };
         let mut planned = Vec::new();
-        let mut outgoing = Outgoing::new(partition, cut, 1, key, &mut planned);
+        let mut outgoing = Outgoing::new(partition, (cut, None), 1, key, &mut planned);
         if !planned.is_empty() {
             let Some(run) = engine.history.plan(planned) else { return self.end(Ended::Stopping) };
             self.replay.planned = Some(run);
