@@ -22,7 +22,6 @@ test: ## set up, check, and run every test, those against real Kafka too
 	@# The brokers are downloaded while the compiler works.
 	@for version in $(KAFKA_VERSIONS); do KAFKA_VERSION=$$version scripts/kafka fetch || exit 1; done & fetching=$$!; \
 	$(MAKE) --no-print-directory lint && wait $$fetching
-	cargo test --profile ci --locked --no-default-features --lib
 	scripts/test
 
 # To repeat one: MB_FAULT_SEED=… MB_FAULT_LONG=1 cargo test --profile ci --test brokers ROW
@@ -48,6 +47,7 @@ lint: ## check format, code, docs, scripts and the systemd unit
 	cargo fmt --all --check
 	cargo clippy --profile ci --workspace --all-targets --locked -- -D warnings
 	cargo clippy --profile ci --lib --bins --locked -- -D warnings -D clippy::too_many_lines -D clippy::too_many_arguments
+	cargo clippy --profile ci --lib --bins --locked --no-default-features -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --profile ci --no-deps --locked
 	@if command -v shellcheck >/dev/null; then set -x; shellcheck $$(grep -l '^#!.*bash' scripts/* bench/setup .ci/*); \
 	else echo 'lint: shellcheck not found, scripts not checked: run scripts/setup test' >&2; test -z "$$CI"; fi
