@@ -82,7 +82,7 @@ fn many_partitions(criterion: &mut Criterion) {
                         let first = round * IN_FLIGHT;
                         let of = |batch: i64| (batch % i64::from(PARTITIONS)) as Partition;
                         for batch in first..first + IN_FLIGHT {
-                            ledgers.register(of(batch), range(batch), 1);
+                            ledgers.register(of(batch), range(batch), 1, None);
                         }
                         // As the history thread does, several with one transaction.
                         for some in order.chunks(8) {

@@ -18,10 +18,12 @@ pub const PROBE_LIMIT: Duration = Duration::from_secs(3);
 /// once.
 pub const LOCAL_PROBE_LIMIT: Duration = Duration::from_secs(1);
 /// How long closing a consumer may take; after it the client is abandoned on its own thread.
+#[cfg(feature = "rdkafka")]
 pub const CONSUMER_CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long a consumer may be without any broker before that is an error. librdkafka reconnects by itself,
 /// so a short interruption is none.
+#[cfg(feature = "rdkafka")]
 pub const BROKER_DOWN_LIMIT: Duration = Duration::from_secs(1);
 
 /// The wait after a tick's first error; it doubles with each further error, up to the maximum.
@@ -240,22 +242,27 @@ pub const PLAN_LINGER: Duration = Duration::from_millis(5);
 pub const EMBEDDED_POLL_RECORDS: usize = 4096;
 /// Records that are taken from librdkafka at once: few enough to be still in the processor's caches when
 /// they are copied.
+#[cfg(feature = "rdkafka")]
 pub const RDKAFKA_TAKE_RECORDS: usize = 1024;
 /// librdkafka's `queued.max.messages.kbytes` of one consumer: what it reads ahead stays in the processor's
 /// caches until it is taken.
+#[cfg(feature = "rdkafka")]
 pub const RDKAFKA_QUEUE_KIB: usize = 4 * 1024;
 /// Records that one consumer of librdkafka holds before it stops fetching. Each takes about 350 bytes
 /// beyond its key and value, which the limit above does not count: without this limit, 10-byte records took
 /// 1.1 GB.
+#[cfg(feature = "rdkafka")]
 pub const RDKAFKA_QUEUE_RECORDS: usize = 10_000;
 /// Bytes that one fetch of librdkafka brings of all partitions together. Not exact: the broker sends the
 /// first batch of the first partition in full, however large it is. If a later partition's batch is cut
 /// off, it comes with the next fetch, for which librdkafka doubles that partition's limit.
+#[cfg(feature = "rdkafka")]
 pub const RDKAFKA_FETCH_BYTES: usize = 8 << 20;
 
 /// Bytes that one fetch of librdkafka brings of each of this many partitions: 1 MiB together, so that an
 /// answer is still in the processor's caches when it is parsed, but at least a quarter of that for each, or
 /// there would be too many answers.
+#[cfg(feature = "rdkafka")]
 pub const fn rdkafka_fetch_bytes(partitions: usize) -> usize {
     match partitions {
         0 | 1 => 1 << 20,
