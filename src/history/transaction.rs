@@ -44,8 +44,8 @@ pub(super) fn write(
     let change = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let (mut insert_run, mut end_attempt) =
         (change.prepare_cached(INSERT_RUN)?, change.prepare_cached(END_ATTEMPT)?);
-    bind(&mut insert_run, 18, params![scope.0, client, LANE_HASH])?;
-    bind(&mut end_attempt, 11, params![RunState::Voided.code()])?;
+    bind(&mut insert_run, RUN_CONSTANTS, params![scope.0, client, LANE_HASH])?;
+    bind(&mut end_attempt, ATTEMPT_CONSTANTS, params![RunState::Voided.code()])?;
     let mut target = Target { change: &change, scope, insert_run, end_attempt };
     for (at, write) in group.iter().enumerate() {
         target.apply(at, write, &mut effects)?;
@@ -58,13 +58,15 @@ pub(super) fn write(
     Ok(effects)
 }
 
-/// The last three parameters are the same for all runs.
+/// The parameters from `RUN_CONSTANTS` on are the same for all runs.
 const INSERT_RUN: &str = "INSERT INTO runs(id, partition, first_offset, last_offset, batch_first, batch_last, lane, \
      lanes, parent, attempts, kind, request, records, bytes, state, queued_ms, leader_epoch, scope, client, lane_hash) \
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)";
-/// The last parameter is the same for all runs.
+const RUN_CONSTANTS: usize = 18;
+/// The parameters from `ATTEMPT_CONSTANTS` on are the same for all attempts.
 const END_ATTEMPT: &str = "UPDATE runs SET state = ?2, attempts = ?3, started_ms = ?4, ended_ms = ?5, \
      run_us = ?6, worker = ?7, error = ?8, output = ?9, records = ?10 WHERE id = ?1 AND state <> ?11";
+const ATTEMPT_CONSTANTS: usize = 11;
 
 /// An open transaction, with the two statements that nearly all writes of a busy history need: they are
 /// looked up once for a group.
@@ -75,7 +77,8 @@ struct Target<'c> {
     end_attempt: CachedStatement<'c>,
 }
 
-/// Binds the parameters from `from` on; the others keep their values, so what is the same for all runs is bound once.
+/// Binds the parameters from index `from` on. SQLite keeps the others, so what is the same for the whole group is bound
+/// once.
 fn bind(
     statement: &mut CachedStatement<'_>,
     from: usize,

@@ -1,5 +1,6 @@
 //! The history thread: groups writes into transactions. If SQLite cannot write (a full disk, a locked file), it
-//! retries the same group every second: the inbox fills, so no run starts and nothing is committed until it works.
+//! retries the same group every second. Until it works, no run starts and nothing is committed; the inbox bounds the
+//! memory of what waits.
 //!
 //! Order is the promise here: effects (a run may start, a run is done, a commit may be sent) are announced
 //! only after the transaction that holds them.

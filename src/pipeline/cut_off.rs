@@ -1,4 +1,4 @@
-//! Logs that do not have any more what was read of them: their end lies below the position, or they were cut off below
+//! Detects logs that have lost records which mb has read: their end lies below the position, or they were cut off below
 //! it and have grown since, which their leader epochs show (KIP-320). Asked at each start; `source::intake` asks while
 //! mb runs.
 
@@ -22,7 +22,7 @@ pub(super) struct Known<'a> {
     pub config: &'a Config,
     pub topic: &'a TopicInfo,
     pub marks: &'a BTreeMap<Partition, Watermarks>,
-    /// Whose commits this mb's are.
+    /// This mb's instance (see `history::mark`).
     pub instance: &'a str,
 }
 
@@ -34,7 +34,7 @@ type ReadByEpoch = BTreeMap<Epoch, Offset>;
 struct CutOff {
     /// The lowest offset at which the log may have other records than were read.
     at: Offset,
-    /// What was read, as far as the log was asked about it.
+    /// The end of what was read and the log was asked about.
     read_to: Offset,
     /// What was read above `at`, if an epoch shows the cut.
     shown_by: Option<LastRead>,
@@ -201,7 +201,8 @@ fn go_on(
 }
 
 /// Moves the group's offsets to where the partitions go on, before anything is planned there. With the old offset in the
-/// log, a start after a kill would find the same cut again, and void what was planned since.
+/// log, a start after a kill would find the same cut again, and void what was planned since. An unanswered commit of the
+/// process before may still arrive and undo the move; by its mark it is an older one, so mb commits its own again.
 fn commit(
     known: &Known<'_>,
     (db, scope): (&Database, ScopeId),

@@ -11,7 +11,7 @@ use crate::model::offset::RunKey;
 use crate::model::run::{Run, RunId, RunState};
 use crate::runs::effect::{Count, Effect};
 use crate::runs::engine::Engine;
-use crate::runs::queue::Said;
+use crate::runs::queue::HoldLine;
 use crate::runs::split::Piece;
 use crate::runs::undelivered::Undelivered;
 
@@ -61,7 +61,7 @@ pub fn apply(engine: &Engine, mut run: Run, attempt: AttemptRecord, effects: Vec
             }
             Effect::StepProved { began, ended } => {
                 if let Some((held, waiting)) = engine.queue.step_worked(began, ended)
-                    && held.is_said
+                    && held.was_logged
                 {
                     log::info!(
                         "the step works again after {:.0?}: {waiting} run(s) go on",
@@ -90,11 +90,11 @@ pub fn apply(engine: &Engine, mut run: Run, attempt: AttemptRecord, effects: Vec
 fn hold(engine: &Engine, run: Run, cause: &str) {
     let key = run.key.clone();
     match engine.queue.hold(run, cause) {
-        Some(Said::Begins) => log::error!(
+        Some(HoldLine::Begins) => log::error!(
             "holding: the step fails for every run, now for {key}: {cause}; nothing is given up on, and one run \
              at a time is tried until the step works (mb retry-now, mb give-up)"
         ),
-        Some(Said::GoesOn(time)) => {
+        Some(HoldLine::GoesOn(time)) => {
             log::error!("holding for {time:.0?}: the step still fails: {cause}");
         }
         None => {}

@@ -1,8 +1,8 @@
 //! Moves the cursors of single partitions of a running mb, while the others go on.
 //!
-//! 1. The partition's sensor releases it: nothing of it is read, planned or queued any more.
-//! 2. The run queue suspends it: its queued runs do not start, and its running runs get the time that the caller
-//!    gives. If that time is over, or the caller calls the move off, the partition goes on as before.
+//! 1. The run queue suspends the partition: its queued runs do not start.
+//! 2. The partition's sensor releases it: nothing of it is read, planned or queued any more. Its running runs get the
+//!    time that the caller gives. If that time is over, or the caller calls the move off, the partition goes on as before.
 //! 3. The committer, the only thread that commits, voids the partition's planned ranges in the history, commits the
 //!    new offset and replaces the ledger. No earlier commit can arrive after it: the committer sends one commit at
 //!    a time, and refuses a move as long as an unanswered commit may still reach the log.

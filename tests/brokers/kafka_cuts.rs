@@ -83,9 +83,11 @@ impl Reader {
         });
         assert_eq!(self.seen().len(), values);
         if self.state == State::Frozen {
-            // Client kafka knows no epochs: the next tick looks them up.
+            // Client kafka reports no epochs: the next tick looks them up.
             let now = clock::now_ms();
-            eventually(LIMIT, "a tick that began later is over", || self.last_tick() > Some(now));
+            eventually(LIMIT, "a tick that began after the commit has ended", || {
+                self.last_tick() > Some(now)
+            });
             self.mb.as_ref().unwrap().signal(Signal::STOP);
         }
     }
@@ -95,7 +97,7 @@ impl Reader {
         db.query_row("SELECT confirmed FROM partitions", [], |row| row.get(0)).ok()
     }
 
-    /// When the last tick began that is in the history, in ms since 1970.
+    /// The beginning of the newest recorded tick, in ms since 1970.
     fn last_tick(&self) -> Option<i64> {
         let db = Connection::open(self.data_dir.path().join("history.db")).ok()?;
         db.query_row("SELECT max(started_ms) FROM ticks", [], |row| row.get(0)).ok()?

@@ -37,11 +37,11 @@ pub struct Log {
     late: Vec<Late>,
 }
 
-/// A commit on its way, which may arrive until then.
+/// A commit on its way, which may arrive until `until`.
 struct Late {
     until: Instant,
     commits: Vec<Commit>,
-    /// It is a try of a move. The next try may have moved the cursor already, to the same place.
+    /// An attempt of a cursor move; a later attempt may already have moved the cursor to the same offset.
     is_move: bool,
     /// `moves` of its partitions when it was sent.
     moves: Vec<u32>,
@@ -134,8 +134,7 @@ impl Log {
         Some((index, of.committed.clone()?))
     }
 
-    /// One of the commits under way arrives, or never will. Returns it, and the partitions that were moved since it was
-    /// sent.
+    /// Delivers one late commit, if any can still arrive. Returns it with the partitions whose cursor move it undoes.
     pub fn land_late_commit(
         &mut self,
         now: Instant,

@@ -96,7 +96,7 @@ impl Kafka {
             .env("KAFKA_DIR", folder.join("kafka"))
             .env("KAFKA_PROPERTIES", properties.join("\n"))
             .env("KAFKA_PROXIED", proxied.join(" "))
-            .env("KAFKA_BRIEF", "1")
+            .env("KAFKA_QUICK_START", "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

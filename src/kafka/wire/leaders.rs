@@ -1,5 +1,5 @@
 //! Questions that only a partition's leader can answer, asked of the leaders of all partitions of a topic: where a
-//! partition begins and ends, and where a leader epoch ends. Partitions whose trouble passes are asked about again.
+//! partition begins and ends, and where a leader epoch ends. Errors that pass by themselves are retried.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -72,8 +72,8 @@ impl Trouble {
 }
 
 impl Wire {
-    /// Asks `QUESTIONS` questions about each of `partitions`; for each question the answer has each partition, and no
-    /// other. `ask` gets the number of the question, a leader's address, its partitions (ascending), and the time by
+    /// Asks the leaders `QUESTIONS` questions about each of `partitions`. Each of the maps that it returns, one for each
+    /// question, has exactly these partitions as keys. `ask` gets the number of the question, a leader's address, its partitions (ascending), and the time by
     /// which the leader must have answered.
     ///
     /// Partitions whose trouble passes by itself are retried: until the call's limit, or for
@@ -100,13 +100,13 @@ impl Wire {
             }
             for at in 0..QUESTIONS {
                 // A leader that did not answer the first question is not asked the second.
-                let hopeless: Found<T> = all[..at]
+                let given_up: Found<T> = all[..at]
                     .iter()
                     .flatten()
                     .filter(|(_, f)| is_final(f))
                     .map(|(p, f)| (*p, f.clone()))
                     .collect();
-                all[at].extend(hopeless);
+                all[at].extend(given_up);
                 let ask = |address: &str, requested: &[Partition], deadline: Instant| {
                     ask(at, address, requested, deadline)
                 };

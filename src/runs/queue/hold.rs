@@ -22,12 +22,12 @@ use crate::model::run::{Run, RunId};
 const PROBE_PAUSES: Backoff =
     Backoff { first: Duration::from_millis(250), longest: Duration::from_secs(4) };
 /// Whose turn it is in a round of probes: a fresh run, from the channel, or one that has failed before. If only
-/// failed runs probed, a few bad records would keep up good ones for ever. And if each probe were followed by a
-/// pause, a single bad record would double the time in which the end of an outage is noticed: after a long outage
-/// most of the failed runs may be bad ones.
+/// failed runs probed, a few bad records would block the good ones for ever. If each probe were followed by a pause,
+/// each bad record that probes would delay by one pause that mb notices the end of an outage; and after a long outage
+/// most of the failed runs may have bad records.
 const ROUND: [Prober; 3] = [Prober::Fresh, Prober::Failed, Prober::Fresh];
-/// A hold that goes on is logged again so often.
-const SAY_INTERVAL: Duration = Duration::from_secs(60);
+/// A hold that goes on is logged again at this interval.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The batch that a run is of. Its pieces fail or succeed for the same records, so one of them that fails is no
 /// second witness of an outage.
@@ -67,8 +67,8 @@ struct Outage {
     rounds: u32,
     /// The turn in the round under way: an index into `ROUND`.
     turn: usize,
-    /// When the log said so last.
-    said: Option<Instant>,
+    /// When it was last logged.
+    logged_at: Option<Instant>,
 }
 
 /// What the other runs say about a failed attempt.
@@ -94,8 +94,7 @@ pub struct Held {
     /// Attempts since then to find out whether the step works.
     pub probes: u32,
     pub next_probe: Instant,
-    /// The log has said so.
-    pub is_said: bool,
+    pub was_logged: bool,
 }
 
 /// Which run may be handed out.
@@ -160,9 +159,9 @@ impl Hold {
     }
 
     /// A run that has used its attempts waits for the step to work. Returns what is to be logged: that mb holds, once
-    /// a probe has failed, and then each minute. Bad records that come together, and that the first probe shows to be
-    /// no outage, are not worth a line.
-    pub fn hold(&mut self, cause: &str, now: Instant) -> Option<Said> {
+    /// a probe has failed too, and then each minute. If the first probe succeeds, a few bad records came together, and
+    /// there is no outage to report.
+    pub fn hold(&mut self, run: RunId, cause: &str, now: Instant) -> Option<HoldLine> {
         let Some(outage) = &mut self.outage else {
             self.outage = Some(Outage {
                 since: now,
@@ -172,19 +171,19 @@ impl Hold {
                 probes: 0,
                 rounds: 0,
                 turn: 0,
-                said: None,
+                logged_at: None,
             });
             return None;
         };
         cause.clone_into(&mut outage.cause);
-        let has_probed = outage.probe.is_some() || outage.probes > 0;
-        let said = match outage.said {
-            None if has_probed => Said::Begins,
-            Some(said) if now >= said + SAY_INTERVAL => Said::GoesOn(now - outage.since),
+        let has_probed = outage.probe == Some(run) || outage.probes > 0;
+        let line = match outage.logged_at {
+            None if has_probed => HoldLine::Begins,
+            Some(at) if now >= at + LOG_INTERVAL => HoldLine::GoesOn(now - outage.since),
             _ => return None,
         };
-        outage.said = Some(now);
-        Some(said)
+        outage.logged_at = Some(now);
+        Some(line)
     }
 
     /// Nothing is left that could probe. Returns the hold that this ends.
@@ -250,14 +249,14 @@ impl Outage {
             cause: self.cause.clone(),
             probes: self.probes,
             next_probe: self.next_probe,
-            is_said: self.said.is_some(),
+            was_logged: self.logged_at.is_some(),
         }
     }
 }
 
 /// What a hold has to say to the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Said {
+pub enum HoldLine {
     Begins,
     /// So long after it began.
     GoesOn(Duration),
@@ -344,7 +343,7 @@ mod tests {
     fn probes_come_one_at_a_time_in_rounds_after_pauses_that_grow_to_four_seconds() {
         let (mut hold, mut now) = (Hold::default(), Instant::now());
         assert_eq!(hold.gate(now), Gate::Open);
-        assert_eq!(hold.hold("away", now), None, "no probe has failed yet");
+        assert_eq!(hold.hold(RunId(1), "away", now), None, "no probe has failed yet");
         let mut pauses = Vec::new();
         for _ in 0..8 {
             let pause = pause(&hold, now);
@@ -362,28 +361,33 @@ mod tests {
     #[test]
     fn a_run_that_is_alone_probes_once_a_round() {
         let (mut hold, now) = (Hold::default(), Instant::now());
-        hold.hold("away", now);
+        hold.hold(RunId(1), "away", now);
         let now = now + pause(&hold, now);
         probe(&mut hold, true, now);
         assert_eq!(pause(&hold, now), Duration::from_millis(250));
     }
 
     #[test]
-    fn a_hold_is_said_when_a_probe_has_failed_and_each_minute_and_ends_with_a_success() {
+    fn a_hold_is_logged_when_a_probe_has_failed_and_each_minute_and_ends_with_a_success() {
         let (mut hold, now) = (Hold::default(), Instant::now());
         hold.failed(&run(1), now);
-        assert_eq!(hold.hold("away", now), None, "bad records that come together are no outage");
-        assert!(!hold.held().unwrap().is_said);
+        assert_eq!(
+            hold.hold(RunId(1), "away", now),
+            None,
+            "bad records that come together are no outage"
+        );
+        assert!(!hold.held().unwrap().was_logged);
         hold.probe(RunId(2));
-        assert_eq!(hold.hold("away", now), Some(Said::Begins), "the probe fails");
-        assert_eq!(hold.hold("still", after(now, 59_999)), None);
+        assert_eq!(hold.hold(RunId(1), "away", now), None, "it ran before; the probe may succeed");
+        assert_eq!(hold.hold(RunId(2), "away", now), Some(HoldLine::Begins), "the probe fails");
+        assert_eq!(hold.hold(RunId(1), "still", after(now, 59_999)), None);
         let minute = Duration::from_secs(60);
-        assert_eq!(hold.hold("still", now + minute), Some(Said::GoesOn(minute)));
-        assert_eq!(hold.hold("still", now + minute), None);
+        assert_eq!(hold.hold(RunId(1), "still", now + minute), Some(HoldLine::GoesOn(minute)));
+        assert_eq!(hold.hold(RunId(1), "still", now + minute), None);
         hold.gave_up_unproved(&run(1));
         assert_eq!(hold.evidence(&run(2), true).unproved, 1);
         let held = hold.worked(now + minute).unwrap();
-        assert_eq!((held.since, held.cause.as_str(), held.is_said), (now, "still", true));
+        assert_eq!((held.since, held.cause.as_str(), held.was_logged), (now, "still", true));
         assert_eq!(hold.gate(now), Gate::Open);
         assert_eq!(hold.evidence(&run(2), true).unproved, 0);
     }

@@ -7,7 +7,7 @@ use crate::model::clock;
 use crate::model::run::{Run, RunId};
 use crate::model::sync::atomic::Ordering::{Acquire, Release};
 
-use super::hold::{Evidence, Gate, Held, Prober, Said};
+use super::hold::{Evidence, Gate, Held, HoldLine, Prober};
 use super::run_queue::{IDLE, RunQueue};
 use super::state::State;
 
@@ -26,7 +26,7 @@ impl RunQueue {
         };
         let Some(run) = probe else {
             // Given up on, cancelled, or withdrawn: no run is left that waits for the step.
-            if state.hold.ends().is_some_and(|held| held.is_said) {
+            if state.hold.ends().is_some_and(|held| held.was_logged) {
                 log::info!("nothing waits for the step any more: the hold is over");
             }
             return Err(IDLE);
@@ -86,14 +86,14 @@ impl RunQueue {
 
     /// A run that has used its attempts waits until the step works again, which one run at a time tries.
     /// Returns what is to be logged.
-    pub fn hold(&self, run: Run, cause: &str) -> Option<Said> {
+    pub fn hold(&self, run: Run, cause: &str) -> Option<HoldLine> {
         let now = clock::now();
         let mut state = self.state.lock();
-        let said = state.hold.hold(cause, now);
+        let line = state.hold.hold(run.id, cause, now);
         state.retry(run, now);
         drop(state);
         self.idle.wake_one();
-        said
+        line
     }
 
     /// The hold under way.

@@ -358,7 +358,7 @@ fn during_a_hold_one_run_at_a_time_probes_and_a_success_lets_all_go_on() {
     assert_eq!(probe.id, RunId(2), "a fresh one first");
     let guard = queue.with_worker(&probe);
     assert!(queue.probe_now() && queue.try_next().is_none(), "one is under way");
-    assert_eq!(queue.hold(probe, "away"), Some(Said::Begins), "the probe has failed too");
+    assert_eq!(queue.hold(probe, "away"), Some(HoldLine::Begins), "the probe has failed too");
     drop(guard);
     let probe = queue.try_next().unwrap();
     assert_eq!(probe.id, RunId(1), "then one that has failed, without a pause");

@@ -352,7 +352,8 @@ impl Batcher {
         Some((self.fill.as_ref()?.batch.range()?, self.due()?))
     }
 
-    /// Cuts the fresh batch being filled as it is, because its wait is over, memory is short or the tick ends.
+    /// Cuts the fresh batch being filled as it is: its wait is over, memory is short, the tick ends, its partition
+    /// pauses, or a gap or a later leader epoch follows.
     /// A stored range goes on filling: it must come out with the range that it had.
     pub fn cut_now(&mut self) -> Option<Cut> {
         if self.fill.as_ref().is_some_and(|fill| !fill.stored) { self.cut_fill() } else { None }

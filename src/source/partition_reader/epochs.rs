@@ -1,5 +1,5 @@
 //! Whether a partition's log is still the one that was read: the leader epochs of what was read (KIP-320). Pure: who
-//! asks the log, and what follows from a log that was cut off, is decided in `tick` and `gaps`.
+//! asks the log, and what follows from a log that was cut off, is decided in `intake` and `tick`.
 //!
 //! A log that was cut off below the position and has grown past it again looks like any other by its offsets: a folder
 //! restored from an older copy, an election of a replica that was behind. By epochs it differs: the records above the
@@ -29,8 +29,8 @@ impl Epochs {
         Epochs { read, ..Epochs::default() }
     }
 
-    /// The client reports of which epoch the records are that come next. `read` is the end of the newest record that
-    /// was taken, if it is not known yet.
+    /// The client reports the epoch of the records that follow. `read` is the end of the newest record that was taken,
+    /// unless `note_read` has it already.
     pub fn report(&mut self, epoch: Epoch, read: Option<Offset>) {
         self.note_read(read);
         let before = self.current.or(self.read.map(|read| read.epoch));

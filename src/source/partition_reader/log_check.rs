@@ -13,8 +13,8 @@ impl PartitionReader {
         PartitionReader { epochs: Epochs::after(read), ..self }
     }
 
-    /// The client reports of which leader epoch the records are that it hands over next. True if they are dropped until
-    /// `is_still_there` was called.
+    /// The client reports the leader epoch of the records that follow. True if they are dropped until `is_still_there`
+    /// was called.
     pub fn epoch(&mut self, epoch: Epoch) -> bool {
         self.epochs.report(epoch, self.batcher.filled_to());
         self.epochs.is_suspect()
