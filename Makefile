@@ -47,7 +47,7 @@ lint: ## check format, code, docs, scripts and the systemd unit
 	cargo fmt --all --check
 	cargo clippy --profile ci --workspace --all-targets --locked -- -D warnings
 	cargo clippy --profile ci --lib --bins --locked -- -D warnings -D clippy::too_many_lines -D clippy::too_many_arguments
-	cargo clippy --profile ci --lib --bins --locked --no-default-features -- -D warnings
+	cargo clippy --profile ci --lib --bins --tests --locked --no-default-features -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --profile ci --no-deps --locked
 	@if command -v shellcheck >/dev/null; then set -x; shellcheck $$(grep -l '^#!.*bash' scripts/* bench/setup .ci/*); \
 	else echo 'lint: shellcheck not found, scripts not checked: run scripts/setup test' >&2; test -z "$$CI"; fi

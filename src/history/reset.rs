@@ -391,6 +391,28 @@ mod tests {
     }
 
     #[test]
+    fn pieces_and_their_pieces_have_the_leader_epoch_of_the_batch() {
+        let mut world = World::new();
+        let epoch = Epoch::checked(3);
+        let key = |first, last| RunKey::new("t", 0, range(first, last));
+        let mut run = Planned { epoch, ..Planned::whole(key(10, 13), 4, 4) };
+        run.id = world.history.plan(vec![run.clone()]).unwrap();
+        for last in [11, 10] {
+            let piece = Planned { parent: Some(run.id), ..Planned::whole(key(10, last), 1, 1) };
+            let ended = ended(&run, RunState::Split);
+            let id = world.history.split(ended, vec![piece.clone()]).unwrap();
+            run = Planned { id, ..piece };
+        }
+        world.write();
+        let recorded = recovery::recorded(world.file.db(), world.scope).unwrap();
+        let epochs: Vec<_> = recorded[&0].runs.iter().map(|run| run.epoch).collect();
+        assert!(!epochs.is_empty() && epochs.iter().all(|of| *of == epoch), "{epochs:?}");
+        let unknown = "SELECT count(*) FROM runs WHERE leader_epoch IS NOT 3";
+        let unknown: i64 = world.file.db().query_row(unknown, [], |row| row.get(0)).unwrap();
+        assert_eq!((world.count("runs"), unknown), (3, 0));
+    }
+
+    #[test]
     fn killed_between_the_halves_mb_goes_on_at_whichever_offset_the_log_has() {
         for to in [0, 10, 20, 90] {
             let mut world = World::new();

@@ -84,6 +84,8 @@ fn bind(
     from: usize,
     values: &[&dyn ToSql],
 ) -> rusqlite::Result<()> {
+    let end = from + values.len() - 1;
+    debug_assert!(end <= statement.parameter_count(), "a statement without parameter {end}");
     for (index, value) in (from..).zip(values) {
         statement.raw_bind_parameter(index, value)?;
     }

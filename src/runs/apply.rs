@@ -57,7 +57,8 @@ pub fn apply(engine: &Engine, mut run: Run, attempt: AttemptRecord, effects: Vec
             }
             Effect::Hold { cause, failed_attempts, failing } => {
                 (run.failed_attempts, run.failing) = (failed_attempts, Some(failing));
-                return hold(engine, run, &cause);
+                log::debug!("run {} waits until the step works: {cause}", run.key);
+                return engine.queue.hold(run, &cause);
             }
             Effect::StepProved { began, ended } => {
                 if let Some((held, waiting)) = engine.queue.step_worked(began, ended)
@@ -69,7 +70,10 @@ pub fn apply(engine: &Engine, mut run: Run, attempt: AttemptRecord, effects: Vec
                     );
                 }
             }
-            Effect::StepDisproved(now) => engine.queue.step_failed(&run, now),
+            Effect::StepDisproved { error, ended } => {
+                let line = engine.queue.step_failed(&run, &error, ended);
+                log_hold(line, &run, &error);
+            }
             Effect::GiveUpUnproved => engine.queue.gave_up_unproved(&run),
             Effect::StartPieces { due } => return engine.queue.split(&run.key, pieces, due),
             Effect::HandOver { error, dead_letters } => {
@@ -87,12 +91,12 @@ pub fn apply(engine: &Engine, mut run: Run, attempt: AttemptRecord, effects: Vec
     }
 }
 
-fn hold(engine: &Engine, run: Run, cause: &str) {
-    let key = run.key.clone();
-    match engine.queue.hold(run, cause) {
+fn log_hold(line: Option<HoldLine>, run: &Run, cause: &str) {
+    match line {
         Some(HoldLine::Begins) => log::error!(
-            "holding: the step fails for every run, now for {key}: {cause}; nothing is given up on, and one run \
-             at a time is tried until the step works (mb retry-now, mb give-up)"
+            "holding: the step fails for every run, now for {}: {cause}; nothing is given up on, and one run \
+             at a time is tried until the step works (mb retry-now, mb give-up)",
+            run.key
         ),
         Some(HoldLine::GoesOn(time)) => {
             log::error!("holding for {time:.0?}: the step still fails: {cause}");

@@ -23,8 +23,11 @@ pub enum Effect {
         began: Instant,
         ended: Instant,
     },
-    /// An attempt that ended at this time has processed no record.
-    StepDisproved(Instant),
+    /// An attempt that ended at `ended` has processed no record.
+    StepDisproved {
+        error: String,
+        ended: Instant,
+    },
     /// The run is given up on though the step has worked for no other run.
     GiveUpUnproved,
     /// Writes the attempt to the history, with the state that the run is in now.

@@ -190,7 +190,7 @@ fn failed_attempt(
         if is_partial {
             effects.push(now.proof());
         } else if !matches!(error, StepError::DeadLetter(_)) {
-            effects.push(Effect::StepDisproved(now.now));
+            effects.push(Effect::StepDisproved { error: text.clone(), ended: now.now });
         }
     }
     let (failure, why) = match &error {

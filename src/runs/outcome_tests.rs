@@ -104,7 +104,7 @@ fn show(effect: &Effect, now: Instant) -> String {
         Effect::StepWorks => "step works".into(),
         Effect::StepFails(error) => format!("step fails: {error}"),
         Effect::StepProved { .. } => "the step works for others".into(),
-        Effect::StepDisproved(_) => "the step may fail for others".into(),
+        Effect::StepDisproved { .. } => "the step may fail for others".into(),
         Effect::GiveUpUnproved => "give up unproved".into(),
         Effect::Hold { cause, failed_attempts, failing } => {
             format!("hold ({cause}) after {failed_attempts} attempts, {} count", failing.counted)
@@ -170,7 +170,7 @@ impl Case {
         let effects = decide(&self.run, turn, &self.now);
         // What others learn of the step has a test of its own.
         let own = |effect: &&Effect| {
-            !matches!(effect, Effect::StepProved { .. } | Effect::StepDisproved(_))
+            !matches!(effect, Effect::StepProved { .. } | Effect::StepDisproved { .. })
         };
         let shown: Vec<_> =
             effects.iter().filter(own).map(|effect| show(effect, self.now.now)).collect();
@@ -539,7 +539,7 @@ fn others_learn_from_an_attempt_whether_the_step_works() {
         let effects = decide(run, turn, &situation());
         let of = |effect: &Effect| match effect {
             Effect::StepProved { .. } => Some(true),
-            Effect::StepDisproved(_) => Some(false),
+            Effect::StepDisproved { .. } => Some(false),
             _ => None,
         };
         effects.iter().filter_map(of).collect::<Vec<_>>()

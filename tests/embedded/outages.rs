@@ -160,12 +160,27 @@ fn data_runs(data: &Data) -> i64 {
         .unwrap_or(0)
 }
 
+/// The only worker tries a bad run until mb holds; the run that probes is good.
+#[test]
+fn a_hold_that_its_first_probe_ends_is_not_reported() {
+    let data = records(50);
+    let command = r#"! grep -q '"offset":0,'"#;
+    let base = ["--client", "embedded", "--topic", TOPIC, "--exec", command, "--until-caught-up"];
+    let one = ["--max-concurrent-runs", "1", "--max-batch", "5", "--retry-backoff", "0"];
+    let args = [&base[..], &one].concat();
+    let mb = Mb::start_under("export RUST_LOG=mb=debug", data.path(), &args);
+    let said = ends(mb, 0).join("\n");
+    assert!(said.contains("waits until the step works: "), "no hold: {said}");
+    assert!(!said.contains("holding: ") && !said.contains("the step works again"), "{said}");
+    assert_eq!(dead_letters(&data), (0..5).map(|offset| (0, offset)).collect());
+}
+
 #[test]
 fn a_run_that_cannot_be_compared_is_given_up_on_when_patience_is_over() {
     for order in ["none", "partition"] {
         let data = records(if order == "none" { 5 } else { 20 });
         let command = r#"! grep -q '"offset":0,'"#;
-        let flags = ["--outage-patience", "1s", "--order", order, "--until-caught-up"];
+        let flags = ["--outage-patience", "3s", "--order", order, "--until-caught-up"];
         let said = ends(start(&data, command, &flags), 0);
         assert!(said.join("\n").contains("holding: "), "{order}: {}", said.join("\n"));
         let expected: BTreeSet<_> = (0..5).map(|offset| (0, offset)).collect();

@@ -28,8 +28,9 @@ pub struct PartitionLog {
     pub committed: Option<Committed>,
     /// All that was committed, in the order of the group's log.
     commits: Vec<Committed>,
-    /// How often its cursor was moved.
+    /// How often its cursor was moved, and where to last.
     moves: u32,
+    moved_to: Option<Offset>,
 }
 
 pub struct Log {
@@ -69,6 +70,7 @@ impl Log {
             committed: None,
             commits: Vec::new(),
             moves: 0,
+            moved_to: None,
         });
         self.partitions.len() - 1
     }
@@ -148,7 +150,12 @@ impl Log {
             self.late.swap_remove(rng.usize(0..self.late.len()));
         self.commit(&commits);
         let undone = moves.iter().zip(self.moves(&commits)).zip(&commits);
-        let undone = undone.filter(|((then, now), _)| !is_move && *then != now);
+        let is_undone = |(then_and_now, commit): &((&u32, u32), &Commit)| {
+            let moved_to = self.partitions[commit.partition as usize].moved_to;
+            let is_the_same = is_move && moved_to == Some(commit.offset);
+            *then_and_now.0 != then_and_now.1 && !is_the_same
+        };
+        let undone = undone.filter(is_undone);
         let undone = undone.map(|(_, commit)| commit.partition).collect();
         Some((commits, undone))
     }
@@ -355,8 +362,10 @@ impl Broker for SimulatedBroker {
             Fate::Happens | Fate::Last => {
                 world.log.borrow_mut().commit(&commits[..reached]);
                 if is_move {
-                    for (partition, _) in &offsets[..reached] {
-                        world.log.borrow_mut().partitions[*partition as usize].moves += 1;
+                    for (partition, to) in &offsets[..reached] {
+                        let of = &mut world.log.borrow_mut().partitions[*partition as usize];
+                        of.moves += 1;
+                        of.moved_to = Some(*to);
                     }
                     crate::oracle::moved(&world, &offsets[..reached]);
                 }

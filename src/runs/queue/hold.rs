@@ -65,8 +65,8 @@ struct Outage {
     probes: u32,
     /// Rounds of probes that are over.
     rounds: u32,
-    /// The turn in the round under way: an index into `ROUND`.
-    turn: usize,
+    /// The runs that have probed in the round under way.
+    tried: Vec<RunId>,
     /// When it was last logged.
     logged_at: Option<Instant>,
 }
@@ -127,12 +127,22 @@ impl Hold {
         self.outage.take().map(|outage| outage.held())
     }
 
-    /// An attempt of the run has failed.
-    pub fn failed(&mut self, run: &Run, now: Instant) {
+    /// An attempt of the run has failed. Returns what is to be logged: that mb holds, once a probe has failed too, and
+    /// then each minute. If the first probe succeeds, a few bad records came together, and there is no outage to report.
+    pub fn failed(&mut self, run: &Run, error: &str, now: Instant) -> Option<HoldLine> {
         self.failed_at = Some(now);
         if is_evidence(&run.key) {
             self.failing.insert(Origin::of(run));
         }
+        let outage = self.outage.as_mut()?;
+        error.clone_into(&mut outage.cause);
+        let line = match outage.logged_at {
+            None if outage.probe == Some(run.id) => HoldLine::Begins,
+            Some(at) if now >= at + LOG_INTERVAL => HoldLine::GoesOn(now - outage.since),
+            _ => return None,
+        };
+        outage.logged_at = Some(now);
+        Some(line)
     }
 
     /// The latest beginning of an attempt that has succeeded by now.
@@ -158,32 +168,18 @@ impl Hold {
         self.failing.remove(&Origin::of(run));
     }
 
-    /// A run that has used its attempts waits for the step to work. Returns what is to be logged: that mb holds, once
-    /// a probe has failed too, and then each minute. If the first probe succeeds, a few bad records came together, and
-    /// there is no outage to report.
-    pub fn hold(&mut self, run: RunId, cause: &str, now: Instant) -> Option<HoldLine> {
-        let Some(outage) = &mut self.outage else {
-            self.outage = Some(Outage {
-                since: now,
-                cause: cause.to_owned(),
-                probe: None,
-                next_probe: now + PROBE_PAUSES.first,
-                probes: 0,
-                rounds: 0,
-                turn: 0,
-                logged_at: None,
-            });
-            return None;
-        };
-        cause.clone_into(&mut outage.cause);
-        let has_probed = outage.probe == Some(run) || outage.probes > 0;
-        let line = match outage.logged_at {
-            None if has_probed => HoldLine::Begins,
-            Some(at) if now >= at + LOG_INTERVAL => HoldLine::GoesOn(now - outage.since),
-            _ => return None,
-        };
-        outage.logged_at = Some(now);
-        Some(line)
+    /// A run that has used its attempts waits for the step to work.
+    pub fn hold(&mut self, cause: &str, now: Instant) {
+        self.outage.get_or_insert_with(|| Outage {
+            since: now,
+            cause: cause.to_owned(),
+            probe: None,
+            next_probe: now + PROBE_PAUSES.first,
+            probes: 0,
+            rounds: 0,
+            tried: Vec::new(),
+            logged_at: None,
+        });
     }
 
     /// Nothing is left that could probe. Returns the hold that this ends.
@@ -201,7 +197,7 @@ impl Hold {
             None => Gate::Open,
             Some(outage) if outage.probe.is_some() => Gate::Shut(None),
             Some(outage) if now < outage.next_probe => Gate::Shut(Some(outage.next_probe - now)),
-            Some(outage) => Gate::Probe(ROUND[outage.turn]),
+            Some(outage) => Gate::Probe(ROUND[outage.tried.len()]),
         }
     }
 
@@ -216,22 +212,35 @@ impl Hold {
         self.outage.as_ref().is_some_and(|outage| outage.probe == Some(run))
     }
 
-    /// A worker is through with the run. True if it was the probe: the next one is due at once, or after a pause if
-    /// the round is over or no other run waits (`is_alone`). `jitter` is a random number in 0..1.
-    pub fn put_down(&mut self, run: RunId, is_alone: bool, now: Instant, jitter: f64) -> bool {
+    /// A worker is through with the run. True if it was the probe: the next one is due at once, or after a pause if the
+    /// round is over. `jitter` is a random number in 0..1.
+    pub fn put_down(&mut self, run: RunId, now: Instant, jitter: f64) -> bool {
         let Some(outage) = self.outage.as_mut().filter(|outage| outage.probe == Some(run)) else {
             return false;
         };
         outage.probe = None;
         outage.probes = outage.probes.saturating_add(1);
-        outage.turn += 1;
+        outage.tried.push(run);
         outage.next_probe = now;
-        if is_alone || outage.turn == ROUND.len() {
-            outage.turn = 0;
-            outage.next_probe += PROBE_PAUSES.pause(outage.rounds, jitter);
-            outage.rounds = outage.rounds.saturating_add(1);
+        if outage.tried.len() == ROUND.len() {
+            self.end_round(now, jitter);
         }
         true
+    }
+
+    /// The runs that have probed in the round under way.
+    pub fn tried(&self) -> &[RunId] {
+        self.outage.as_ref().map_or(&[], |outage| &outage.tried)
+    }
+
+    /// The next probe begins another round, after the pause that is returned.
+    pub fn end_round(&mut self, now: Instant, jitter: f64) -> Duration {
+        let Some(outage) = &mut self.outage else { return Duration::ZERO };
+        let pause = PROBE_PAUSES.pause(outage.rounds, jitter);
+        outage.next_probe = now + pause;
+        outage.rounds = outage.rounds.saturating_add(1);
+        outage.tried.clear();
+        pause
     }
 
     /// A probe is due at once.
@@ -298,7 +307,7 @@ mod tests {
     #[test]
     fn only_a_success_that_began_after_a_failure_settles_it() {
         let (mut hold, now) = (Hold::default(), Instant::now());
-        hold.failed(&run(1), after(now, 100));
+        hold.failed(&run(1), "away", after(now, 100));
         hold.worked(after(now, 50));
         assert!(!hold.is_settled(), "it had begun before, perhaps while all was well");
         hold.worked(after(now, 100));
@@ -313,24 +322,14 @@ mod tests {
         let mut piece = run(5);
         piece.whole = OffsetRange::new(Offset::new(1), Offset::new(9));
         let other = Run { whole: piece.whole, ..run(7) };
-        hold.failed(&piece, now);
+        hold.failed(&piece, "away", now);
         assert!(!hold.evidence(&other, false).others_fail);
         assert!(hold.evidence(&run(20), false).others_fail);
         hold.worked(now);
         let mut redrive = run(30);
         redrive.key.reprocess = Some(Reprocess::Redrive(1));
-        hold.failed(&redrive, now);
+        hold.failed(&redrive, "away", now);
         assert!(!hold.evidence(&run(20), false).others_fail);
-    }
-
-    /// Takes a turn that is due, and puts the run down again; returns the turn.
-    fn probe(hold: &mut Hold, is_alone: bool, now: Instant) -> Prober {
-        let Gate::Probe(turn) = hold.gate(now) else { panic!("{:?}", hold.gate(now)) };
-        hold.probe(RunId(1));
-        assert_eq!(hold.gate(after(now, 99_999)), Gate::Shut(None), "while one is under way");
-        assert!(!hold.put_down(RunId(99), is_alone, now, 1.0), "another run");
-        assert!(hold.put_down(RunId(1), is_alone, now, 1.0));
-        turn
     }
 
     /// The pause before the next probe.
@@ -343,14 +342,23 @@ mod tests {
     fn probes_come_one_at_a_time_in_rounds_after_pauses_that_grow_to_four_seconds() {
         let (mut hold, mut now) = (Hold::default(), Instant::now());
         assert_eq!(hold.gate(now), Gate::Open);
-        assert_eq!(hold.hold(RunId(1), "away", now), None, "no probe has failed yet");
+        hold.hold("away", now);
         let mut pauses = Vec::new();
         for _ in 0..8 {
             let pause = pause(&hold, now);
             pauses.push(pause.as_millis());
             now += pause;
-            let round: Vec<_> = (0..3).map(|_| probe(&mut hold, false, now)).collect();
+            let mut round = Vec::new();
+            for id in 1..=3 {
+                let Gate::Probe(prober) = hold.gate(now) else { panic!("{:?}", hold.gate(now)) };
+                round.push(prober);
+                hold.probe(RunId(id));
+                assert_eq!(hold.gate(after(now, 99_999)), Gate::Shut(None), "one is under way");
+                assert!(!hold.put_down(RunId(99), now, 1.0), "another run");
+                assert!(hold.put_down(RunId(id), now, 1.0));
+            }
             assert_eq!(round, [Prober::Fresh, Prober::Failed, Prober::Fresh]);
+            assert!(hold.tried().is_empty(), "the next round may try them again");
         }
         assert_eq!(pauses, [250, 250, 500, 1000, 2000, 4000, 4000, 4000]);
         assert_eq!(hold.held().unwrap().probes, 24);
@@ -359,31 +367,18 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_is_alone_probes_once_a_round() {
-        let (mut hold, now) = (Hold::default(), Instant::now());
-        hold.hold(RunId(1), "away", now);
-        let now = now + pause(&hold, now);
-        probe(&mut hold, true, now);
-        assert_eq!(pause(&hold, now), Duration::from_millis(250));
-    }
-
-    #[test]
     fn a_hold_is_logged_when_a_probe_has_failed_and_each_minute_and_ends_with_a_success() {
         let (mut hold, now) = (Hold::default(), Instant::now());
-        hold.failed(&run(1), now);
-        assert_eq!(
-            hold.hold(RunId(1), "away", now),
-            None,
-            "bad records that come together are no outage"
-        );
-        assert!(!hold.held().unwrap().was_logged);
+        assert_eq!(hold.failed(&run(1), "away", now), None);
+        hold.hold("away", now);
         hold.probe(RunId(2));
-        assert_eq!(hold.hold(RunId(1), "away", now), None, "it ran before; the probe may succeed");
-        assert_eq!(hold.hold(RunId(2), "away", now), Some(HoldLine::Begins), "the probe fails");
-        assert_eq!(hold.hold(RunId(1), "still", after(now, 59_999)), None);
+        assert_eq!(hold.failed(&run(3), "away", now), None, "it ran before; the probe may succeed");
+        assert!(!hold.held().unwrap().was_logged);
+        assert_eq!(hold.failed(&run(2), "away", now), Some(HoldLine::Begins));
+        assert_eq!(hold.failed(&run(3), "still", after(now, 59_999)), None);
         let minute = Duration::from_secs(60);
-        assert_eq!(hold.hold(RunId(1), "still", now + minute), Some(HoldLine::GoesOn(minute)));
-        assert_eq!(hold.hold(RunId(1), "still", now + minute), None);
+        assert_eq!(hold.failed(&run(3), "still", now + minute), Some(HoldLine::GoesOn(minute)));
+        assert_eq!(hold.failed(&run(3), "still", now + minute), None);
         hold.gave_up_unproved(&run(1));
         assert_eq!(hold.evidence(&run(2), true).unproved, 1);
         let held = hold.worked(now + minute).unwrap();

@@ -18,13 +18,22 @@ impl RunQueue {
         if let Some(run) = state.take_urgent(now) {
             return Ok((run, true));
         }
+        let tried = state.hold.tried().to_vec();
         let probe = match state.hold.gate(now) {
             Gate::Open => return Err(Duration::ZERO),
             Gate::Shut(wait) => return Err(wait.unwrap_or(IDLE)),
-            Gate::Probe(Prober::Fresh) => self.take_fresh(state).or_else(|| state.take_probe()),
-            Gate::Probe(Prober::Failed) => state.take_probe().or_else(|| self.take_fresh(state)),
+            Gate::Probe(Prober::Fresh) => {
+                self.take_fresh(state).or_else(|| state.take_probe(&tried))
+            }
+            Gate::Probe(Prober::Failed) => {
+                state.take_probe(&tried).or_else(|| self.take_fresh(state))
+            }
         };
         let Some(run) = probe else {
+            if state.has_retries() {
+                // All that wait have been tried in this round.
+                return Err(state.hold.end_round(now, fastrand::f64()));
+            }
             // Given up on, cancelled, or withdrawn: no run is left that waits for the step.
             if state.hold.ends().is_some_and(|held| held.was_logged) {
                 log::info!("nothing waits for the step any more: the hold is over");
@@ -61,11 +70,11 @@ impl RunQueue {
         Some((held, waiting))
     }
 
-    /// An attempt of the run has failed at `now`, and no record was processed.
-    pub fn step_failed(&self, run: &Run, now: Instant) {
+    /// An attempt of the run has failed at `now`, and no record was processed. Returns what is to be logged of a hold.
+    pub fn step_failed(&self, run: &Run, error: &str, now: Instant) -> Option<HoldLine> {
         let mut state = self.state.lock();
         self.is_watched.store(true, Release);
-        state.hold.failed(run, now);
+        state.hold.failed(run, error, now)
     }
 
     /// What the other runs say about a failure of this run; `worked_since`: see [`Evidence`].
@@ -85,15 +94,16 @@ impl RunQueue {
     }
 
     /// A run that has used its attempts waits until the step works again, which one run at a time tries.
-    /// Returns what is to be logged.
-    pub fn hold(&self, run: Run, cause: &str) -> Option<HoldLine> {
+    pub fn hold(&self, run: Run, cause: &str) {
         let now = clock::now();
         let mut state = self.state.lock();
-        let line = state.hold.hold(run.id, cause, now);
+        // Since this run failed, others may have succeeded, after which nobody watches for successes. But the hold must
+        // see the next one.
+        self.is_watched.store(true, Release);
+        state.hold.hold(cause, now);
         state.retry(run, now);
         drop(state);
         self.idle.wake_one();
-        line
     }
 
     /// The hold under way.

@@ -443,10 +443,8 @@ impl RunQueue {
 impl Drop for WithWorker<'_> {
     fn drop(&mut self) {
         let mut state = self.queue.state.lock();
-        let was_probe = state.hold.is_probe(self.id) && {
-            let is_alone = state.probes() < 2 && self.queue.receiver.is_empty();
-            state.hold.put_down(self.id, is_alone, clock::now(), fastrand::f64())
-        };
+        let was_probe = state.hold.is_probe(self.id)
+            && state.hold.put_down(self.id, clock::now(), fastrand::f64());
         if self.partition.is_some_and(|partition| state.put_down(partition)) {
             self.queue.idle_partitions.notify_all();
         }

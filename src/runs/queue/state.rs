@@ -72,14 +72,12 @@ impl State {
         Some(run)
     }
 
-    /// How many runs `take_probe` could hand out.
-    pub fn probes(&self) -> usize {
-        self.retries.len()
-    }
-
-    /// Hands out the retry that is due first as a probe, due or not.
-    pub fn take_probe(&mut self) -> Option<Run> {
-        let (run, ()) = self.retries.pop_first()?;
+    /// Hands out the retry that is due first as a probe, due or not; none of those that were `tried`.
+    pub fn take_probe(&mut self, tried: &[RunId]) -> Option<Run> {
+        let tried = self.retries.split_off(|run| tried.contains(&run.id));
+        let first = self.retries.pop_first();
+        self.retries.append(tried);
+        let (run, ()) = first?;
         self.hand_out(&run.key);
         Some(run)
     }

@@ -350,15 +350,17 @@ fn during_a_hold_one_run_at_a_time_probes_and_a_success_lets_all_go_on() {
         queue.push(run(id), late(), &stop).unwrap();
     }
     let failed = queue.try_next().unwrap();
-    queue.step_failed(&failed, Instant::now());
-    assert_eq!(queue.hold(Run { failed_attempts: 1, ..failed }, "away"), None);
+    assert_eq!(queue.step_failed(&failed, "away", Instant::now()), None);
+    queue.hold(Run { failed_attempts: 1, ..failed }, "away");
     assert!(queue.try_next().is_none(), "the pause before the first probe");
     assert!(queue.probe_now());
     let probe = queue.try_next().unwrap();
     assert_eq!(probe.id, RunId(2), "a fresh one first");
     let guard = queue.with_worker(&probe);
     assert!(queue.probe_now() && queue.try_next().is_none(), "one is under way");
-    assert_eq!(queue.hold(probe, "away"), Some(HoldLine::Begins), "the probe has failed too");
+    let line = queue.step_failed(&probe, "away", Instant::now());
+    assert_eq!(line, Some(HoldLine::Begins), "the probe has failed too");
+    queue.retry(probe, late());
     drop(guard);
     let probe = queue.try_next().unwrap();
     assert_eq!(probe.id, RunId(1), "then one that has failed, without a pause");
@@ -367,6 +369,39 @@ fn during_a_hold_one_run_at_a_time_probes_and_a_success_lets_all_go_on() {
     drop(queue.with_worker(&probe));
     let rest = [queue.try_next(), queue.try_next()].map(|run| run.unwrap().id);
     assert_eq!(rest, [RunId(2), RunId(3)], "at once, whenever their attempts were due");
+}
+
+#[test]
+fn in_a_hold_a_run_probes_once_a_round_and_then_all_pause() {
+    let queue = queue(9);
+    for id in [1, 2] {
+        queue.hold(run(id), "away");
+    }
+    for _ in 0..3 {
+        assert!(queue.probe_now());
+        let mut tried = Vec::new();
+        while let Some(probe) = queue.try_next() {
+            tried.push(probe.id.0);
+            let guard = queue.with_worker(&probe);
+            queue.hold(probe, "away");
+            drop(guard);
+        }
+        tried.sort_unstable();
+        assert_eq!(tried, [1, 2]);
+    }
+}
+
+#[test]
+fn a_hold_that_begins_after_a_success_of_another_run_ends_with_the_next_one() {
+    let queue = queue(9);
+    let failed = run(1);
+    queue.step_failed(&failed, "away", Instant::now());
+    // Before its worker comes to hold it, another run succeeds.
+    let began = Instant::now();
+    assert!(queue.step_worked(began, Instant::now()).is_none());
+    queue.hold(failed, "away");
+    assert!(queue.step_worked(began, Instant::now()).is_some());
+    assert_eq!(queue.held(), None);
 }
 
 #[test]
@@ -408,7 +443,7 @@ fn a_worker_that_sleeps_in_a_hold_is_woken_for_the_next_probe_and_by_its_end() {
                 if run.id == RunId(1) {
                     queue.hold(run, "away");
                 } else {
-                    queue.step_failed(&run, began);
+                    queue.step_failed(&run, "away", began);
                     queue.step_worked(began, Instant::now());
                 }
                 drop(guard);

@@ -17,5 +17,5 @@ mod state;
 #[path = "../../../../src/runs/queue/waiting.rs"]
 mod waiting;
 
-pub use hold::{Evidence, Held, Said};
+pub use hold::{Evidence, Held, HoldLine};
 pub use run_queue::{Refused, RunQueue, WithWorker};
