@@ -15,7 +15,8 @@ use crate::model::live::Trouble;
 use crate::model::offset::{LastRead, Offset, OffsetRange, Partition};
 use crate::runs::engine::Engine;
 use crate::source::batcher::{BatchLimits, Batcher};
-use crate::source::partition_reader::{PartitionReader, Readers, WHAT};
+use crate::source::partition_reader::{PartitionReader, WHAT};
+use crate::source::readers::Readers;
 use crate::source::signals::{Released, SensorCommand, Signals};
 
 /// The settings of one sensor. A running sensor changes `limits.max_records` alone.

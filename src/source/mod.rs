@@ -17,6 +17,7 @@ mod gaps;
 mod intake;
 mod partition_reader;
 pub mod producer;
+mod readers;
 pub mod reprocess;
 pub mod sensor;
 pub mod signals;

@@ -72,7 +72,8 @@ pub fn produce(bootstrap: &str, codec: &str, topic: &str, partition: i32, values
     producer.flush(LIMIT).expect("the broker acknowledges");
 }
 
-/// Writes the values in one transaction, which is committed or aborted.
+/// Writes the values in one transaction, which is committed or aborted. Returns once its marker is in the log: the
+/// coordinator answers before that.
 pub fn transaction(bootstrap: &str, topic: &str, partition: i32, values: &[Vec<u8>], commit: bool) {
     let id = super::unique("transaction");
     let producer = producer(bootstrap, &[("transactional.id", &id)]);
@@ -85,6 +86,15 @@ pub fn transaction(bootstrap: &str, topic: &str, partition: i32, values: &[Vec<u
     } else {
         producer.abort_transaction(LIMIT).expect("the transaction is aborted");
     }
+    let end = |isolation| {
+        let config = consumer_config(bootstrap, &super::unique("asker"));
+        let asker: BaseConsumer =
+            config.clone().set("isolation.level", isolation).create().expect("a consumer");
+        asker.fetch_watermarks(topic, partition, LIMIT).expect("a partition's watermarks").1
+    };
+    // Until then the stable end lies in front of the transaction.
+    let written = end("read_uncommitted");
+    super::eventually(LIMIT, "the marker is written", || end("read_committed") >= written);
 }
 
 /// The whole of a topic as librdkafka reads it, in the order of partition and offset.
@@ -187,6 +197,10 @@ pub fn committed(bootstrap: &str, group: &str, topic: &str) -> BTreeMap<i32, i64
 }
 
 fn consumer(bootstrap: &str, group: &str) -> BaseConsumer {
+    consumer_config(bootstrap, group).create().expect("a consumer")
+}
+
+fn consumer_config(bootstrap: &str, group: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
     config
         .set("bootstrap.servers", bootstrap)
@@ -196,5 +210,5 @@ fn consumer(bootstrap: &str, group: &str) -> BaseConsumer {
         .set("enable.partition.eof", "true")
         .set("fetch.queue.backoff.ms", "1")
         .set("check.crcs", "true");
-    config.create().expect("a consumer")
+    config
 }

@@ -6,12 +6,10 @@
 
 mod epochs;
 mod log_check;
-mod readers;
 
 use std::time::Instant;
 
 use self::epochs::Epochs;
-pub(super) use self::readers::Readers;
 use crate::commit::ledgers::Ledgers;
 use crate::config::limits;
 use crate::history::recovery::Resume;

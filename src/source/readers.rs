@@ -1,11 +1,11 @@
 //! The readers of one sensor.
 
-use super::PartitionReader;
+use super::partition_reader::PartitionReader;
 use crate::model::offset::Partition;
 
 /// By partition number.
 #[derive(Debug, Default)]
-pub struct Readers(Vec<Option<PartitionReader>>);
+pub(super) struct Readers(Vec<Option<PartitionReader>>);
 
 impl Readers {
     pub fn get(&self, partition: Partition) -> Option<&PartitionReader> {
