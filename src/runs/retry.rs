@@ -145,19 +145,20 @@ impl RetryPolicy {
 
     /// The step works for no other run either, or there is none.
     fn outage(&self, attempted: &Attempted) -> Verdict {
-        let Evidence { others_fail, all_wait, unproved, .. } = attempted.evidence;
+        let Evidence { others_fail, is_drained, all_wait, unproved, .. } = attempted.evidence;
         let is_alone = !others_fail;
         if self.on_outage == OnOutage::Halt {
             return Verdict::Halt;
-        }
-        // The halves can be compared with each other.
-        if is_alone && self.bisect && attempted.suspects > 1 {
-            return Verdict::Halve;
         }
         // Each run that is given up on like this makes the next one wait twice as long: in an outage that lasts,
         // few are lost.
         let patience = self.patience.saturating_mul(2u32.saturating_pow(unproved));
         let is_over = attempted.now.saturating_duration_since(attempted.failing.since) >= patience;
+        // The halves can be compared with each other. While others fail too, only if nothing else is left to compare
+        // with, and late: an outage would halve whatever waits.
+        if self.bisect && attempted.suspects > 1 && (is_alone || is_over && is_drained) {
+            return Verdict::Halve;
+        }
         if is_over && (is_alone || all_wait) {
             return self.halve_or_give_up(attempted, true);
         }
@@ -190,8 +191,13 @@ mod tests {
     };
     const GIVE_UP: Verdict = Verdict::DeadLetter { unproved: false };
     const UNPROVED: Verdict = Verdict::DeadLetter { unproved: true };
-    const ALONE: Evidence =
-        Evidence { others_fail: false, worked_since: false, all_wait: false, unproved: 0 };
+    const ALONE: Evidence = Evidence {
+        others_fail: false,
+        worked_since: false,
+        is_drained: false,
+        all_wait: false,
+        unproved: 0,
+    };
     const OTHERS: Evidence = Evidence { others_fail: true, ..ALONE };
 
     /// The attempt of this number; `counted` failures count, this one if `counts`. The run fails since `ago`
@@ -247,6 +253,21 @@ mod tests {
         let as_before = RetryPolicy { on_outage: OnOutage::DeadLetter, ..POLICY };
         assert_eq!(after(as_before, 2, OTHERS), secs(2));
         assert_eq!(after(as_before, 3, OTHERS), GIVE_UP);
+    }
+
+    #[test]
+    fn bad_batches_at_the_end_of_a_topic_are_halved_when_patience_is_over() {
+        let drained = Evidence { is_drained: true, ..OTHERS };
+        let policy = RetryPolicy { bisect: true, ..POLICY };
+        let after = |policy: RetryPolicy, ago, evidence, suspects| {
+            let attempted = Attempted { suspects, ..failed(3, 1, false, ago, evidence) };
+            policy.after(Failure::Passing, &attempted, 1.0)
+        };
+        assert_eq!(after(policy, 119, drained, 9), Verdict::Hold);
+        assert_eq!(after(policy, 120, drained, 9), Verdict::Halve);
+        assert_eq!(after(policy, 120, OTHERS, 9), Verdict::Hold, "runs wait that may be good");
+        assert_eq!(after(policy, 120, drained, 1), Verdict::Hold, "it may be an outage");
+        assert_eq!(after(POLICY, 120, drained, 9), Verdict::Hold);
     }
 
     #[test]

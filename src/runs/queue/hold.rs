@@ -80,6 +80,8 @@ pub struct Evidence {
     /// did: of two that overlap, the one that fails may have met an outage that the other did not. A run that may have
     /// one attempt only is compared with those that it overlaps all the same.
     pub worked_since: bool,
+    /// No run waits that was not tried yet.
+    pub is_drained: bool,
     /// Every run that could be compared with waits for a failed one (`--order`).
     pub all_wait: bool,
     /// Runs given up on for want of comparison, since the step last worked.
@@ -155,11 +157,11 @@ impl Hold {
         self.outage.is_none() && self.failing.is_empty() && self.proof >= self.failed_at
     }
 
-    /// `all_wait`: see [`Evidence`].
-    pub fn evidence(&self, run: &Run, all_wait: bool) -> Evidence {
+    /// What the failures say; the rest is for the caller to fill in.
+    pub fn evidence(&self, run: &Run) -> Evidence {
         let own = Origin::of(run);
         let others_fail = self.failing.iter().any(|origin| *origin != own);
-        Evidence { others_fail, worked_since: false, all_wait, unproved: self.unproved }
+        Evidence { others_fail, unproved: self.unproved, ..Evidence::default() }
     }
 
     /// A run is given up on though no other run could be compared with.
@@ -323,13 +325,13 @@ mod tests {
         piece.whole = OffsetRange::new(Offset::new(1), Offset::new(9));
         let other = Run { whole: piece.whole, ..run(7) };
         hold.failed(&piece, "away", now);
-        assert!(!hold.evidence(&other, false).others_fail);
-        assert!(hold.evidence(&run(20), false).others_fail);
+        assert!(!hold.evidence(&other).others_fail);
+        assert!(hold.evidence(&run(20)).others_fail);
         hold.worked(now);
         let mut redrive = run(30);
         redrive.key.reprocess = Some(Reprocess::Redrive(1));
         hold.failed(&redrive, "away", now);
-        assert!(!hold.evidence(&run(20), false).others_fail);
+        assert!(!hold.evidence(&run(20)).others_fail);
     }
 
     /// The pause before the next probe.
@@ -380,10 +382,10 @@ mod tests {
         assert_eq!(hold.failed(&run(3), "still", now + minute), Some(HoldLine::GoesOn(minute)));
         assert_eq!(hold.failed(&run(3), "still", now + minute), None);
         hold.gave_up_unproved(&run(1));
-        assert_eq!(hold.evidence(&run(2), true).unproved, 1);
+        assert_eq!(hold.evidence(&run(2)).unproved, 1);
         let held = hold.worked(now + minute).unwrap();
         assert_eq!((held.since, held.cause.as_str(), held.was_logged), (now, "still", true));
         assert_eq!(hold.gate(now), Gate::Open);
-        assert_eq!(hold.evidence(&run(2), true).unproved, 0);
+        assert_eq!(hold.evidence(&run(2)).unproved, 0);
     }
 }

@@ -79,8 +79,10 @@ impl RunQueue {
 
     /// What the other runs say about a failure of this run; `worked_since`: see [`Evidence`].
     pub fn evidence(&self, run: &Run, worked_since: bool) -> Evidence {
-        let all_wait = self.is_ordered && self.receiver.is_empty();
-        Evidence { worked_since, ..self.state.lock().hold.evidence(run, all_wait) }
+        let is_drained = self.receiver.is_empty();
+        let all_wait = self.is_ordered && is_drained;
+        let evidence = self.state.lock().hold.evidence(run);
+        Evidence { worked_since, is_drained, all_wait, ..evidence }
     }
 
     /// Whether an attempt has ended in success since `time`.
