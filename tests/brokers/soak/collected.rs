@@ -43,6 +43,10 @@ impl Collected {
         for partition in fs::read_dir(&self.folder).into_iter().flatten() {
             let partition = partition.expect("an entry");
             let name = partition.file_name().into_string().expect("a name in UTF-8");
+            // A start of mb tries whether it can write here.
+            if name.starts_with('.') {
+                continue;
+            }
             let number: i32 = name.parse().expect("a folder per partition");
             for file in fs::read_dir(partition.path()).into_iter().flatten() {
                 let file = file.expect("an entry");
