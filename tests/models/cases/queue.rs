@@ -328,3 +328,23 @@ fn dead_letters_are_delivered_once_also_if_their_partition_stood_still() {
         assert_eq!(delivered, [1, 2]);
     });
 }
+
+/// A run has failed, and before it is held another run succeeds: after that, nobody watches for successes.
+#[test]
+fn a_hold_ends_with_the_next_success_whenever_it_begins() {
+    explore(|| {
+        let world = World::new(9, Order::None);
+        let failed = run(0, 1);
+        let holds = {
+            let world = Arc::clone(&world);
+            thread::spawn(move || {
+                world.queue.step_failed(&failed, "away", clock::now());
+                world.queue.hold(failed, "away");
+            })
+        };
+        world.queue.step_worked(clock::now(), clock::now());
+        holds.join().unwrap();
+        world.queue.step_worked(clock::now(), clock::now());
+        assert_eq!(world.queue.held(), None);
+    });
+}
