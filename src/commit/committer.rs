@@ -1,6 +1,7 @@
 //! The committer: the only thread of a running mb that commits offsets. It commits what the ledgers hold as done,
 //! at least once a second while runs finish, and a last time at the stop. (While no mb runs, `mb offsets --execute`
-//! commits, in `reset`; a start that passes over missing offsets does, in `pipeline::cut_off`.) What does not change it commits again in time, before the log forgets it (`renewal`).
+//! commits, in `reset`; a start that passes over missing offsets does, in `pipeline::cut_off`.) Offsets that do not
+//! change are committed again in time, before the log forgets them (`renewal`).
 //!
 //! Each commit is written to the history as an intent before it is sent, so that a restart can tell mb's own
 //! commits from a person's reset. A cursor move is a commit by this thread too: if another thread sent it, a

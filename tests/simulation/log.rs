@@ -41,11 +41,10 @@ pub struct Log {
 /// A commit on its way, which may arrive until `until`.
 struct Late {
     until: Instant,
-    commits: Vec<Commit>,
+    /// Each with `moves` of its partition when it was sent.
+    commits: Vec<(Commit, u32)>,
     /// An attempt of a cursor move; a later attempt may already have moved the cursor to the same offset.
     is_move: bool,
-    /// `moves` of its partitions when it was sent.
-    moves: Vec<u32>,
 }
 
 impl Log {
@@ -146,27 +145,23 @@ impl Log {
         if self.late.is_empty() {
             return None;
         }
-        let Late { commits, is_move, moves, .. } =
-            self.late.swap_remove(rng.usize(0..self.late.len()));
-        self.commit(&commits);
-        let undone = moves.iter().zip(self.moves(&commits)).zip(&commits);
-        let is_undone = |(then_and_now, commit): &((&u32, u32), &Commit)| {
-            let moved_to = self.partitions[commit.partition as usize].moved_to;
-            let is_the_same = is_move && moved_to == Some(commit.offset);
-            *then_and_now.0 != then_and_now.1 && !is_the_same
+        let Late { commits, is_move, .. } = self.late.swap_remove(rng.usize(0..self.late.len()));
+        let is_undone = |(commit, moves): &&(Commit, u32)| {
+            let of = &self.partitions[commit.partition as usize];
+            let is_the_same = is_move && of.moved_to == Some(commit.offset);
+            of.moves != *moves && !is_the_same
         };
-        let undone = undone.filter(is_undone);
-        let undone = undone.map(|(_, commit)| commit.partition).collect();
+        let undone = commits.iter().filter(is_undone).map(|(commit, _)| commit.partition).collect();
+        let commits: Vec<Commit> = commits.into_iter().map(|(commit, _)| commit).collect();
+        self.commit(&commits);
         Some((commits, undone))
     }
 
-    fn send_late(&mut self, until: Instant, commits: Vec<Commit>, is_move: bool) {
-        let moves = self.moves(&commits);
-        self.late.push(Late { until, commits, is_move, moves });
-    }
-
-    fn moves(&self, commits: &[Commit]) -> Vec<u32> {
-        commits.iter().map(|commit| self.partitions[commit.partition as usize].moves).collect()
+    fn send_late(&mut self, until: Instant, commits: &[Commit], is_move: bool) {
+        let with_moves =
+            |commit: &Commit| (commit.clone(), self.partitions[commit.partition as usize].moves);
+        let commits = commits.iter().map(with_moves).collect();
+        self.late.push(Late { until, commits, is_move });
     }
 
     pub fn lose_late_commits(&mut self) {
@@ -349,7 +344,7 @@ impl Broker for SimulatedBroker {
             // It is lost, or on its way.
             if world.one_in(2) && world.effect() != Fate::Never {
                 let until = world.now() + limits::COMMIT_DOUBT;
-                world.log.borrow_mut().send_late(until, commits.to_vec(), is_move);
+                world.log.borrow_mut().send_late(until, commits, is_move);
             }
             world.note(|| "commit: no answer".into());
             return Err(failed());

@@ -87,9 +87,9 @@ pub fn transaction(bootstrap: &str, topic: &str, partition: i32, values: &[Vec<u
         producer.abort_transaction(LIMIT).expect("the transaction is aborted");
     }
     let end = |isolation| {
-        let config = consumer_config(bootstrap, &super::unique("asker"));
+        let mut config = consumer_config(bootstrap, &super::unique("asker"));
         let asker: BaseConsumer =
-            config.clone().set("isolation.level", isolation).create().expect("a consumer");
+            config.set("isolation.level", isolation).create().expect("a consumer");
         asker.fetch_watermarks(topic, partition, LIMIT).expect("a partition's watermarks").1
     };
     // Until then the stable end lies in front of the transaction.

@@ -72,9 +72,9 @@ impl Trouble {
 }
 
 impl Wire {
-    /// Asks the leaders `QUESTIONS` questions about each of `partitions`. Each of the maps that it returns, one for each
-    /// question, has exactly these partitions as keys. `ask` gets the number of the question, a leader's address, its partitions (ascending), and the time by
-    /// which the leader must have answered.
+    /// Asks the leaders `QUESTIONS` questions about each of `partitions`. Each of the maps that it returns, one for
+    /// each question, has exactly these partitions as keys. `ask` gets the number of the question, a leader's address,
+    /// its partitions (ascending), and the time by which the leader must have answered.
     ///
     /// Partitions whose trouble passes by itself are retried: until the call's limit, or for
     /// `LEADER_LIMIT` if they have no leader. A partition that had none at the end of the last call is not

@@ -80,7 +80,7 @@ pub struct Evidence {
     /// did: of two that overlap, the one that fails may have met an outage that the other did not. A run that may have
     /// one attempt only is compared with those that it overlaps all the same.
     pub worked_since: bool,
-    /// No run waits that was not tried yet.
+    /// No fresh run is in the channel.
     pub is_drained: bool,
     /// Every run that could be compared with waits for a failed one (`--order`).
     pub all_wait: bool,
