@@ -177,6 +177,10 @@ impl LibrdkafkaConsumer {
                 Code::AllBrokersDown => {
                     self.doubt.get_or_insert_with(|| Doubt::new(failure.reason));
                 }
+                // This machine's limit, and no broker's trouble: it shows in the first connection.
+                Code::BrokerTransportFailure if is_without_socket(&failure) => {
+                    return Err(Error::broker(self.doing(), failure.reason));
+                }
                 // A problem of one connection, from which librdkafka recovers by itself if it can. Its text
                 // is better than that of AllBrokersDown.
                 Code::BrokerTransportFailure | Code::OperationTimedOut | Code::Resolve => {
@@ -261,6 +265,12 @@ impl Drop for LibrdkafkaConsumer {
             close("consumer", records);
         }
     }
+}
+
+/// Whether the machine refused mb a socket, for one because too many files are open. The words are those of
+/// librdkafka's rdkafka_transport.c; it has no code for this.
+fn is_without_socket(failure: &Failure) -> bool {
+    failure.reason.contains("Failed to create socket")
 }
 
 /// What an error that came instead of a partition's records means. `offset` is where the partition was to be
