@@ -11,7 +11,7 @@ use crate::api::operations::Operation;
 use crate::api::operations::overview::{queue, shared_overview};
 use crate::api::session::Session;
 use crate::model::error::{Error, Result};
-use crate::observe::overview::{Overview, PartitionLag};
+use crate::observe::overview::{Overview, PartitionLag, VerdictState};
 
 /// The `Content-Type` of the exposition over HTTP.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -68,8 +68,15 @@ fn process(families: &Families, overview: &Overview) -> prometheus::Result<()> {
         "Resident memory of mb, in bytes.",
         overview.memory_bytes as f64,
     )?;
-    let ready = f64::from(u8::from(overview.health.ready));
+    let ready = f64::from(u8::from(overview.verdict.ready));
     families.gauge("mb_ready", "1 if /readyz says ready, else 0.", ready)?;
+    let is_so = |state: VerdictState| f64::from(u8::from(state == overview.verdict.state));
+    families.gauges(
+        "mb_verdict",
+        "1 for the verdict as it is now, 0 for the others.",
+        &["verdict"],
+        VerdictState::ALL.map(|state| (vec![state.name().to_owned()], is_so(state))),
+    )?;
     let open = overview.dead_letters_open as f64;
     families.gauge(
         "mb_dead_letters_open",

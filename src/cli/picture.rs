@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::cli::output::escape;
 use crate::model::clock;
-use crate::observe::overview::{LagView, Overview, RunningView};
+use crate::observe::overview::{LagView, Overview, RunningView, Verdict};
 
 /// How many partitions are listed.
 const PARTITIONS: usize = 8;
@@ -38,13 +38,26 @@ fn lines(overview: &Overview) -> Vec<String> {
             overview.group
         ),
         overview.broker.clone(),
-        verdict(overview),
+        overview.verdict.headline.clone(),
     ];
-    lines.extend(overview.health.reasons.iter().map(|reason| format!("  ! {}", reason.detail)));
+    let Verdict { headline, advice, reasons, .. } = &overview.verdict;
+    lines.extend(advice.iter().map(|advice| format!("  > {advice}")));
+    let others = reasons.iter().filter(|reason| !headline.contains(&reason.detail));
+    lines.extend(others.map(|reason| format!("  ! {}", reason.detail)));
+    if overview.hold.is_some() {
+        lines.push(
+            "  mb retry-now tries the step at once, mb give-up keeps what is held as dead letters"
+                .into(),
+        );
+    }
+    if overview.sensor.paused {
+        lines.push("  mb resume lets ticks begin by themselves again".into());
+    }
     let Overview { rates, totals, queue, .. } = overview;
     lines.push(String::new());
     lines.push(format!(
-        "in {:.0}/s ({}/s)   done {:.0}/s   processed {} record(s), {} run(s), {} failed",
+        "arriving {}   read {:.0}/s ({}/s)   done {:.0}/s   processed {} record(s), {} run(s), {} failed",
+        rates.records_arriving.map_or("-".to_owned(), |rate| format!("{rate:.0}/s")),
         rates.records_in,
         bytes(rates.bytes_in as u64),
         rates.records_done,
@@ -125,29 +138,6 @@ fn newest(overview: &Overview) -> Vec<String> {
     lines
 }
 
-/// The line that says whether mb keeps up.
-fn verdict(overview: &Overview) -> String {
-    if let Some(what) = &overview.waiting_for {
-        return format!("waiting for {what}");
-    }
-    let mut text = match (overview.health.ready, overview.lag.total) {
-        (false, _) if overview.hold.is_some() => "HOLDING (mb retry-now, mb give-up)".to_owned(),
-        (false, _) => "NOT READY".to_owned(),
-        (true, None) => "lag not known yet".to_owned(),
-        (true, Some(0)) => "caught up".to_owned(),
-        (true, Some(total)) => match overview.lag.catch_up_s {
-            Some(left) => {
-                format!("{total} record(s) behind, caught up in about {}", seconds(left))
-            }
-            None => format!("{total} record(s) behind"),
-        },
-    };
-    if overview.sensor.paused {
-        text.push_str("; PAUSED (mb resume)");
-    }
-    text
-}
-
 fn lag(lag: &LagView) -> String {
     let total = match lag.total {
         Some(total) => format!("{total} record(s) in {} partition(s)", lag.partitions),
@@ -199,6 +189,7 @@ mod tests {
     use super::*;
     use crate::config::steering::{Setting, SettingsView};
     use crate::observe::overview::*;
+    use crate::observe::watch::starting;
 
     fn overview() -> Overview {
         let whole = |value| Setting { value, start_value: value };
@@ -240,30 +231,36 @@ mod tests {
             last_commit_ms: None,
             memory_bytes: 0,
             freshness: None,
-            health: HealthView { ready: true, reasons: Vec::new() },
+            verdict: starting(None),
             newest_runs: Vec::new(),
             ticks: Vec::new(),
         }
     }
 
     #[test]
-    fn the_third_line_says_whether_mb_keeps_up() {
-        let third = |overview: &Overview| picture(overview, 200).lines().nth(2).unwrap().to_owned();
+    fn the_verdict_is_followed_by_what_it_does_not_say() {
         let mut overview = overview();
-        assert_eq!(third(&overview), "1200 record(s) behind, caught up in about 1m 15s");
+        overview.verdict.headline = "Falling behind: 1,200 records behind".into();
+        overview.verdict.advice = Some("set sensors to 2".into());
+        let reason = |detail: &str| Reason { reason: "x".into(), detail: detail.into() };
+        overview.verdict.reasons = vec![reason("1,200 records"), reason("1 dead letter is open")];
         overview.sensor.paused = true;
-        overview.lag.total = Some(0);
-        assert_eq!(third(&overview), "caught up; PAUSED (mb resume)");
-        overview.health.ready = false;
-        assert!(third(&overview).starts_with("NOT READY"));
-        overview.waiting_for = Some("its broker at localhost:9092".into());
-        assert_eq!(third(&overview), "waiting for its broker at localhost:9092");
+        let text = picture(&overview, 200);
+        let shown: Vec<_> = text.lines().skip(2).take(5).collect();
+        let expected = [
+            "Falling behind: 1,200 records behind",
+            "  > set sensors to 2",
+            "  ! 1 dead letter is open",
+            "  mb resume lets ticks begin by themselves again",
+            "",
+        ];
+        assert_eq!(shown, expected);
     }
 
     #[test]
     fn lines_are_cut_to_the_width_and_have_no_control_characters() {
         let mut overview = overview();
-        overview.health.reasons.push(Reason {
+        overview.verdict.reasons.push(Reason {
             reason: "step".into(),
             detail: format!("\u{1b}[2J{}", "x".repeat(500)),
         });

@@ -15,12 +15,12 @@ use crate::cli::{output, picture};
 use crate::config::Client;
 use crate::config::limits;
 use crate::model::clock;
-use crate::model::error::Result;
+use crate::model::error::{Error, Result};
 
 flags! {
     #[argh(
         description = "Shows how the mb that runs on the data directory is doing: whether it keeps up, its lag, queue, \
-            workers and newest ticks and runs, and what is wrong if something is.",
+            workers and newest ticks and runs, and what is wrong if something is. Exits 75 if it is not ready.",
         example = "mb status\nmb status --json"
     )]
     struct StatusFlags {
@@ -50,10 +50,15 @@ impl Command for StatusFlags {
 
     fn run(args: StatusArgs, _: &Terminal) -> Result<()> {
         let overview = perform(&args.data_dir, GetOverview {})?;
-        if args.json {
-            return output::print_json(&[overview]);
+        let verdict = overview.verdict.clone();
+        match args.json {
+            true => output::print_json(&[overview])?,
+            false => output::print(&picture::picture(&overview, width()))?,
         }
-        output::print(&picture::picture(&overview, width()))
+        match verdict.ready {
+            true => Ok(()),
+            false => Err(Error::NotNow(format!("mb is not ready: {}", verdict.brief))),
+        }
     }
 }
 

@@ -359,10 +359,22 @@ pub const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 pub const SAMPLES: usize = 900;
 /// A sample is taken this long after the log is asked for its ends, so that the ends are new.
 pub const SAMPLE_AFTER_ASKING: Duration = Duration::from_millis(200);
-/// The time over which rates per second are counted, and the time over which the fall of the lag is
-/// measured.
+/// The time over which rates per second are counted.
 pub const RATE_WINDOW: Duration = Duration::from_secs(5);
-pub const CATCH_UP_WINDOW: Duration = Duration::from_secs(15);
+/// The time over which the growth of the lag is measured; a longer one, for slow growth; and the shortest that says
+/// anything.
+pub const TREND_WINDOW: Duration = Duration::from_secs(30);
+pub const TREND_LONG_WINDOW: Duration = Duration::from_secs(300);
+pub const TREND_MIN: Duration = Duration::from_secs(5);
+/// The lag must have been below its highest point for so long that it counts as falling.
+pub const TREND_TURN: Duration = Duration::from_secs(3);
+/// How long a record may wait while mb keeps up, beyond what ticks, batches and the step explain, unless
+/// `--freshness` says it.
+pub const KEEPING_UP_FOR: Duration = Duration::from_secs(10);
+/// A lag of so many records, or of one batch if that has fewer, means nothing.
+pub const USUAL_LAG: usize = 1000;
+/// mb has been falling behind for this long when the log says so.
+pub const FALLING_BEHIND_LOGGED_AFTER: Duration = Duration::from_secs(10);
 /// The log is asked for its ends this often for up to `LAG_PARTITIONS_PER_INTERVAL` partitions,
 /// proportionally less often for more of them, and at least every `LAG_INTERVAL_MAX`.
 pub const LAG_INTERVAL: Duration = Duration::from_secs(1);

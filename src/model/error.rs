@@ -56,8 +56,9 @@ pub enum Error {
     /// mb halts on purpose: a run failed with `--on-failure halt`, offsets are missing, or a step asked for
     /// it.
     Halt(String),
-    /// With `--until-caught-up`: the step failed for every run for longer than `--hold-limit`.
-    Held(String),
+    /// It may work later: the step failed for every run for longer than `--hold-limit` (`--until-caught-up`), or the mb
+    /// that `mb status` asked is not ready.
+    NotNow(String),
     /// A thread of mb's own panicked.
     Panic { thread: String, message: String },
     /// mb was forced to end before its running runs were done; the next start makes them again.
@@ -90,7 +91,7 @@ impl Error {
             | Error::NoLeader { .. }
             | Error::Storage { .. } => Class::Retry,
             Error::Halt(_)
-            | Error::Held(_)
+            | Error::NotNow(_)
             | Error::OffsetOutOfRange { .. }
             | Error::LogReplaced(_) => Class::Halt,
             // An unreadable record blocks its partition. mb shows it and tries again: after a restart
@@ -106,13 +107,13 @@ impl Error {
     }
 
     /// The process' exit code: 2 forced, 64 usage, 65 a deliberate halt, 75 a hold that took too
-    /// long, 78 configuration, 1 anything else. 64, 65, 75 and 78 are `EX_USAGE`, `EX_DATAERR`, `EX_TEMPFAIL` and
+    /// long or an mb that is not ready, 78 configuration, 1 anything else. 64, 65, 75 and 78 are `EX_USAGE`, `EX_DATAERR`, `EX_TEMPFAIL` and
     /// `EX_CONFIG` of sysexits.h.
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Usage(_) => 64,
             Error::Halt(_) | Error::OffsetOutOfRange { .. } | Error::LogReplaced(_) => 65,
-            Error::Held(_) => 75,
+            Error::NotNow(_) => 75,
             Error::Config(_) | Error::Unsupported { .. } => 78,
             Error::Forced(_) => 2,
             Error::Broker { .. }
@@ -132,7 +133,7 @@ impl fmt::Display for Error {
             Error::Usage(text)
             | Error::Config(text)
             | Error::Halt(text)
-            | Error::Held(text)
+            | Error::NotNow(text)
             | Error::Forced(text)
             | Error::Other(text) => f.write_str(text),
             Error::LogReplaced(text) => write!(

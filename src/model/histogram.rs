@@ -26,6 +26,12 @@ impl Histogram {
     pub fn observe(&self, duration: Duration) {
         self.0.observe(duration.as_secs_f64());
     }
+
+    /// How many durations there were, and their sum.
+    pub fn count_and_sum(&self) -> (u64, Duration) {
+        let sum = Duration::try_from_secs_f64(self.0.get_sample_sum()).unwrap_or_default();
+        (self.0.get_sample_count(), sum)
+    }
 }
 
 impl Collector for Histogram {

@@ -202,6 +202,9 @@ impl Failures {
 #[derive(Debug, Default)]
 pub struct Troubles(Mutex<BTreeMap<String, Failing>>);
 
+/// What a sensor fails at while a partition cannot be read and the others can.
+pub const READING_A_PARTITION: &str = "reading a partition";
+
 /// What one thread fails at.
 #[derive(Clone, Debug)]
 pub struct Failing {

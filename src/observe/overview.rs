@@ -42,7 +42,7 @@ pub struct Overview {
     /// mb's resident set size in bytes.
     pub memory_bytes: u64,
     pub freshness: Option<FreshnessView>,
-    pub health: HealthView,
+    pub verdict: Verdict,
     /// Newest first, 10 at most.
     pub newest_runs: Vec<RunRow>,
     /// Newest first, 60 at most.
@@ -93,6 +93,9 @@ pub struct Totals {
 /// Per second, over the last 5 seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Rates {
+    /// By which the log's ends grow: what producers write, in offsets; null while that is not known.
+    pub records_arriving: Option<f64>,
+    /// Records that mb reads.
     pub records_in: f64,
     pub bytes_in: f64,
     /// Records that became dead letters included.
@@ -109,7 +112,7 @@ pub struct LagView {
     pub total: Option<u64>,
     /// The largest of the partitions' lags, in seconds.
     pub seconds: Option<f64>,
-    /// How long until the lag is 0 if the rates stay as they are; null if it does not fall.
+    /// While mb catches up: how long until the lag is 0 if it goes on falling as it does; else null.
     pub catch_up_s: Option<f64>,
     /// When the log was last asked successfully.
     pub at_ms: Option<i64>,
@@ -183,17 +186,59 @@ pub struct FreshnessView {
     pub fresh: bool,
 }
 
-/// What `/readyz` answers.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(rename = "Health")]
-pub struct HealthView {
+/// Whether mb keeps up; if not, why, and what to change. `/readyz` answers it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Verdict {
+    pub state: VerdictState,
+    pub level: Level,
+    /// What `/readyz` answers: 200 if true, else 503.
     pub ready: bool,
+    /// One sentence.
+    pub headline: String,
+    /// A few words, for the title of a browser's tab.
+    pub brief: String,
+    /// Which setting would help, with the numbers behind it; null if none is known, or none is needed.
+    pub advice: Option<String>,
     pub reasons: Vec<Reason>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum VerdictState {
+    /// What arrives is processed.
+    KeepingUp,
+    /// The same, but dead letters wait for somebody.
+    LettersOpen,
+    /// There is more lag than usual, and it falls.
+    CatchingUp,
+    Paused,
+    /// The broker has not said for some seconds where the log ends.
+    Unknown,
+    /// mb does not read yet, or has read for a few seconds only.
+    Starting,
+    /// There is more lag than usual, and it does not fall.
+    FallingBehind,
+    /// The step fails for every run, and mb holds.
+    Held,
+    /// Something other than the step stands in the way.
+    Blocked,
+    /// The newest attempts have all failed, but mb does not hold yet.
+    StepFails,
+}
+
+/// How a verdict is coloured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Level {
+    Good,
+    Warn,
+    Wait,
+    Bad,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Reason {
-    /// `starting`, `held`, `broker`, `stalled`, `step`, `disk`, `offsets` or `freshness`.
+    /// `starting`, `held`, `broker`, `partition`, `stalled`, `step`, `disk`, `offsets`, `freshness` or `dead-letters`.
     pub reason: String,
     /// For people: what is wrong, where, and since when.
     pub detail: String,
@@ -205,11 +250,13 @@ pub struct Series {
     pub samples: Vec<Sample>,
 }
 
-/// One second.
+/// One second; rates are over the last 5.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Sample {
     pub at_ms: i64,
-    /// Per second.
+    /// Per second, as the log's ends grow; null if it was not known.
+    pub records_arriving: Option<f64>,
+    /// Read by mb, per second.
     pub records_in: f64,
     /// Records that became dead letters included.
     pub records_done: f64,

@@ -140,7 +140,7 @@ impl Running {
         let held = self.engine.queue.held().filter(|_| config.until_caught_up)?;
         let time = clock::now().saturating_duration_since(held.since);
         (time >= config.hold_limit).then(|| {
-            Error::Held(format!(
+            Error::NotNow(format!(
                 "the step has failed for every run for {} s (--hold-limit), the newest with: {}; nothing was \
                  given up on, and the next start goes on",
                 time.as_secs(),

@@ -11,11 +11,11 @@ use crate::config::limits;
 use crate::history::recovery::Resume;
 use crate::kafka::{FetchSettings, PerPartition, TopicInfo, Watermarks};
 use crate::model::error::{Class, Error, Result, beyond_text, cut_text};
-use crate::model::live::Trouble;
+use crate::model::live::{READING_A_PARTITION, Trouble};
 use crate::model::offset::{LastRead, Offset, OffsetRange, Partition};
 use crate::runs::engine::Engine;
 use crate::source::batcher::{BatchLimits, Batcher};
-use crate::source::partition_reader::{PartitionReader, WHAT};
+use crate::source::partition_reader::PartitionReader;
 use crate::source::readers::Readers;
 use crate::source::signals::{Released, SensorCommand, Signals};
 
@@ -155,7 +155,11 @@ impl Intake {
 
     /// The partition must not be read, until a person moves its cursor; the page and the readiness show why.
     pub fn leave_unread(&mut self, partition: Partition, why: &str) {
-        self.engine.live.troubles.begin(&trouble_of(self.settings.index, partition), WHAT, why);
+        self.engine.live.troubles.begin(
+            &trouble_of(self.settings.index, partition),
+            READING_A_PARTITION,
+            why,
+        );
         self.released.insert(partition, None);
         self.unread.insert(partition, why.to_owned());
     }
@@ -236,8 +240,11 @@ impl Intake {
                 // The next tick asks again. The other partitions do not wait for this one's leader.
                 Err(error) if error.class() == Class::Retry => {
                     let who = trouble_of(self.settings.index, partition);
-                    self.engine.live.troubles.begin(&who, WHAT, &error.to_string());
-                    self.waiting.entry(partition).or_default().begin(WHAT, &error.to_string());
+                    self.engine.live.troubles.begin(&who, READING_A_PARTITION, &error.to_string());
+                    self.waiting
+                        .entry(partition)
+                        .or_default()
+                        .begin(READING_A_PARTITION, &error.to_string());
                 }
                 Err(error) => return Err(error),
             }
@@ -396,7 +403,7 @@ impl Intake {
         };
         log::info!("partition {topic}/{partition} is new: reading it from offset {position}");
         if let Some(trouble) = self.waiting.remove(&partition) {
-            trouble.end(WHAT);
+            trouble.end(READING_A_PARTITION);
             self.engine.live.troubles.end(&trouble_of(self.settings.index, partition));
         }
         self.engine.history.start_partition(partition, position);
@@ -442,7 +449,7 @@ impl Intake {
     pub fn fail(&mut self, partition: Partition, error: Error, now: Instant) {
         let Some(reader) = self.readers.get_mut(partition) else { return };
         let who = trouble_of(self.settings.index, partition);
-        self.engine.live.troubles.begin(&who, WHAT, &error.to_string());
+        self.engine.live.troubles.begin(&who, READING_A_PARTITION, &error.to_string());
         reader.fail(error, now);
         let stays = reader.unreadable_for(limits::UNREADABLE_TRIES).is_some();
         self.engine.ledgers.set_unreadable(partition, stays);

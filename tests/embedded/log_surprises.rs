@@ -134,7 +134,7 @@ fn offsets_that_somebody_moves_while_mb_runs_are_followed() {
             eventually(LIMIT, "it is read again", || times_of_1(&step) == three(round + 2));
             assert!(moved.elapsed() < Duration::from_secs(30), "within a minute");
             eventually(LIMIT, "mb commits there", || world.committed("mb")[&1].get() >= 10);
-            eventually(LIMIT, "mb is ready", || mb.perform(GetOverview {}).health.ready);
+            eventually(LIMIT, "mb is ready", || mb.perform(GetOverview {}).verdict.ready);
         }
         drop(mb);
     }
@@ -146,14 +146,14 @@ fn the_offset_of_another_mb_is_said_and_not_followed() {
     let step = Recorder::new(|_| Ok(()));
     let mb = Running::start_with(&world, world.topics.clone(), world.config(), Arc::clone(&step));
     eventually(LIMIT, "all is committed", || world.committed("mb") == all(10));
-    eventually(LIMIT, "mb is ready", || mb.perform(GetOverview {}).health.ready);
+    eventually(LIMIT, "mb is ready", || mb.perform(GetOverview {}).verdict.ready);
     for (offset, metadata, who) in [
         (3, "mb1 another 7", "another mb (instance another)"),
         (4, "mb2 whatever", "a newer mb (mark mb2; this one knows up to mb1)"),
     ] {
         commit_beside_mb(&world, offset, metadata);
         let detail = eventually_some(LIMIT, "mb says so", || {
-            let reasons = mb.perform(GetOverview {}).health.reasons.into_iter();
+            let reasons = mb.perform(GetOverview {}).verdict.reasons.into_iter();
             let named = |detail: &String| detail.contains(&format!("orders/1 to {offset}"));
             reasons.map(|reason| reason.detail).find(named)
         });

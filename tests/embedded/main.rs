@@ -39,6 +39,7 @@ mod steering;
 #[path = "../support/mod.rs"]
 mod support;
 mod tidy;
+mod verdict;
 mod watch;
 mod web;
 mod web_api;

@@ -1,11 +1,10 @@
-// Holds src/api/http/page/text.js and verdict.js: what hides in a text is shown, numbers stay as they are,
-// and the overview's first line says what is so. Run by: node --test tests/page/
+// Holds src/api/http/page/text.js: what hides in a text is shown, and numbers stay as they are.
+// Run by: node --test tests/page/
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
 import * as text from '../../src/api/http/page/text.js';
-import { verdict } from '../../src/api/http/page/verdict.js';
 
 test('control characters, direction marks and what has no width are escapes', () => {
   assert.equal(text.visible('a\u0000b\u001b[31m\u007f\u0085'), 'a\\x00b\\x1B[31m\\x7F\\x85');
@@ -52,35 +51,4 @@ test('figures have their units', () => {
   assert.deepEqual([0, 0.003, 3.21, 45, 240, 7500, 273_600].map(text.duration), ['0 s', '3 ms', '3.2 s', '45 s', '4 min', '2 h 5 min', '3 d 4 h']);
   assert.deepEqual([512, 2048, 32 * 1024 ** 2].map(text.size), ['512 B', '2.0 KiB', '32.0 MiB']);
   assert.deepEqual([text.counted(1, 'batch', 'batches'), text.counted(2000, 'run'), text.count(null)], ['1 batch', '2,000 runs', '–']);
-});
-
-function overview(changes) {
-  return {
-    waiting_for: null, sensor: { paused: false, tick_runtime_s: 3 }, settings: { tick_interval_s: { value: 1 } },
-    totals: { records_in: 10 }, newest_runs: [], freshness: null, health: { ready: true, reasons: [] }, ...changes,
-    lag: { total: 5000, seconds: 300, catch_up_s: null, error: null, ...changes?.lag },
-  };
-}
-const said = (changes) => {
-  const { level, words } = verdict(overview(changes));
-  return `${level}: ${words}`;
-};
-
-test('the verdict says whether mb keeps up, and if not, why', () => {
-  assert.equal(said({ lag: { total: 0 } }), 'good: Keeping up: everything is processed');
-  assert.equal(said({ lag: { total: 0 }, totals: { records_in: 0 } }), 'good: Ready: no records yet');
-  assert.equal(said({ lag: { seconds: 3 } }), 'good: Keeping up: 5,000 records in progress');
-  assert.equal(said({}), 'bad: Behind by 5,000 records, and not catching up.');
-  assert.equal(said({ lag: { catch_up_s: 240 } }), 'warn: Behind by 5,000 records, caught up in ~4 min.');
-  assert.equal(said({ sensor: { paused: true } }), 'warn: Paused, 5,000 records behind: no tick begins by itself');
-  assert.equal(said({ waiting_for: 'the broker' }), 'wait: Waiting for the broker');
-  assert.equal(said({ lag: { total: null } }), 'wait: The lag is not known yet');
-  assert.match(said({ lag: { seconds: 3 }, freshness: { fresh: false, age_s: 90, policy_s: 60 } }), /^bad: Behind .*has waited for 90 s, the limit is 60 s\.$/);
-});
-
-test('the verdict names the worst reason and leaves the others to the list', () => {
-  const reasons = [{ reason: 'disk', detail: 'no space' }, { reason: 'stalled', detail: 'partition 3\u202E' }];
-  const { words, reasons: rest } = verdict(overview({ health: { ready: false, reasons } }));
-  assert.equal(words, 'Stalled: partition 3\\u{202E}');
-  assert.deepEqual(rest, [reasons[0]]);
 });

@@ -45,7 +45,6 @@ const ASSETS: &[Asset] = &[
     file("table.js", JS, include_bytes!("page/table.js")),
     file("text.js", JS, include_bytes!("page/text.js")),
     file("ticks.js", JS, include_bytes!("page/ticks.js")),
-    file("verdict.js", JS, include_bytes!("page/verdict.js")),
 ];
 
 /// The answer at each of the page's addresses.

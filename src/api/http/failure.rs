@@ -41,7 +41,7 @@ impl From<Error> for Failure {
             | Error::OffsetOutOfRange { .. }
             | Error::LogReplaced(_)
             | Error::Halt(_)
-            | Error::Held(_) => (409, "conflict"),
+            | Error::NotNow(_) => (409, "conflict"),
             Error::Broker { .. }
             | Error::NoLeader { .. }
             | Error::Storage { .. }

@@ -31,7 +31,7 @@ use crate::api::operations::settings::ChangeSettings;
 use crate::config::steering::SettingsView;
 use crate::history::dead_letters::RedriveRequest;
 use crate::model::error::{Error, Result};
-use crate::observe::overview::HealthView;
+use crate::observe::overview::Verdict;
 
 const HTML: &str = "text/html";
 
@@ -51,7 +51,7 @@ pub(super) static ROUTES: &[Route] = &[
         "readyz",
         "Whether mb keeps up",
         &Other {
-            content: Content::Readiness(schemars::SchemaGenerator::subschema_for::<HealthView>),
+            content: Content::Readiness(schemars::SchemaGenerator::subschema_for::<Verdict>),
             answer: ready,
         },
     ),
@@ -391,16 +391,19 @@ const PAGE: &dyn Endpoint = &Other {
     answer: |call| Ok(pages::page(&call.shared.guard, call.request)),
 };
 
-/// Whether mb is ready. Why it is not is for those alone who may read the rest too.
+/// The verdict. The words are for those alone who may read the rest too.
 fn ready(call: &mut Call<'_>) -> Answer {
-    let mut health = shared_overview(&call.shared.context)?.health.clone();
+    const HIDDEN: &str = "sent to clients with the token only";
+    let mut verdict = shared_overview(&call.shared.context)?.verdict.clone();
     if !call.shared.guard.is_signed_in(call.request) {
-        for reason in &mut health.reasons {
-            "sent to clients with the token only".clone_into(&mut reason.detail);
+        (verdict.headline, verdict.advice) = (HIDDEN.to_owned(), None);
+        verdict.brief = verdict.state.name().to_owned();
+        for reason in &mut verdict.reasons {
+            HIDDEN.clone_into(&mut reason.detail);
         }
     }
-    let status = if health.ready { 200 } else { 503 };
-    Ok(Response::json(status, &health))
+    let status = if verdict.ready { 200 } else { 503 };
+    Ok(Response::json(status, &verdict))
 }
 
 /// What a client may do.

@@ -22,7 +22,7 @@ use crate::observe::overview::{
     HoldView, LagView, Overview, QueueView, Rates, RunningView, SensorView, Series, Totals,
     WorkerView,
 };
-use crate::observe::watch::starting;
+use crate::observe::watch::{starting, verdict};
 
 /// Which topic mb reads, from where.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -152,9 +152,9 @@ fn make(context: &Context, process: &Process, history: &FromHistory) -> Overview
         dead_letters_open: history.dead_letters_open,
         last_commit_ms: pipeline.and_then(|pipeline| pipeline.engine.live.last_commit_ms()),
         memory_bytes: memory_bytes(),
-        freshness: found.as_ref().and_then(|found| found.freshness),
-        health: match &found {
-            Some(found) => found.health.clone(),
+        freshness: found.as_ref().and_then(|found| found.facts.freshness),
+        verdict: match &found {
+            Some(found) => verdict(&found.facts, &status.topic, history.dead_letters_open),
             None => starting(waiting_for),
         },
         newest_runs: history.newest_runs.clone(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::health::Announced;
+use super::health::{Announced, Facts};
 use super::offsets::ForeignOffsets;
 use super::others::Others;
 use super::partition::PartitionTrack;
@@ -13,7 +13,7 @@ use crate::kafka::Watermarks;
 use crate::model::clock;
 use crate::model::offset::Partition;
 use crate::model::sync::{Mutex, MutexGuard};
-use crate::observe::overview::{FreshnessView, HealthView, LagView, Rates, Sample};
+use crate::observe::overview::{LagView, Rates, Sample};
 
 /// What the watching threads have found, for anybody who shows it.
 #[derive(Debug, Default)]
@@ -29,6 +29,8 @@ pub(super) struct Memory {
     pub others: Others,
     pub tracks: BTreeMap<Partition, PartitionTrack>,
     pub samples: Samples,
+    /// By how much the log's ends have grown since mb started.
+    pub arrived: u64,
     pub announced: Announced,
     pub findings: Option<Arc<Findings>>,
 }
@@ -58,8 +60,8 @@ pub struct Findings {
     pub lag: LagView,
     /// Partitions with lag and without progress for `--stall-after`.
     pub stalled: u64,
-    pub freshness: Option<FreshnessView>,
-    pub health: HealthView,
+    /// What the verdict follows from.
+    pub facts: Facts,
 }
 
 impl Watch {
@@ -75,6 +77,7 @@ impl Watch {
         memory.log = LogEnds::reported_now(marks);
         memory.offsets = ForeignOffsets::default();
         memory.tracks.clear();
+        memory.samples.begin_anew();
     }
 
     /// The last 15 minutes.

@@ -1,5 +1,5 @@
-//! Whether mb is ready, and if not, why, in words for people. And the log lines when a partition stalls or goes
-//! on, and when the data becomes stale or fresh.
+//! What stands in mb's way, in words for people. And the log lines when a partition stalls or goes on, when the data
+//! becomes stale or fresh, and when mb falls behind or keeps up again. What it amounts to is decided in `verdict`.
 //!
 //! Pure, except that it logs.
 
@@ -8,12 +8,15 @@ use std::time::{Duration, Instant};
 
 use crate::commit::in_log::Foreign;
 use crate::config::limits;
-use crate::model::live::Running;
+use crate::model::live::{READING_A_PARTITION, Running};
 use crate::model::offset::{Offset, Partition};
-use crate::observe::overview::{FreshnessView, HealthView, Reason};
+use crate::observe::overview::{FreshnessView, Reason, Verdict, VerdictState};
 
-/// What readiness depends on.
-#[derive(Debug, Default)]
+use super::advice::Work;
+use super::trend::Trend;
+
+/// What the verdict depends on.
+#[derive(Clone, Debug, Default)]
 pub struct Facts {
     /// What fails at the broker: what, for how long, and why.
     pub broker: Vec<(String, Duration, String)>,
@@ -33,6 +36,17 @@ pub struct Facts {
     pub foreign: BTreeMap<Partition, Foreign>,
     /// Another mb that commits for the group, in words.
     pub other: Option<String>,
+    pub is_paused: bool,
+    /// Records that mb has read since it started.
+    pub records_in: u64,
+    /// In records; `None` if it is not known, for the cause in `lag_error` if there is one.
+    pub lag: Option<u64>,
+    pub lag_error: Option<String>,
+    /// For how long the record has waited that has waited longest, at least.
+    pub age_s: Option<f64>,
+    /// `None` if the lag is not known, or not for long enough.
+    pub trend: Option<Trend>,
+    pub work: Work,
 }
 
 /// A partition that has lag and makes no progress.
@@ -99,17 +113,8 @@ pub fn under_way(runs: &[&Running], in_flight: usize) -> String {
     }
 }
 
-/// mb is not ready until it reads its topic.
-pub fn starting(waiting_for: Option<&str>) -> HealthView {
-    let detail = match waiting_for {
-        Some(what) => format!("mb is waiting for {what}"),
-        None => "mb has only just begun to read its topic".to_owned(),
-    };
-    HealthView { ready: false, reasons: vec![Reason { reason: "starting".to_owned(), detail }] }
-}
-
-/// Why mb is not ready.
-pub fn reasons(facts: &Facts, topic: &str) -> HealthView {
+/// What stands in the way.
+pub fn reasons(facts: &Facts, topic: &str) -> Vec<Reason> {
     let mut reasons = Vec::new();
     let mut add = |reason: &str, detail: String| {
         reasons.push(Reason { reason: reason.to_owned(), detail });
@@ -125,8 +130,12 @@ pub fn reasons(facts: &Facts, topic: &str) -> HealthView {
         );
     }
     for (what, since, cause) in &facts.broker {
-        if *since > limits::BROKER_TROUBLE_LIMIT {
-            add("broker", format!("{what} has failed for {} s: {cause}", since.as_secs()));
+        if *since <= limits::BROKER_TROUBLE_LIMIT {
+            continue;
+        }
+        match what.as_str() {
+            READING_A_PARTITION => add("partition", format!("{cause}, for {} s", since.as_secs())),
+            _ => add("broker", format!("{what} has failed for {} s: {cause}", since.as_secs())),
         }
     }
     for stall in facts.stalls.iter().take(limits::STALLS_NAMED) {
@@ -171,7 +180,7 @@ pub fn reasons(facts: &Facts, topic: &str) -> HealthView {
             ),
         );
     }
-    HealthView { ready: reasons.is_empty(), reasons }
+    reasons
 }
 
 /// What has been logged already, so that each stall is one line when it begins and one when it ends.
@@ -181,12 +190,16 @@ pub struct Announced {
     /// When the partition's offset was last seen to be somebody else's.
     foreign: BTreeMap<Partition, Instant>,
     stale: bool,
+    /// Since when mb has been falling behind, and whether that was logged.
+    behind: Option<(Instant, bool)>,
 }
 
 impl Announced {
-    /// Logs what is new in `facts`.
-    pub fn log_news(&mut self, facts: &Facts, topic: &str, now: Instant) {
-        for (is_warning, line) in self.news(facts, topic, now) {
+    /// Logs what is new in `facts`, and in the verdict on them.
+    pub fn log_news(&mut self, facts: &Facts, verdict: &Verdict, topic: &str, now: Instant) {
+        let mut lines = self.news(facts, topic, now);
+        lines.extend(self.verdict_news(verdict, now));
+        for (is_warning, line) in lines {
             if is_warning { log::warn!("{line}") } else { log::info!("{line}") }
         }
     }
@@ -245,6 +258,21 @@ impl Announced {
         lines
     }
 
+    /// A warning once mb has been falling behind for a while, and a line when it catches up or keeps up again.
+    fn verdict_news(&mut self, verdict: &Verdict, now: Instant) -> Option<(bool, String)> {
+        if verdict.state != VerdictState::FallingBehind {
+            let (_, logged) = self.behind.take()?;
+            return logged.then(|| (false, verdict.headline.clone()));
+        }
+        let (since, logged) = self.behind.get_or_insert((now, false));
+        if *logged || now.saturating_duration_since(*since) < limits::FALLING_BEHIND_LOGGED_AFTER {
+            return None;
+        }
+        *logged = true;
+        let advice = verdict.advice.as_ref().map_or(String::new(), |advice| format!("; {advice}"));
+        Some((true, format!("{}{advice}", verdict.headline)))
+    }
+
     /// One warning for each partition, however often it changes hands: with another mb in the group, its commits and
     /// mb's own replace one another for as long as both run. What mb follows is said by who follows it.
     fn foreign_news(&mut self, facts: &Facts, topic: &str, now: Instant) -> Vec<(bool, String)> {
@@ -282,13 +310,13 @@ mod tests {
         (partition, Foreign { in_log, ours, by: Mover::Instance("you".into()) })
     }
 
-    fn said(health: &HealthView) -> Vec<&str> {
-        health.reasons.iter().map(|reason| reason.reason.as_str()).collect()
+    fn said(reasons: &[Reason]) -> Vec<&str> {
+        reasons.iter().map(|reason| reason.reason.as_str()).collect()
     }
 
     #[test]
-    fn mb_is_ready_if_nothing_is_wrong() {
-        assert_eq!(reasons(&Facts::default(), "t"), HealthView { ready: true, reasons: vec![] });
+    fn without_trouble_there_is_no_reason() {
+        assert_eq!(reasons(&Facts::default(), "t"), []);
     }
 
     #[test]
@@ -307,9 +335,9 @@ mod tests {
             group: "g".into(),
             foreign: [foreign(2)].into(),
             other: Some("another mb (instance you) commits".into()),
+            ..Facts::default()
         };
         let health = reasons(&facts, "orders");
-        assert!(!health.ready);
         let expected = [
             "broker",
             "stalled",
@@ -324,13 +352,13 @@ mod tests {
             "freshness",
         ];
         assert_eq!(said(&health), expected);
-        assert_eq!(health.reasons[0].detail, "reading the topic has failed for 11 s: refused");
+        assert_eq!(health[0].detail, "reading the topic has failed for 11 s: refused");
         assert_eq!(
-            health.reasons[1].detail,
+            health[1].detail,
             "partition orders/0 has made no progress for 75 s: it stands at offset 12 with a lag of \
              40; 2 of its runs wait in the queue or for another attempt, and none is running"
         );
-        assert_eq!(health.reasons[4].detail, "2 more partition(s) have lag and make no progress");
+        assert_eq!(health[4].detail, "2 more partition(s) have lag and make no progress");
     }
 
     #[test]
@@ -339,9 +367,9 @@ mod tests {
             failures: (in_a_row, Some(("no".into(), Duration::from_secs(ago)))),
             ..Facts::default()
         };
-        assert!(reasons(&failures(9, 1), "t").ready);
-        assert!(!reasons(&failures(10, 1), "t").ready);
-        assert!(reasons(&failures(10, 301), "t").ready);
+        assert_eq!(reasons(&failures(9, 1), "t"), []);
+        assert_eq!(said(&reasons(&failures(10, 1), "t")), ["step"]);
+        assert_eq!(reasons(&failures(10, 301), "t"), []);
     }
 
     #[test]
@@ -400,5 +428,29 @@ mod tests {
             lines.into_iter().map(|(warns, _)| warns).collect::<Vec<_>>()
         });
         assert_eq!(kinds, [vec![], vec![true], vec![], vec![false], vec![]]);
+    }
+
+    #[test]
+    fn falling_behind_is_one_warning_once_it_lasts_and_one_line_when_it_is_over() {
+        use super::super::verdict::verdict;
+        let behind = |is_growing| {
+            let trend = Trend { arriving: 100.0, done: 50.0, is_growing, falls_by: None };
+            let work = Work { workers: 1, busy: 1.0, ..Work::default() };
+            verdict(&Facts { lag: Some(500), trend: Some(trend), work, ..Facts::default() }, "t", 0)
+        };
+        let mut announced = Announced::default();
+        let begin = Instant::now();
+        let mut news = |is_growing, second| {
+            announced.verdict_news(&behind(is_growing), begin + Duration::from_secs(second))
+        };
+        assert_eq!(news(true, 0), None);
+        assert_eq!(news(false, 5), None, "a moment is not worth a line");
+        assert_eq!((news(true, 6), news(true, 15)), (None, None));
+        let (is_warning, line) = news(true, 16).expect("it lasts");
+        let expected = "Falling behind: 500 records behind, 100/s arrive and 50/s are processed; all 1 workers are busy";
+        assert!(is_warning && line.starts_with(expected), "{line}");
+        assert_eq!(news(true, 60), None);
+        let over = "Keeping up: 500 records in progress".to_owned();
+        assert_eq!((news(false, 61), news(false, 62)), (Some((false, over)), None));
     }
 }

@@ -2,19 +2,23 @@
 //! partitions, freshness, readiness.
 //!
 //! `watcher` has the three threads, `findings` what they found last. What the figures mean is decided by pure
-//! code: `samples` (rates), `partition` (lag in seconds, stuck partitions), `offsets` (those of somebody
-//! else), `others` (another mb of the group) and `health` (readiness). How they are shown is decided in `api`.
+//! code: `samples` (rates), `trend` (whether the lag grows), `partition` (lag in seconds, stuck partitions), `offsets`
+//! (those of somebody else), `others` (another mb of the group), `health` (what stands in the way), `advice` (what would
+//! help) and `verdict` (what it all amounts to). How they are shown is decided in `api`.
 
+mod advice;
 mod findings;
 mod health;
 mod offsets;
 mod others;
 mod partition;
 mod samples;
+mod trend;
+mod verdict;
 mod watcher;
 
 #[cfg(any(test, feature = "testing"))]
 pub use findings::Findings;
 pub use findings::Watch;
-pub use health::starting;
+pub use verdict::{starting, verdict};
 pub use watcher::Watcher;

@@ -28,8 +28,9 @@ pub struct Reached {
 }
 
 impl PartitionTrack {
-    /// The log was seen with this end.
-    pub fn saw_end(&mut self, now: Instant, end: Offset) {
+    /// The log was seen with this end. Returns by how much it has grown.
+    pub fn saw_end(&mut self, now: Instant, end: Offset) -> u64 {
+        let grown = self.newest.map_or(0, |newest| end.distance_from(newest.min(end)));
         if self.newest.is_some_and(|newest| end < newest) {
             // The topic was deleted and created again: another log.
             self.ends.clear();
@@ -41,6 +42,7 @@ impl PartitionTrack {
         if self.ends.len() > limits::LAG_MEMORY_ENDS {
             self.thin(now);
         }
+        grown
     }
 
     /// Forgets the end that is missed least: the further back, the coarser the memory. The first end stays,
@@ -138,6 +140,9 @@ mod tests {
     #[test]
     fn a_replaced_log_is_remembered_from_its_beginning() {
         let begin = Instant::now();
+        let mut track = PartitionTrack::default();
+        let grown = [1000, 1200, 10, 15].map(|end| track.saw_end(begin, Offset::new(end)));
+        assert_eq!(grown, [0, 200, 0, 5]);
         let mut track = PartitionTrack::default();
         track.saw_end(begin, Offset::new(1000));
         track.saw_end(begin + seconds(5), Offset::new(10));

@@ -1,11 +1,12 @@
-//! The last 15 minutes, with a sample each second, and what follows from them: rates, and when the lag will be
-//! caught up.
+//! The last 15 minutes, with a sample each second, and what follows from them: rates, the lag's trend, and how busy the
+//! workers are.
 //!
 //! Pure: counters and time are arguments.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::trend::{Point, Trend, trend};
 use crate::config::limits;
 use crate::observe::overview::{Rates, Sample};
 
@@ -14,11 +15,17 @@ use crate::observe::overview::{Rates, Sample};
 pub struct Counts {
     pub at: Instant,
     pub at_ms: i64,
+    /// By how much the log's ends have grown since mb started.
+    pub arrived: u64,
     pub records_in: u64,
     pub bytes_in: u64,
     pub records_done: u64,
     pub bytes_done: u64,
     pub messages_posted: u64,
+    /// Runs that ended, and attempts with their time in the step.
+    pub runs_done: u64,
+    pub attempts: u64,
+    pub in_step: Duration,
     /// In records; `None` if it is not known.
     pub lag: Option<u64>,
     pub queued: u64,
@@ -29,35 +36,55 @@ pub struct Counts {
 #[derive(Debug, Default)]
 pub struct Samples {
     ring: VecDeque<Sample>,
-    /// The newest counts, for rates over a few seconds.
+    /// The newest counts, for what is measured over seconds or minutes.
     recent: VecDeque<Counts>,
+}
+
+/// What the workers did over `limits::TREND_WINDOW`, on average.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Pace {
+    /// Workers that had a run.
+    pub busy: f64,
+    /// `None` if no run has ended.
+    pub records_per_run: Option<f64>,
+    /// The time of an attempt; `None` if none has ended.
+    pub step: Option<Duration>,
 }
 
 impl Samples {
     pub fn push(&mut self, counts: Counts) {
-        if let Some(before) = self.recent.back() {
-            let rate = per_second(before, &counts);
+        let is_first = self.recent.is_empty();
+        self.recent.push_back(counts);
+        if !is_first {
             if self.ring.len() == limits::SAMPLES {
                 self.ring.pop_front();
             }
+            // The same rates as elsewhere, so that a chart ends with the number that is shown beside it.
+            let rates = self.rates();
             self.ring.push_back(Sample {
                 at_ms: counts.at_ms,
-                records_in: rate(before.records_in, counts.records_in),
-                records_done: rate(before.records_done, counts.records_done),
-                bytes_in: rate(before.bytes_in, counts.bytes_in),
+                records_arriving: rates.records_arriving,
+                records_in: rates.records_in,
+                records_done: rates.records_done,
+                bytes_in: rates.bytes_in,
                 lag: counts.lag,
                 queued: counts.queued,
                 running: counts.running,
             });
         }
-        self.recent.push_back(counts);
         // One beyond the window stays, as its far end.
-        while self.recent.get(1).is_some_and(|next| age(next, &counts) >= limits::CATCH_UP_WINDOW) {
+        let window = limits::TREND_LONG_WINDOW;
+        while self.recent.get(1).is_some_and(|next| age(next, &counts) >= window) {
             self.recent.pop_front();
         }
         if self.recent.len() > limits::SAMPLES {
             self.recent.pop_front();
         }
+    }
+
+    /// The pipeline starts anew: the counts of before say nothing of it.
+    pub fn begin_anew(&mut self) {
+        self.recent.clear();
     }
 
     pub fn all(&self) -> Vec<Sample> {
@@ -70,6 +97,7 @@ impl Samples {
         let Some(then) = self.before(now, limits::RATE_WINDOW) else { return Rates::default() };
         let rate = per_second(then, now);
         Rates {
+            records_arriving: arriving(then, now),
             records_in: rate(then.records_in, now.records_in),
             bytes_in: rate(then.bytes_in, now.bytes_in),
             records_done: rate(then.records_done, now.records_done),
@@ -78,18 +106,32 @@ impl Samples {
         }
     }
 
-    /// In how many seconds the lag will be 0 if it goes on falling as it did over `limits::CATCH_UP_WINDOW`.
-    pub fn catch_up_s(&self) -> Option<f64> {
-        let now = self.recent.back()?;
-        let lag = now.lag?;
-        if lag == 0 {
-            return Some(0.0);
+    /// How the lag moves; `None` if it is not known, or not for long enough. See `trend::trend`.
+    pub fn trend(&self, cycle: Duration, usual: u64) -> Option<Trend> {
+        let now = self.recent.back().filter(|now| now.lag.is_some())?;
+        let point = |counts: &Counts| {
+            let at_s = limits::TREND_LONG_WINDOW.as_secs_f64() - age(counts, now).as_secs_f64();
+            let (arrived, done) = (counts.arrived, counts.records_done);
+            Some(Point { at_s, lag: counts.lag?, arrived, done })
+        };
+        let points: Vec<Point> = self.recent.iter().filter_map(point).collect();
+        trend(&points, cycle, usual)
+    }
+
+    pub fn pace(&self) -> Pace {
+        let Some(now) = self.recent.back() else { return Pace::default() };
+        let Some(then) = self.before(now, limits::TREND_WINDOW) else { return Pace::default() };
+        let since = self.recent.iter().rev().take_while(|counts| counts.at > then.at);
+        let (count, running) =
+            since.fold((0_u64, 0_u64), |(count, sum), one| (count + 1, sum + one.running));
+        let attempts = u32::try_from(now.attempts - then.attempts).unwrap_or(u32::MAX);
+        let runs = now.runs_done - then.runs_done;
+        let records = now.records_done - then.records_done;
+        Pace {
+            busy: running as f64 / count.max(1) as f64,
+            records_per_run: (runs > 0).then(|| records as f64 / runs as f64),
+            step: (now.in_step - then.in_step).checked_div(attempts),
         }
-        let then = self.recent.iter().find(|counts| counts.lag.is_some())?;
-        let (before, seconds) = (then.lag?, age(then, now).as_secs_f64());
-        let fallen = before.checked_sub(lag).filter(|fallen| *fallen > 0)?;
-        // A second or two are too short: commits come in steps.
-        (seconds >= limits::RATE_WINDOW.as_secs_f64()).then(|| lag as f64 * seconds / fallen as f64)
     }
 
     /// The newest counts that are at least as old as `window`, or else the oldest; `None` if those are `now`.
@@ -97,6 +139,12 @@ impl Samples {
         let old_enough = self.recent.iter().rev().find(|counts| age(counts, now) >= window);
         old_enough.or(self.recent.front()).filter(|then| then.at < now.at)
     }
+}
+
+/// Per second; `None` if one of the two does not know where the log ended.
+fn arriving(then: &Counts, now: &Counts) -> Option<f64> {
+    (then.lag.is_some() && now.lag.is_some())
+        .then(|| per_second(then, now)(then.arrived, now.arrived))
 }
 
 fn age(then: &Counts, now: &Counts) -> Duration {
@@ -119,19 +167,23 @@ mod tests {
         Counts {
             at: begin + Duration::from_secs(second),
             at_ms: 1000 * second as i64,
+            arrived: 3 * done,
             records_in: 2 * done,
             bytes_in: 0,
             records_done: done,
             bytes_done: 0,
             messages_posted: 0,
+            runs_done: done / 10,
+            attempts: done / 10,
+            in_step: Duration::from_millis(50 * (done / 10)),
             lag,
             queued: 0,
-            running: 0,
+            running: 2,
         }
     }
 
     #[test]
-    fn rates_are_over_five_seconds_and_samples_over_one() {
+    fn rates_are_over_five_seconds_in_samples_too() {
         let begin = Instant::now();
         let mut samples = Samples::default();
         samples.push(counts(begin, 0, 0, None));
@@ -145,23 +197,41 @@ mod tests {
         assert_eq!(samples.rates().records_done, 20.0);
         assert_eq!(samples.rates().records_in, 40.0);
         let done: Vec<f64> = samples.all().iter().map(|sample| sample.records_done).collect();
-        assert_eq!(done, [10.0, 0.0, 0.0, 0.0, 0.0, 100.0, 0.0, 0.0, 0.0, 0.0]);
+        assert_eq!(done, [10.0, 5.0, 10.0 / 3.0, 2.5, 2.0, 20.0, 20.0, 20.0, 20.0, 20.0]);
     }
 
     #[test]
-    fn the_time_to_catch_up_follows_from_how_fast_the_lag_falls() {
+    fn what_arrives_is_known_while_the_log_says_where_it_ends() {
         let begin = Instant::now();
         let mut samples = Samples::default();
-        for second in 0..=20 {
-            samples.push(counts(begin, second, 0, Some(1000 - 10 * second)));
+        for second in 0..=10 {
+            samples.push(counts(begin, second, 10 * second, Some(1000 - 10 * second)));
         }
-        assert_eq!(samples.catch_up_s(), Some(80.0));
-        samples.push(counts(begin, 21, 0, Some(0)));
-        assert_eq!(samples.catch_up_s(), Some(0.0));
-        samples.push(counts(begin, 22, 0, None));
-        assert_eq!(samples.catch_up_s(), None, "the lag is not known");
-        samples.push(counts(begin, 23, 0, Some(2000)));
-        assert_eq!(samples.catch_up_s(), None, "it grows");
+        assert_eq!(samples.rates().records_arriving, Some(30.0));
+        let trend = samples.trend(Duration::ZERO, 0).unwrap();
+        assert_eq!((trend.arriving, trend.falls_by), (30.0, Some(10.0)));
+        samples.push(counts(begin, 11, 110, None));
+        assert_eq!(
+            (samples.rates().records_arriving, samples.trend(Duration::ZERO, 0)),
+            (None, None)
+        );
+        assert_eq!(samples.all().last().unwrap().records_arriving, None);
+    }
+
+    #[test]
+    fn the_pace_is_an_average_over_the_last_seconds() {
+        let begin = Instant::now();
+        let mut samples = Samples::default();
+        assert_eq!(samples.pace(), Pace::default());
+        for second in 0..=60 {
+            samples.push(counts(begin, second, 100 * second, Some(0)));
+        }
+        let step = Some(Duration::from_millis(50));
+        assert_eq!(samples.pace(), Pace { busy: 2.0, records_per_run: Some(10.0), step });
+        for second in 61..=120 {
+            samples.push(counts(begin, second, 6000, Some(0)));
+        }
+        assert_eq!(samples.pace(), Pace { busy: 2.0, ..Pace::default() }, "no run has ended");
     }
 
     #[test]
@@ -173,6 +243,6 @@ mod tests {
         }
         let all = samples.all();
         assert_eq!((all.len(), all[0].at_ms, all[899].at_ms), (900, 1_100_000, 1_999_000));
-        assert!(samples.recent.len() < 20, "{}", samples.recent.len());
+        assert!(samples.recent.len() < 310, "{}", samples.recent.len());
     }
 }

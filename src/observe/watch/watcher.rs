@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
+use super::advice::Work;
 use super::findings::{Findings, LogEnds, Memory, Watch};
 use super::health::{self, Facts, Stall};
 use super::others::Others;
 use super::partition::Reached;
-use super::samples::Counts;
+use super::samples::{Counts, Samples};
+use super::verdict::verdict;
 use crate::commit::in_log::{Finding, Foreign, judge};
 use crate::commit::ledger::LedgerView;
 use crate::config::limits;
@@ -23,7 +25,7 @@ use crate::model::error::Result;
 use crate::model::live::{Running, Trouble};
 use crate::model::offset::{Offset, Partition};
 use crate::model::thread::stopped_within;
-use crate::observe::overview::{FreshnessView, LagView, PartitionLag};
+use crate::observe::overview::{FreshnessView, LagView, PartitionLag, VerdictState};
 use crate::runs::engine::Engine;
 use crate::source::cursor_move::CursorMover;
 
@@ -233,29 +235,37 @@ impl Watcher {
         let views = self.engine.ledgers.views();
         let running = self.engine.live.running();
         let mut memory = self.watch.lock();
-        let (partitions, stalls) = self.partitions(&mut memory, now, &views, &running);
+        let (partitions, stalls, grown) = self.partitions(&mut memory, now, &views, &running);
+        memory.arrived += grown;
+        let arrived = memory.arrived;
         let known = memory.log.asked.is_some_and(|asked| {
             now.saturating_duration_since(asked) < lag_interval(views.len()) + limits::LAG_KNOWN_FOR
         });
         let total = known.then(|| partitions.iter().map(|partition| partition.lag).sum());
+        let live = &self.engine.live;
+        let (attempts, in_step) = live.run_time.count_and_sum();
         memory.samples.push(Counts {
             at: now,
             at_ms: now_ms,
-            records_in: self.engine.live.records_in.get(),
-            bytes_in: self.engine.live.bytes_in.get(),
+            arrived,
+            records_in: live.records_in.get(),
+            bytes_in: live.bytes_in.get(),
             // A record that became a dead letter is done with too.
-            records_done: self.engine.live.records_done.get() + self.engine.live.dead_letters.get(),
-            bytes_done: self.engine.live.bytes_done.get(),
-            messages_posted: self.engine.live.messages_posted.get(),
+            records_done: live.records_done.get() + live.dead_letters.get(),
+            bytes_done: live.bytes_done.get(),
+            messages_posted: live.messages_posted.get(),
+            runs_done: live.runs_succeeded.get() + live.runs_failed.get(),
+            attempts,
+            in_step,
             lag: total,
             queued: self.engine.queue.len() as u64,
             running: running.len() as u64,
         });
         let seconds = partitions.iter().filter_map(|partition| partition.lag_s).reduce(f64::max);
-        let lag = LagView {
+        let mut lag = LagView {
             total,
             seconds,
-            catch_up_s: memory.samples.catch_up_s(),
+            catch_up_s: None,
             at_ms: memory.log.asked_ms,
             error: memory.log.failing.as_ref().map(|(_, cause)| cause.clone()),
             partitions: views.len() as u64,
@@ -269,34 +279,64 @@ impl Watcher {
         });
         let stalled = stalls.len() as u64;
         let mut facts = self.facts(&memory.log, now, stalls, &running, freshness);
+        facts.work = self.work(&memory.samples, views.len());
+        facts.trend = memory.samples.trend(facts.work.cycle(), facts.work.usual_lag());
+        (facts.lag, facts.lag_error, facts.age_s) = (total, lag.error.clone(), seconds);
         facts.foreign = views
             .iter()
             .filter_map(|(one, view)| Some((*one, memory.offsets.of(*one, view)?.clone())))
             .collect();
         facts.other = self.other(&memory.others, now);
-        let health = health::reasons(&facts, &self.engine.topic_name);
+        let verdict = verdict(&facts, &self.engine.topic_name, 0);
+        let falls_by = facts.trend.and_then(|trend| trend.falls_by);
+        if verdict.state == VerdictState::CatchingUp {
+            lag.catch_up_s = total.zip(falls_by).map(|(total, by)| total as f64 / by);
+        }
         let mut announced = std::mem::take(&mut memory.announced);
         let rates = memory.samples.rates();
-        memory.findings = Some(Arc::new(Findings { rates, lag, stalled, freshness, health }));
+        let findings = Arc::new(Findings { rates, lag, stalled, facts });
+        memory.findings = Some(Arc::clone(&findings));
         drop(memory);
         // Writing log lines may take a while, and must not delay those who read the findings.
-        announced.log_news(&facts, &self.engine.topic_name, now);
+        announced.log_news(&findings.facts, &verdict, &self.engine.topic_name, now);
         self.watch.lock().announced = announced;
     }
 
-    /// Each partition's lag, and the stalled partitions, the longest stalled first.
+    /// What mb works with, and how much of it is in use.
+    fn work(&self, samples: &Samples, partitions: usize) -> Work {
+        let Engine { config, queue, budget, steering, .. } = &*self.engine;
+        let (settings, pace) = (steering.settings(), samples.pace());
+        Work {
+            workers: settings.max_concurrent_runs,
+            busy: pace.busy,
+            records_per_run: pace.records_per_run,
+            step: pace.step,
+            queued: queue.len(),
+            parked: queue.parked(),
+            bytes: budget.used(),
+            bytes_limit: budget.limit(),
+            max_batch: settings.max_batch,
+            max_wait: config.max_wait,
+            tick_interval: settings.tick_interval,
+            sensors: config.sensors,
+            partitions,
+            order: config.order,
+        }
+    }
+
+    /// Each partition's lag, the stalled partitions, the longest stalled first, and by how much the log has grown.
     fn partitions(
         &self,
         memory: &mut Memory,
         now: Instant,
         views: &[(Partition, LedgerView)],
         running: &[Running],
-    ) -> (Vec<PartitionLag>, Vec<Stall>) {
+    ) -> (Vec<PartitionLag>, Vec<Stall>, u64) {
         let paused = self.engine.steering.is_paused();
         // Between two ticks, nothing is expected to move.
         let limit =
             self.engine.config.stall_after.max(2 * self.engine.steering.settings().tick_interval);
-        let (mut rows, mut stalls) = (Vec::with_capacity(views.len()), Vec::new());
+        let (mut rows, mut stalls, mut grown) = (Vec::with_capacity(views.len()), Vec::new(), 0);
         for (partition, view) in views {
             // A new partition is asked for from the next time on.
             let Some(marks) = memory.log.marks.get(partition) else { continue };
@@ -311,7 +351,7 @@ impl Watcher {
                 Some(asked) if view.position <= marks.end => (marks.end, asked),
                 _ => (view.position, now),
             };
-            track.saw_end(seen, end);
+            grown += track.saw_end(seen, end);
             // Records that retention has removed are no lag: nobody can read them.
             let lag_from = |offset: Offset| end.distance_from(offset.max(marks.beginning).min(end));
             let lag = lag_from(done);
@@ -337,7 +377,7 @@ impl Watcher {
             }
         }
         stalls.sort_by_key(|stall| std::cmp::Reverse(stall.stuck));
-        (rows, stalls)
+        (rows, stalls, grown)
     }
 
     fn facts(
@@ -374,8 +414,9 @@ impl Watcher {
             disk: self.engine.history.is_failing(),
             freshness,
             group: self.engine.config.connection.group.clone(),
-            foreign: BTreeMap::new(),
-            other: None,
+            is_paused: self.engine.steering.is_paused(),
+            records_in: self.engine.live.records_in.get(),
+            ..Facts::default()
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::kafka::Consumer;
 use crate::model::batch::Record;
 use crate::model::budget::Permit;
 use crate::model::error::{Error, Result};
-use crate::model::live::Trouble;
+use crate::model::live::{READING_A_PARTITION, Trouble};
 use crate::model::offset::{Epoch, Offset, OffsetRange, Partition};
 use crate::model::planned::PlannedBatch;
 use crate::source::batcher::{Batcher, Cut};
@@ -86,7 +86,6 @@ pub(super) enum Offer {
 }
 
 /// What fails while a partition has an error, for the log and the page.
-pub(super) const WHAT: &str = "reading a partition";
 
 impl PartitionReader {
     /// A reader that goes on at the batcher's cursor, which the ledger knows already.
@@ -406,7 +405,7 @@ impl PartitionReader {
     /// record, or one partition without a leader, would else hold up the whole tick. The cause is logged once,
     /// not at each try.
     pub fn fail(&mut self, error: Error, now: Instant) {
-        self.trouble.begin(WHAT, &error.to_string());
+        self.trouble.begin(READING_A_PARTITION, &error.to_string());
         let before = self.failing.take();
         let same = |failing: &Failing| failing.error.unreadable() == error.unreadable();
         let tries = before.filter(same).map_or(0, |failing| failing.tries);
@@ -449,7 +448,7 @@ impl PartitionReader {
         if failing.error.unreadable().is_none_or(|(_, unreadable)| unreadable < next) {
             self.failing = None;
             self.has_recovered = true;
-            self.trouble.end(WHAT);
+            self.trouble.end(READING_A_PARTITION);
         }
     }
 }

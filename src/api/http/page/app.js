@@ -8,9 +8,8 @@ import { begin, listen, live } from './live.js';
 import { overviewView } from './overview.js';
 import { runView } from './run.js';
 import { runsView } from './runs.js';
-import { clock, count, duration, size } from './text.js';
+import { clock, count, duration, size, visible } from './text.js';
 import { ticksView } from './ticks.js';
-import { verdict } from './verdict.js';
 
 const LINKS = [['/', 'Overview'], ['/runs', 'Runs'], ['/ticks', 'Ticks'], ['/dead-letters', 'Dead letters'], ['/lag', 'Lag']];
 const ROUTES = [
@@ -78,7 +77,7 @@ function refresh() {
     showAbout(overview);
     shown.view.live?.(overview);
   }
-  const state = lost ? 'no answer' : overview ? verdict(overview).brief : '…';
+  const state = lost ? 'no answer' : overview ? visible(overview.verdict.brief) : '…';
   const title = `${shown.view.title} · ${state} · mb`;
   if (document.title !== title) document.title = title;
 }

@@ -47,6 +47,9 @@ export function lagView() {
     try {
       const lag = await get('lag');
       rows = lag.top;
+      [total.textContent, total.title] = [short(lag.total), count(lag.total)];
+      seconds.textContent = duration(lag.seconds);
+      catchUp.textContent = lag.catch_up_s == null ? '–' : `~${duration(lag.catch_up_s)}`;
       error.hidden = !lag.error;
       error.replaceChildren(data(lag.error ?? ''));
       show();
@@ -64,10 +67,8 @@ export function lagView() {
       el('div', { class: 'title' }, el('h1', {}, 'Lag'), el('div', { class: 'actions' }, moveAll)),
       el('p', { class: 'lead' }, el('span', {}, total, ' records'), el('span', {}, 'oldest waiting ', seconds), el('span', {}, 'caught up in ', catchUp)),
       error, el('div', { class: 'filters' }, el('label', { class: 'check' }, only, 'Only partitions with lag'), el('label', {}, 'Order', order)), list.node),
-    live({ lag }) {
-      [total.textContent, total.title] = [short(lag.total), count(lag.total)];
-      seconds.textContent = duration(lag.seconds);
-      catchUp.textContent = lag.catch_up_s == null ? '–' : `~${duration(lag.catch_up_s)}`;
+    // Heading and rows come from one answer.
+    live() {
       if (Date.now() - last >= REFRESH_MS) load();
     },
   };
@@ -146,6 +147,6 @@ function planTable(moves) {
 
 /** For how long a partition has made no progress: a fault only if mb says so (--stall-after). */
 export function stuck(seconds) {
-  const faulty = live.overview?.health.reasons.some(({ reason }) => reason === 'stalled');
+  const faulty = live.overview?.verdict.reasons.some(({ reason }) => reason === 'stalled');
   return el('span', { class: faulty ? 'badge bad' : 'note' }, `no progress for ${duration(seconds)}`);
 }

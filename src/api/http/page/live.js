@@ -46,15 +46,11 @@ async function loadSamples() {
   }
 }
 
-/** A sample of the second between two overviews, as in mb's own series. */
-function sample(now, then) {
-  const seconds = (now.now_ms - then.now_ms) / 1000;
-  const rate = (name) => Math.max(0, now.totals[name] - then.totals[name]) / seconds;
-  return {
-    at_ms: now.now_ms, records_in: rate('records_in'), records_done: rate('records_done') + rate('dead_letters'),
-    bytes_in: rate('bytes_in'), lag: now.lag.total, queued: now.queue.runs,
-    running: now.workers.filter((worker) => worker.run).length,
-  };
+/** The figures of an overview as a sample, as in mb's own series. */
+function sample({ now_ms, rates, lag, queue, workers }) {
+  const { records_arriving, records_in, records_done, bytes_in } = rates;
+  const running = workers.filter((worker) => worker.run).length;
+  return { at_ms: now_ms, records_arriving, records_in, records_done, bytes_in, lag: lag.total, queued: queue.runs, running };
 }
 
 function take(overview) {
@@ -63,11 +59,11 @@ function take(overview) {
     if (before && before.version !== overview.version) live.outdated = true;
     loadSamples();
   } else if (gap < 500) {
-    live.overview = overview; // too short for a rate
+    live.overview = overview; // a sample each second is enough
     live.lost = null;
     return;
   } else {
-    live.samples.push(sample(overview, before));
+    live.samples.push(sample(overview));
     const oldest = overview.now_ms - KEPT_MS;
     while (live.samples.length && live.samples[0].at_ms < oldest) live.samples.shift();
   }

@@ -9,7 +9,6 @@ import { table } from './table.js';
 import { count, counted, duration, perSecond, short, size, visible } from './text.js';
 import { tickWords } from './ticks.js';
 import { stuck } from './lag.js';
-import { keepsUp, verdict } from './verdict.js';
 
 const BARS = 12;
 const WORKERS = 32;
@@ -19,7 +18,7 @@ export function overviewView() {
   const tiles = tileRow();
   const flow = lineChart({
     title: 'Records in and out (records/s)', test: 'chart-rates', format: perSecond,
-    lines: [{ name: 'in', css: 'in', of: (s) => s.records_in }, { name: 'out', css: 'out', of: (s) => s.records_done }],
+    lines: [{ name: 'in', css: 'in', of: (s) => s.records_arriving }, { name: 'out', css: 'out', of: (s) => s.records_done }],
   });
   const lag = lineChart({ title: 'Lag (records)', test: 'chart-lag', format: short, lines: [{ name: 'lag', css: 'lag', of: (s) => s.lag }] });
   const strip = tickStrip({ test: 'tick-strip', tickWords });
@@ -54,34 +53,43 @@ export function overviewView() {
 
 function verdictCard() {
   const words = el('h1', { 'data-test': 'verdict' }, '…');
+  const advice = el('p', { class: 'advice', 'data-test': 'advice', hidden: true });
   const reasons = el('ul', { class: 'reasons', hidden: true });
   const controls = sensorControls();
   const hold = holdControls();
-  const node = el('section', { class: 'verdict whole wait', 'aria-label': 'State' }, el('div', { role: 'status' }, words, reasons), hold.node, controls.node);
+  const node = el('section', { class: 'verdict whole wait', 'aria-label': 'State' }, el('div', { role: 'status' }, words, advice, reasons), hold.node, controls.node);
   let shown = '';
   return {
     node,
     live(overview) {
-      const now = verdict(overview);
+      const { level, state, headline, reasons: all } = overview.verdict;
       controls.live(overview);
       hold.live(overview);
-      node.className = `verdict whole ${now.level}`;
-      words.dataset.level = now.level;
-      if (words.textContent !== now.words) words.textContent = now.words;
-      const said = now.reasons.map(({ detail }) => detail).join('\n');
+      node.className = `verdict whole ${level}`;
+      [words.dataset.level, words.dataset.state] = [level, state];
+      set(words, visible(headline));
+      set(advice, overview.verdict.advice ? visible(overview.verdict.advice) : '');
+      advice.hidden = !overview.verdict.advice;
+      const others = all.filter(({ detail }) => !headline.includes(detail));
+      const said = others.map(({ detail }) => detail).join('\n');
       if (said === shown) return;
       shown = said;
-      reasons.hidden = now.reasons.length === 0;
-      reasons.replaceChildren(...now.reasons.map(({ reason, detail }) => el('li', { 'data-test': 'reason', 'data-reason': reason }, data(detail, 600))));
+      reasons.hidden = others.length === 0;
+      reasons.replaceChildren(...others.map(({ reason, detail }) => el('li', { 'data-test': 'reason', 'data-reason': reason }, data(detail, 600))));
     },
   };
 }
 
+/** Changes the text only if it is another: a screen reader says it again at each change. */
+function set(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
 const TILES = [
-  ['in', 'In', (o) => [perSecond(o.rates.records_in), `${size(o.rates.bytes_in)}/s`]],
-  ['out', 'Out', (o) => [perSecond(o.rates.records_done), `${size(o.rates.bytes_done)}/s`]],
+  ['in', 'In', (o) => [perSecond(o.rates.records_arriving), `arrive; ${perSecond(o.rates.records_in)} read`]],
+  ['out', 'Out', (o) => [perSecond(o.rates.records_done), `processed, ${size(o.rates.bytes_done)}/s`]],
   ['lag', 'Lag', (o) => [short(o.lag.total), 'records'], '/lag'],
-  ['lag-seconds', 'Oldest waiting', (o) => [duration(o.lag.seconds), o.lag.catch_up_s && !keepsUp(o) ? `caught up in ~${duration(o.lag.catch_up_s)}` : 'in the slowest partition']],
+  ['lag-seconds', 'Oldest waiting', (o) => [duration(o.lag.seconds), o.lag.catch_up_s ? `caught up in ~${duration(o.lag.catch_up_s)}` : 'in the slowest partition']],
   ['queue', 'Queue', (o) => [`${count(o.queue.runs)} of ${count(o.queue.limit)}`, queueWords(o.queue)], '/runs?state=queued'],
   ['succeeded', 'Succeeded', (o) => [short(o.totals.runs_succeeded), 'runs since mb started'], '/runs?state=succeeded'],
   ['failed', 'Failed', (o) => [short(o.totals.runs_failed + o.totals.runs_halted), `${counted(o.totals.attempts_failed, 'failed attempt')}`], '/runs?state=failed'],
