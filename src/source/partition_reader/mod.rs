@@ -85,8 +85,6 @@ pub(super) enum Offer {
     Doubtful,
 }
 
-/// What fails while a partition has an error, for the log and the page.
-
 impl PartitionReader {
     /// A reader that goes on at the batcher's cursor, which the ledger knows already.
     pub fn new(partition: Partition, batcher: Batcher) -> PartitionReader {
