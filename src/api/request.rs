@@ -131,7 +131,7 @@ mod tests {
             ),
             (
                 ChangeSettings { max_batch: Some(5), ..ChangeSettings::default() }.into(),
-                r#"{"request":"set","rate":null,"max_batch":5,"max_concurrent_runs":null,"tick_interval_s":null}"#,
+                r#"{"request":"set","rate":null,"max_batch":5,"max_concurrent_runs":null,"max_wait_s":null,"tick_interval_s":null}"#,
             ),
             (
                 ListRuns(query::Selection { limit: 3, ..query::Selection::default() }).into(),

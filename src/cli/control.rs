@@ -126,11 +126,11 @@ impl Command for TickFlags {
 
 flags! {
     #[argh(
-        description = "Changes settings of the running mb until it stops: rate, max-batch, max-concurrent-runs and \
-            tick-interval, with the values that the flags of the same names take. Without NAME=VALUE it shows \
-            these settings.",
+        description = "Changes settings of the running mb until it stops: rate, max-batch, max-concurrent-runs, \
+            max-wait and tick-interval, with the values that the flags of the same names take. Without NAME=VALUE \
+            it shows these settings.",
         example = "mb set max-batch=200\n\
-            mb set max-concurrent-runs=10 tick-interval=500ms"
+            mb set max-concurrent-runs=10 max-wait=500ms"
     )]
     struct SetFlags {
         "Output": {
@@ -175,7 +175,8 @@ impl Command for SetFlags {
 /// # Errors
 /// `Usage` for an unknown setting, a setting given twice, or a value that it does not take.
 fn change(words: &[String]) -> Result<ChangeSettings> {
-    const NAMES: [&str; 4] = ["rate", "max-batch", "max-concurrent-runs", "tick-interval"];
+    const NAMES: [&str; 5] =
+        ["rate", "max-batch", "max-concurrent-runs", "max-wait", "tick-interval"];
     let mut flags: Vec<(String, Option<String>)> = Vec::new();
     for word in words {
         let Some((name, value)) = word.split_once('=') else {
@@ -200,6 +201,7 @@ fn change(words: &[String]) -> Result<ChangeSettings> {
         rate: set.rate,
         max_batch: set.max_batch.map(|records| records as u64),
         max_concurrent_runs: set.max_concurrent_runs.map(|runs| runs as u64),
+        max_wait_s: set.max_wait.map(|wait| wait.as_secs_f64()),
         tick_interval_s: set.tick_interval.map(|interval| interval.as_secs_f64()),
     })
 }
@@ -217,8 +219,11 @@ fn print_settings(settings: &SettingsView) -> Result<()> {
     {
         rows.push([name.to_owned(), of.value.to_string(), of.start_value.to_string()]);
     }
-    let of = settings.tick_interval_s;
-    rows.push(["tick-interval".to_owned(), seconds(of.value), seconds(of.start_value)]);
+    for (name, of) in
+        [("max-wait", settings.max_wait_s), ("tick-interval", settings.tick_interval_s)]
+    {
+        rows.push([name.to_owned(), seconds(of.value), seconds(of.start_value)]);
+    }
     output::print_table(["SETTING", "NOW", "AT-START"], &rows)
 }
 
@@ -275,8 +280,11 @@ mod tests {
         let read = |words: &[&str]| {
             change(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>())
         };
-        let change = read(&["rate=max", "max-batch=200", "tick-interval=250ms"]).unwrap();
+        let all = ["rate=max", "max-batch=200", "max-wait=20ms", "tick-interval=250ms"];
+        let change = read(&all).unwrap();
         assert_eq!(change.rate, Some(0.0));
+        assert_eq!(read(&["rate=0"]).unwrap().rate, Some(0.0), "as the page takes it");
+        assert_eq!(change.max_wait_s, Some(0.02));
         assert_eq!(change.max_batch, Some(200));
         assert_eq!(change.max_concurrent_runs, None);
         assert_eq!(change.tick_interval_s, Some(0.25));

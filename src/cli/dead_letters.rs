@@ -272,7 +272,7 @@ fn show(data_dir: &Path, id: i64, json: bool) -> Result<()> {
 }
 
 fn text(detail: &DeadLetterDetail) -> String {
-    let DeadLetterDetail { letter, record, headers } = detail;
+    let DeadLetterDetail { letter, record } = detail;
     let mut text = String::new();
     let mut line = |name: &str, value: &str| {
         // A String takes whatever is written to it.
@@ -301,8 +301,8 @@ fn text(detail: &DeadLetterDetail) -> String {
     if let Some(note) = &letter.note {
         line("note", note);
     }
-    for header in headers {
-        line("header", &format!("{}: {}", shown(header, "name"), shown(header, "value")));
+    for header in record["headers"].as_array().into_iter().flatten() {
+        line("header", &format!("{}: {}", shown(header, "key"), shown(header, "value")));
     }
     for name in ["key", "value"] {
         line(name, &shown(record, name));

@@ -15,7 +15,7 @@ const EXIT_CODES: [(&str, &str); 7] = [
     ("2", "forced stop: a second signal, or --drain-timeout was exceeded"),
     ("64", "wrong usage"),
     ("65", "deliberate halt, for example a failed run with --on-failure halt"),
-    ("75", "with --until-caught-up: the step failed for every run for longer than --hold-limit"),
+    ("75", "the step failed for longer than --hold-limit; from mb status: mb is not ready"),
     ("78", "unusable configuration, for example the data directory is in use"),
 ];
 

@@ -270,15 +270,19 @@ fn unknown_command(name: &str, specs: &[&Spec]) -> String {
     )
 }
 
-/// The name that was probably meant.
+/// The name that was probably meant: one with a letter or two wrong, or one that was not typed to its end.
 fn nearest<'a>(given: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let alike = |name: &str| {
-        strsim::jaro_winkler(given.trim_start_matches('-'), name.trim_start_matches('-'))
+    let given = given.trim_start_matches('-');
+    let most = (given.chars().count() / 3).min(3);
+    let wrong = |name: &str| {
+        let name = name.trim_start_matches('-');
+        let is_begun = given.len() >= 4 && name.starts_with(given);
+        if is_begun { 1 } else { strsim::damerau_levenshtein(given, name) }
     };
     names
-        .map(|name| (alike(name), name))
-        .filter(|(likeness, _)| *likeness >= 0.75)
-        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|name| (wrong(name), name))
+        .filter(|(wrong, _)| *wrong <= most)
+        .min_by_key(|(wrong, _)| *wrong)
         .map(|(_, name)| name)
 }
 
@@ -295,6 +299,11 @@ mod tests {
         let names = ["--max-batch", "--max-wait", "--topic"];
         assert_eq!(nearest("--max-bacth", names.into_iter()), Some("--max-batch"));
         assert_eq!(nearest("--tpoic", names.into_iter()), Some("--topic"));
+        assert_eq!(nearest("--max-b", names.into_iter()), Some("--max-batch"));
         assert_eq!(nearest("--zzz", names.into_iter()), None);
+        let all = ["--bisect", "--count", "--isolation", "--bootstrap-server"];
+        for far in ["-b", "--config", "--ssl-ca-location"] {
+            assert_eq!(nearest(far, all.into_iter()), None, "{far}");
+        }
     }
 }

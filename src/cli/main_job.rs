@@ -70,7 +70,7 @@ flags! {
             #[argh(option, arg_name = "DURATION", from_str_fn(values::positive_duration))]
             tick_runtime: Option<Duration> => tick_runtime,
 
-            /// pause between two ticks (default 1s)
+            /// pause between two ticks (default 0)
             #[argh(option, arg_name = "DURATION", from_str_fn(values::duration))]
             tick_interval: Option<Duration> => tick_interval,
 
@@ -213,8 +213,8 @@ flags! {
             #[argh(option, arg_name = "DURATION", from_str_fn(values::positive_duration))]
             stall_after: Option<Duration> => stall_after,
 
-            /// report not ready when the oldest unprocessed record is older than this (if not set, any age
-            /// is fine)
+            /// report not ready when the oldest unprocessed record is older than this (if not set, when mb falls
+            /// behind)
             #[argh(option, arg_name = "DURATION", from_str_fn(values::positive_duration))]
             freshness: Option<Duration> => freshness,
 

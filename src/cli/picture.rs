@@ -210,6 +210,7 @@ mod tests {
                 rate: None,
                 max_batch: whole(50),
                 max_concurrent_runs: whole(2),
+                max_wait_s: Setting { value: 0.1, start_value: 0.1 },
                 tick_interval_s: Setting { value: 1.0, start_value: 1.0 },
             },
             totals: Totals::default(),
@@ -232,6 +233,7 @@ mod tests {
             memory_bytes: 0,
             freshness: None,
             verdict: starting(None),
+            health: HealthView::default(),
             newest_runs: Vec::new(),
             ticks: Vec::new(),
         }

@@ -96,6 +96,8 @@ pub const CHANGE_LIMIT: Duration = Duration::from_secs(300);
 pub const SHOWN_RECORDS: usize = 100;
 /// Records shown of each partition in a preview.
 pub const PREVIEW_SHOWN_RECORDS: usize = 5;
+/// Headers shown of a record.
+pub const SHOWN_HEADERS: usize = 100;
 /// Bytes shown of a key or a value.
 pub const SHOWN_VALUE_BYTES: usize = 16 * 1024;
 /// Time limit of reading a run's records again to show them.
@@ -361,19 +363,21 @@ pub const SAMPLES: usize = 900;
 pub const SAMPLE_AFTER_ASKING: Duration = Duration::from_millis(200);
 /// The time over which rates per second are counted.
 pub const RATE_WINDOW: Duration = Duration::from_secs(5);
-/// The time over which the growth of the lag is measured; a longer one, for slow growth; and the shortest that says
-/// anything.
+/// The time over which the growth of the lag is measured; a longer one, for slow growth; the shortest from which a trend
+/// is computed; and the time over which its rates are.
 pub const TREND_WINDOW: Duration = Duration::from_secs(30);
 pub const TREND_LONG_WINDOW: Duration = Duration::from_secs(300);
 pub const TREND_MIN: Duration = Duration::from_secs(5);
-/// The lag must have been below its highest point for so long that it counts as falling.
+pub const TREND_RATE_WINDOW: Duration = Duration::from_secs(10);
+/// The lag counts as falling once its highest point is at least this long ago.
 pub const TREND_TURN: Duration = Duration::from_secs(3);
 /// How long a record may wait while mb keeps up, beyond what ticks, batches and the step explain, unless
 /// `--freshness` says it.
 pub const KEEPING_UP_FOR: Duration = Duration::from_secs(10);
-/// A lag of so many records, or of one batch if that has fewer, means nothing.
+/// A lag of up to this many records, or of one batch if that is less, is normal.
 pub const USUAL_LAG: usize = 1000;
-/// mb has been falling behind for this long when the log says so.
+/// For so long mb must have been behind without catching up before the verdict says so; and before the log does.
+pub const FALLING_BEHIND_AFTER: Duration = Duration::from_secs(5);
 pub const FALLING_BEHIND_LOGGED_AFTER: Duration = Duration::from_secs(10);
 /// The log is asked for its ends this often for up to `LAG_PARTITIONS_PER_INTERVAL` partitions,
 /// proportionally less often for more of them, and at least every `LAG_INTERVAL_MAX`.

@@ -279,7 +279,8 @@ pub struct Config {
 
     /// A partition with lag that makes no progress for this long is stalled. Default 60 s.
     pub stall_after: Duration,
-    /// The age of the oldest unprocessed record above which mb is not ready; `None` (the default) for any age.
+    /// The age of the oldest unprocessed record above which mb is not ready. `None` (the default): mb is not ready when
+    /// it falls behind.
     pub freshness: Option<Duration>,
     /// The HTTP server of page, API, metrics and health; `None` (the default) for none. The command line's
     /// default is 127.0.0.1:3000.
@@ -315,7 +316,7 @@ impl Default for Config {
             max_batch_bytes: 1 << 20,
             max_wait: Duration::from_millis(100),
             tick_runtime: Duration::from_secs(10),
-            tick_interval: Duration::from_secs(1),
+            tick_interval: Duration::ZERO,
             fetch_min_bytes: 1,
             isolation: None,
             sensors: 1,

@@ -21,6 +21,8 @@ pub struct Settings {
     pub rate: Option<f64>,
     pub max_batch: usize,
     pub max_concurrent_runs: usize,
+    /// How long a batch may wait for more records.
+    pub max_wait: Duration,
     pub tick_interval: Duration,
 }
 
@@ -30,6 +32,7 @@ impl Settings {
             rate: config.produce.as_ref().map(|produce| produce.rate),
             max_batch: config.max_batch,
             max_concurrent_runs: config.max_concurrent_runs,
+            max_wait: config.max_wait,
             tick_interval: config.tick_interval,
         }
     }
@@ -260,6 +263,7 @@ pub struct SettingsView {
     pub rate: Option<Setting<f64>>,
     pub max_batch: Setting<u64>,
     pub max_concurrent_runs: Setting<u64>,
+    pub max_wait_s: Setting<f64>,
     pub tick_interval_s: Setting<f64>,
 }
 
@@ -277,14 +281,16 @@ pub fn settings_view(steering: &Steering) -> SettingsView {
         value: value as u64,
         start_value: start_value as u64,
     };
+    let seconds = |value: Duration, start: Duration| Setting {
+        value: value.as_secs_f64(),
+        start_value: start.as_secs_f64(),
+    };
     SettingsView {
         rate: now.rate.zip(start.rate).map(|(value, start_value)| Setting { value, start_value }),
         max_batch: whole(now.max_batch, start.max_batch),
         max_concurrent_runs: whole(now.max_concurrent_runs, start.max_concurrent_runs),
-        tick_interval_s: Setting {
-            value: now.tick_interval.as_secs_f64(),
-            start_value: start.tick_interval.as_secs_f64(),
-        },
+        max_wait_s: seconds(now.max_wait, start.max_wait),
+        tick_interval_s: seconds(now.tick_interval, start.tick_interval),
     }
 }
 

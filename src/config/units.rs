@@ -60,7 +60,7 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     parse_whole(number).and_then(|count| count.checked_mul(unit_bytes)).ok_or_else(rule)
 }
 
-/// Reads a rate in messages per second; 0 stands for `max`, no limit.
+/// Reads a rate in messages per second; 0, or `max`, is no limit.
 ///
 /// # Errors
 /// `RATE_RULE` for anything else.
@@ -70,6 +70,7 @@ pub fn parse_rate(text: &str) -> Result<f64, String> {
     }
     // `scaled` rather than f64's own parser, which accepts 1e9, inf and nan.
     match scaled(text, NANOS_PER_SECOND).map(|billionths| billionths as f64 / 1e9) {
+        Some(0.0) => Ok(0.0),
         Some(rate) if (limits::RATE_MIN..=limits::RATE_MAX).contains(&rate) => Ok(rate),
         _ => Err(RATE_RULE.to_owned()),
     }
@@ -232,8 +233,8 @@ mod tests {
     fn rates_are_above_zero_or_max() {
         assert_eq!(parse_rate("1000"), Ok(1000.0));
         assert_eq!(parse_rate("0.5"), Ok(0.5));
-        assert_eq!(parse_rate("max"), Ok(0.0));
-        for text in ["0", "-5", "", "NaN", "inf", "1e3", "0.0001", "10000001", "fast", "5/s"] {
+        assert_eq!((parse_rate("max"), parse_rate("0")), (Ok(0.0), Ok(0.0)));
+        for text in ["-5", "", "NaN", "inf", "1e3", "0.0001", "10000001", "fast", "5/s"] {
             assert_eq!(parse_rate(text), Err(RATE_RULE.to_owned()), "{text}");
         }
     }

@@ -43,6 +43,9 @@ pub struct Overview {
     pub memory_bytes: u64,
     pub freshness: Option<FreshnessView>,
     pub verdict: Verdict,
+    /// The former name of two fields of the verdict; it goes with the next release.
+    #[serde(default)]
+    pub health: HealthView,
     /// Newest first, 10 at most.
     pub newest_runs: Vec<RunRow>,
     /// Newest first, 60 at most.
@@ -93,7 +96,7 @@ pub struct Totals {
 /// Per second, over the last 5 seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Rates {
-    /// By which the log's ends grow: what producers write, in offsets; null while that is not known.
+    /// Growth of the log's end offsets per second (transaction markers count too); null while it is not known.
     pub records_arriving: Option<f64>,
     /// Records that mb reads.
     pub records_in: f64,
@@ -202,21 +205,29 @@ pub struct Verdict {
     pub reasons: Vec<Reason>,
 }
 
+/// See `verdict`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Health")]
+pub struct HealthView {
+    pub ready: bool,
+    pub reasons: Vec<Reason>,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum VerdictState {
     /// What arrives is processed.
     KeepingUp,
-    /// The same, but dead letters wait for somebody.
-    LettersOpen,
+    /// As `keeping-up`, with open dead letters.
+    DeadLettersOpen,
     /// There is more lag than usual, and it falls.
     CatchingUp,
     Paused,
-    /// The broker has not said for some seconds where the log ends.
+    /// Where the log ends is not known, or not for long enough to tell whether the lag falls.
     Unknown,
-    /// mb does not read yet, or has read for a few seconds only.
+    /// mb does not read yet.
     Starting,
-    /// There is more lag than usual, and it does not fall.
+    /// There is more lag than usual and it does not fall, or the lag grows.
     FallingBehind,
     /// The step fails for every run, and mb holds.
     Held,

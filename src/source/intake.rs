@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::commit::ledger::Ledger;
 use crate::config::OnMissingOffsets;
 use crate::config::limits;
+use crate::config::steering::Settings;
 use crate::history::recovery::Resume;
 use crate::kafka::{FetchSettings, PerPartition, TopicInfo, Watermarks};
 use crate::model::error::{Class, Error, Result, beyond_text, cut_text};
@@ -206,10 +207,11 @@ impl Intake {
 
     /// Applies settings that a person has changed.
     pub fn apply_settings(&mut self) {
-        let max_records = self.signals.settings().max_batch;
-        if max_records != self.settings.limits.max_records {
-            self.settings.limits.max_records = max_records;
-            self.readers.iter_mut().for_each(|reader| reader.set_max_records(max_records));
+        let Settings { max_batch, max_wait, .. } = self.signals.settings();
+        let limits = BatchLimits { max_records: max_batch, max_wait, ..self.settings.limits };
+        if limits != self.settings.limits {
+            self.settings.limits = limits;
+            self.readers.iter_mut().for_each(|reader| reader.set_limits(limits));
         }
     }
 

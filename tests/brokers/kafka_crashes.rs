@@ -220,6 +220,7 @@ fn record(line: &str) -> FileRecord {
         offset: json["offset"].as_i64().unwrap(),
         key: json["key"].as_str().map(|key| key.as_bytes().to_vec()),
         value: json["value"].as_str().map(|value| value.as_bytes().to_vec()),
+        headers: Vec::new(),
     }
 }
 

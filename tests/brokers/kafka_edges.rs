@@ -3,7 +3,9 @@
 //! scopes are in `kafka_positions`.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::ops::RangeInclusive;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
@@ -439,4 +441,39 @@ fn a_record_without_a_timestamp_has_none_and_is_processed() {
     let seen = std::fs::read_to_string(seen).unwrap();
     assert_eq!(seen.lines().count(), 20);
     assert!(seen.lines().all(|line| line.contains("\"timestamp\":null")), "{seen}");
+}
+
+#[test]
+fn headers_that_kcat_writes_reach_files_and_commands_in_their_order() {
+    let kafka = Kafka::shared(V4_4);
+    let (server, topic) = (kafka.bootstrap(), unique("headers"));
+    kafka.create_topic(&topic, 1, &[]);
+    // In kcat's form, a name alone is a header whose value is null.
+    let headers = ["-H", "a=b", "-H", "a=c", "-H", "null"];
+    let mut kcat = Command::new("kcat")
+        .args(["-P", "-b", &server, "-t", &topic, "-p", "0"])
+        .args(headers)
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("kcat is installed: run scripts/setup test");
+    kcat.stdin.take().unwrap().write_all(b"value\n").expect("kcat reads");
+    assert!(kcat.wait().expect("kcat ends").success());
+
+    let folder = tempfile::tempdir().unwrap();
+    let (files, seen) = (folder.path().join("files"), folder.path().join("seen"));
+    let to = ["--bootstrap-server", &server, "--topic", &topic, "--until-caught-up"];
+    let step = ["--step", "files", "--out", files.to_str().unwrap(), "--listen", "off"];
+    assert!(Mb::run_in(folder.path(), &[&to[..], &step].concat()).status.success());
+    let command = format!("cat >> {}", seen.display());
+    let step = ["--exec", &command, "--listen", "off", "--group", "other"];
+    assert!(Mb::run_in(folder.path(), &[&to[..], &step].concat()).status.success());
+
+    let records = Files::read(&files, &topic).records();
+    assert_same(&records, &raw::read_all(&server, &topic));
+    let header = |key: &str, value: Option<&[u8]>| (key.into(), value.map(<[u8]>::to_vec));
+    let expected = [header("a", Some(b"b")), header("a", Some(b"c")), header("null", None)];
+    assert_eq!(records[0].headers, expected);
+    let expected = r#""headers":[{"key":"a","value":"b"},{"key":"a","value":"c"},{"key":"null","value":null}]}"#;
+    let seen = std::fs::read_to_string(seen).unwrap();
+    assert!(seen.trim_end().ends_with(expected), "{seen}");
 }

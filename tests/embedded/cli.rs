@@ -77,7 +77,7 @@ fn a_wrong_flag_value_names_the_flag_the_value_and_the_rule() {
             "64k",
             "whole bytes such as 65536, or a whole number with KiB, MiB or GiB",
         ),
-        ("--rate", "0", "messages per second from 0.001"),
+        ("--rate", "0.0001", "messages per second from 0.001"),
         ("--rate", "-1", "messages per second from 0.001"),
         ("--client", "librdkafka", "auto, rdkafka, kafka or embedded"),
         ("--from", "beginning", "earliest, latest or committed"),

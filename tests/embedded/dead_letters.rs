@@ -323,11 +323,11 @@ fn header_bytes_that_are_no_text_are_shown_whole() {
     post(&world, Message { partition: 0, key: None, value: Some(b"v"), headers: &headers });
     world.run(world.config(), &Recorder::new(|_| Err(StepError::DeadLetter("no".into())))).unwrap();
     let shown = serde_json::json!([
-        {"name": "trace", "value_base64": "/wA="},
-        {"name": "trace", "value": null},
-        {"name": "text", "value": "7"},
+        {"key": "trace", "value_base64": "/wA="},
+        {"key": "trace", "value": null},
+        {"key": "text", "value": "7"},
     ]);
-    assert_eq!(done(&world, &["show", "1"])[0]["headers"], shown);
+    assert_eq!(done(&world, &["show", "1"])[0]["record"]["headers"], shown);
     let (_, text, _) = mb(&world, &["dead-letters", "show", "1"]);
     assert!(text.contains("trace: (base64) /wA=") && text.contains("trace: (null)"), "{text}");
 }

@@ -105,7 +105,9 @@ fn a_target_that_is_away_costs_no_dead_letter_and_two_lines_of_trouble() {
     assert_eq!(dead_letters(&data), BTreeSet::new());
     assert_eq!(data.committed()[&0].get(), 200);
     let trouble = trouble(&said);
-    assert!(trouble.len() <= 2, "an attempt that failed, and the hold: {trouble:#?}");
+    let held = trouble.iter().filter(|line| line.contains("holding: ")).count();
+    // Two runs may fail in the same moment.
+    assert!(held == 1 && trouble.len() <= 3, "an attempt that failed, and the hold: {trouble:#?}");
 }
 
 #[test]

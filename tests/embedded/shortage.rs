@@ -37,7 +37,9 @@ fn goes_on(descriptors: u32, workers: &str, runs: usize) -> Vec<String> {
     // The page and the socket answer meanwhile.
     for _ in 0..10 {
         assert_eq!(http.get("/healthz").status, 200);
-        assert!(Mb::run_in(mb.data_dir(), &["status"]).status.success());
+        // Far too few workers can work: mb may be behind, and say so.
+        let status = Mb::run_in(mb.data_dir(), &["status"]).status.code();
+        assert!(matches!(status, Some(0 | 75)), "{status:?}");
     }
     mb.term();
     assert_eq!(mb.wait(LIMIT).code(), Some(0), "{}", mb.stderr().join("\n"));

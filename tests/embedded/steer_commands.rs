@@ -92,7 +92,7 @@ fn settings_change_while_it_runs_within_their_bounds() {
     let _mb = Mb::start_in(data.path(), &args);
     let status = || status(data.path());
     eventually(LIMIT, "the topic is read", || status()["totals"]["records_in"].as_u64() > Some(0));
-    let change = ["set", "max-batch=7", "max-concurrent-runs=2", "tick-interval=50ms", "rate=500"];
+    let change = ["set", "max-batch=7", "max-concurrent-runs=2", "max-wait=20ms", "rate=500"];
     let shown = text(data.path(), &change);
     assert!(shown.contains("max-batch            7     50"), "{shown}");
     eventually(LIMIT, "two workers", || status()["workers"].as_array().unwrap().len() == 2);

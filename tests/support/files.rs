@@ -15,6 +15,7 @@ pub struct FileRecord {
     pub offset: i64,
     pub key: Option<Vec<u8>>,
     pub value: Option<Vec<u8>>,
+    pub headers: Vec<(Vec<u8>, Option<Vec<u8>>)>,
 }
 
 /// All that the step has written for a topic.
@@ -100,11 +101,14 @@ pub fn read_file(path: &Path) -> Vec<FileRecord> {
             let json: Value = serde_json::from_str(line)
                 .unwrap_or_else(|error| panic!("{}: {error}: {line}", path.display()));
             let number = |name| json[name].as_i64().unwrap_or_else(|| panic!("no {name}: {line}"));
+            let value = |json| bytes(json, "value", "value_base64");
+            let header = |json| (bytes(json, "key", "key_base64").expect("a key"), value(json));
             FileRecord {
                 partition: number("partition").try_into().expect("a partition"),
                 offset: number("offset"),
                 key: bytes(&json, "key", "key_base64"),
-                value: bytes(&json, "value", "value_base64"),
+                value: value(&json),
+                headers: json["headers"].as_array().into_iter().flatten().map(header).collect(),
             }
         })
         .collect()

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedHeaders, Header, Headers as _};
+use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Header, Headers as _};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 
@@ -119,6 +119,7 @@ pub fn read_all(bootstrap: &str, topic: &str) -> Vec<FileRecord> {
                 offset: message.offset(),
                 key: message.key().map(<[u8]>::to_vec),
                 value: message.payload().map(<[u8]>::to_vec),
+                headers: headers(&message),
             }),
             Some(Err(KafkaError::PartitionEOF(_))) => open -= 1,
             Some(Err(error)) => panic!("topic {topic}: {error}"),
@@ -129,32 +130,22 @@ pub fn read_all(bootstrap: &str, topic: &str) -> Vec<FileRecord> {
     records
 }
 
+fn headers(message: &BorrowedMessage<'_>) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+    let headers = message.headers().into_iter().flat_map(BorrowedHeaders::iter);
+    let owned = |header: Header<'_, &[u8]>| {
+        (header.key.as_bytes().to_vec(), header.value.map(<[u8]>::to_vec))
+    };
+    headers.map(owned).collect()
+}
+
 /// Names and values of a record's headers, in their order.
 pub type Headers = Vec<(String, Option<Vec<u8>>)>;
 
 /// The headers of each record that a topic of one partition holds now, in the order of offsets.
 pub fn read_headers(bootstrap: &str, topic: &str) -> Vec<Headers> {
-    let consumer = consumer(bootstrap, &super::unique("reader"));
-    let mut assignment = TopicPartitionList::new();
-    assignment.add_partition_offset(topic, 0, Offset::Beginning).unwrap();
-    consumer.assign(&assignment).expect("an assignment");
-    let deadline = Instant::now() + 2 * LIMIT;
-    let mut found = Vec::new();
-    loop {
-        assert!(Instant::now() < deadline, "topic {topic} is not read within {:?}", 2 * LIMIT);
-        match consumer.poll(Duration::from_millis(100)) {
-            Some(Ok(message)) => {
-                let headers = message.headers().into_iter().flat_map(BorrowedHeaders::iter);
-                let owned = |header: Header<'_, &[u8]>| {
-                    (header.key.to_owned(), header.value.map(<[u8]>::to_vec))
-                };
-                found.push(headers.map(owned).collect());
-            }
-            Some(Err(KafkaError::PartitionEOF(_))) => return found,
-            Some(Err(error)) => panic!("topic {topic}: {error}"),
-            None => {}
-        }
-    }
+    let text = |(name, value)| (String::from_utf8(name).expect("a name in UTF-8"), value);
+    let records = read_all(bootstrap, topic).into_iter();
+    records.map(|record| record.headers.into_iter().map(text).collect()).collect()
 }
 
 /// Beginning and end of each of the topic's partitions.

@@ -4,8 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
+use crossbeam_channel::{RecvTimeoutError, bounded};
 use mb::config::Connection;
 use mb::config::{OnMissingOffsets, OnOutage};
 use mb::history::query;
@@ -18,6 +20,8 @@ use mb::{Client, Config, Pipeline, Stopper, Summary};
 use tempfile::TempDir;
 
 pub const TOPIC: &str = "orders";
+/// No run of a test's pipeline takes nearly so long.
+const RUN_LIMIT: Duration = Duration::from_secs(120);
 
 /// A data directory with an embedded topic of three partitions.
 pub struct World {
@@ -113,9 +117,22 @@ impl World {
         config: Config,
         step: &Arc<Recorder>,
     ) -> mb::Result<Summary> {
-        let (_stopper, stop) = Stopper::new();
+        let (stopper, stop) = Stopper::new();
+        let (running, over) = bounded::<()>(0);
+        // A pipeline that never ends is a failure, and no hang.
+        let watchdog = thread::spawn(move || {
+            let is_late = over.recv_timeout(RUN_LIMIT) == Err(RecvTimeoutError::Timeout);
+            if is_late {
+                stopper.stop();
+                stopper.stop();
+            }
+            is_late
+        });
         let step: Arc<dyn Step> = Arc::<Recorder>::clone(step);
-        Pipeline::new(config, step).with_broker(broker).run(&stop)
+        let result = Pipeline::new(config, step).with_broker(broker).run(&stop);
+        drop(running);
+        assert!(!watchdog.join().unwrap(), "mb did not end within {RUN_LIMIT:?}: {result:?}");
+        result
     }
 
     pub fn committed(&self, group: &str) -> BTreeMap<Partition, Offset> {

@@ -443,7 +443,7 @@ fn replay_run(call: &mut Call<'_>, Empty {}: Empty) -> Result<ReplayRequested, F
 
 fn change_settings(call: &mut Call<'_>, change: ChangeSettings) -> Result<SettingsView, Failure> {
     if change == ChangeSettings::default() {
-        let message = "body: got no setting, expected rate, max_batch, max_concurrent_runs or tick_interval_s";
+        let message = "body: got no setting, expected rate, max_batch, max_concurrent_runs, max_wait_s or tick_interval_s";
         return Err(Error::Usage(message.into()).into());
     }
     call.perform(change)

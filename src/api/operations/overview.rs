@@ -19,8 +19,8 @@ use crate::model::clock;
 use crate::model::error::Result;
 use crate::model::live::{Live, Running};
 use crate::observe::overview::{
-    HoldView, LagView, Overview, QueueView, Rates, RunningView, SensorView, Series, Totals,
-    WorkerView,
+    HealthView, HoldView, LagView, Overview, QueueView, Rates, RunningView, SensorView, Series,
+    Totals, WorkerView,
 };
 use crate::observe::watch::{starting, verdict};
 
@@ -128,6 +128,10 @@ fn make(context: &Context, process: &Process, history: &FromHistory) -> Overview
         Some(pipeline) => pipeline.engine.broker.describe(),
         None => waiting_for.map_or_else(String::new, |what| format!("waiting for {what}")),
     };
+    let verdict = match &found {
+        Some(found) => verdict(&found.facts, &status.topic, history.dead_letters_open),
+        None => starting(waiting_for),
+    };
     Overview {
         version: status.version.clone(),
         pid: status.pid,
@@ -153,10 +157,8 @@ fn make(context: &Context, process: &Process, history: &FromHistory) -> Overview
         last_commit_ms: pipeline.and_then(|pipeline| pipeline.engine.live.last_commit_ms()),
         memory_bytes: memory_bytes(),
         freshness: found.as_ref().and_then(|found| found.facts.freshness),
-        verdict: match &found {
-            Some(found) => verdict(&found.facts, &status.topic, history.dead_letters_open),
-            None => starting(waiting_for),
-        },
+        health: HealthView { ready: verdict.ready, reasons: verdict.reasons.clone() },
+        verdict,
         newest_runs: history.newest_runs.clone(),
         ticks: history.ticks.clone(),
     }

@@ -24,6 +24,8 @@ pub struct ChangeSettings {
     /// Records of a batch, at most.
     pub max_batch: Option<u64>,
     pub max_concurrent_runs: Option<u64>,
+    /// Seconds that a batch may wait for more records.
+    pub max_wait_s: Option<f64>,
     /// Seconds between two ticks.
     pub tick_interval_s: Option<f64>,
 }
@@ -76,17 +78,23 @@ fn apply(change: &ChangeSettings, settings: &mut Settings, config: &Config) -> R
     if let Some(runs) = change.max_concurrent_runs {
         settings.max_concurrent_runs = whole("max_concurrent_runs", runs, limits::WORKERS_MAX)?;
     }
+    if let Some(seconds) = change.max_wait_s {
+        settings.max_wait = duration("max_wait_s", seconds)?;
+    }
     if let Some(seconds) = change.tick_interval_s {
-        let interval = Duration::try_from_secs_f64(seconds).ok();
-        settings.tick_interval =
-            interval.filter(|interval| *interval <= limits::DURATION_MAX).ok_or_else(|| {
-                Error::Usage(format!(
-                    "tick_interval_s: got {seconds}, expected seconds from 0 to {}",
-                    limits::DURATION_MAX.as_secs()
-                ))
-            })?;
+        settings.tick_interval = duration("tick_interval_s", seconds)?;
     }
     Ok(())
+}
+
+fn duration(name: &str, seconds: f64) -> Result<Duration> {
+    let duration = Duration::try_from_secs_f64(seconds).ok();
+    duration.filter(|duration| *duration <= limits::DURATION_MAX).ok_or_else(|| {
+        Error::Usage(format!(
+            "{name}: got {seconds}, expected seconds from 0 to {}",
+            limits::DURATION_MAX.as_secs()
+        ))
+    })
 }
 
 fn whole(name: &str, value: u64, most: u64) -> Result<usize> {
@@ -110,6 +118,7 @@ fn changes(before: &Settings, after: &Settings) -> Vec<String> {
             before.max_concurrent_runs.to_string(),
             after.max_concurrent_runs.to_string(),
         ),
+        ("max-wait", format!("{:?}", before.max_wait), format!("{:?}", after.max_wait)),
         (
             "tick-interval",
             format!("{:?}", before.tick_interval),
@@ -144,6 +153,7 @@ mod tests {
                 ChangeSettings { max_concurrent_runs: Some(1001), ..none.clone() },
                 "max_concurrent_runs",
             ),
+            (ChangeSettings { max_wait_s: Some(f64::NAN), ..none.clone() }, "max_wait_s"),
             (ChangeSettings { tick_interval_s: Some(-0.5), ..none.clone() }, "tick_interval_s"),
             (
                 ChangeSettings { tick_interval_s: Some(f64::INFINITY), ..none.clone() },
@@ -182,7 +192,7 @@ mod tests {
             ..before.clone()
         };
         let lines = changes(&before, &after);
-        assert_eq!(lines, ["max-batch: 50 -> 200", "tick-interval: 1s -> 1.5s"]);
+        assert_eq!(lines, ["max-batch: 50 -> 200", "tick-interval: 0ns -> 1.5s"]);
         let produced = Settings { rate: Some(0.0), ..before.clone() };
         let paced = Settings { rate: Some(20.5), ..before };
         assert_eq!(changes(&produced, &paced), ["rate: max -> 20.5"]);

@@ -28,6 +28,9 @@ pub struct ShownRecord {
     pub value: Option<Option<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub value_base64: Option<String>,
+    /// The first 100, in their order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<ShownHeader>,
     /// How many bytes of the value are not shown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cut_bytes: Option<u64>,
@@ -36,10 +39,33 @@ pub struct ShownRecord {
     pub cut_key_bytes: Option<u64>,
 }
 
+/// A header, in the same form.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct ShownHeader {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<Option<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_base64: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value: Option<Option<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value_base64: Option<String>,
+    /// How many bytes of the value are not shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cut_bytes: Option<u64>,
+}
+
 impl ShownRecord {
     pub(super) fn of(partition: Partition, record: &Record<'_>) -> ShownRecord {
         let (key, key_base64, cut_key_bytes) = shown(record.key);
         let (value, value_base64, cut_bytes) = shown(record.value);
+        let header = |(key, value)| {
+            let ((key, key_base64, _), (value, value_base64, cut_bytes)) =
+                (shown(Some(key)), shown(value));
+            ShownHeader { key, key_base64, value, value_base64, cut_bytes }
+        };
+        let headers = record.headers.iter().take(limits::SHOWN_HEADERS).map(header).collect();
         ShownRecord {
             partition,
             offset: record.offset.get(),
@@ -48,6 +74,7 @@ impl ShownRecord {
             key_base64,
             value,
             value_base64,
+            headers,
             cut_bytes,
             cut_key_bytes,
         }
@@ -92,6 +119,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::model::headers::Headers;
     use crate::model::offset::Offset;
 
     fn record(value: &[u8]) -> Value {
@@ -116,5 +144,16 @@ mod tests {
         let rest = text.len() - (limits::SHOWN_VALUE_BYTES - 1);
         assert_eq!(cut["cut_bytes"], rest as u64);
         assert_eq!(record(b"end \xc3").get("value"), None, "half a character is not text");
+    }
+
+    #[test]
+    fn headers_are_shown_in_the_form_of_key_and_value() {
+        assert!(record(b"").get("headers").is_none());
+        let own = Headers::encode([(&b"a"[..], None), (b"a", Some(&b"\xfe"[..]))]);
+        let headers = Headers::decode(&own).unwrap();
+        let shown = ShownRecord::of(2, &Record { headers, ..Record::default() });
+        let expected =
+            json!([{ "key": "a", "value": null }, { "key": "a", "value_base64": "/g==" }]);
+        assert_eq!(serde_json::to_value(shown).unwrap()["headers"], expected);
     }
 }

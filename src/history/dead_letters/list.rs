@@ -9,7 +9,7 @@ use crate::model::batch::Record;
 use crate::model::error::{Error, Result};
 use crate::model::headers::Headers;
 use crate::model::offset::Offset;
-use crate::step::record_json::{HeaderJson, RecordJson};
+use crate::step::record_json::RecordJson;
 
 /// A dead letter as `mb dead-letters` lists it. Times are in milliseconds since 1970 (UTC).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -45,12 +45,8 @@ pub struct DeadLetterRow {
 pub struct DeadLetterDetail {
     #[serde(flatten)]
     pub letter: DeadLetterRow,
-    /// With `key` and `value`, or `key_base64` and `value_base64` if they are not UTF-8.
     #[schemars(with = "RecordJson<'static>")]
     pub record: serde_json::Value,
-    /// In the record's order, each with `name` and `value`, or `name_base64` and `value_base64`.
-    #[schemars(with = "Vec<HeaderJson<'static>>")]
-    pub headers: Vec<serde_json::Value>,
 }
 
 /// How many dead letters have the same error.
@@ -161,15 +157,10 @@ pub fn find(db: &Connection, id: i64) -> Result<Option<DeadLetterDetail>> {
             timestamp: letter.timestamp_ms,
             key: key.as_deref(),
             value: value.as_deref(),
-            headers: Headers::NONE,
+            headers: Headers::decode(&headers).unwrap_or(Headers::NONE),
         };
         let record = serde_json::to_value(RecordJson { partition: letter.partition, record });
-        let headers = Headers::decode(&headers).unwrap_or(Headers::NONE).iter();
-        let headers = headers.map(|(name, value)| {
-            serde_json::to_value(HeaderJson { name, value }).unwrap_or_default()
-        });
-        let headers = headers.collect();
-        Ok(DeadLetterDetail { letter, record: record.unwrap_or_default(), headers })
+        Ok(DeadLetterDetail { letter, record: record.unwrap_or_default() })
     };
     db.query_row(&select, [id], detail).optional().map_err(storage)
 }

@@ -31,6 +31,8 @@ pub(super) struct Memory {
     pub samples: Samples,
     /// By how much the log's ends have grown since mb started.
     pub arrived: u64,
+    /// Since when the lag has been more than usual without falling.
+    pub behind_since: Option<Instant>,
     pub announced: Announced,
     pub findings: Option<Arc<Findings>>,
 }
@@ -41,14 +43,22 @@ pub(super) struct LogEnds {
     pub marks: BTreeMap<Partition, Watermarks>,
     pub asked: Option<Instant>,
     pub asked_ms: Option<i64>,
-    /// Since when the broker has not reported all of them, and why.
+    /// Since when the broker does not answer, and why.
     pub failing: Option<(Instant, String)>,
+    /// Partitions whose ends it does not report, each since when, and why.
+    pub unknown: BTreeMap<Partition, (Instant, String)>,
 }
 
 impl LogEnds {
     pub fn reported_now(marks: BTreeMap<Partition, Watermarks>) -> LogEnds {
         let (asked, asked_ms) = (Some(Instant::now()), Some(clock::now_ms()));
-        LogEnds { marks, asked, asked_ms, failing: None }
+        LogEnds { marks, asked, asked_ms, failing: None, unknown: BTreeMap::new() }
+    }
+
+    /// Why the ends are not all known.
+    pub fn error(&self) -> Option<String> {
+        let failing = self.failing.iter().chain(self.unknown.values().take(1));
+        failing.map(|(_, cause)| cause.clone()).next()
     }
 }
 
@@ -60,7 +70,7 @@ pub struct Findings {
     pub lag: LagView,
     /// Partitions with lag and without progress for `--stall-after`.
     pub stalled: u64,
-    /// What the verdict follows from.
+    /// The verdict's input.
     pub facts: Facts,
 }
 

@@ -13,7 +13,7 @@ use crate::model::offset::{Offset, Partition};
 use crate::observe::overview::{FreshnessView, Reason, Verdict, VerdictState};
 
 use super::advice::Work;
-use super::trend::Trend;
+use super::trend::{Explained, Trend};
 
 /// What the verdict depends on.
 #[derive(Clone, Debug, Default)]
@@ -46,6 +46,10 @@ pub struct Facts {
     pub age_s: Option<f64>,
     /// `None` if the lag is not known, or not for long enough.
     pub trend: Option<Trend>,
+    /// What moves the lag while mb keeps up.
+    pub explained: Explained,
+    /// For how long the lag has been more than usual without falling.
+    pub behind_for: Duration,
     pub work: Work,
 }
 
@@ -134,7 +138,7 @@ pub fn reasons(facts: &Facts, topic: &str) -> Vec<Reason> {
             continue;
         }
         match what.as_str() {
-            READING_A_PARTITION => add("partition", format!("{cause}, for {} s", since.as_secs())),
+            READING_A_PARTITION => add("partition", format!("{cause} (for {} s)", since.as_secs())),
             _ => add("broker", format!("{what} has failed for {} s: {cause}", since.as_secs())),
         }
     }
@@ -260,17 +264,26 @@ impl Announced {
 
     /// A warning once mb has been falling behind for a while, and a line when it catches up or keeps up again.
     fn verdict_news(&mut self, verdict: &Verdict, now: Instant) -> Option<(bool, String)> {
-        if verdict.state != VerdictState::FallingBehind {
-            let (_, logged) = self.behind.take()?;
-            return logged.then(|| (false, verdict.headline.clone()));
-        }
-        let (since, logged) = self.behind.get_or_insert((now, false));
-        if *logged || now.saturating_duration_since(*since) < limits::FALLING_BEHIND_LOGGED_AFTER {
-            return None;
-        }
-        *logged = true;
-        let advice = verdict.advice.as_ref().map_or(String::new(), |advice| format!("; {advice}"));
-        Some((true, format!("{}{advice}", verdict.headline)))
+        let over = match verdict.state {
+            VerdictState::FallingBehind => {
+                let (since, logged) = self.behind.get_or_insert((now, false));
+                let lasts = now.saturating_duration_since(*since);
+                if *logged || lasts < limits::FALLING_BEHIND_LOGGED_AFTER {
+                    return None;
+                }
+                *logged = true;
+                let advice = verdict.advice.iter().map(|advice| format!("; {advice}"));
+                return Some((true, format!("{}{}", verdict.headline, advice.collect::<String>())));
+            }
+            VerdictState::CatchingUp => verdict.headline.clone(),
+            VerdictState::KeepingUp | VerdictState::DeadLettersOpen => {
+                "mb keeps up again".to_owned()
+            }
+            // What else is the matter is said elsewhere; whether mb keeps up is not known meanwhile.
+            _ => return None,
+        };
+        let (_, logged) = self.behind.take()?;
+        logged.then_some((false, over))
     }
 
     /// One warning for each partition, however often it changes hands: with another mb in the group, its commits and
@@ -292,6 +305,7 @@ impl Announced {
 
 #[cfg(test)]
 mod tests {
+    use super::super::samples::Pace;
     use super::*;
     use crate::history::recovery::Mover;
 
@@ -432,25 +446,32 @@ mod tests {
 
     #[test]
     fn falling_behind_is_one_warning_once_it_lasts_and_one_line_when_it_is_over() {
+        use super::super::trend::Course;
         use super::super::verdict::verdict;
-        let behind = |is_growing| {
-            let trend = Trend { arriving: 100.0, done: 50.0, is_growing, falls_by: None };
-            let work = Work { workers: 1, busy: 1.0, ..Work::default() };
-            verdict(&Facts { lag: Some(500), trend: Some(trend), work, ..Facts::default() }, "t", 0)
+        let of = |course, lag| {
+            let trend = Some(Trend { arriving: 100.0, done: 50.0, course });
+            let work =
+                Work { workers: 2, pace: Pace { busy: 2.0, ..Pace::default() }, ..Work::default() };
+            let behind_for = Duration::from_secs(60);
+            verdict(&Facts { lag, trend, work, behind_for, ..Facts::default() }, "t", 0)
         };
+        let (grows, steady) = (Course::Grows, Course::Steady);
         let mut announced = Announced::default();
         let begin = Instant::now();
-        let mut news = |is_growing, second| {
-            announced.verdict_news(&behind(is_growing), begin + Duration::from_secs(second))
+        let mut news = |course, lag, second| {
+            announced.verdict_news(&of(course, lag), begin + Duration::from_secs(second))
         };
-        assert_eq!(news(true, 0), None);
-        assert_eq!(news(false, 5), None, "a moment is not worth a line");
-        assert_eq!((news(true, 6), news(true, 15)), (None, None));
-        let (is_warning, line) = news(true, 16).expect("it lasts");
-        let expected = "Falling behind: 500 records behind, 100/s arrive and 50/s are processed; all 1 workers are busy";
+        assert_eq!(news(grows, Some(500), 0), None);
+        assert_eq!(news(steady, Some(500), 5), None, "a moment is not worth a line");
+        assert_eq!((news(grows, Some(500), 6), news(grows, Some(500), 15)), (None, None));
+        let (is_warning, line) = news(grows, Some(500), 16).expect("it lasts");
+        let expected = "Falling behind: 500 records behind; 100/s arrive, 50/s are processed; all 2 workers are busy: raise";
         assert!(is_warning && line.starts_with(expected), "{line}");
-        assert_eq!(news(true, 60), None);
-        let over = "Keeping up: 500 records in progress".to_owned();
-        assert_eq!((news(false, 61), news(false, 62)), (Some((false, over)), None));
+        assert_eq!((news(grows, Some(500), 60), news(steady, None, 61)), (None, None));
+        let over = "mb keeps up again".to_owned();
+        assert_eq!(
+            (news(steady, Some(500), 62), news(steady, Some(500), 63)),
+            (Some((false, over)), None)
+        );
     }
 }

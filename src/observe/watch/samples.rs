@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::trend::{Point, Trend, trend};
+use super::trend::{Explained, Point, Trend, trend};
 use crate::config::limits;
 use crate::observe::overview::{Rates, Sample};
 
@@ -15,20 +15,23 @@ use crate::observe::overview::{Rates, Sample};
 pub struct Counts {
     pub at: Instant,
     pub at_ms: i64,
-    /// By how much the log's ends have grown since mb started.
+    /// When the log said where it ends.
+    pub asked: Instant,
+    /// By how much its ends have grown since mb started.
     pub arrived: u64,
     pub records_in: u64,
     pub bytes_in: u64,
     pub records_done: u64,
     pub bytes_done: u64,
     pub messages_posted: u64,
-    /// Runs that ended, and attempts with their time in the step.
-    pub runs_done: u64,
+    /// Attempts that ended, and their time in the step.
     pub attempts: u64,
     pub in_step: Duration,
     /// In records; `None` if it is not known.
     pub lag: Option<u64>,
     pub queued: u64,
+    /// Runs that wait behind others of their lane or partition.
+    pub parked: u64,
     pub running: u64,
 }
 
@@ -40,15 +43,24 @@ pub struct Samples {
     recent: VecDeque<Counts>,
 }
 
-/// What the workers did over `limits::TREND_WINDOW`, on average.
+/// What the workers did over `limits::TREND_WINDOW`, on average; over a longer time if no attempt has ended since.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Pace {
     /// Workers that had a run.
     pub busy: f64,
-    /// `None` if no run has ended.
-    pub records_per_run: Option<f64>,
-    /// The time of an attempt; `None` if none has ended.
-    pub step: Option<Duration>,
+    /// Runs in the queue.
+    pub queued: f64,
+    /// Runs that wait behind others of their lane or partition.
+    pub parked: f64,
+    pub attempts: Option<Attempts>,
+}
+
+/// Attempts that have ended.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Attempts {
+    /// Records that were done per attempt: fewer than an attempt gets, if some fail.
+    pub records: f64,
+    pub in_step: Duration,
 }
 
 impl Samples {
@@ -82,7 +94,7 @@ impl Samples {
         }
     }
 
-    /// The pipeline starts anew: the counts of before say nothing of it.
+    /// Counts from before a restart are not comparable.
     pub fn begin_anew(&mut self) {
         self.recent.clear();
     }
@@ -97,7 +109,7 @@ impl Samples {
         let Some(then) = self.before(now, limits::RATE_WINDOW) else { return Rates::default() };
         let rate = per_second(then, now);
         Rates {
-            records_arriving: arriving(then, now),
+            records_arriving: self.arriving(now),
             records_in: rate(then.records_in, now.records_in),
             bytes_in: rate(then.bytes_in, now.bytes_in),
             records_done: rate(then.records_done, now.records_done),
@@ -107,31 +119,48 @@ impl Samples {
     }
 
     /// How the lag moves; `None` if it is not known, or not for long enough. See `trend::trend`.
-    pub fn trend(&self, cycle: Duration, usual: u64) -> Option<Trend> {
-        let now = self.recent.back().filter(|now| now.lag.is_some())?;
-        let point = |counts: &Counts| {
-            let at_s = limits::TREND_LONG_WINDOW.as_secs_f64() - age(counts, now).as_secs_f64();
+    pub fn trend(&self, explained: &Explained) -> Option<Trend> {
+        self.recent.back()?.lag?;
+        let first = self.recent.front()?;
+        let mut points: Vec<Point> = Vec::new();
+        let mut asked = None;
+        // Between two answers of the log, the lag only falls.
+        let news = |counts: &&Counts| asked.replace(counts.asked) != Some(counts.asked);
+        for counts in self.recent.iter().filter(news) {
+            let at_s = counts.at.saturating_duration_since(first.at).as_secs_f64();
             let (arrived, done) = (counts.arrived, counts.records_done);
-            Some(Point { at_s, lag: counts.lag?, arrived, done })
-        };
-        let points: Vec<Point> = self.recent.iter().filter_map(point).collect();
-        trend(&points, cycle, usual)
+            points.extend(counts.lag.map(|lag| Point { at_s, lag, arrived, done }));
+        }
+        trend(&points, explained)
     }
 
     pub fn pace(&self) -> Pace {
         let Some(now) = self.recent.back() else { return Pace::default() };
         let Some(then) = self.before(now, limits::TREND_WINDOW) else { return Pace::default() };
-        let since = self.recent.iter().rev().take_while(|counts| counts.at > then.at);
-        let (count, running) =
-            since.fold((0_u64, 0_u64), |(count, sum), one| (count + 1, sum + one.running));
-        let attempts = u32::try_from(now.attempts - then.attempts).unwrap_or(u32::MAX);
-        let runs = now.runs_done - then.runs_done;
-        let records = now.records_done - then.records_done;
+        let since: Vec<_> = self.recent.iter().filter(|counts| counts.at > then.at).collect();
+        let mean = |of: fn(&Counts) -> u64| {
+            since.iter().map(|counts| of(counts)).sum::<u64>() as f64 / since.len().max(1) as f64
+        };
+        let longest = || self.recent.front().and_then(|first| attempts(first, now));
         Pace {
-            busy: running as f64 / count.max(1) as f64,
-            records_per_run: (runs > 0).then(|| records as f64 / runs as f64),
-            step: (now.in_step - then.in_step).checked_div(attempts),
+            busy: mean(|counts| counts.running),
+            queued: mean(|counts| counts.queued),
+            parked: mean(|counts| counts.parked),
+            attempts: attempts(then, now).or_else(longest),
         }
+    }
+
+    /// Per second, between two answers of the log; `None` if it is not known where it ends.
+    fn arriving(&self, now: &Counts) -> Option<f64> {
+        now.lag?;
+        let is_older = |counts: &&Counts| {
+            now.asked.saturating_duration_since(counts.asked) >= limits::RATE_WINDOW
+        };
+        let known = || self.recent.iter().filter(|counts| counts.lag.is_some());
+        let then = known().rev().find(is_older).or_else(|| known().next())?;
+        let seconds = now.asked.saturating_duration_since(then.asked).as_secs_f64();
+        let arrived = now.arrived.saturating_sub(then.arrived) as f64;
+        (seconds > 0.0).then(|| arrived / seconds)
     }
 
     /// The newest counts that are at least as old as `window`, or else the oldest; `None` if those are `now`.
@@ -141,10 +170,12 @@ impl Samples {
     }
 }
 
-/// Per second; `None` if one of the two does not know where the log ended.
-fn arriving(then: &Counts, now: &Counts) -> Option<f64> {
-    (then.lag.is_some() && now.lag.is_some())
-        .then(|| per_second(then, now)(then.arrived, now.arrived))
+/// Those that ended between the two; `None` if there is none.
+fn attempts(then: &Counts, now: &Counts) -> Option<Attempts> {
+    let count = u32::try_from(now.attempts.saturating_sub(then.attempts)).unwrap_or(u32::MAX);
+    let in_step = now.in_step.saturating_sub(then.in_step).checked_div(count)?;
+    let records = now.records_done.saturating_sub(then.records_done);
+    Some(Attempts { records: records as f64 / f64::from(count), in_step })
 }
 
 fn age(then: &Counts, now: &Counts) -> Duration {
@@ -161,23 +192,25 @@ fn per_second(then: &Counts, now: &Counts) -> impl Fn(u64, u64) -> f64 + use<> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::trend::Course;
     use super::*;
 
     fn counts(begin: Instant, second: u64, done: u64, lag: Option<u64>) -> Counts {
         Counts {
             at: begin + Duration::from_secs(second),
             at_ms: 1000 * second as i64,
+            asked: begin + Duration::from_secs(second),
             arrived: 3 * done,
             records_in: 2 * done,
             bytes_in: 0,
             records_done: done,
             bytes_done: 0,
             messages_posted: 0,
-            runs_done: done / 10,
             attempts: done / 10,
             in_step: Duration::from_millis(50 * (done / 10)),
             lag,
-            queued: 0,
+            queued: 4,
+            parked: 1,
             running: 2,
         }
     }
@@ -208,14 +241,31 @@ mod tests {
             samples.push(counts(begin, second, 10 * second, Some(1000 - 10 * second)));
         }
         assert_eq!(samples.rates().records_arriving, Some(30.0));
-        let trend = samples.trend(Duration::ZERO, 0).unwrap();
-        assert_eq!((trend.arriving, trend.falls_by), (30.0, Some(10.0)));
+        let explained = Explained::default();
+        let trend = samples.trend(&explained).unwrap();
+        assert_eq!((trend.arriving, trend.course), (30.0, Course::Falls(10.0)));
         samples.push(counts(begin, 11, 110, None));
-        assert_eq!(
-            (samples.rates().records_arriving, samples.trend(Duration::ZERO, 0)),
-            (None, None)
-        );
+        assert_eq!((samples.rates().records_arriving, samples.trend(&explained)), (None, None));
         assert_eq!(samples.all().last().unwrap().records_arriving, None);
+    }
+
+    #[test]
+    fn a_log_that_is_asked_now_and_then_shows_its_true_rate() {
+        let begin = Instant::now();
+        let mut samples = Samples::default();
+        for second in 0..=60_u64 {
+            // Asked every 10 seconds, 100/s arrive and are done: between two answers the lag falls by 1,000.
+            let asked = second / 10 * 10;
+            let (arrived, done) = (100 * asked, 100 * second);
+            let lag = Some((10_000 + arrived).saturating_sub(done));
+            let asked = begin + Duration::from_secs(asked);
+            samples.push(Counts { asked, arrived, ..counts(begin, second, done, lag) });
+            if second >= 10 {
+                assert_eq!(samples.rates().records_arriving, Some(100.0), "at {second} s");
+            }
+        }
+        let course = samples.trend(&Explained::default()).unwrap().course;
+        assert_eq!(course, Course::Steady);
     }
 
     #[test]
@@ -226,12 +276,13 @@ mod tests {
         for second in 0..=60 {
             samples.push(counts(begin, second, 100 * second, Some(0)));
         }
-        let step = Some(Duration::from_millis(50));
-        assert_eq!(samples.pace(), Pace { busy: 2.0, records_per_run: Some(10.0), step });
+        let attempts = Some(Attempts { records: 10.0, in_step: Duration::from_millis(50) });
+        let pace = Pace { busy: 2.0, queued: 4.0, parked: 1.0, attempts };
+        assert_eq!(samples.pace(), pace);
         for second in 61..=120 {
             samples.push(counts(begin, second, 6000, Some(0)));
         }
-        assert_eq!(samples.pace(), Pace { busy: 2.0, ..Pace::default() }, "no run has ended");
+        assert_eq!(samples.pace(), pace, "those that ended before");
     }
 
     #[test]

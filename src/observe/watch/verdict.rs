@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::advice::{grouped, seconds};
 use super::health::{Facts, reasons};
+use super::trend::Course;
 use crate::config::limits;
 use crate::observe::overview::{Level, Reason, Verdict, VerdictState};
 
@@ -14,7 +15,7 @@ impl VerdictState {
     /// From the best to the worst, as the documentation lists them.
     pub const ALL: [VerdictState; 10] = [
         VerdictState::KeepingUp,
-        VerdictState::LettersOpen,
+        VerdictState::DeadLettersOpen,
         VerdictState::CatchingUp,
         VerdictState::Paused,
         VerdictState::Unknown,
@@ -28,7 +29,7 @@ impl VerdictState {
     pub fn level(self) -> Level {
         match self {
             VerdictState::KeepingUp => Level::Good,
-            VerdictState::LettersOpen | VerdictState::CatchingUp | VerdictState::Paused => {
+            VerdictState::DeadLettersOpen | VerdictState::CatchingUp | VerdictState::Paused => {
                 Level::Warn
             }
             VerdictState::Unknown | VerdictState::Starting => Level::Wait,
@@ -43,7 +44,7 @@ impl VerdictState {
     pub fn is_ready(self) -> bool {
         match self {
             VerdictState::KeepingUp
-            | VerdictState::LettersOpen
+            | VerdictState::DeadLettersOpen
             | VerdictState::CatchingUp
             | VerdictState::Paused
             | VerdictState::Unknown => true,
@@ -59,7 +60,7 @@ impl VerdictState {
     pub fn name(self) -> &'static str {
         match self {
             VerdictState::KeepingUp => "keeping-up",
-            VerdictState::LettersOpen => "letters-open",
+            VerdictState::DeadLettersOpen => "dead-letters-open",
             VerdictState::CatchingUp => "catching-up",
             VerdictState::Paused => "paused",
             VerdictState::Unknown => "unknown",
@@ -72,43 +73,44 @@ impl VerdictState {
     }
 }
 
-/// A sentence, the few words of a browser's tab, and advice.
-struct Words(String, String, Option<String>);
+/// How a verdict is put.
+struct Words {
+    headline: String,
+    /// For a browser's tab.
+    brief: String,
+    advice: Option<String>,
+}
 
 impl Words {
     fn new(headline: impl Into<String>, brief: impl Into<String>) -> Words {
-        Words(headline.into(), brief.into(), None)
+        Words { headline: headline.into(), brief: brief.into(), advice: None }
     }
 }
 
 /// mb does not read its topic yet.
 pub fn starting(waiting_for: Option<&str>) -> Verdict {
-    let (words, detail) = match waiting_for {
-        Some(what) => (
-            Words::new(format!("Waiting for {what}"), "waiting"),
-            format!("mb is waiting for {what}"),
-        ),
-        None => {
-            let detail = "mb has only just begun to read its topic".to_owned();
-            (Words::new(format!("Starting: {detail}"), "starting"), detail)
-        }
+    let (detail, brief) = match waiting_for {
+        Some(what) => (format!("mb is waiting for {what}"), "waiting"),
+        None => ("mb has only just begun to read its topic".to_owned(), "starting"),
     };
-    made(VerdictState::Starting, words, vec![Reason { reason: "starting".to_owned(), detail }])
+    let words = Words::new(detail.clone(), brief);
+    let reason = Reason { reason: "starting".to_owned(), detail };
+    build(VerdictState::Starting, words, vec![reason])
 }
 
 /// What `facts` amount to. `letters_open`: dead letters that are neither redriven nor discarded.
 pub fn verdict(facts: &Facts, topic: &str, letters_open: u64) -> Verdict {
     let mut reasons = reasons(facts, topic);
     let (state, words) = decide(facts, &reasons, letters_open);
-    if letters_open > 0 && state != VerdictState::LettersOpen {
+    if letters_open > 0 {
         let detail = open_letters(letters_open);
         reasons.push(Reason { reason: "dead-letters".to_owned(), detail });
     }
-    made(state, words, reasons)
+    build(state, words, reasons)
 }
 
-fn made(state: VerdictState, words: Words, reasons: Vec<Reason>) -> Verdict {
-    let Words(headline, brief, advice) = words;
+fn build(state: VerdictState, words: Words, reasons: Vec<Reason>) -> Verdict {
+    let Words { headline, brief, advice } = words;
     // Data that is too old is not ready, even if it becomes younger.
     let is_stale = reasons.iter().any(|reason| reason.reason == "freshness");
     Verdict {
@@ -163,71 +165,116 @@ fn decide(facts: &Facts, reasons: &[Reason], letters_open: u64) -> (VerdictState
     flow(facts, lag, letters_open)
 }
 
-/// Nothing is in the way; whether what arrives is processed as fast.
+/// Whether what arrives is processed as fast.
 fn flow(facts: &Facts, lag: u64, letters_open: u64) -> (VerdictState, Words) {
-    let trend = facts.trend;
-    let is_growing = lag > 0 && trend.is_some_and(|trend| trend.is_growing);
-    if !is_growing && is_usual(facts, lag) {
-        let advice = trend.filter(|trend| lag > 0 && facts.work.is_scarce(trend));
-        let advice = advice.and_then(|trend| facts.work.advice(&trend));
-        let (state, headline, brief) = match (letters_open, lag) {
-            (0, 0) if facts.records_in == 0 => {
-                (VerdictState::KeepingUp, "Ready: no records yet".to_owned(), "ready")
-            }
-            (0, 0) => (
-                VerdictState::KeepingUp,
-                "Keeping up: everything is processed".to_owned(),
-                "keeping up",
-            ),
-            (0, lag) => {
-                let headline = format!("Keeping up: {} in progress", records(lag));
-                (VerdictState::KeepingUp, headline, "keeping up")
-            }
-            (open, _) => {
-                let headline = format!("Keeping up, but {}", open_letters(open));
-                (VerdictState::LettersOpen, headline, "dead letters")
-            }
-        };
-        return (state, Words(headline, brief.to_owned(), advice));
-    }
+    let Some(pressure) = pressure(facts) else {
+        return keeping_up(facts, lag, letters_open);
+    };
     let brief = format!("behind {}", grouped(lag));
-    let Some(trend) = trend else {
-        let headline =
-            format!("Behind by {}: whether that falls is known in a few seconds", records(lag));
-        return (VerdictState::Starting, Words::new(headline, brief));
+    let Some(trend) = facts.trend else {
+        return (VerdictState::Unknown, undecided(lag, brief));
     };
-    if let Some(falls_by) = trend.falls_by {
-        let left = Duration::try_from_secs_f64(lag as f64 / falls_by).unwrap_or(Duration::MAX);
-        let headline =
-            format!("Catching up: {} behind, done in about {}", records(lag), seconds(left));
-        return (VerdictState::CatchingUp, Words(headline, brief, None));
+    match pressure {
+        Pressure::Falls(by) => {
+            let left = Duration::try_from_secs_f64(lag as f64 / by).unwrap_or(Duration::MAX);
+            let headline =
+                format!("Catching up: {} behind, done in about {}", records(lag), seconds(left));
+            (VerdictState::CatchingUp, Words::new(headline, brief))
+        }
+        _ if facts.behind_for < limits::FALLING_BEHIND_AFTER => {
+            (VerdictState::Unknown, undecided(lag, brief))
+        }
+        Pressure::Grows => {
+            let headline = format!(
+                "Falling behind: {} behind; {}/s arrive, {}/s are processed",
+                records(lag),
+                grouped(trend.arriving.round() as u64),
+                grouped(trend.done.round() as u64)
+            );
+            let advice = facts.work.advice(&trend);
+            (VerdictState::FallingBehind, Words { headline, brief, advice })
+        }
+        Pressure::Stands => {
+            let headline = format!("Behind by {}, and not catching up", records(lag));
+            let advice = facts.work.advice(&trend);
+            (VerdictState::FallingBehind, Words { headline, brief, advice })
+        }
     }
-    let headline = match is_growing {
-        true => format!(
-            "Falling behind: {} behind, {}/s arrive and {}/s are processed",
-            records(lag),
-            grouped(trend.arriving.round() as u64),
-            grouped(trend.done.round() as u64)
-        ),
-        false => format!("Behind by {}, and not catching up", records(lag)),
+}
+
+fn undecided(lag: u64, brief: String) -> Words {
+    let headline =
+        format!("Behind by {}; whether mb catches up is known in a few seconds", records(lag));
+    Words::new(headline, brief)
+}
+
+fn keeping_up(facts: &Facts, lag: u64, letters_open: u64) -> (VerdictState, Words) {
+    let trend = facts.trend.filter(|trend| lag > 0 && facts.work.is_scarce(trend));
+    let advice = trend.and_then(|trend| facts.work.advice(&trend));
+    let (state, headline, brief) = match (letters_open, lag) {
+        (0, 0) if facts.records_in == 0 => {
+            (VerdictState::KeepingUp, "Ready: no records yet".to_owned(), "ready")
+        }
+        (0, 0) => {
+            let headline = "Keeping up: everything is processed".to_owned();
+            (VerdictState::KeepingUp, headline, "keeping up")
+        }
+        (0, lag) => {
+            let headline = format!("Keeping up: {} in progress", records(lag));
+            (VerdictState::KeepingUp, headline, "keeping up")
+        }
+        (open, _) => {
+            let headline = format!("Keeping up, but {}", open_letters(open));
+            (VerdictState::DeadLettersOpen, headline, "dead letters")
+        }
     };
-    (VerdictState::FallingBehind, Words(headline, brief, facts.work.advice(&trend)))
+    (state, Words { headline, brief: brief.to_owned(), advice })
+}
+
+/// What the lag does if it is more than usual.
+enum Pressure {
+    Grows,
+    Stands,
+    /// By so many records per second.
+    Falls(f64),
+}
+
+/// `None` while mb keeps up.
+fn pressure(facts: &Facts) -> Option<Pressure> {
+    let lag = facts.lag.filter(|lag| *lag > 0)?;
+    let course = facts.trend.map_or(Course::Steady, |trend| trend.course);
+    match course {
+        Course::Grows => Some(Pressure::Grows),
+        _ if is_usual(facts, lag) => None,
+        Course::Falls(by) => Some(Pressure::Falls(by)),
+        Course::Steady
+            if facts.freshness.is_some_and(|freshness| freshness.fresh)
+                && facts.trend.is_some() =>
+        {
+            None
+        }
+        Course::Steady => Some(Pressure::Stands),
+    }
+}
+
+/// Whether the lag is more than usual and does not fall, though nothing is in the way.
+pub fn is_behind(facts: &Facts) -> bool {
+    let is_in_the_way = |reason: &Reason| reason.reason != "freshness";
+    !facts.is_paused
+        && !reasons(facts, "").iter().any(is_in_the_way)
+        && matches!(pressure(facts), Some(Pressure::Grows | Pressure::Stands))
 }
 
 /// Whether no record waits for longer than `--freshness`, or without it for longer than 10 s and what ticks, batches and
-/// the step explain.
+/// the step explain; and whether no more records wait than arrive or are done in that time.
 fn is_usual(facts: &Facts, lag: u64) -> bool {
-    if let Some(freshness) = facts.freshness {
-        return freshness.fresh;
+    if facts.freshness.is_some_and(|freshness| !freshness.fresh) {
+        return false;
     }
-    if lag == 0 {
-        return true;
-    }
-    let step = facts.work.step.unwrap_or_default();
-    let allowed = (limits::KEEPING_UP_FOR + facts.work.cycle() + 2 * step).as_secs_f64();
+    let allowed = (limits::KEEPING_UP_FOR + facts.explained.way).as_secs_f64();
     let pace = facts.trend.map_or(0.0, |trend| trend.arriving.max(trend.done));
-    facts.age_s.is_none_or(|age| age <= allowed)
-        && (lag <= facts.work.usual_lag() || lag as f64 <= allowed * pace)
+    let is_young = facts.freshness.is_some() || facts.age_s.is_none_or(|age| age <= allowed);
+    is_young && (lag <= facts.explained.records || lag as f64 <= allowed * pace)
 }
 
 /// "1 record", "1,234 records".
@@ -245,21 +292,27 @@ fn open_letters(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::advice::Work;
-    use super::super::trend::Trend;
+    use super::super::samples::{Attempts, Pace};
+    use super::super::trend::{Explained, Trend};
     use super::*;
     use crate::observe::overview::FreshnessView;
 
     fn flowing() -> Facts {
+        let attempts = Some(Attempts { records: 50.0, in_step: Duration::from_millis(490) });
         Facts {
             records_in: 5000,
             lag: Some(500),
             age_s: Some(0.6),
-            trend: Some(Trend { arriving: 1000.0, done: 1000.0, ..Trend::default() }),
+            trend: Some(Trend { arriving: 1000.0, done: 1000.0, course: Course::Steady }),
+            behind_for: Duration::from_secs(60),
+            explained: Explained {
+                way: Duration::from_secs(2),
+                records: 50,
+                ..Explained::default()
+            },
             work: Work {
                 workers: 5,
-                busy: 2.0,
-                records_per_run: Some(50.0),
-                step: Some(Duration::from_millis(490)),
+                pace: Pace { busy: 2.0, attempts, ..Pace::default() },
                 max_batch: 50,
                 ..Work::default()
             },
@@ -267,10 +320,16 @@ mod tests {
         }
     }
 
+    fn with(course: Course, facts: Facts) -> Facts {
+        let trend = facts.trend.map(|trend| Trend { course, ..trend });
+        Facts { trend, ..facts }
+    }
+
     fn overload() -> Facts {
-        let trend = Trend { arriving: 1000.0, done: 510.0, is_growing: true, falls_by: None };
-        let work = Work { busy: 5.0, queued: 100, ..flowing().work };
-        Facts { lag: Some(93_138), age_s: Some(90.0), trend: Some(trend), work, ..flowing() }
+        let trend = Some(Trend { arriving: 1000.0, done: 510.0, course: Course::Grows });
+        let pace = Pace { busy: 5.0, queued: 100.0, ..flowing().work.pace };
+        let work = Work { pace, ..flowing().work };
+        Facts { lag: Some(93_138), age_s: Some(90.0), trend, work, ..flowing() }
     }
 
     fn said(facts: &Facts) -> (VerdictState, String) {
@@ -293,9 +352,13 @@ mod tests {
 
     #[test]
     fn a_lag_that_grows_is_never_keeping_up_however_small_it_is() {
-        let mut facts = flowing();
-        facts.trend.as_mut().unwrap().is_growing = true;
-        assert_eq!(said(&facts).0, VerdictState::FallingBehind);
+        assert_eq!(said(&with(Course::Grows, flowing())).0, VerdictState::FallingBehind);
+        let fresh = Some(FreshnessView { policy_s: 3600.0, age_s: Some(1.0), fresh: true });
+        let fresh = Facts { freshness: fresh, ..with(Course::Grows, flowing()) };
+        assert_eq!(said(&fresh).0, VerdictState::FallingBehind);
+        // For the first seconds nobody is alarmed; nor does it count as keeping up.
+        let brief = Facts { behind_for: Duration::from_secs(4), ..with(Course::Grows, flowing()) };
+        assert_eq!(said(&brief).0, VerdictState::Unknown);
     }
 
     #[test]
@@ -303,7 +366,7 @@ mod tests {
         let verdict = verdict(&overload(), "t", 0);
         assert_eq!(
             verdict.headline,
-            "Falling behind: 93,138 records behind, 1,000/s arrive and 510/s are processed"
+            "Falling behind: 93,138 records behind; 1,000/s arrive, 510/s are processed"
         );
         let advice = verdict.advice.unwrap();
         assert!(advice.contains("= 510/s: set max-concurrent-runs to 12 or more"), "{advice}");
@@ -316,38 +379,36 @@ mod tests {
         assert_eq!(said(&facts).1, "Behind by 20,000 records, and not catching up");
         facts.lag = Some(9_000);
         assert_eq!(said(&facts).0, VerdictState::KeepingUp);
-        // The first records of a burst are old before the pace is known; a few are in progress.
-        facts.lag = Some(40);
-        facts.trend = Some(Trend::default());
+        // Nothing arrives: a few are in progress, unless they have been for long.
+        facts = Facts { lag: Some(40), trend: Some(Trend::default()), ..facts };
         assert_eq!(said(&facts).0, VerdictState::KeepingUp);
         facts.age_s = Some(60.0);
         assert_eq!(said(&facts).0, VerdictState::FallingBehind);
-        // A step of a minute explains it.
-        facts.work.step = Some(Duration::from_secs(60));
-        assert_eq!(said(&facts).0, VerdictState::KeepingUp);
+        facts.explained.way = Duration::from_secs(121);
+        assert_eq!(said(&facts).0, VerdictState::KeepingUp, "a step of a minute explains it");
     }
 
     #[test]
     fn only_a_lag_that_falls_has_an_end() {
-        let mut facts = overload();
-        facts.trend = Some(Trend { falls_by: Some(388.0), ..Trend::default() });
-        let verdict = verdict(&facts, "t", 0);
-        assert_eq!(verdict.headline, "Catching up: 93,138 records behind, done in about 4 min");
-        assert_eq!((verdict.state, verdict.ready), (VerdictState::CatchingUp, true));
-        facts.trend = None;
-        assert_eq!(said(&facts).0, VerdictState::Starting, "after a moment it is known");
+        let facts = with(Course::Falls(388.0), overload());
+        let falls = verdict(&facts, "t", 0);
+        assert_eq!(falls.headline, "Catching up: 93,138 records behind, done in about 4 min");
+        assert_eq!((falls.state, falls.ready), (VerdictState::CatchingUp, true));
+        let unknown = said(&Facts { trend: None, ..facts });
+        assert_eq!(unknown.0, VerdictState::Unknown, "{}", unknown.1);
     }
 
     #[test]
-    fn stale_data_is_not_ready_even_while_mb_catches_up() {
+    fn freshness_says_how_old_a_record_may_be_and_stale_data_is_not_ready() {
         let freshness = |fresh| Some(FreshnessView { policy_s: 60.0, age_s: Some(90.0), fresh });
-        let mut facts = overload();
-        facts.trend = Some(Trend { falls_by: Some(100.0), ..Trend::default() });
-        facts.freshness = freshness(false);
-        let stale = verdict(&facts, "t", 0);
+        let falls = || with(Course::Falls(100.0), overload());
+        let stale = verdict(&Facts { freshness: freshness(false), ..falls() }, "t", 0);
         assert_eq!((stale.state, stale.ready), (VerdictState::CatchingUp, false));
-        facts.freshness = freshness(true);
-        assert_eq!(said(&facts).0, VerdictState::KeepingUp, "the policy says what is too old");
+        let backlog = said(&Facts { freshness: freshness(true), ..falls() });
+        assert_eq!(backlog.0, VerdictState::CatchingUp, "{}", backlog.1);
+        let stays = with(Course::Steady, Facts { freshness: freshness(true), ..overload() });
+        assert_eq!(said(&stays).0, VerdictState::KeepingUp, "the policy allows it");
+        assert_eq!(said(&Facts { trend: None, ..stays }).0, VerdictState::Unknown);
     }
 
     #[test]
@@ -357,7 +418,7 @@ mod tests {
         assert_eq!(open.headline, "Keeping up, but 116 dead letters are open");
         assert_eq!(
             (open.state, open.level, open.ready),
-            (VerdictState::LettersOpen, Level::Warn, true)
+            (VerdictState::DeadLettersOpen, Level::Warn, true)
         );
         let behind = verdict(&overload(), "t", 1);
         let last = behind.reasons.last().unwrap();

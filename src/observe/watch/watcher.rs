@@ -14,7 +14,8 @@ use super::health::{self, Facts, Stall};
 use super::others::Others;
 use super::partition::Reached;
 use super::samples::{Counts, Samples};
-use super::verdict::verdict;
+use super::trend::Course;
+use super::verdict::{is_behind, verdict};
 use crate::commit::in_log::{Finding, Foreign, judge};
 use crate::commit::ledger::LedgerView;
 use crate::config::limits;
@@ -22,7 +23,7 @@ use crate::history::mark::Mark;
 use crate::kafka::Committed;
 use crate::model::clock;
 use crate::model::error::Result;
-use crate::model::live::{Running, Trouble};
+use crate::model::live::{READING_A_PARTITION, Running, Trouble};
 use crate::model::offset::{Offset, Partition};
 use crate::model::thread::stopped_within;
 use crate::observe::overview::{FreshnessView, LagView, PartitionLag, VerdictState};
@@ -202,32 +203,34 @@ impl Watcher {
             false => self.engine.broker.watermarks(&self.engine.topic_name, partitions),
         };
         let mut memory = self.watch.lock();
-        let since = memory.log.failing.as_ref().map_or(began, |(since, _)| *since);
-        let error = match answer {
-            Ok(answers) => {
-                let mut marks = BTreeMap::new();
-                let mut error = None;
-                for (partition, answer) in answers {
-                    let known = match answer {
-                        Ok(answer) => Some(answer),
-                        // Nobody can write to a partition without a leader, so its end is still the same.
-                        Err(cause) => {
-                            error.get_or_insert(cause);
-                            memory.log.marks.get(&partition).copied()
-                        }
-                    };
-                    marks.extend(known.map(|known| (partition, known)));
-                }
-                memory.log = LogEnds::reported_now(marks);
-                error
+        let answers = match answer {
+            Ok(answers) => answers,
+            Err(error) => {
+                // The sensors have the same trouble, and log it as a warning.
+                log::debug!("asking the log for its ends: {error}");
+                let since = memory.log.failing.as_ref().map_or(began, |(since, _)| *since);
+                memory.log.failing = Some((since, error.to_string()));
+                return;
             }
-            Err(error) => Some(error),
         };
-        if let Some(error) = error {
-            // The sensors have the same trouble, and log it as a warning.
-            log::debug!("asking the log for its ends: {error}");
-            memory.log.failing = Some((since, error.to_string()));
+        let (mut marks, mut unknown) = (BTreeMap::new(), BTreeMap::new());
+        for (partition, answer) in answers {
+            match answer {
+                Ok(answer) => {
+                    marks.insert(partition, answer);
+                }
+                Err(cause) => {
+                    log::debug!("asking the log for its ends: {cause}");
+                    let before = memory.log.unknown.get(&partition);
+                    let since = before.map_or(began, |(since, _)| *since);
+                    unknown.insert(partition, (since, cause.to_string()));
+                    // Nobody can write to a partition without a leader, so its end is still the same.
+                    let known = memory.log.marks.get(&partition);
+                    marks.extend(known.map(|known| (partition, *known)));
+                }
+            }
         }
+        memory.log = LogEnds { unknown, ..LogEnds::reported_now(marks) };
     }
 
     /// Takes a sample, and finds out what follows from it.
@@ -244,9 +247,10 @@ impl Watcher {
         let total = known.then(|| partitions.iter().map(|partition| partition.lag).sum());
         let live = &self.engine.live;
         let (attempts, in_step) = live.run_time.count_and_sum();
-        memory.samples.push(Counts {
+        let counts = Counts {
             at: now,
             at_ms: now_ms,
+            asked: memory.log.asked.unwrap_or(now),
             arrived,
             records_in: live.records_in.get(),
             bytes_in: live.bytes_in.get(),
@@ -254,20 +258,24 @@ impl Watcher {
             records_done: live.records_done.get() + live.dead_letters.get(),
             bytes_done: live.bytes_done.get(),
             messages_posted: live.messages_posted.get(),
-            runs_done: live.runs_succeeded.get() + live.runs_failed.get(),
             attempts,
             in_step,
             lag: total,
             queued: self.engine.queue.len() as u64,
+            parked: self.engine.queue.parked() as u64,
             running: running.len() as u64,
+        };
+        memory.samples.push(counts);
+        // What is not known is not shown as if it were.
+        let seconds = total.and_then(|_| {
+            partitions.iter().filter_map(|partition| partition.lag_s).reduce(f64::max)
         });
-        let seconds = partitions.iter().filter_map(|partition| partition.lag_s).reduce(f64::max);
         let mut lag = LagView {
             total,
             seconds,
             catch_up_s: None,
             at_ms: memory.log.asked_ms,
-            error: memory.log.failing.as_ref().map(|(_, cause)| cause.clone()),
+            error: memory.log.error(),
             partitions: views.len() as u64,
             top: partitions,
         };
@@ -280,17 +288,31 @@ impl Watcher {
         let stalled = stalls.len() as u64;
         let mut facts = self.facts(&memory.log, now, stalls, &running, freshness);
         facts.work = self.work(&memory.samples, views.len());
-        facts.trend = memory.samples.trend(facts.work.cycle(), facts.work.usual_lag());
+        let in_step = running.iter().map(|run| now.saturating_duration_since(run.since)).max();
+        let looks = lag_interval(views.len());
+        facts.explained = facts.work.explained(
+            in_step.unwrap_or_default(),
+            self.engine.config.tick_runtime,
+            looks,
+        );
+        facts.trend = memory.samples.trend(&facts.explained);
         (facts.lag, facts.lag_error, facts.age_s) = (total, lag.error.clone(), seconds);
+        let is_behind = is_behind(&facts);
+        let since = memory.behind_since.filter(|_| is_behind || total.is_none());
+        memory.behind_since = since.or_else(|| is_behind.then_some(now));
+        facts.behind_for = memory
+            .behind_since
+            .map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         facts.foreign = views
             .iter()
             .filter_map(|(one, view)| Some((*one, memory.offsets.of(*one, view)?.clone())))
             .collect();
         facts.other = self.other(&memory.others, now);
         let verdict = verdict(&facts, &self.engine.topic_name, 0);
-        let falls_by = facts.trend.and_then(|trend| trend.falls_by);
-        if verdict.state == VerdictState::CatchingUp {
-            lag.catch_up_s = total.zip(falls_by).map(|(total, by)| total as f64 / by);
+        if verdict.state == VerdictState::CatchingUp
+            && let Some(Course::Falls(by)) = facts.trend.map(|trend| trend.course)
+        {
+            lag.catch_up_s = total.map(|total| total as f64 / by);
         }
         let mut announced = std::mem::take(&mut memory.announced);
         let rates = memory.samples.rates();
@@ -305,22 +327,21 @@ impl Watcher {
     /// What mb works with, and how much of it is in use.
     fn work(&self, samples: &Samples, partitions: usize) -> Work {
         let Engine { config, queue, budget, steering, .. } = &*self.engine;
-        let (settings, pace) = (steering.settings(), samples.pace());
+        let settings = steering.settings();
         Work {
             workers: settings.max_concurrent_runs,
-            busy: pace.busy,
-            records_per_run: pace.records_per_run,
-            step: pace.step,
-            queued: queue.len(),
-            parked: queue.parked(),
+            pace: samples.pace(),
+            waiting_retries: queue.waiting_retries(),
             bytes: budget.used(),
             bytes_limit: budget.limit(),
             max_batch: settings.max_batch,
-            max_wait: config.max_wait,
+            max_batch_bytes: config.max_batch_bytes,
+            max_wait: settings.max_wait,
             tick_interval: settings.tick_interval,
             sensors: config.sensors,
             partitions,
             order: config.order,
+            lanes: config.lane_count() as usize,
         }
     }
 
@@ -392,6 +413,10 @@ impl Watcher {
         let asking = log.failing.iter().map(|(since, cause)| {
             ("asking the log for its ends".to_owned(), ago(*since), cause.clone())
         });
+        let unknown = log
+            .unknown
+            .values()
+            .map(|(since, cause)| (READING_A_PARTITION.to_owned(), ago(*since), cause.clone()));
         let threads = self.engine.live.troubles.read().into_iter();
         let threads =
             threads.map(|failing| (failing.what.to_owned(), ago(failing.since), failing.cause));
@@ -406,7 +431,7 @@ impl Watcher {
             )
         });
         Facts {
-            broker: asking.chain(threads).collect(),
+            broker: asking.chain(unknown).chain(threads).collect(),
             held: self.engine.queue.held().map(|held| (ago(held.since), held.cause)),
             stalls,
             stalled_runs: stalled_runs.collect(),

@@ -10,7 +10,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::model::batch::Record;
 use crate::model::offset::RunKey;
-use crate::step::record_json::entry;
+use crate::step::record_json::{HeaderJson, entry};
 
 /// The value of Connect's header for the exception class, if the step named the record. For other records it is
 /// how the run's attempts ended (`DeadLetters::why`).
@@ -67,8 +67,7 @@ pub fn headers<'a>(
 }
 
 /// The dead letter as one JSON value, for clients without headers:
-/// `{"key":…,"value":…,"headers":{NAME:TEXT,…}}`, bytes that are not UTF-8 stand as base64 under
-/// `key_base64` and `value_base64`.
+/// `{"key":…,"value":…,"headers":[{"key":…,"value":…},…]}`, bytes that are not UTF-8 as in `record_json`.
 pub fn envelope(record: &Record<'_>, headers: &[Header<'_>]) -> Vec<u8> {
     let envelope = Envelope { record: *record, headers };
     serde_json::to_vec(&envelope).expect("text and base64 are JSON")
@@ -79,24 +78,25 @@ struct Envelope<'a> {
     headers: &'a [Header<'a>],
 }
 
-struct Named<'a>(&'a [Header<'a>]);
+struct List<'a>(&'a [Header<'a>]);
 
 impl Serialize for Envelope<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(3))?;
         entry(&mut map, "key", "key_base64", self.record.key)?;
         entry(&mut map, "value", "value_base64", self.record.value)?;
-        map.serialize_entry("headers", &Named(self.headers))?;
+        map.serialize_entry("headers", &List(self.headers))?;
         map.end()
     }
 }
 
-impl Serialize for Named<'_> {
+impl Serialize for List<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let text = |value: &Option<Cow<'_, [u8]>>| {
-            value.as_ref().map(|value| String::from_utf8_lossy(value).into_owned())
-        };
-        serializer.collect_map(self.0.iter().map(|(name, value)| (name, text(value))))
+        serializer.collect_seq(
+            self.0
+                .iter()
+                .map(|(key, value)| HeaderJson { key: key.as_bytes(), value: value.as_deref() }),
+        )
     }
 }
 
@@ -164,6 +164,9 @@ mod tests {
         let record = Record { key: Some(b"k"), value: Some(b"\xff\x00"), ..Record::default() };
         let headers = [(Cow::Borrowed("a"), Some(Cow::Borrowed(&b"b"[..])))];
         let envelope = String::from_utf8(envelope(&record, &headers)).unwrap();
-        assert_eq!(envelope, r#"{"key":"k","value_base64":"/wA=","headers":{"a":"b"}}"#);
+        assert_eq!(
+            envelope,
+            r#"{"key":"k","value_base64":"/wA=","headers":[{"key":"a","value":"b"}]}"#
+        );
     }
 }

@@ -13,7 +13,7 @@ use crate::model::offset::{Offset, OffsetRange};
 use crate::model::planned::PlannedBatch;
 
 /// How large a fresh batch may grow, and how long it may wait for more records.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchLimits {
     pub max_records: usize,
     pub max_bytes: usize,
@@ -160,8 +160,8 @@ impl Batcher {
     }
 
     /// Limits the fresh batches that are begun from now on to `max_records` records.
-    pub fn set_max_records(&mut self, max_records: usize) {
-        self.limits.max_records = max_records;
+    pub fn set_limits(&mut self, limits: BatchLimits) {
+        self.limits = limits;
     }
 
     /// Moves the cursor over finished stored ranges that begin at it. True if it moved.

@@ -157,9 +157,9 @@ fn a_batch_is_cut_at_its_record_limit() {
 fn a_changed_record_limit_applies_from_the_next_batch_on() {
     let mut driver = Driver::new(LIMITS, 0, vec![]);
     (0..2).for_each(|offset| driver.offer(offset, b"v"));
-    driver.batcher.set_max_records(2);
+    driver.batcher.set_limits(BatchLimits { max_records: 2, ..LIMITS });
     (2..8).for_each(|offset| driver.offer(offset, b"v"));
-    driver.batcher.set_max_records(5);
+    driver.batcher.set_limits(BatchLimits { max_records: 5, ..LIMITS });
     (8..13).for_each(|offset| driver.offer(offset, b"v"));
     assert_eq!(driver.fresh(), [range(0, 3), range(4, 5), range(6, 7), range(8, 12)]);
 }

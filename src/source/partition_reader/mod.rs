@@ -20,7 +20,7 @@ use crate::model::error::{Error, Result};
 use crate::model::live::{READING_A_PARTITION, Trouble};
 use crate::model::offset::{Epoch, Offset, OffsetRange, Partition};
 use crate::model::planned::PlannedBatch;
-use crate::source::batcher::{Batcher, Cut};
+use crate::source::batcher::{BatchLimits, Batcher, Cut};
 use crate::source::claims::{Believed, Claim};
 
 /// The reader of one partition, and the only owner of its position.
@@ -212,9 +212,9 @@ impl PartitionReader {
         self.batcher.waiting()
     }
 
-    /// Limits the batches that are begun from now on to `max_records` records.
-    pub fn set_max_records(&mut self, max_records: usize) {
-        self.batcher.set_max_records(max_records);
+    /// Batches that are begun from now on have these limits.
+    pub fn set_limits(&mut self, limits: BatchLimits) {
+        self.batcher.set_limits(limits);
     }
 
     /// How many batches from before are still to be read again.

@@ -102,6 +102,7 @@ fn read(stdout: impl Read, said: &Mutex<Said>) {
                     offset: number("offset"),
                     key: bytes("key"),
                     value: bytes("value"),
+                    headers: Vec::new(),
                 });
             }
             Some("producer_send_error") => lock(said).refused += 1,

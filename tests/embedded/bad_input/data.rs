@@ -68,7 +68,10 @@ impl Data {
         assert_eq!(producer.flush(LIMIT).unwrap(), 0);
         let offset = self.posted.len() as i64;
         let (key, value) = (key.map(<[u8]>::to_vec), value.map(<[u8]>::to_vec));
-        self.posted.push(FileRecord { partition: 0, offset, key, value });
+        let header =
+            |(key, value): &Header<'_>| (key.as_bytes().to_vec(), value.map(<[u8]>::to_vec));
+        let headers = headers.iter().map(header).collect();
+        self.posted.push(FileRecord { partition: 0, offset, key, value, headers });
     }
 
     /// All records of the topic.

@@ -36,7 +36,7 @@ shapes! {
     an_empty_key_and_an_empty_value_come_out_empty_and_not_as_null: Some(b"");
     bytes_that_are_no_utf8_come_out_exact: Some(b"caf\xe9 \xff\xfe\xc3\x28 \xed\xa0\x80");
     zero_bytes_come_out_exact: Some(b"\0before\0after\0");
-    newlines_and_quotes_come_out_exact_and_stay_one_line: Some(b"a\nb\r\nc\"d\\e\x0b\xe2\x80\xa8");
+    newlines_and_quotes_come_out_exact_and_stay_one_line: Some(b"a\nb\r\nc\"d\\e\x0b\xe2\x80\xa8\xc2\x85");
     escape_sequences_come_out_exact: Some(b"\x1b[31mred\x1b]0;title\x07\x9b2J\x08");
     json_in_a_record_stays_text: Some(b"{\"offset\":-1,\"value\":null}\n{}");
     a_key_and_a_value_of_megabytes_come_out_exact: Some(&[b'm'; 3_000_001]);
@@ -46,9 +46,13 @@ fn comes_out_exact(bytes: Option<&[u8]>) {
     let mut data = Data::empty();
     data.post(bytes, Some(b"plain"), &[]);
     data.post(Some(b"plain"), bytes, &[]);
-    data.post(bytes, bytes, &[]);
+    data.post(bytes, bytes, &[("name", bytes), ("plain", Some(b"plain"))]);
     data.post(Some(b"after"), Some(b"after"), &[]);
-    // A command has the same lines on its stdin as the files step writes.
+    comes_out(&data);
+}
+
+/// A command has the same lines on its stdin as the files step writes, and both have what was posted.
+fn comes_out(data: &Data) {
     let out = data.beside("by-command");
     let folder = out.join(TOPIC).join("0");
     fs::create_dir_all(&folder).unwrap();
@@ -78,16 +82,19 @@ impl Step for Seen {
     }
 }
 
-/// A step of this process sees them as they were sent, and those of the records around it.
+/// A step of this process, a command and a file have them as they were sent, and those of the records around it.
 fn headers_come_through(headers: &[Header<'_>]) {
     let mut data = Data::empty();
     data.post(None, Some(b"before"), &[]);
     data.post(Some(b"key"), Some(b"value"), headers);
     data.post(None, Some(b"after"), &[("after", None)]);
+    comes_out(&data);
     let seen = Arc::new(Seen::default());
     let step: Arc<dyn Step> = Arc::<Seen>::clone(&seen);
     let (_stopper, stop) = mb::Stopper::new();
-    mb::Pipeline::new(data.config(), step).run(&stop).unwrap();
+    let mut config = data.config();
+    config.connection.group = "in-process".to_owned();
+    mb::Pipeline::new(config, step).run(&stop).unwrap();
     let seen = seen.0.lock().unwrap();
     let [before, between, after] = &seen[..] else { panic!("{} records", seen.len()) };
     let sent: Vec<_> = headers.iter().map(|(name, value)| (name.as_bytes(), *value)).collect();
@@ -418,6 +425,7 @@ fn lines_of_every_kind_on_stdin_become_records_of_the_same_bytes() {
         offset,
         key: key.map(<[u8]>::to_vec),
         value: Some(value.to_vec()),
+        headers: Vec::new(),
     });
     assert_same(&Files::read(&out, TOPIC).records(), &records.collect::<Vec<_>>());
 }

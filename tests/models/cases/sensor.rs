@@ -24,8 +24,13 @@ struct Sensor {
 }
 
 fn start() -> Sensor {
-    let config =
-        Config { produce: None, max_batch: 1, max_concurrent_runs: 1, tick_interval: HOUR };
+    let config = Config {
+        produce: None,
+        max_batch: 1,
+        max_concurrent_runs: 1,
+        max_wait: HOUR,
+        tick_interval: HOUR,
+    };
     let steering = Arc::new(Steering::new(&config));
     let (stop, stopped) = bounded(0);
     let (mut signals, handle) = Signals::new(stopped, steering.subscribe());

@@ -22,5 +22,6 @@ pub struct Config {
     pub produce: Option<Produce>,
     pub max_batch: usize,
     pub max_concurrent_runs: usize,
+    pub max_wait: Duration,
     pub tick_interval: Duration,
 }

@@ -57,6 +57,7 @@ const SETTINGS = [
   { name: 'rate', test: 'set-rate', label: 'Produce rate (messages/s)', hint: '0: no limit', step: 'any' },
   { name: 'max_batch', test: 'set-max-batch', label: 'Maximum batch size (records)', step: '1' },
   { name: 'max_concurrent_runs', test: 'set-max-concurrent-runs', label: 'Maximum concurrent runs', step: '1' },
+  { name: 'max_wait_s', test: 'set-max-wait', label: 'Maximum wait for a full batch (seconds)', step: 'any' },
   { name: 'tick_interval_s', test: 'set-tick-interval', label: 'Tick interval (seconds)', step: 'any' },
 ];
 

@@ -185,11 +185,9 @@ export function deadLetterView({ id }) {
       return;
     }
     redriveIt.hidden = discardIt.hidden = deadLetter.state !== 'open';
-    const headers = deadLetter.headers.map((header) => [header.name ?? header.name_base64, valueNode(header)]);
     body.replaceChildren(
       el('dl', { class: 'facts', 'data-test': 'dead-letter-facts', 'data-state': deadLetter.state }, facts().map(([name, value]) => el('div', {}, el('dt', {}, name), el('dd', {}, value)))),
-      card('Error', {}, long(deadLetter.error, 'Error')), card('Record', {}, recordNode(deadLetter.record)),
-      headers.length ? card('Headers', {}, headers.map(([name, value]) => el('div', {}, el('h3', {}, data(name, 200)), value))) : '');
+      card('Error', {}, long(deadLetter.error, 'Error')), card('Record', {}, recordNode(deadLetter.record)));
   }
   load();
   return {

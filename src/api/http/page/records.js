@@ -1,7 +1,7 @@
 // Records: key, time, and the value as indented JSON, as text, or as bytes in hex.
 
 import { data, el, long, time } from './dom.js';
-import { bytesOfBase64, count, hexDump, prettyJson, size } from './text.js';
+import { bytesOfBase64, count, counted, hexDump, prettyJson, size } from './text.js';
 
 /** A list of records in mb's JSON form. */
 export function recordList(records) {
@@ -17,7 +17,17 @@ export function recordNode(record) {
       at != null && at >= 0 && el('span', {}, time(at)),
       el('span', {}, 'key ', key == null ? el('i', {}, 'none') : el('b', {}, data(key, 200)))),
     valueNode(record),
+    record.headers?.length ? headersNode(record.headers) : null,
     record.cut_bytes ? el('p', { class: 'note' }, `${size(record.cut_bytes)} more not shown.`) : null);
+}
+
+/** Headers as text, in their order; a key may occur several times. */
+function headersNode(headers) {
+  const text = ({ key, key_base64: base64 }) => key ?? `(base64) ${base64}`;
+  const value = (header) => (header.value == null && header.value_base64 == null ? el('i', {}, 'null')
+    : data(header.value ?? `(base64) ${header.value_base64}`, 300));
+  return el('details', { class: 'headers', 'data-test': 'headers', open: headers.length <= 10 }, el('summary', {}, counted(headers.length, 'header')),
+    el('dl', { class: 'facts' }, headers.map((header) => el('div', {}, el('dt', {}, data(text(header), 200)), el('dd', {}, value(header))))));
 }
 
 /** The value in the form that suits it best, with buttons for the other forms. */
