@@ -63,6 +63,12 @@ fn process(families: &Families, overview: &Overview) -> prometheus::Result<()> {
         "When mb was started, in seconds since 1970.",
         overview.started_ms as f64 / 1000.0,
     )?;
+    let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    families.seconds(
+        "process_cpu_seconds_total",
+        "CPU time of mb's own process, in seconds. That of commands is not in it.",
+        cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9,
+    )?;
     families.gauge(
         "process_resident_memory_bytes",
         "Resident memory of mb, in bytes.",
@@ -142,14 +148,12 @@ fn work(
     for (name, help, value) in gauges {
         families.gauge(name, help, value as f64)?;
     }
-    if let Some(ms) = live.last_commit_ms() {
-        families.gauge(
-            "mb_last_commit_timestamp_seconds",
-            "When offsets were committed last, in seconds since 1970.",
-            ms as f64 / 1000.0,
-        )?;
-    }
-    Ok(())
+    let ms = live.last_commit_ms().unwrap_or(overview.started_ms);
+    families.gauge(
+        "mb_last_commit_timestamp_seconds",
+        "When offsets were committed last, in seconds since 1970; before the first commit, when mb was started.",
+        ms as f64 / 1000.0,
+    )
 }
 
 fn settings(families: &Families, overview: &Overview) -> prometheus::Result<()> {
@@ -252,8 +256,13 @@ impl Families {
     }
 
     fn counter(&self, name: &str, help: &str, value: u64) -> prometheus::Result<()> {
+        self.seconds(name, help, value as f64)
+    }
+
+    /// A counter of seconds.
+    fn seconds(&self, name: &str, help: &str, value: f64) -> prometheus::Result<()> {
         let counter = Counter::new(name, help)?;
-        counter.inc_by(value as f64);
+        counter.inc_by(value);
         self.0.register(Box::new(counter))
     }
 

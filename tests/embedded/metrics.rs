@@ -124,6 +124,7 @@ fn promtool_takes_the_metrics_and_dashboard_and_alerts_use_no_others() {
         "mb_run_duration_seconds_bucket{le=\"0.001\"}",
         "mb_build_info{version=\"",
         "mb_last_commit_timestamp_seconds ",
+        "process_cpu_seconds_total ",
         "mb_dead_letters_open ",
         "mb_freshness_limit_seconds 60\n",
         "mb_producer_rate_asked 500\n",
