@@ -208,14 +208,18 @@ fn partitions(
         };
         families.gauges(name, help, &labels, partitions.iter().filter_map(row))
     };
-    each("kafka_consumergroup_lag", "Messages of a partition that are not committed.", |of| {
-        Some(of.lag as f64)
-    })?;
-    each(
-        "kafka_consumergroup_lag_seconds",
-        "For how long a partition's next message has waited, at least.",
-        |of| of.lag_s,
-    )?;
+    // What the broker does not say any more is left out: an old value would look like a new one.
+    let is_known = overview.lag.total.is_some();
+    if is_known {
+        each("kafka_consumergroup_lag", "Messages of a partition that are not committed.", |of| {
+            Some(of.lag as f64)
+        })?;
+        each(
+            "kafka_consumergroup_lag_seconds",
+            "For how long a partition's next message has waited, at least.",
+            |of| of.lag_s,
+        )?;
+    }
     each("kafka_consumergroup_current_offset", "The committed offset of a partition.", |of| {
         of.committed.map(|offset| offset as f64)
     })?;
@@ -225,7 +229,7 @@ fn partitions(
         "kafka_topic_partition_current_offset",
         "The end of a partition's log: the next offset that it will give.",
         &["topic", "partition"],
-        partitions.iter().map(end),
+        partitions.iter().filter(|_| is_known).map(end),
     )
 }
 

@@ -61,6 +61,11 @@ impl Work {
         self.is_full() && self.capacity().is_some_and(|most| most < SPARE * trend.arriving)
     }
 
+    /// Whether the workers cannot do what arrives.
+    pub fn is_overload(&self, trend: &Trend) -> bool {
+        self.is_full() && self.capacity().is_some_and(|most| most < 0.95 * trend.arriving)
+    }
+
     fn is_full(&self) -> bool {
         self.workers > 0 && self.pace.busy >= BUSY * self.workers as f64
     }
@@ -121,8 +126,8 @@ impl Work {
         })
     }
 
-    /// The workers are busy.
-    fn more_work_at_once(&self, trend: &Trend) -> Option<String> {
+    /// The workers are busy: how they can do more.
+    pub fn more_work_at_once(&self, trend: &Trend) -> Option<String> {
         let (Some(capacity), Some(attempts)) = (self.capacity(), self.pace.attempts) else {
             let workers = match self.workers {
                 1 => "the only worker is busy".to_owned(),

@@ -47,6 +47,8 @@ pub struct Trend {
 pub enum Course {
     #[default]
     Steady,
+    /// It has risen over the last seconds, by no more than is explained so far.
+    Rises,
     /// By more than is explained.
     Grows,
     /// By so many records per second.
@@ -61,6 +63,7 @@ pub fn trend(points: &[Point], explained: &Explained) -> Option<Trend> {
         return None;
     }
     let [arriving, done] = rates(newest(points, limits::TREND_RATE_WINDOW.max(explained.tooth)));
+    let last = newest(points, limits::TREND_RATE_WINDOW.max(3 * explained.tooth));
     let falls_by = falls_by(recent, arriving.max(done), explained);
     // While a lag builds up that the way of a record explains, it grows by this much.
     let usual = (explained.records as f64).max(arriving * explained.way.as_secs_f64());
@@ -68,6 +71,7 @@ pub fn trend(points: &[Point], explained: &Explained) -> Option<Trend> {
     let course = match falls_by {
         Some(by) => Course::Falls(by),
         None if [recent, long].into_iter().any(|points| growth(points) > usual) => Course::Grows,
+        None if growth(last) > (explained.records as f64).max(arriving) => Course::Rises,
         None => Course::Steady,
     };
     Some(Trend { arriving, done, course })
@@ -177,7 +181,11 @@ mod tests {
             for seconds in 6..400 {
                 let saw = points(seconds, 1000, |second| 1000 * (second % tooth));
                 let course = trend(&saw, &explained).unwrap().course;
-                assert_eq!(course, Course::Steady, "teeth of {tooth} s, at {seconds} s");
+                let is_first = seconds < 3 * tooth && course == Course::Rises;
+                assert!(
+                    course == Course::Steady || is_first,
+                    "{course:?} of {tooth} s, at {seconds} s"
+                );
             }
         }
     }
@@ -202,6 +210,8 @@ mod tests {
         assert_eq!(course(&points(8, 1000, |second| 900 * second)), Course::Grows);
         let slow = |seconds| course(&points(seconds, 1000, |second| 30 * second));
         assert_eq!((slow(30), slow(200)), (Course::Steady, Course::Grows));
+        // Less than what arrives on a record's way, for now.
+        assert_eq!(course(&points(6, 1000, |second| 400 * second)), Course::Rises);
         let few = points(200, 1, |second| second / 10);
         assert_eq!(course(&few), Course::Steady, "a few records are normal");
     }

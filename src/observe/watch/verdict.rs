@@ -181,6 +181,7 @@ fn flow(facts: &Facts, lag: u64, letters_open: u64) -> (VerdictState, Words) {
                 format!("Catching up: {} behind, done in about {}", records(lag), seconds(left));
             (VerdictState::CatchingUp, Words::new(headline, brief))
         }
+        Pressure::Open => (VerdictState::Unknown, undecided(lag, brief)),
         _ if facts.behind_for < limits::FALLING_BEHIND_AFTER => {
             (VerdictState::Unknown, undecided(lag, brief))
         }
@@ -210,7 +211,7 @@ fn undecided(lag: u64, brief: String) -> Words {
 
 fn keeping_up(facts: &Facts, lag: u64, letters_open: u64) -> (VerdictState, Words) {
     let trend = facts.trend.filter(|trend| lag > 0 && facts.work.is_scarce(trend));
-    let advice = trend.and_then(|trend| facts.work.advice(&trend));
+    let advice = trend.and_then(|trend| facts.work.more_work_at_once(&trend));
     let (state, headline, brief) = match (letters_open, lag) {
         (0, 0) if facts.records_in == 0 => {
             (VerdictState::KeepingUp, "Ready: no records yet".to_owned(), "ready")
@@ -235,6 +236,8 @@ fn keeping_up(facts: &Facts, lag: u64, letters_open: u64) -> (VerdictState, Word
 enum Pressure {
     Grows,
     Stands,
+    /// It is too early to tell.
+    Open,
     /// By so many records per second.
     Falls(f64),
 }
@@ -242,18 +245,31 @@ enum Pressure {
 /// `None` while mb keeps up.
 fn pressure(facts: &Facts) -> Option<Pressure> {
     let lag = facts.lag.filter(|lag| *lag > 0)?;
-    let course = facts.trend.map_or(Course::Steady, |trend| trend.course);
-    match course {
-        Course::Grows => Some(Pressure::Grows),
+    let Some(trend) = facts.trend else {
+        return (!is_usual(facts, lag)).then_some(Pressure::Open);
+    };
+    // So much is on its way at any time.
+    let on_its_way = trend.arriving * facts.explained.way.as_secs_f64();
+    let is_on_its_way = lag <= facts.explained.records || lag as f64 <= on_its_way;
+    let is_overload = lag > facts.explained.records && facts.work.is_overload(&trend);
+    let falls_by = match trend.course {
+        Course::Falls(by) => Some(by),
+        // Long steps end together: the lag falls in jumps.
+        _ => Some(trend.done - trend.arriving).filter(|by| *by > 0.05 * trend.done),
+    };
+    match (trend.course, falls_by) {
+        (Course::Falls(_) | Course::Steady, Some(_)) if is_on_its_way => None,
+        (_, Some(by)) if !is_on_its_way => Some(Pressure::Falls(by)),
+        (Course::Grows, _) => Some(Pressure::Grows),
+        _ if is_overload => Some(Pressure::Grows),
+        (Course::Rises, _) if !is_on_its_way => Some(Pressure::Open),
         _ if is_usual(facts, lag) => None,
-        Course::Falls(by) => Some(Pressure::Falls(by)),
-        Course::Steady
-            if facts.freshness.is_some_and(|freshness| freshness.fresh)
-                && facts.trend.is_some() =>
-        {
-            None
+        _ if facts.freshness.is_some_and(|freshness| freshness.fresh) => None,
+        // The first runs have not ended yet.
+        _ if facts.work.pace.attempts.is_none() && facts.work.pace.busy > 0.0 => {
+            Some(Pressure::Open)
         }
-        Course::Steady => Some(Pressure::Stands),
+        _ => Some(Pressure::Stands),
     }
 }
 
@@ -362,6 +378,34 @@ mod tests {
     }
 
     #[test]
+    fn an_overload_is_known_before_the_lag_has_grown_much() {
+        let busy = Facts { lag: Some(4_494), age_s: Some(4.0), ..overload() };
+        let steady = with(Course::Steady, busy.clone());
+        assert_eq!(said(&steady).0, VerdictState::FallingBehind);
+        let first = Facts { behind_for: Duration::from_secs(1), ..steady };
+        assert_eq!(said(&first).0, VerdictState::Unknown);
+        let rises = Facts { work: flowing().work, ..with(Course::Rises, busy) };
+        assert_eq!(said(&rises).0, VerdictState::Unknown, "the workers may not be to blame");
+        let few = Facts { lag: Some(1_500), ..rises };
+        assert_eq!(said(&few).0, VerdictState::KeepingUp, "so many are on their way");
+    }
+
+    #[test]
+    fn long_steps_are_waited_for_and_what_they_end_counts() {
+        let trend = Some(Trend::default());
+        let pace = Pace { busy: 5.0, ..Pace::default() };
+        let work = Work { pace, ..flowing().work };
+        let first = Facts { lag: Some(2_000), age_s: Some(30.0), trend, work, ..flowing() };
+        assert_eq!(said(&first).0, VerdictState::Unknown, "no run has ended");
+        let trend = Some(Trend { done: 20.0, ..Trend::default() });
+        let (state, words) = said(&Facts { trend, work: flowing().work, ..first });
+        assert_eq!(
+            (state, words.as_str()),
+            (VerdictState::CatchingUp, "Catching up: 2,000 records behind, done in about 2 min")
+        );
+    }
+
+    #[test]
     fn falling_behind_names_the_bottleneck_and_the_way_out() {
         let verdict = verdict(&overload(), "t", 0);
         assert_eq!(
@@ -406,7 +450,8 @@ mod tests {
         assert_eq!((stale.state, stale.ready), (VerdictState::CatchingUp, false));
         let backlog = said(&Facts { freshness: freshness(true), ..falls() });
         assert_eq!(backlog.0, VerdictState::CatchingUp, "{}", backlog.1);
-        let stays = with(Course::Steady, Facts { freshness: freshness(true), ..overload() });
+        let idle = Facts { work: flowing().work, ..overload() };
+        let stays = with(Course::Steady, Facts { freshness: freshness(true), ..idle });
         assert_eq!(said(&stays).0, VerdictState::KeepingUp, "the policy allows it");
         assert_eq!(said(&Facts { trend: None, ..stays }).0, VerdictState::Unknown);
     }
