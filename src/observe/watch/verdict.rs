@@ -250,7 +250,8 @@ fn pressure(facts: &Facts) -> Option<Pressure> {
     };
     // So much is on its way at any time.
     let on_its_way = trend.arriving * facts.explained.way.as_secs_f64();
-    let is_on_its_way = lag <= facts.explained.records || lag as f64 <= on_its_way;
+    let is_stale = facts.freshness.is_some_and(|freshness| !freshness.fresh);
+    let is_on_its_way = !is_stale && (lag <= facts.explained.records || lag as f64 <= on_its_way);
     let is_overload = lag > facts.explained.records && facts.work.is_overload(&trend);
     let falls_by = match trend.course {
         Course::Falls(by) => Some(by),
@@ -454,6 +455,19 @@ mod tests {
         let stays = with(Course::Steady, Facts { freshness: freshness(true), ..idle });
         assert_eq!(said(&stays).0, VerdictState::KeepingUp, "the policy allows it");
         assert_eq!(said(&Facts { trend: None, ..stays }).0, VerdictState::Unknown);
+    }
+
+    #[test]
+    fn nothing_that_is_not_ready_is_called_keeping_up() {
+        let freshness = Some(FreshnessView { policy_s: 1.0, age_s: Some(1.2), fresh: false });
+        for course in [Course::Steady, Course::Rises, Course::Grows, Course::Falls(5.0)] {
+            for done in [900.0, 1000.0, 1200.0] {
+                let trend = Some(Trend { arriving: 1000.0, done, course });
+                let facts = Facts { freshness, trend, ..flowing() };
+                let found = verdict(&facts, "t", 0);
+                assert!(!found.ready && found.state != VerdictState::KeepingUp, "{found:?}");
+            }
+        }
     }
 
     #[test]

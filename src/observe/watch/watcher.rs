@@ -245,26 +245,7 @@ impl Watcher {
             now.saturating_duration_since(asked) < lag_interval(views.len()) + limits::LAG_KNOWN_FOR
         });
         let total = known.then(|| partitions.iter().map(|partition| partition.lag).sum());
-        let live = &self.engine.live;
-        let (attempts, in_step) = live.run_time.count_and_sum();
-        let counts = Counts {
-            at: now,
-            at_ms: now_ms,
-            asked: memory.log.asked.unwrap_or(now),
-            arrived,
-            records_in: live.records_in.get(),
-            bytes_in: live.bytes_in.get(),
-            // A record that became a dead letter is done with too.
-            records_done: live.records_done.get() + live.dead_letters.get(),
-            bytes_done: live.bytes_done.get(),
-            messages_posted: live.messages_posted.get(),
-            attempts,
-            in_step,
-            lag: total,
-            queued: self.engine.queue.len() as u64,
-            parked: self.engine.queue.parked() as u64,
-            running: running.len() as u64,
-        };
+        let counts = self.counts((now, now_ms), &memory.log, arrived, total, running.len());
         memory.samples.push(counts);
         // What is not known is not shown as if it were.
         let seconds = total.and_then(|_| {
@@ -322,6 +303,37 @@ impl Watcher {
         // Writing log lines may take a while, and must not delay those who read the findings.
         announced.log_news(&findings.facts, &verdict, &self.engine.topic_name, now);
         self.watch.lock().announced = announced;
+    }
+
+    /// The counters and gauges of now. `log`: what is known of its ends. `lag`: in records, if it is known.
+    fn counts(
+        &self,
+        (now, now_ms): (Instant, i64),
+        log: &LogEnds,
+        arrived: u64,
+        lag: Option<u64>,
+        running: usize,
+    ) -> Counts {
+        let live = &self.engine.live;
+        let (attempts, in_step) = live.run_time.count_and_sum();
+        Counts {
+            at: now,
+            at_ms: now_ms,
+            asked: log.asked.unwrap_or(now),
+            arrived,
+            records_in: live.records_in.get(),
+            bytes_in: live.bytes_in.get(),
+            // A record that became a dead letter is done with too.
+            records_done: live.records_done.get() + live.dead_letters.get(),
+            bytes_done: live.bytes_done.get(),
+            messages_posted: live.messages_posted.get(),
+            attempts,
+            in_step,
+            lag,
+            queued: self.engine.queue.len() as u64,
+            parked: self.engine.queue.parked() as u64,
+            running: running as u64,
+        }
     }
 
     /// What mb works with, and how much of it is in use.
