@@ -535,7 +535,9 @@ impl Watch {
         Watch(Repeated::start(move |ended| {
             let mut samples = 0;
             let mut before = BTreeMap::new();
-            while !ended.load(Ordering::Acquire) {
+            let begun = Instant::now();
+            // One answer at least: the broker may have been away all the time.
+            while !ended.load(Ordering::Acquire) || samples == 0 && begun.elapsed() < LIMIT {
                 let mut asked = TopicPartitionList::new();
                 for partition in 0..PARTITIONS {
                     asked.add_partition(&topic, partition);

@@ -15,6 +15,8 @@ mod partition;
 mod samples;
 mod trend;
 mod verdict;
+#[cfg(test)]
+mod verdict_tests;
 mod watcher;
 
 #[cfg(any(test, feature = "testing"))]
