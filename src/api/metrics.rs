@@ -64,7 +64,7 @@ fn process(families: &Families, overview: &Overview) -> prometheus::Result<()> {
         overview.started_ms as f64 / 1000.0,
     )?;
     let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    families.seconds(
+    families.counter(
         "process_cpu_seconds_total",
         "CPU time of mb's own process, in seconds. That of commands is not in it.",
         cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9,
@@ -118,7 +118,7 @@ fn work(
         ),
     ];
     for (name, help, value) in counters {
-        families.counter(name, help, value)?;
+        families.counter(name, help, value as f64)?;
     }
     let states = [
         ("succeeded", live.runs_succeeded.get()),
@@ -259,12 +259,7 @@ impl Families {
         self.0.register(Box::new(gauges))
     }
 
-    fn counter(&self, name: &str, help: &str, value: u64) -> prometheus::Result<()> {
-        self.seconds(name, help, value as f64)
-    }
-
-    /// A counter of seconds.
-    fn seconds(&self, name: &str, help: &str, value: f64) -> prometheus::Result<()> {
+    fn counter(&self, name: &str, help: &str, value: f64) -> prometheus::Result<()> {
         let counter = Counter::new(name, help)?;
         counter.inc_by(value);
         self.0.register(Box::new(counter))

@@ -82,7 +82,7 @@ fn trouble(said: &[String]) -> Vec<&String> {
 }
 
 #[test]
-fn a_target_that_is_away_costs_no_dead_letter_and_two_lines_of_trouble() {
+fn a_target_that_is_away_costs_no_dead_letter_and_few_lines_of_trouble() {
     let data = records(200);
     let target = Target::of(&data);
     target.goes();

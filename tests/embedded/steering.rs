@@ -470,7 +470,10 @@ fn a_preview_says_what_a_tick_would_read_and_leaves_everything_as_it_is() {
         assert_eq!((one.cursor, one.next, one.records, one.batches), (20, 30, 10, 2));
         assert_eq!(one.bytes, 40);
         assert_eq!(one.first.len(), 5);
-        assert_eq!((one.first[0].offset, &one.first[0].value), (20, &Some(Some("2-20".into()))));
+        assert_eq!(
+            (one.first[0].offset, &one.first[0].pair.value),
+            (20, &Some(Some("2-20".into())))
+        );
         assert!(!preview.more);
     }
     assert_eq!(done(&step), 60);

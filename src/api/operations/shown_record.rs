@@ -11,8 +11,7 @@ use crate::kafka::FetchSettings;
 use crate::model::batch::Record;
 use crate::model::offset::Partition;
 
-/// A record. A key or value that is not UTF-8 comes in base64, under `key_base64` or `value_base64`; one that
-/// the record does not have is null.
+/// A record.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ShownRecord {
@@ -20,6 +19,18 @@ pub struct ShownRecord {
     pub offset: i64,
     /// Milliseconds since 1970 (UTC).
     pub timestamp_ms: Option<i64>,
+    #[serde(flatten)]
+    pub pair: ShownPair,
+    /// The first 100, in their order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<ShownPair>,
+}
+
+/// Key and value of a record or of a header. What is not UTF-8 comes in base64, under `key_base64` or `value_base64`;
+/// what the record does not have is null.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct ShownPair {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<Option<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -28,9 +39,6 @@ pub struct ShownRecord {
     pub value: Option<Option<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub value_base64: Option<String>,
-    /// The first 100, in their order.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub headers: Vec<ShownHeader>,
     /// How many bytes of the value are not shown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cut_bytes: Option<u64>,
@@ -39,45 +47,24 @@ pub struct ShownRecord {
     pub cut_key_bytes: Option<u64>,
 }
 
-/// A header, in the same form.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
-pub struct ShownHeader {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub key: Option<Option<String>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub key_base64: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub value: Option<Option<String>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub value_base64: Option<String>,
-    /// How many bytes of the value are not shown.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cut_bytes: Option<u64>,
-}
-
 impl ShownRecord {
     pub(super) fn of(partition: Partition, record: &Record<'_>) -> ShownRecord {
-        let (key, key_base64, cut_key_bytes) = shown(record.key);
-        let (value, value_base64, cut_bytes) = shown(record.value);
-        let header = |(key, value)| {
-            let ((key, key_base64, _), (value, value_base64, cut_bytes)) =
-                (shown(Some(key)), shown(value));
-            ShownHeader { key, key_base64, value, value_base64, cut_bytes }
-        };
-        let headers = record.headers.iter().take(limits::SHOWN_HEADERS).map(header).collect();
+        let header = |(key, value)| ShownPair::of(Some(key), value);
         ShownRecord {
             partition,
             offset: record.offset.get(),
             timestamp_ms: record.timestamp,
-            key,
-            key_base64,
-            value,
-            value_base64,
-            headers,
-            cut_bytes,
-            cut_key_bytes,
+            pair: ShownPair::of(record.key, record.value),
+            headers: record.headers.iter().take(limits::SHOWN_HEADERS).map(header).collect(),
         }
+    }
+}
+
+impl ShownPair {
+    fn of(key: Option<&[u8]>, value: Option<&[u8]>) -> ShownPair {
+        let (key, key_base64, cut_key_bytes) = shown(key);
+        let (value, value_base64, cut_bytes) = shown(value);
+        ShownPair { key, key_base64, value, value_base64, cut_bytes, cut_key_bytes }
     }
 }
 

@@ -88,6 +88,7 @@ impl Watch {
         memory.offsets = ForeignOffsets::default();
         memory.tracks.clear();
         memory.samples.begin_anew();
+        memory.behind_since = None;
     }
 
     /// The last 15 minutes.

@@ -6,14 +6,13 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use super::advice::Work;
+use super::trend::{Explained, Trend};
 use crate::commit::in_log::Foreign;
 use crate::config::limits;
 use crate::model::live::{READING_A_PARTITION, Running};
 use crate::model::offset::{Offset, Partition};
 use crate::observe::overview::{FreshnessView, Reason, Verdict, VerdictState};
-
-use super::advice::Work;
-use super::trend::{Explained, Trend};
 
 /// What the verdict depends on.
 #[derive(Clone, Debug, Default)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::advice::{grouped, seconds};
 use super::health::{Facts, reasons};
-use super::trend::Course;
+use super::trend::{Course, Trend};
 use crate::config::limits;
 use crate::observe::overview::{Level, Reason, Verdict, VerdictState};
 
@@ -176,12 +176,11 @@ fn flow(facts: &Facts, lag: u64, letters_open: u64) -> (VerdictState, Words) {
     };
     match pressure {
         Pressure::Falls(by) => {
-            let left = Duration::try_from_secs_f64(lag as f64 / by).unwrap_or(Duration::MAX);
-            let headline =
-                format!("Catching up: {} behind, done in about {}", records(lag), seconds(left));
+            let left = seconds(time_left(lag, by));
+            let headline = format!("Catching up: {} behind, done in about {left}", records(lag));
             (VerdictState::CatchingUp, Words::new(headline, brief))
         }
-        Pressure::Open => (VerdictState::Unknown, undecided(lag, brief)),
+        Pressure::Undecided => (VerdictState::Unknown, undecided(lag, brief)),
         _ if facts.behind_for < limits::FALLING_BEHIND_AFTER => {
             (VerdictState::Unknown, undecided(lag, brief))
         }
@@ -192,14 +191,35 @@ fn flow(facts: &Facts, lag: u64, letters_open: u64) -> (VerdictState, Words) {
                 grouped(trend.arriving.round() as u64),
                 grouped(trend.done.round() as u64)
             );
-            let advice = facts.work.advice(&trend);
-            (VerdictState::FallingBehind, Words { headline, brief, advice })
+            falling_behind(facts, &trend, headline, brief)
         }
         Pressure::Stands => {
             let headline = format!("Behind by {}, and not catching up", records(lag));
-            let advice = facts.work.advice(&trend);
-            (VerdictState::FallingBehind, Words { headline, brief, advice })
+            falling_behind(facts, &trend, headline, brief)
         }
+    }
+}
+
+fn falling_behind(
+    facts: &Facts,
+    trend: &Trend,
+    headline: String,
+    brief: String,
+) -> (VerdictState, Words) {
+    let advice = facts.work.advice(trend);
+    (VerdictState::FallingBehind, Words { headline, brief, advice })
+}
+
+/// How long it takes until the lag is 0, if it falls by so many records per second.
+fn time_left(lag: u64, by: f64) -> Duration {
+    Duration::try_from_secs_f64(lag as f64 / by).unwrap_or(Duration::MAX)
+}
+
+/// How long it takes until the lag is 0, as the headline says; `None` if the lag is normal or does not fall.
+pub fn catch_up(facts: &Facts) -> Option<Duration> {
+    match pressure(facts)? {
+        Pressure::Falls(by) => Some(time_left(facts.lag?, by)),
+        Pressure::Grows | Pressure::Stands | Pressure::Undecided => None,
     }
 }
 
@@ -237,7 +257,7 @@ enum Pressure {
     Grows,
     Stands,
     /// It is too early to tell.
-    Open,
+    Undecided,
     /// By so many records per second.
     Falls(f64),
 }
@@ -246,29 +266,31 @@ enum Pressure {
 fn pressure(facts: &Facts) -> Option<Pressure> {
     let lag = facts.lag.filter(|lag| *lag > 0)?;
     let Some(trend) = facts.trend else {
-        return (!is_usual(facts, lag)).then_some(Pressure::Open);
+        return (!is_usual(facts, lag)).then_some(Pressure::Undecided);
     };
-    // So much is on its way at any time.
+    // While mb keeps up, as many records as this wait for a tick, a batch, the step or a commit.
     let on_its_way = trend.arriving * facts.explained.way.as_secs_f64();
     let is_stale = facts.freshness.is_some_and(|freshness| !freshness.fresh);
     let is_on_its_way = !is_stale && (lag <= facts.explained.records || lag as f64 <= on_its_way);
     let is_overload = lag > facts.explained.records && facts.work.is_overload(&trend);
     let falls_by = match trend.course {
         Course::Falls(by) => Some(by),
-        // Long steps end together: the lag falls in jumps.
+        // With long steps the lag stands still for minutes and falls when they end, so the rates tell more.
         _ => Some(trend.done - trend.arriving).filter(|by| *by > 0.05 * trend.done),
     };
     match (trend.course, falls_by) {
         (Course::Falls(_) | Course::Steady, Some(_)) if is_on_its_way => None,
         (_, Some(by)) if !is_on_its_way => Some(Pressure::Falls(by)),
         (Course::Grows, _) => Some(Pressure::Grows),
+        // The lag is still small, but what the workers can do leaves no doubt.
         _ if is_overload => Some(Pressure::Grows),
-        (Course::Rises, _) if !is_on_its_way => Some(Pressure::Open),
+        (Course::Rises, _) if !is_on_its_way => Some(Pressure::Undecided),
         _ if is_usual(facts, lag) => None,
+        // `--freshness` allows a lag of any size that stays.
         _ if facts.freshness.is_some_and(|freshness| freshness.fresh) => None,
         // The first runs have not ended yet.
         _ if facts.work.pace.attempts.is_none() && facts.work.pace.busy > 0.0 => {
-            Some(Pressure::Open)
+            Some(Pressure::Undecided)
         }
         _ => Some(Pressure::Stands),
     }

@@ -6,7 +6,7 @@ use super::advice::Work;
 use super::health::Facts;
 use super::samples::{Attempts, Pace};
 use super::trend::{Course, Explained, Trend};
-use super::verdict::verdict;
+use super::verdict::{catch_up, verdict};
 use crate::observe::overview::{FreshnessView, Level, VerdictState};
 
 fn flowing() -> Facts {
@@ -90,7 +90,9 @@ fn long_steps_are_waited_for_and_what_they_end_counts() {
     let first = Facts { lag: Some(2_000), age_s: Some(30.0), trend, work, ..flowing() };
     assert_eq!(said(&first).0, VerdictState::Unknown, "no run has ended");
     let trend = Some(Trend { done: 20.0, ..Trend::default() });
-    let (state, words) = said(&Facts { trend, work: flowing().work, ..first });
+    let ended = Facts { trend, work: flowing().work, ..first };
+    assert_eq!(catch_up(&ended), Some(Duration::from_secs(100)), "the page shows the same");
+    let (state, words) = said(&ended);
     assert_eq!(
         (state, words.as_str()),
         (VerdictState::CatchingUp, "Catching up: 2,000 records behind, done in about 2 min")
@@ -130,6 +132,8 @@ fn only_a_lag_that_falls_has_an_end() {
     let falls = verdict(&facts, "t", 0);
     assert_eq!(falls.headline, "Catching up: 93,138 records behind, done in about 4 min");
     assert_eq!((falls.state, falls.ready), (VerdictState::CatchingUp, true));
+    assert_eq!(catch_up(&facts).map(|left| left.as_secs()), Some(240));
+    assert_eq!(catch_up(&overload()), None);
     let unknown = said(&Facts { trend: None, ..facts });
     assert_eq!(unknown.0, VerdictState::Unknown, "{}", unknown.1);
 }

@@ -14,8 +14,7 @@ use super::health::{self, Facts, Stall};
 use super::others::Others;
 use super::partition::Reached;
 use super::samples::{Counts, Samples};
-use super::trend::Course;
-use super::verdict::{is_behind, verdict};
+use super::verdict::{catch_up, is_behind, verdict};
 use crate::commit::in_log::{Finding, Foreign, judge};
 use crate::commit::ledger::LedgerView;
 use crate::config::limits;
@@ -278,22 +277,20 @@ impl Watcher {
         );
         facts.trend = memory.samples.trend(&facts.explained);
         (facts.lag, facts.lag_error, facts.age_s) = (total, lag.error.clone(), seconds);
+        facts.foreign = views
+            .iter()
+            .filter_map(|(one, view)| Some((*one, memory.offsets.of(*one, view)?.clone())))
+            .collect();
+        facts.other = self.other(&memory.others, now);
         let is_behind = is_behind(&facts);
         let since = memory.behind_since.filter(|_| is_behind || total.is_none());
         memory.behind_since = since.or_else(|| is_behind.then_some(now));
         facts.behind_for = memory
             .behind_since
             .map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
-        facts.foreign = views
-            .iter()
-            .filter_map(|(one, view)| Some((*one, memory.offsets.of(*one, view)?.clone())))
-            .collect();
-        facts.other = self.other(&memory.others, now);
         let verdict = verdict(&facts, &self.engine.topic_name, 0);
-        if verdict.state == VerdictState::CatchingUp
-            && let Some(Course::Falls(by)) = facts.trend.map(|trend| trend.course)
-        {
-            lag.catch_up_s = total.map(|total| total as f64 / by);
+        if verdict.state == VerdictState::CatchingUp {
+            lag.catch_up_s = catch_up(&facts).map(|left| left.as_secs_f64());
         }
         let mut announced = std::mem::take(&mut memory.announced);
         let rates = memory.samples.rates();
