@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ::kafka::client::{FetchOffset, KafkaClient};
+use ::kafka::error::KafkaCode;
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 
 use super::fault::{Fault, check_served};
@@ -153,8 +154,8 @@ impl Guard {
         }
     }
 
-    /// A new client's thread. First `wire` makes sure of what would make the crate hang (no broker answers) or
-    /// create the topic by asking about it.
+    /// A new client's thread. First `wire` makes sure that a broker answers, since the crate would hang without one,
+    /// and that the topic is there.
     fn start(&self) -> Result<Client> {
         check_served(&self.wire.probe(PROBE_LIMIT)?)?;
         self.wire.topic(&self.topic)?;
@@ -184,9 +185,15 @@ impl Drop for Guard {
 /// Loads a new client's metadata, and connects it to every leader by a request that changes nothing. Later calls
 /// work on these connections or fail. Without this, a produce call that was abandoned while it was connecting
 /// could still connect and write much later.
+///
+/// The client asks about all topics. A question that names one creates it on a broker with
+/// `auto.create.topics.enable`, and so would undo the deletion of a topic that was there a moment before.
 fn prepare(client: &mut KafkaClient, topic: &str) -> ::kafka::Result<()> {
     if !client.topics().contains(topic) {
-        client.load_metadata(&[topic])?;
+        client.load_metadata_all()?;
+        if !client.topics().contains(topic) {
+            return Err(::kafka::Error::Kafka(KafkaCode::UnknownTopicOrPartition));
+        }
         client.fetch_offsets(&[topic], FetchOffset::Latest)?;
     }
     Ok(())
@@ -207,4 +214,32 @@ fn ended(client: Client) -> Fault {
         Err(cause) => cause,
         Ok(()) => Error::broker("use crate kafka", "its thread ended"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn no_question_names_the_topic_because_a_broker_would_create_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let broker = thread::spawn(move || {
+            let (mut connection, _) = listener.accept().unwrap();
+            let mut size = [0; 4];
+            connection.read_exact(&mut size).unwrap();
+            let mut request = vec![0; u32::from_be_bytes(size) as usize];
+            connection.read_exact(&mut request).unwrap();
+            request
+        });
+        let mut client = KafkaClient::new(vec![address]);
+        prepare(&mut client, "a-deleted-topic").unwrap_err();
+        let request = broker.join().unwrap();
+        assert_eq!(request[..4], [0, 3, 0, 0], "Metadata, version 0");
+        assert_eq!(request[request.len() - 4..], [0; 4], "an empty list of topics: all of them");
+    }
 }
