@@ -3,6 +3,7 @@
 //! An answer is built from the counters in `live`, which are no library's, so the threads of a pipeline pay for
 //! no registry. Names of lag and offsets are kafka-exporter's, so that its dashboards and alerts work.
 
+use prometheus::proto::LabelPair;
 use prometheus::{Counter, CounterVec, Gauge, GaugeVec, Opts, Registry, TextEncoder};
 use serde::{Deserialize, Serialize};
 
@@ -46,7 +47,7 @@ fn exposition(context: &Context) -> Result<String> {
                 partitions(&families, &overview, &found.lag.top)?;
             }
         }
-        families.text()
+        families.text(&overview)
     };
     write().map_err(|cause| Error::Other(format!("the metrics cannot be written as text: {cause}")))
 }
@@ -116,6 +117,11 @@ fn work(
             "Messages posted by mb's own producer.",
             live.messages_posted.get(),
         ),
+        (
+            "mb_records_ahead_total",
+            "Records whose timestamp was in the future when they were processed.",
+            live.latency.ahead.get(),
+        ),
     ];
     for (name, help, value) in counters {
         families.counter(name, help, value as f64)?;
@@ -129,6 +135,19 @@ fn work(
     families.counters("mb_runs_total", "Runs that ended.", "state", states)?;
     families.0.register(Box::new(live.run_time.clone()))?;
     families.0.register(Box::new(live.wait_time.clone()))?;
+    families.0.register(Box::new(live.latency.time.clone()))?;
+    let latency = &live.latency;
+    let others = [
+        ("backlog", latency.backlog.get()),
+        ("reprocessed", latency.reprocessed.get()),
+        ("no-timestamp", latency.without_timestamp.get()),
+    ];
+    families.counters(
+        "mb_records_without_latency_total",
+        "Records that were processed and are not in mb_record_latency_seconds.",
+        "reason",
+        others,
+    )?;
     let queue = queue(pipeline);
     let running = live.running().len();
     let gauges = [
@@ -167,6 +186,8 @@ fn settings(families: &Families, overview: &Overview) -> prometheus::Result<()> 
     }
     let interval = settings.tick_interval_s.value;
     families.gauge("mb_tick_interval_seconds", "Time between two ticks.", interval)?;
+    let max_wait = settings.max_wait_s.value;
+    families.gauge("mb_max_wait_seconds", "Time that a batch waits for more records.", max_wait)?;
     families.gauge(
         "mb_batch_records_limit",
         "Records of a batch at most.",
@@ -280,7 +301,22 @@ impl Families {
         self.0.register(Box::new(counters))
     }
 
-    fn text(&self) -> prometheus::Result<String> {
-        TextEncoder::new().encode_to_string(&self.0.gather())
+    /// The metrics as text. Those of mb itself get the labels `topic` and `group`.
+    fn text(&self, overview: &Overview) -> prometheus::Result<String> {
+        let mut families = self.0.gather();
+        for family in families.iter_mut().filter(|family| family.name().starts_with("mb_")) {
+            for metric in family.mut_metric() {
+                let mut labels = metric.take_label();
+                for (name, value) in [("group", &overview.group), ("topic", &overview.topic)] {
+                    let mut label = LabelPair::default();
+                    label.set_name(name.to_owned());
+                    label.set_value(value.clone());
+                    labels.push(label);
+                }
+                labels.sort();
+                metric.set_label(labels);
+            }
+        }
+        TextEncoder::new().encode_to_string(&families)
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::cli::output::escape;
 use crate::model::clock;
-use crate::observe::overview::{LagView, Overview, RunningView, Verdict};
+use crate::observe::overview::{LagView, LatencyView, Overview, RunningView, Verdict};
 
 /// How many partitions are listed.
 const PARTITIONS: usize = 8;
@@ -53,29 +53,8 @@ fn lines(overview: &Overview) -> Vec<String> {
     if overview.sensor.paused {
         lines.push("  mb resume lets ticks begin by themselves again".into());
     }
-    let Overview { rates, totals, queue, .. } = overview;
     lines.push(String::new());
-    lines.push(format!(
-        "arriving {}   read {:.0}/s ({}/s)   done {:.0}/s   processed {} record(s), {} run(s), {} failed",
-        rates.records_arriving.map_or("-".to_owned(), |rate| format!("{rate:.0}/s")),
-        rates.records_in,
-        bytes(rates.bytes_in as u64),
-        rates.records_done,
-        totals.records_done,
-        totals.runs_succeeded,
-        totals.runs_failed
-    ));
-    lines.push(format!("lag {}", lag(&overview.lag)));
-    lines.push(format!(
-        "queue {} of {} run(s), {} of {}; {} wait(s) for another attempt; {} dead letter(s) open; memory {}",
-        queue.runs,
-        queue.limit,
-        bytes(queue.bytes),
-        bytes(queue.bytes_limit),
-        queue.waiting_retries,
-        overview.dead_letters_open,
-        bytes(overview.memory_bytes)
-    ));
+    lines.extend(figures(overview));
     lines.push(String::new());
     for worker in &overview.workers {
         lines.push(format!(
@@ -107,6 +86,40 @@ fn lines(overview: &Overview) -> Vec<String> {
     }
     lines.push(String::new());
     lines.extend(newest(overview));
+    lines
+}
+
+/// Rates, lag, latency and the queue, a line each.
+fn figures(overview: &Overview) -> Vec<String> {
+    let Overview { rates, totals, queue, .. } = overview;
+    let mut lines = Vec::new();
+    lines.push(format!(
+        "arriving {}   read {:.0}/s ({}/s)   done {:.0}/s   processed {} record(s), {} run(s), {} failed",
+        rates.records_arriving.map_or("-".to_owned(), |rate| format!("{rate:.0}/s")),
+        rates.records_in,
+        bytes(rates.bytes_in as u64),
+        rates.records_done,
+        totals.records_done,
+        totals.runs_succeeded,
+        totals.runs_failed
+    ));
+    lines.push(format!("lag {}", lag(&overview.lag)));
+    if let Some(LatencyView { p50_s, p95_s, p99_s, .. }) = overview.latency {
+        let [p50, p95, p99] = [p50_s, p95_s, p99_s].map(seconds);
+        lines.push(format!(
+            "latency p50 {p50}, p95 {p95}, p99 {p99} (from a record's timestamp to the end of its run, last minute)"
+        ));
+    }
+    lines.push(format!(
+        "queue {} of {} run(s), {} of {}; {} wait(s) for another attempt; {} dead letter(s) open; memory {}",
+        queue.runs,
+        queue.limit,
+        bytes(queue.bytes),
+        bytes(queue.bytes_limit),
+        queue.waiting_retries,
+        overview.dead_letters_open,
+        bytes(overview.memory_bytes)
+    ));
     lines
 }
 
@@ -158,9 +171,13 @@ fn running(run: &RunningView) -> String {
 
 /// `0.4s`, `12s`, `3m 20s`, `5h 12m`, `2d 3h`.
 fn seconds(seconds: f64) -> String {
-    let whole = seconds.max(0.0) as u64;
+    let seconds = seconds.max(0.0);
+    let whole = seconds as u64;
     match whole {
-        0..10 => format!("{:.1}s", seconds.max(0.0)),
+        _ if seconds == 0.0 => "0s".to_owned(),
+        _ if seconds < 0.0005 => "<1ms".to_owned(),
+        _ if seconds < 0.9995 => format!("{:.0}ms", seconds * 1000.0),
+        0..10 => format!("{seconds:.1}s"),
         10..60 => format!("{whole}s"),
         60..3600 => format!("{}m {}s", whole / 60, whole % 60),
         3600..86_400 => format!("{}h {}m", whole / 3600, whole % 3600 / 60),
@@ -215,6 +232,7 @@ mod tests {
             },
             totals: Totals::default(),
             rates: Rates::default(),
+            latency: None,
             lag: LagView {
                 total: Some(1200),
                 catch_up_s: Some(75.0),
@@ -274,7 +292,7 @@ mod tests {
     #[test]
     fn sizes_and_durations_have_readable_units() {
         assert_eq!([0, 812, 3_250_585].map(bytes), ["0 B", "812 B", "3.1 MiB"]);
-        let shown = [0.42, 12.9, 200.0, 18_720.0, 183_600.0].map(seconds);
-        assert_eq!(shown, ["0.4s", "12s", "3m 20s", "5h 12m", "2d 3h"]);
+        let shown = [0.0, 0.0001, 0.42, 4.2, 12.9, 200.0, 18_720.0, 183_600.0].map(seconds);
+        assert_eq!(shown, ["0s", "<1ms", "420ms", "4.2s", "12s", "3m 20s", "5h 12m", "2d 3h"]);
     }
 }

@@ -280,7 +280,16 @@ fn text(detail: &RunDetail) -> String {
     line("client", &run.client);
     line("records", &run.records.to_string());
     line("bytes", &format_bytes(run.bytes));
+    if let Some(read) = run.read_ms {
+        line("read in", &millis(read));
+    }
     line("queued", &format_time(run.queued_ms));
+    if let Some(wait) = run.wait_ms {
+        line("waited", &millis(wait));
+    }
+    if let Some(run) = run.run_ms {
+        line("in the step", &millis(run));
+    }
     if let (Some(started), Some(ended)) = (run.started_ms, run.ended_ms) {
         line("last attempt", &format!("{} to {}", format_time(started), format_time(ended)));
     }

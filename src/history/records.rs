@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::model::batch::Batch;
 use crate::model::budget::Permit;
@@ -28,6 +29,9 @@ pub struct Planned {
     /// The leader epoch of the batch's last record, or a later one, if the client reported it. A piece of a split has its
     /// parent's.
     pub epoch: Option<Epoch>,
+    /// From the arrival of the batch's first record to the run's entry into the queue. `None` for a redrive and for a
+    /// piece of a split.
+    pub reading: Option<Duration>,
     /// Milliseconds since 1970 (UTC).
     pub queued_ms: i64,
 }
@@ -44,6 +48,7 @@ impl Planned {
             records,
             bytes,
             epoch: None,
+            reading: None,
             queued_ms: clock::now_ms(),
         }
     }

@@ -1,6 +1,7 @@
 //! Turns a group of writes into one transaction on the history's file.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use rusqlite::{CachedStatement, Connection, ToSql, Transaction, TransactionBehavior, params};
 
@@ -60,9 +61,10 @@ pub(super) fn write(
 
 /// The parameters from `RUN_CONSTANTS` on are the same for all runs.
 const INSERT_RUN: &str = "INSERT INTO runs(id, partition, first_offset, last_offset, batch_first, batch_last, lane, \
-     lanes, parent, attempts, kind, request, records, bytes, state, queued_ms, leader_epoch, scope, client, lane_hash) \
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)";
-const RUN_CONSTANTS: usize = 18;
+     lanes, parent, attempts, kind, request, records, bytes, state, queued_ms, leader_epoch, read_us, \
+     scope, client, lane_hash) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)";
+const RUN_CONSTANTS: usize = 19;
 /// The parameters from `ATTEMPT_CONSTANTS` on are the same for all attempts.
 const END_ATTEMPT: &str = "UPDATE runs SET state = ?2, attempts = ?3, started_ms = ?4, ended_ms = ?5, \
      run_us = ?6, worker = ?7, error = ?8, output = ?9, records = ?10 WHERE id = ?1 AND state <> ?11";
@@ -90,6 +92,11 @@ fn bind(
         statement.raw_bind_parameter(index, value)?;
     }
     Ok(())
+}
+
+/// Whole microseconds, as the file keeps them.
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
 impl Target<'_> {
@@ -216,7 +223,8 @@ impl Target<'_> {
                 run.bytes,
                 state.code(),
                 run.queued_ms,
-                run.epoch.map(Epoch::get)
+                run.epoch.map(Epoch::get),
+                run.reading.map(micros)
             ];
             bind(&mut self.insert_run, 1, values)?;
             self.insert_run.raw_execute()?;

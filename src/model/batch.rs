@@ -47,6 +47,12 @@ struct Entry {
     headers_len: u32,
 }
 
+impl Entry {
+    fn time(&self) -> Option<i64> {
+        (self.timestamp != NO_TIMESTAMP).then_some(self.timestamp)
+    }
+}
+
 const NONE: u32 = u32::MAX;
 const NO_TIMESTAMP: i64 = i64::MIN;
 
@@ -237,6 +243,11 @@ impl Batch {
         self.index.binary_search_by_key(&offset, |entry| entry.offset).is_ok()
     }
 
+    /// Offset and timestamp of each record, ascending by offset.
+    pub fn times(&self) -> impl Iterator<Item = (Offset, Option<i64>)> {
+        self.index.iter().map(|entry| (entry.offset, entry.time()))
+    }
+
     /// The records, ascending by offset.
     pub fn records(&self) -> impl ExactSizeIterator<Item = Record<'_>> {
         self.index.iter().map(|entry| {
@@ -245,7 +256,7 @@ impl Batch {
             let headers_end = value_end + entry.headers_len as usize;
             Record {
                 offset: entry.offset,
-                timestamp: (entry.timestamp != NO_TIMESTAMP).then_some(entry.timestamp),
+                timestamp: entry.time(),
                 key: (entry.key_len != NONE).then(|| &self.bytes[entry.start as usize..key_end]),
                 value: (entry.value_len != NONE).then(|| &self.bytes[key_end..value_end]),
                 headers: Headers::trusted(&self.bytes[value_end..headers_end]),

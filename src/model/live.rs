@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::model::clock;
-use crate::model::histogram::Histogram;
+use crate::model::latency::Latency;
+use crate::model::measure::{Counter, Histogram, RUN_BOUNDS_S};
 use crate::model::offset::RunKey;
 use crate::model::run::RunId;
 use crate::model::sync::{Mutex, MutexGuard};
@@ -34,6 +35,7 @@ pub struct Live {
     pub run_time: Histogram,
     /// The time from entering the queue to the first attempt.
     pub wait_time: Histogram,
+    pub latency: Latency,
     pub failures: Failures,
     pub troubles: Troubles,
     /// When offsets were last committed, in ms since 1970; 0 if they were not yet.
@@ -53,20 +55,6 @@ pub struct Running {
     pub since: Instant,
     /// It has exceeded `--step-timeout`, or was cancelled, in a step that cannot be ended.
     pub stalled: bool,
-}
-
-/// A counter.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    pub fn add(&self, n: u64) {
-        self.0.fetch_add(n, Ordering::Relaxed);
-    }
-
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
 }
 
 impl Live {
@@ -89,11 +77,14 @@ impl Live {
             run_time: Histogram::new(
                 "mb_run_duration_seconds",
                 "Time in the step, of each attempt.",
+                &RUN_BOUNDS_S,
             ),
             wait_time: Histogram::new(
                 "mb_run_wait_seconds",
                 "Time from the queue to the first attempt.",
+                &RUN_BOUNDS_S,
             ),
+            latency: Latency::default(),
             failures: Failures::default(),
             troubles: Troubles::default(),
             last_commit_ms: AtomicI64::new(0),

@@ -29,6 +29,9 @@ pub struct Overview {
     pub settings: SettingsView,
     pub totals: Totals,
     pub rates: Rates,
+    /// Null if no record was processed in the last minute that arrived while mb ran.
+    #[serde(default)]
+    pub latency: Option<LatencyView>,
     pub lag: LagView,
     pub queue: QueueView,
     /// Null unless mb holds.
@@ -106,6 +109,19 @@ pub struct Rates {
     pub bytes_done: f64,
     /// By mb's own producer.
     pub messages_posted: f64,
+}
+
+/// From a record's timestamp to the end of the run that processed it, in seconds, over the last minute. Records count that
+/// arrived while mb ran; those of redrives and replays do not.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Latency")]
+pub struct LatencyView {
+    /// How many records the figures are of.
+    pub records: u64,
+    /// Half of the records took at most this long; 95 of 100; 99 of 100.
+    pub p50_s: f64,
+    pub p95_s: f64,
+    pub p99_s: f64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

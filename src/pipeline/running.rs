@@ -97,6 +97,7 @@ impl Running {
         let (scope, marks) = (recovered.scope, std::mem::take(&mut recovered.marks));
         let ends = marks.iter().map(|(partition, marks)| (*partition, marks.end)).collect();
         with.watch.begin_anew(marks);
+        with.lasting.live.latency.begin(&ends);
         let inputs = Inputs {
             config: with.config.clone(),
             step: Arc::clone(with.step),

@@ -1,8 +1,10 @@
 //! Applies what `outcome` decided, one effect after another.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::history::{AttemptRecord, DeadLetters, Outcome, Planned};
+use crate::model::batch::Batch;
 use crate::model::budget::Permit;
 use crate::model::clock;
 use crate::model::events::Event;
@@ -31,10 +33,15 @@ pub fn apply(engine: &Engine, mut run: Run, attempt: AttemptRecord, effects: Vec
             Effect::StepWorks => engine.live.failures.succeeded(),
             Effect::StepFails(error) => engine.live.failures.failed(&error),
             Effect::Record { state, error, dead_letters } => {
+                if state.is_done() {
+                    let given_up = dead_letters.iter().map(|letters| &letters.batch);
+                    note_latency(engine, &run, given_up);
+                }
                 let outcome = outcome(&run, state, attempt_with(error), dead_letters);
                 engine.history.outcome(outcome);
             }
             Effect::RecordSplit { error, pieces: parts, failed_attempts, extra_bytes } => {
+                note_latency(engine, &run, parts.iter().map(|(_, batch)| batch));
                 let outcome = outcome(&run, RunState::Split, attempt_with(Some(error)), None);
                 let planned = planned(&run, &parts, failed_attempts);
                 let Some(first) = engine.history.split(outcome, planned) else { return };
@@ -89,6 +96,13 @@ pub fn apply(engine: &Engine, mut run: Run, attempt: AttemptRecord, effects: Vec
             }
         }
     }
+}
+
+/// The run ends now. It has processed its records, but for those of `others`.
+fn note_latency<'a>(engine: &Engine, run: &Run, others: impl Iterator<Item = &'a Batch>) {
+    let others: HashSet<_> = others.flat_map(Batch::times).map(|(offset, _)| offset).collect();
+    let is_processed = |offset| others.is_empty() || !others.contains(&offset);
+    engine.live.latency.processed(run, clock::now_ms(), is_processed);
 }
 
 fn log_hold(line: Option<HoldLine>, run: &Run, cause: &str) {

@@ -55,6 +55,7 @@ impl Outgoing {
         planned: &mut Vec<Planned>,
     ) -> Outgoing {
         let (records, bytes) = (cut.batch.len(), cut.batch.payload_bytes());
+        let reading = cut.since.map(|since| clock::now().saturating_duration_since(since));
         let (stored, batches) = match cut.identity {
             Identity::PlannedBatch(stored) => {
                 let batches = stored.divide(cut.batch);
@@ -65,7 +66,7 @@ impl Outgoing {
                 let part = |(lane, batch): (&Lane, &Batch)| {
                     let key = key(range, *lane);
                     let run = Planned::whole(key, batch.len(), batch.payload_bytes());
-                    planned.push(Planned { epoch, ..run });
+                    planned.push(Planned { epoch, reading, ..run });
                     PlannedRun { run: RunId(0), range, lane: *lane, failed_attempts: 0 }
                 };
                 let parts = lanes.iter().zip(&batches).map(part).collect();

@@ -1,7 +1,7 @@
 //! The metrics: their text as promtool takes it, the dashboard and the alert rules that use them, and
 //! that a thousand partitions are no burden.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -22,6 +22,9 @@ const LIMIT: Duration = Duration::from_secs(60);
 fn script(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("scripts").join(name)
 }
+
+/// The labels of mb's own metrics in these tests.
+const LABELS: &str = r#"group="a \"group\"\\ of\nmine",topic="orders""#;
 
 /// What promtool says to `input`, where it finds nothing wrong.
 fn promtool(args: &[&str], input: &str) -> String {
@@ -99,9 +102,9 @@ fn everything() -> String {
         ..base
     };
     let done = [
-        "mb_messages_posted_total 200\n",
-        "mb_ready 1\n",
-        "mb_freshness_age_seconds 0\n",
+        &format!("mb_messages_posted_total{{{LABELS}}} 200\n"),
+        &format!("mb_ready{{{LABELS}}} 1\n"),
+        &format!("mb_freshness_age_seconds{{{LABELS}}} 0\n"),
         "kafka_consumergroup_current_offset{",
     ];
     metrics_of(4, config, Recorder::new(fails), &done).0
@@ -120,18 +123,21 @@ fn promtool_takes_the_metrics_and_dashboard_and_alerts_use_no_others() {
     let text = everything();
     promtool(&["check", "metrics"], &text);
     let expected = [
-        "mb_runs_total{state=\"succeeded\"}",
-        "mb_run_duration_seconds_bucket{le=\"0.001\"}",
-        "mb_build_info{version=\"",
-        "mb_last_commit_timestamp_seconds ",
+        "mb_runs_total{LABELS,state=\"succeeded\"}",
+        "mb_run_duration_seconds_bucket{LABELS,le=\"0.001\"}",
+        "mb_record_latency_seconds_bucket{LABELS,le=\"0.3\"}",
+        "mb_records_without_latency_total{LABELS,reason=\"backlog\"} ",
+        "mb_build_info{LABELS,version=\"",
+        "mb_last_commit_timestamp_seconds{LABELS} ",
         "process_cpu_seconds_total ",
-        "mb_dead_letters_open ",
-        "mb_freshness_limit_seconds 60\n",
-        "mb_producer_rate_asked 500\n",
-        "mb_paused 0\n",
-        "mb_ready 1\n",
+        "mb_dead_letters_open{LABELS} ",
+        "mb_freshness_limit_seconds{LABELS} 60\n",
+        "mb_producer_rate_asked{LABELS} 500\n",
+        "mb_max_wait_seconds{LABELS} 0.02\n",
+        "mb_paused{LABELS} 0\n",
+        "mb_ready{LABELS} 1\n",
     ];
-    for line in expected {
+    for line in expected.map(|line| line.replace("LABELS", LABELS)) {
         assert!(text.contains(&format!("\n{line}")), "no {line} in\n{text}");
     }
     let lag = "kafka_consumergroup_lag{consumergroup=\"a \\\"group\\\"\\\\ of\\nmine\",partition=\"3\",topic=\"orders\"}";
@@ -145,6 +151,57 @@ fn promtool_takes_the_metrics_and_dashboard_and_alerts_use_no_others() {
         assert!(unknown.is_empty(), "{name} uses metrics that mb has not: {unknown:?}");
         assert!(names.len() >= 5, "{name} uses {names:?}");
     }
+}
+
+/// The metrics in the manual's table, each with its type and labels.
+fn documented() -> BTreeMap<String, (String, BTreeSet<String>)> {
+    let manual = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/page-and-api.md");
+    let manual = std::fs::read_to_string(manual).unwrap();
+    let table = manual.split("## Metrics\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let quoted = |cell: &str| -> Vec<String> {
+        cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    };
+    let rows = table.lines().filter(|line| line.starts_with("| `"));
+    let row = |line: &str| {
+        let cells: Vec<_> = line.split('|').map(str::trim).collect();
+        let (kind, labels) = (cells[2].to_owned(), quoted(cells[3]).into_iter().collect());
+        quoted(cells[1]).into_iter().map(move |name| (name, (kind.clone(), BTreeSet::clone(&labels))))
+    };
+    rows.flat_map(row).collect()
+}
+
+#[test]
+fn the_manual_has_each_metric_with_its_type_and_labels() {
+    let text = everything();
+    let types: BTreeMap<String, String> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
+        .map(|(name, kind)| (name.to_owned(), kind.to_owned()))
+        .collect();
+    // A label's value may have anything in it: only names before `="` count.
+    let labels = |name: &str| -> BTreeSet<String> {
+        let starts = [format!("{name}{{"), format!("{name}_bucket{{")];
+        let line = text.lines().find(|line| starts.iter().any(|start| line.starts_with(start)));
+        let names = line.unwrap_or_default().split("=\"").map(|part| {
+            part.rsplit(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap().to_owned()
+        });
+        let mut names: Vec<_> = names.collect();
+        names.pop();
+        names.into_iter().collect()
+    };
+    let common = |name: &str| match name.starts_with("mb_") {
+        true => BTreeSet::from(["group".to_owned(), "topic".to_owned()]),
+        false => BTreeSet::new(),
+    };
+    let given: BTreeMap<_, _> = types
+        .into_iter()
+        .map(|(name, kind)| {
+            let mut found: BTreeSet<_> = labels(&name).difference(&common(&name)).cloned().collect();
+            found.remove("le");
+            (name, (kind, found))
+        })
+        .collect();
+    assert_eq!(given, documented());
 }
 
 #[test]

@@ -147,6 +147,7 @@ fn make(context: &Context, process: &Process, history: &FromHistory) -> Overview
         settings: settings_view(steering),
         totals: pipeline.map_or_else(Totals::default, |pipeline| totals(&pipeline.engine.live)),
         rates: found.as_ref().map_or_else(Rates::default, |found| found.rates),
+        latency: found.as_ref().and_then(|found| found.latency),
         lag: found.as_ref().map_or_else(LagView::default, |found| most_lag(&found.lag)),
         queue: pipeline.map_or_else(QueueView::default, queue),
         hold: pipeline.and_then(hold),

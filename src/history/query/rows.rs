@@ -31,6 +31,10 @@ pub struct RunRow {
     pub queued_ms: i64,
     pub started_ms: Option<i64>,
     pub ended_ms: Option<i64>,
+    /// From the arrival of the batch's first record to the run's entry into the queue; null for a redrive, for a piece of a
+    /// split run, and for runs of an older mb.
+    #[serde(default)]
+    pub read_ms: Option<f64>,
     /// From the run's entry into the queue to the start of its last attempt.
     #[serde(default)]
     pub wait_ms: Option<f64>,
@@ -67,7 +71,7 @@ pub struct AttemptRow {
 /// The columns that `run_row` reads.
 pub(super) const COLUMNS: &str = "runs.id, scopes.topic, scopes.group_name, client, partition, first_offset, \
      last_offset, lane, lanes, kind, request, records, bytes, state, attempts, queued_ms, started_ms, ended_ms, \
-     run_us, worker, error, parent";
+     run_us, worker, error, parent, read_us";
 
 impl RunRow {
     /// A worker has the run now, which the file does not say.
@@ -92,7 +96,7 @@ pub fn run(db: &Connection, id: i64) -> Result<Option<RunDetail>> {
     );
     let read = || -> rusqlite::Result<Option<RunDetail>> {
         let found =
-            db.query_row(&select, [id], |row| Ok((run_row(row)?, row.get(22)?))).optional()?;
+            db.query_row(&select, [id], |row| Ok((run_row(row)?, row.get(23)?))).optional()?;
         let Some((run, output)) = found else { return Ok(None) };
         let mut attempts = db.prepare(
             "SELECT number, started_ms, run_us, worker, error, output FROM attempts \
@@ -145,6 +149,7 @@ pub(super) fn run_row(row: &Row<'_>) -> rusqlite::Result<RunRow> {
         started_ms,
         ended_ms: row.get(17)?,
         wait_ms: started_ms.map(|started| (started - queued_ms).max(0) as f64),
+        read_ms: row.get::<_, Option<i64>>(22)?.map(millis),
         run_ms: row.get::<_, Option<i64>>(18)?.map(millis),
         worker: row.get(19)?,
         error: row.get(20)?,

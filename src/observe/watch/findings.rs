@@ -8,12 +8,13 @@ use super::health::{Announced, Facts};
 use super::offsets::ForeignOffsets;
 use super::others::Others;
 use super::partition::PartitionTrack;
+use super::recent_latency::RecentLatency;
 use super::samples::Samples;
 use crate::kafka::Watermarks;
 use crate::model::clock;
 use crate::model::offset::Partition;
 use crate::model::sync::{Mutex, MutexGuard};
-use crate::observe::overview::{LagView, Rates, Sample};
+use crate::observe::overview::{LagView, LatencyView, Rates, Sample};
 
 /// What the watching threads have found, for anybody who shows it.
 #[derive(Debug, Default)]
@@ -29,6 +30,7 @@ pub(super) struct Memory {
     pub others: Others,
     pub tracks: BTreeMap<Partition, PartitionTrack>,
     pub samples: Samples,
+    pub latency: RecentLatency,
     /// By how much the log's ends have grown since mb started.
     pub arrived: u64,
     /// Since when the lag has been more than usual without falling.
@@ -66,6 +68,7 @@ impl LogEnds {
 #[derive(Clone, Debug)]
 pub struct Findings {
     pub rates: Rates,
+    pub latency: Option<LatencyView>,
     /// With every partition, by number.
     pub lag: LagView,
     /// Partitions with lag and without progress for `--stall-after`.

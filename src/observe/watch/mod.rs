@@ -2,7 +2,8 @@
 //! partitions, freshness, readiness.
 //!
 //! `watcher` has the three threads, `findings` what they found last. What the figures mean is decided by pure
-//! code: `samples` (rates), `trend` (whether the lag grows), `partition` (lag in seconds, stuck partitions), `offsets`
+//! code: `samples` (rates), `trend` (whether the lag grows), `partition` (lag in seconds, stuck partitions), `recent_latency`,
+//! `offsets`
 //! (those of somebody else), `others` (another mb of the group), `health` (what stands in the way), `advice` (what would
 //! help) and `verdict` (what it all amounts to). How they are shown is decided in `api`.
 
@@ -12,6 +13,7 @@ mod health;
 mod offsets;
 mod others;
 mod partition;
+mod recent_latency;
 mod samples;
 mod trend;
 mod verdict;

@@ -246,6 +246,7 @@ impl Watcher {
         let total = known.then(|| partitions.iter().map(|partition| partition.lag).sum());
         let counts = self.counts((now, now_ms), &memory.log, arrived, total, running.len());
         memory.samples.push(counts);
+        memory.latency.push(now, self.engine.live.latency.time.buckets());
         // What is not known is not shown as if it were.
         let seconds = total.and_then(|_| {
             partitions.iter().filter_map(|partition| partition.lag_s).reduce(f64::max)
@@ -294,7 +295,8 @@ impl Watcher {
         }
         let mut announced = std::mem::take(&mut memory.announced);
         let rates = memory.samples.rates();
-        let findings = Arc::new(Findings { rates, lag, stalled, facts });
+        let latency = memory.latency.view();
+        let findings = Arc::new(Findings { rates, latency, lag, stalled, facts });
         memory.findings = Some(Arc::clone(&findings));
         drop(memory);
         // Writing log lines may take a while, and must not delay those who read the findings.

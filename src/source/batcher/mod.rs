@@ -31,6 +31,8 @@ pub struct Cut {
     pub permit: Permit,
     pub batch: Batch,
     pub identity: Identity,
+    /// When its first record arrived; `None` if it has none.
+    pub since: Option<Instant>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -411,17 +413,17 @@ impl Batcher {
             Identity::Fresh(range)
         };
         self.cut_to = range.end();
-        Some(Cut { permit: fill.permit, batch: fill.batch, identity })
+        Some(Cut { permit: fill.permit, batch: fill.batch, identity, since: Some(fill.since) })
     }
 
     /// Cuts a stored range with the records that the log still has of it: none, if compaction removed all.
     fn cut_stored(&mut self, stored: PlannedBatch) -> Option<Cut> {
         self.tight = false;
-        let (permit, batch) = match self.fill.take() {
-            Some(fill) => (fill.permit, fill.batch),
-            None => (Permit::nothing(), Batch::default()),
+        let (permit, batch, since) = match self.fill.take() {
+            Some(fill) => (fill.permit, fill.batch, Some(fill.since)),
+            None => (Permit::nothing(), Batch::default(), None),
         };
-        Some(Cut { permit, batch, identity: Identity::PlannedBatch(stored) })
+        Some(Cut { permit, batch, identity: Identity::PlannedBatch(stored), since })
     }
 }
 

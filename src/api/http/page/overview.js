@@ -90,6 +90,7 @@ const TILES = [
   ['out', 'Out', (o) => [perSecond(o.rates.records_done), `processed, ${size(o.rates.bytes_done)}/s`]],
   ['lag', 'Lag', (o) => [short(o.lag.total), 'records'], '/lag'],
   ['lag-seconds', 'Oldest waiting', (o) => [duration(o.lag.seconds), o.lag.catch_up_s ? `caught up in ~${duration(o.lag.catch_up_s)}` : 'in the slowest partition']],
+  ['latency', 'Latency', (o) => [duration(o.latency?.p99_s), o.latency ? `p99; p95 ${duration(o.latency.p95_s)}, p50 ${duration(o.latency.p50_s)}` : 'p99, from timestamp to processed']],
   ['queue', 'Queue', (o) => [`${count(o.queue.runs)} of ${count(o.queue.limit)}`, queueWords(o.queue)], '/runs?state=queued'],
   ['succeeded', 'Succeeded', (o) => [short(o.totals.runs_succeeded), 'runs since mb started'], '/runs?state=succeeded'],
   ['failed', 'Failed', (o) => [short(o.totals.runs_failed + o.totals.runs_halted), `${counted(o.totals.attempts_failed, 'failed attempt')}`], '/runs?state=failed'],

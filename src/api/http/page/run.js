@@ -79,7 +79,9 @@ export function runView({ id }) {
 function facts(run) {
   const words = [
     data(run.key, 200), counted(run.records, 'record'), size(run.bytes), counted(run.attempts, 'attempt'),
-    run.worker == null ? null : `worker ${run.worker}`, run.run_ms == null ? null : `ran ${duration(run.run_ms / 1000)}`,
+    run.worker == null ? null : `worker ${run.worker}`,
+    run.read_ms == null ? null : `read in ${duration(run.read_ms / 1000)}`, run.wait_ms == null ? null : `waited ${duration(run.wait_ms / 1000)}`,
+    run.run_ms == null ? null : `ran ${duration(run.run_ms / 1000)}`,
   ];
   return words.filter((word) => word !== null).map((word) => el('span', {}, word));
 }
