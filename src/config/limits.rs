@@ -361,6 +361,8 @@ pub const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 pub const SAMPLES: usize = 900;
 /// A sample is taken this long after the log is asked for its ends, so that the ends are new.
 pub const SAMPLE_AFTER_ASKING: Duration = Duration::from_millis(200);
+/// A partition that has made no progress for this long, and has no run, is asked for an open transaction.
+pub const TRANSACTION_ASKED_AFTER: Duration = Duration::from_secs(5);
 /// The time of which the latency is shown.
 pub const LATENCY_WINDOW: Duration = Duration::from_secs(60);
 /// The time over which rates per second are counted.

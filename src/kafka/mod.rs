@@ -23,5 +23,6 @@ pub use self::seam::{
     Broker, CommitError, Consumer, Delivery, FetchSettings, Flow, Message, Producer, Sent, Sink,
 };
 pub use self::topic::{
-    Commit, Committed, EpochEnd, PerPartition, TopicInfo, Watermarks, require_all,
+    Commit, Committed, EpochEnd, OpenTransaction, PerPartition, TopicInfo, TransactionProducer,
+    Watermarks, require_all,
 };

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use super::backend::{Backend, Capabilities};
 use super::seam::{Broker, CommitError, Consumer, FetchSettings, Producer};
-use super::topic::{Commit, Committed, EpochEnd, PerPartition, TopicInfo, Watermarks};
+use super::topic::{
+    Commit, Committed, EpochEnd, OpenTransaction, PerPartition, TopicInfo, Watermarks,
+};
 use super::wire::Wire;
 use crate::model::error::Result;
 use crate::model::offset::{Epoch, Offset, Partition};
@@ -89,6 +91,14 @@ impl<C: RecordClient> Broker for C {
         places: &[(Partition, Offset)],
     ) -> PerPartition<Option<Epoch>> {
         self.wire().epochs_at(topic, places)
+    }
+
+    fn open_transactions(
+        &self,
+        topic: &str,
+        partitions: &[Partition],
+    ) -> Result<PerPartition<Option<OpenTransaction>>> {
+        self.wire().open_transactions(topic, partitions)
     }
 
     fn group_offsets(

@@ -6,7 +6,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::backend::{Backend, Capabilities};
-use super::topic::{Commit, Committed, EpochEnd, PerPartition, TopicInfo, Watermarks};
+use super::topic::{
+    Commit, Committed, EpochEnd, OpenTransaction, PerPartition, TopicInfo, Watermarks,
+};
 use crate::config::Isolation;
 use crate::model::batch::Record;
 use crate::model::error::{Error, Result};
@@ -101,6 +103,20 @@ pub trait Broker: Send + Sync {
     ) -> PerPartition<Option<Epoch>> {
         let _ = topic;
         places.iter().map(|(partition, _)| (*partition, Ok(None))).collect()
+    }
+
+    /// For each of `partitions` the open transaction that holds back readers of committed records; `None` if there is
+    /// none, or the log knows no transactions. Every partition has an entry.
+    ///
+    /// # Errors
+    /// As `watermarks`.
+    fn open_transactions(
+        &self,
+        topic: &str,
+        partitions: &[Partition],
+    ) -> Result<PerPartition<Option<OpenTransaction>>> {
+        let _ = topic;
+        Ok(partitions.iter().map(|partition| (*partition, Ok(None))).collect())
     }
 
     /// What the group has committed in each of `partitions`, `None` if nothing; every partition has an entry.

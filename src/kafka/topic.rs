@@ -82,6 +82,24 @@ pub struct EpochEnd {
     pub end: Offset,
 }
 
+/// A transaction that holds back readers of committed records: they see nothing behind its first record until it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenTransaction {
+    /// The offset of its first record: the partition's last stable offset.
+    pub first: Offset,
+    /// `None` if the broker does not say whose it is.
+    pub producer: Option<TransactionProducer>,
+}
+
+/// Who has begun a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TransactionProducer {
+    /// Kafka's producer id.
+    pub id: i64,
+    /// The timestamp of the newest record that it has written to the partition, in ms since 1970.
+    pub written_ms: Option<i64>,
+}
+
 /// A group's offset in one partition, as the log has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Committed {

@@ -265,7 +265,7 @@ pub enum Level {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Reason {
-    /// `starting`, `held`, `broker`, `partition`, `stalled`, `step`, `disk`, `offsets`, `freshness` or `dead-letters`.
+    /// `starting`, `held`, `broker`, `partition`, `stalled`, `transaction`, `step`, `disk`, `offsets`, `freshness` or `dead-letters`.
     pub reason: String,
     /// For people: what is wrong, where, and since when.
     pub detail: String,

@@ -276,3 +276,55 @@ fn listeners_with_sasl_or_tls_are_named_also_to_who_waits_for_the_broker() {
     }
     drop(kafka);
 }
+
+/// Nothing behind the first record of an open transaction can be read, so the lag grows and mb can do nothing.
+fn an_open_transaction_is_named(kafka: &Kafka) {
+    let (topic, group) = ten_records(kafka);
+    let server = kafka.bootstrap();
+    let args = ["--bootstrap-server", &server, "--topic", &topic, "--group", &group];
+    let more = ["--client", "rdkafka", "--step", "discard", "--listen", "0", "--stall-after", "15"];
+    let mut mb = Mb::start(&[&args[..], &more].concat());
+    let http = Http::of(&mb);
+    let verdict = || http.ask("GET", "/api/v1/status", "", "").json()["verdict"].clone();
+    let becomes = |state: &str, words: &[&str]| {
+        eventually_some(LIMIT, &format!("{state}: {words:?}"), || {
+            let verdict = verdict();
+            let headline = verdict["headline"].as_str().unwrap();
+            let is_so =
+                verdict["state"] == state && words.iter().all(|word| headline.contains(word));
+            is_so.then_some(verdict)
+        })
+    };
+    becomes("keeping-up", &[]);
+    let producer = raw::producer(&server, &[("transactional.id", &unique("transaction"))]);
+    producer.init_transactions(LIMIT).unwrap();
+    producer.begin_transaction().unwrap();
+    producer.send(BaseRecord::<[u8], [u8]>::to(&topic).partition(0).payload(b"open")).unwrap();
+    producer.flush(LIMIT).unwrap();
+    raw::produce(&server, "none", &topic, 0, &values(500));
+
+    let place = format!("partition {topic}/0 has made no progress");
+    let open = "an open transaction of producer ";
+    let begins = "begins at offset 10,";
+    let waits = becomes("unknown", &["Waits for a transaction", &place, open, begins]);
+    assert_eq!(waits["ready"], true, "{waits}");
+    assert_eq!(waits["advice"], serde_json::Value::Null, "{waits}");
+    let stalled = becomes("blocked", &["Stalled", &place, open, begins]);
+    assert_eq!((&stalled["ready"], &stalled["level"]), (&false.into(), &"bad".into()));
+
+    producer.commit_transaction(LIMIT).unwrap();
+    eventually(LIMIT, "all is committed", || raw::committed(&server, &group, &topic)[&0] == 512);
+    becomes("keeping-up", &[]);
+    mb.term();
+    assert_eq!(mb.wait(LIMIT).code(), Some(0));
+}
+
+#[test]
+fn an_open_transaction_is_named_on_3_9() {
+    an_open_transaction_is_named(Kafka::shared(V3_9));
+}
+
+#[test]
+fn an_open_transaction_is_named_on_4_4() {
+    an_open_transaction_is_named(Kafka::shared(V4_4));
+}

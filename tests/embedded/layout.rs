@@ -47,7 +47,6 @@ const OTHER_LENGTHS: &[&str] = &[
     "history/writer.rs",
     "kafka/embedded/no_faults.rs",
     "kafka/wire/fuzzing.rs",
-    "model/histogram.rs",
     "model/sync.rs",
     "pipeline/status.rs",
     "runs/outcome_tests.rs",

@@ -24,7 +24,8 @@ fn script(name: &str) -> PathBuf {
 }
 
 /// The labels of mb's own metrics in these tests.
-const LABELS: &str = r#"group="a \"group\"\\ of\nmine",topic="orders""#;
+const GROUP: &str = r#"group="a \"group\"\\ of\nmine""#;
+const TOPIC: &str = r#"topic="orders""#;
 
 /// What promtool says to `input`, where it finds nothing wrong.
 fn promtool(args: &[&str], input: &str) -> String {
@@ -102,9 +103,9 @@ fn everything() -> String {
         ..base
     };
     let done = [
-        &format!("mb_messages_posted_total{{{LABELS}}} 200\n"),
-        &format!("mb_ready{{{LABELS}}} 1\n"),
-        &format!("mb_freshness_age_seconds{{{LABELS}}} 0\n"),
+        &format!("mb_messages_posted_total{{{GROUP},{TOPIC}}} 200\n"),
+        &format!("mb_ready{{{GROUP},{TOPIC}}} 1\n"),
+        &format!("mb_freshness_age_seconds{{{GROUP},{TOPIC}}} 0\n"),
         "kafka_consumergroup_current_offset{",
     ];
     metrics_of(4, config, Recorder::new(fails), &done).0
@@ -123,21 +124,21 @@ fn promtool_takes_the_metrics_and_dashboard_and_alerts_use_no_others() {
     let text = everything();
     promtool(&["check", "metrics"], &text);
     let expected = [
-        "mb_runs_total{LABELS,state=\"succeeded\"}",
-        "mb_run_duration_seconds_bucket{LABELS,le=\"0.001\"}",
-        "mb_record_latency_seconds_bucket{LABELS,le=\"0.3\"}",
-        "mb_records_without_latency_total{LABELS,reason=\"backlog\"} ",
-        "mb_build_info{LABELS,version=\"",
-        "mb_last_commit_timestamp_seconds{LABELS} ",
+        "mb_runs_total{GROUP,state=\"succeeded\",TOPIC}",
+        "mb_run_duration_seconds_bucket{GROUP,TOPIC,le=\"0.001\"}",
+        "mb_record_latency_seconds_bucket{GROUP,TOPIC,le=\"0.3\"}",
+        "mb_records_without_latency_total{GROUP,reason=\"backlog\",TOPIC} ",
+        "mb_build_info{GROUP,TOPIC,version=\"",
+        "mb_last_commit_timestamp_seconds{GROUP,TOPIC} ",
         "process_cpu_seconds_total ",
-        "mb_dead_letters_open{LABELS} ",
-        "mb_freshness_limit_seconds{LABELS} 60\n",
-        "mb_producer_rate_asked{LABELS} 500\n",
-        "mb_max_wait_seconds{LABELS} 0.02\n",
-        "mb_paused{LABELS} 0\n",
-        "mb_ready{LABELS} 1\n",
+        "mb_dead_letters_open{GROUP,TOPIC} ",
+        "mb_freshness_limit_seconds{GROUP,TOPIC} 60\n",
+        "mb_producer_rate_asked{GROUP,TOPIC} 500\n",
+        "mb_max_wait_seconds{GROUP,TOPIC} 0.02\n",
+        "mb_paused{GROUP,TOPIC} 0\n",
+        "mb_ready{GROUP,TOPIC} 1\n",
     ];
-    for line in expected.map(|line| line.replace("LABELS", LABELS)) {
+    for line in expected.map(|line| line.replace("GROUP", GROUP).replace("TOPIC", TOPIC)) {
         assert!(text.contains(&format!("\n{line}")), "no {line} in\n{text}");
     }
     let lag = "kafka_consumergroup_lag{consumergroup=\"a \\\"group\\\"\\\\ of\\nmine\",partition=\"3\",topic=\"orders\"}";
@@ -165,7 +166,9 @@ fn documented() -> BTreeMap<String, (String, BTreeSet<String>)> {
     let row = |line: &str| {
         let cells: Vec<_> = line.split('|').map(str::trim).collect();
         let (kind, labels) = (cells[2].to_owned(), quoted(cells[3]).into_iter().collect());
-        quoted(cells[1]).into_iter().map(move |name| (name, (kind.clone(), BTreeSet::clone(&labels))))
+        quoted(cells[1])
+            .into_iter()
+            .map(move |name| (name, (kind.clone(), BTreeSet::clone(&labels))))
     };
     rows.flat_map(row).collect()
 }
@@ -196,7 +199,8 @@ fn the_manual_has_each_metric_with_its_type_and_labels() {
     let given: BTreeMap<_, _> = types
         .into_iter()
         .map(|(name, kind)| {
-            let mut found: BTreeSet<_> = labels(&name).difference(&common(&name)).cloned().collect();
+            let mut found: BTreeSet<_> =
+                labels(&name).difference(&common(&name)).cloned().collect();
             found.remove("le");
             (name, (kind, found))
         })

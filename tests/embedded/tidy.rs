@@ -103,7 +103,7 @@ const ADAPTERS: &[(&str, &[&str])] = &[
     ("argh::", &["src/cli/"]),
     ("httparse::", &["src/api/http/request.rs"]),
     ("indicatif::", &["src/cli/terminal.rs"]),
-    ("prometheus::", &["src/api/metrics.rs", "src/model/histogram.rs"]),
+    ("prometheus::", &["src/api/metrics.rs", "src/model/measure.rs"]),
     ("ctrlc::", &["src/pipeline/signals.rs"]),
     ("env_logger::", &["src/cli/mod.rs"]),
     ("jiff::", &["src/model/clock.rs"]),

@@ -3,6 +3,7 @@
 
 #[path = "../support/mod.rs"]
 mod support;
+mod verdicts;
 
 use std::fs;
 use std::path::Path;

@@ -1,6 +1,9 @@
 //! For the fuzz tests: everything of the wire client that reads a broker's bytes, as one function.
 
-use super::{epochs, group, metadata, record_batch, retention, sasl, session, share_group, times};
+use super::{
+    epochs, group, metadata, record_batch, retention, sasl, session, share_group, times,
+    transactions,
+};
 
 /// Versions of every API that the wire client speaks, and one more on either side.
 const VERSIONS: std::ops::RangeInclusive<i16> = 0..=14;
@@ -15,6 +18,7 @@ pub fn read_answers(answer: &[u8]) {
     let _ = retention::read_minutes(answer);
     let _ = share_group::read_code(answer);
     let _ = epochs::read_epochs(answer);
+    let _ = transactions::read_producers(answer);
     for version in VERSIONS {
         let _ = metadata::read_metadata(answer, version, "orders");
         let _ = metadata::read_brokers(answer, version);

@@ -1,6 +1,6 @@
 //! mb's own request client, over plain TCP: which broker answers and what it serves, topics and their ids,
 //! where partitions begin and end, a group's committed offsets and how long they are kept, offsets by time, ends of
-//! leader epochs, headers of record batches; and what a listener expects that does not answer.
+//! leader epochs, headers of record batches, open transactions; and what a listener expects that does not answer.
 //!
 //! Every call has a deadline. Records are read and written by the backends, not here.
 
@@ -23,6 +23,7 @@ mod session;
 mod share_group;
 mod times;
 mod tls;
+mod transactions;
 
 pub use self::client::{Probe, Wire};
 pub use self::record_batch::RecordBatchHeader;

@@ -16,6 +16,7 @@ use super::leaders::by_leader;
 use super::metadata::{Metadata, name};
 use super::reader::{Read, Reader};
 use super::session::{Request, broken};
+use crate::config::Isolation;
 use crate::kafka::topic::found_or_end;
 use crate::kafka::{PerPartition, Watermarks};
 use crate::model::error::{Error, Result};
@@ -27,7 +28,7 @@ const ANSWER_BYTES: usize = 16 << 20;
 /// The logical times of a partition's beginning and of its end. The end is the offset that the next record
 /// gets, whether or not a transaction is open (isolation level `read_uncommitted`).
 const BEGINNING: i64 = -2;
-const END: i64 = -1;
+pub(super) const END: i64 = -1;
 
 /// Each partition with its error code, and its offset or -1.
 pub(super) type Answer = Vec<(Partition, i16, i64)>;
@@ -45,8 +46,9 @@ impl Wire {
         timestamp_ms: i64,
     ) -> Result<PerPartition<Offset>> {
         let doing = format!("find offsets of topic {topic} by their time");
-        let [ends] = self.places(topic, partitions, [END], &doing)?;
-        let [found] = self.places(topic, partitions, [timestamp_ms.max(0)], &doing)?;
+        let places =
+            |time| self.places(topic, partitions, [time], Isolation::ReadUncommitted, &doing);
+        let ([ends], [found]) = (places(END)?, places(timestamp_ms.max(0))?);
         let known = |(partition, end): (Partition, Result<Option<Offset>>)| {
             (partition, end.and_then(|end| end.ok_or_else(|| no_offset(&doing, partition))))
         };
@@ -64,7 +66,9 @@ impl Wire {
         partitions: &[Partition],
     ) -> Result<PerPartition<Watermarks>> {
         let doing = format!("read the beginning and end offsets of topic {topic}");
-        let [mut beginnings, ends] = self.places(topic, partitions, [BEGINNING, END], &doing)?;
+        let times = [BEGINNING, END];
+        let [mut beginnings, ends] =
+            self.places(topic, partitions, times, Isolation::ReadUncommitted, &doing)?;
         let both = |(partition, end): (Partition, Result<Option<Offset>>)| {
             let beginning = beginnings.remove(&partition).unwrap_or(Ok(None));
             let marks = match (beginning, end) {
@@ -77,16 +81,19 @@ impl Wire {
         Ok(ends.into_iter().map(both).collect())
     }
 
-    /// For each of the times what was found of each partition, and of no other.
-    fn places<const TIMES: usize>(
+    /// For each of the times what was found of each partition, and of no other. Readers of committed records are told
+    /// the last stable offset as the end: that of the first record of a transaction that is still open.
+    pub(super) fn places<const TIMES: usize>(
         &self,
         topic: &str,
         partitions: &[Partition],
         times: [i64; TIMES],
+        isolation: Isolation,
         doing: &str,
     ) -> Result<[PerPartition<Option<Offset>>; TIMES]> {
         self.ask_leaders(topic, partitions, doing, |at, address, requested, deadline| {
-            let answer = self.ask_times(address, topic, requested, times[at], deadline)?;
+            let wanted = (times[at], isolation);
+            let answer = self.ask_times(address, topic, requested, wanted, deadline)?;
             let found = |(partition, code, offset)| (partition, code, Offset::checked(offset));
             Ok(answer.into_iter().map(found).collect())
         })
@@ -104,7 +111,10 @@ impl Wire {
         let all: BTreeSet<_> =
             metadata.partitions.iter().map(|partition| partition.index).collect();
         for (address, requested) in by_leader(metadata, &all).0 {
-            for (partition, code, _) in self.ask_times(&address, topic, &requested, 0, deadline)? {
+            let wanted = (0, Isolation::ReadUncommitted);
+            for (partition, code, _) in
+                self.ask_times(&address, topic, &requested, wanted, deadline)?
+            {
                 if code != 0 {
                     return Ok(Some(format!("partition {partition}: {}", error_name(code))));
                 }
@@ -118,7 +128,7 @@ impl Wire {
         address: &str,
         topic: &str,
         partitions: &[Partition],
-        timestamp_ms: i64,
+        (timestamp_ms, isolation): (i64, Isolation),
         deadline: Instant,
     ) -> Result<Answer, Cause> {
         let requested = partitions.iter().map(|partition| {
@@ -130,11 +140,15 @@ impl Wire {
             ListOffsetsTopic::default().with_name(name(topic)).with_partitions(requested.collect()),
         ];
         // Replica id -1 says that a consumer asks.
-        let body = ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(topics);
+        let body = ListOffsetsRequest::default()
+            .with_replica_id(BrokerId(-1))
+            .with_isolation_level(i8::from(matches!(isolation, Isolation::ReadCommitted)))
+            .with_topics(topics);
         self.on(address, deadline, |session| {
-            // Version 1 is the first with one offset for a time, and the oldest that Kafka 4 has (KIP-896);
-            // 6 is the first in the flexible form.
-            let version = session.version(ApiKey::ListOffsets, (1, 5))?;
+            // Version 1 is the first with one offset for a time, and the oldest that Kafka 4 has (KIP-896); 2 is the
+            // first with an isolation level, and 6 the first in the flexible form.
+            let oldest = if matches!(isolation, Isolation::ReadCommitted) { 2 } else { 1 };
+            let version = session.version(ApiKey::ListOffsets, (oldest, 5))?;
             let request = Request { api: ApiKey::ListOffsets, version, body: &body };
             let answer = session.exchange(&request, ANSWER_BYTES, deadline)?;
             read_times(&answer, version).map_err(broken)

@@ -10,11 +10,12 @@ use super::others::Others;
 use super::partition::PartitionTrack;
 use super::recent_latency::RecentLatency;
 use super::samples::Samples;
-use crate::kafka::Watermarks;
+use crate::config::limits;
+use crate::kafka::{OpenTransaction, Watermarks};
 use crate::model::clock;
 use crate::model::offset::Partition;
 use crate::model::sync::{Mutex, MutexGuard};
-use crate::observe::overview::{LagView, LatencyView, Rates, Sample};
+use crate::observe::overview::{LagView, LatencyView, PartitionLag, Rates, Sample};
 
 /// What the watching threads have found, for anybody who shows it.
 #[derive(Debug, Default)]
@@ -49,12 +50,14 @@ pub(super) struct LogEnds {
     pub failing: Option<(Instant, String)>,
     /// Partitions whose ends it does not report, each since when, and why.
     pub unknown: BTreeMap<Partition, (Instant, String)>,
+    /// Open transactions, of partitions that make no progress.
+    pub transactions: BTreeMap<Partition, OpenTransaction>,
 }
 
 impl LogEnds {
     pub fn reported_now(marks: BTreeMap<Partition, Watermarks>) -> LogEnds {
         let (asked, asked_ms) = (Some(Instant::now()), Some(clock::now_ms()));
-        LogEnds { marks, asked, asked_ms, failing: None, unknown: BTreeMap::new() }
+        LogEnds { marks, asked, asked_ms, ..LogEnds::default() }
     }
 
     /// Why the ends are not all known.
@@ -97,6 +100,18 @@ impl Watch {
     /// The last 15 minutes.
     pub fn samples(&self) -> Vec<Sample> {
         self.lock().samples.all()
+    }
+
+    /// Partitions that have made no progress for a while, though mb has no run of them and their log goes on: an open
+    /// transaction may hold them back.
+    pub(super) fn held_back(&self) -> Vec<Partition> {
+        let is_held = |of: &&PartitionLag| {
+            let waits = |stuck: f64| stuck >= limits::TRANSACTION_ASKED_AFTER.as_secs_f64();
+            of.stuck_s.is_some_and(waits) && of.in_flight == 0 && of.cursor < of.end
+        };
+        let found = self.found();
+        let rows = found.iter().flat_map(|found| &found.lag.top);
+        rows.filter(is_held).map(|of| of.partition).collect()
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Memory> {

@@ -23,6 +23,8 @@ pub struct Facts {
     pub held: Option<(Duration, String)>,
     /// The stalled partitions, the longest stalled first.
     pub stalls: Vec<Stall>,
+    /// Partitions that an open transaction holds back, but not for as long yet; the longest first.
+    pub waits: Vec<Stall>,
     /// Runs that have exceeded their time in a step that cannot be ended.
     pub stalled_runs: Vec<String>,
     /// How many attempts in a row have failed, the last one's error, and how long ago that was.
@@ -147,6 +149,9 @@ pub fn reasons(facts: &Facts, topic: &str) -> Vec<Reason> {
     if facts.stalls.len() > limits::STALLS_NAMED {
         let more = facts.stalls.len() - limits::STALLS_NAMED;
         add("stalled", format!("{more} more partition(s) have lag and make no progress"));
+    }
+    for wait in facts.waits.iter().take(limits::STALLS_NAMED) {
+        add("transaction", wait.describe(topic));
     }
     for run in &facts.stalled_runs {
         add("stalled", run.clone());

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::config::limits;
+use crate::kafka::OpenTransaction;
 use crate::model::offset::Offset;
 
 /// One partition's past.
@@ -25,6 +26,21 @@ pub struct Reached {
     pub committed: Option<Offset>,
     /// Everything below this is done.
     pub done: Offset,
+}
+
+/// That an open transaction holds a partition back, for people. `now_ms`: milliseconds since 1970.
+pub fn held_by(open: &OpenTransaction, now_ms: i64) -> String {
+    let written = open.producer.map_or_else(String::new, |producer| {
+        let ago = producer.written_ms.map_or_else(String::new, |ms| {
+            format!(", which last wrote {} s ago", now_ms.saturating_sub(ms).max(0) / 1000)
+        });
+        format!(" of producer {}{ago}", producer.id)
+    });
+    format!(
+        "an open transaction{written} begins at offset {}, and nothing behind it can be read until the transaction ends \
+         (kafka-transactions.sh abort ends one that hangs; --isolation read_uncommitted reads on)",
+        open.first
+    )
 }
 
 impl PartitionTrack {

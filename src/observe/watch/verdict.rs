@@ -162,7 +162,14 @@ fn decide(facts: &Facts, reasons: &[Reason], letters_open: u64) -> (VerdictState
         let words = Words::new(format!("The lag is not known{cause}"), "lag not known");
         return (VerdictState::Unknown, words);
     };
-    flow(facts, lag, letters_open)
+    match (flow(facts, lag, letters_open), because("transaction")) {
+        // Whether mb would keep up shows only once it may read on.
+        ((VerdictState::FallingBehind | VerdictState::Unknown, _), Some(wait)) => {
+            let headline = format!("Waits for a transaction: {}", wait.detail);
+            (VerdictState::Unknown, Words::new(headline, "transaction"))
+        }
+        (found, _) => found,
+    }
 }
 
 /// Whether what arrives is processed as fast.

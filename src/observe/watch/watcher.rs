@@ -12,7 +12,7 @@ use super::advice::Work;
 use super::findings::{Findings, LogEnds, Memory, Watch};
 use super::health::{self, Facts, Stall};
 use super::others::Others;
-use super::partition::Reached;
+use super::partition::{self, Reached};
 use super::samples::{Counts, Samples};
 use super::verdict::{catch_up, is_behind, verdict};
 use crate::commit::in_log::{Finding, Foreign, judge};
@@ -47,6 +47,17 @@ const OFFSETS: &str = "watch-offsets";
 struct Following {
     logged: BTreeMap<Partition, Foreign>,
     trouble: Trouble,
+}
+
+/// What a look at the partitions has found.
+struct PartitionLags {
+    rows: Vec<PartitionLag>,
+    /// Without progress for too long, the longest first.
+    stalls: Vec<Stall>,
+    /// Held back by an open transaction, but not for as long yet; the longest first.
+    waits: Vec<Stall>,
+    /// By how much the log has grown.
+    grown: u64,
 }
 
 impl Watcher {
@@ -195,49 +206,13 @@ impl Watcher {
         ))
     }
 
-    fn ask_for_ends(&self, partitions: &[Partition]) {
-        let began = Instant::now();
-        let answer = match partitions.is_empty() {
-            true => Ok(BTreeMap::new()),
-            false => self.engine.broker.watermarks(&self.engine.topic_name, partitions),
-        };
-        let mut memory = self.watch.lock();
-        let answers = match answer {
-            Ok(answers) => answers,
-            Err(error) => {
-                // The sensors have the same trouble, and log it as a warning.
-                log::debug!("asking the log for its ends: {error}");
-                let since = memory.log.failing.as_ref().map_or(began, |(since, _)| *since);
-                memory.log.failing = Some((since, error.to_string()));
-                return;
-            }
-        };
-        let (mut marks, mut unknown) = (BTreeMap::new(), BTreeMap::new());
-        for (partition, answer) in answers {
-            match answer {
-                Ok(answer) => {
-                    marks.insert(partition, answer);
-                }
-                Err(cause) => {
-                    log::debug!("asking the log for its ends: {cause}");
-                    let before = memory.log.unknown.get(&partition);
-                    let since = before.map_or(began, |(since, _)| *since);
-                    unknown.insert(partition, (since, cause.to_string()));
-                    // Nobody can write to a partition without a leader, so its end is still the same.
-                    let known = memory.log.marks.get(&partition);
-                    marks.extend(known.map(|known| (partition, *known)));
-                }
-            }
-        }
-        memory.log = LogEnds { unknown, ..LogEnds::reported_now(marks) };
-    }
-
     /// Takes a sample, and finds out what follows from it.
     fn look(&self, now: Instant, now_ms: i64) {
         let views = self.engine.ledgers.views();
         let running = self.engine.live.running();
         let mut memory = self.watch.lock();
-        let (partitions, stalls, grown) = self.partitions(&mut memory, now, &views, &running);
+        let PartitionLags { rows: partitions, stalls, waits, grown } =
+            self.partitions(&mut memory, now, &views, &running);
         memory.arrived += grown;
         let arrived = memory.arrived;
         let known = memory.log.asked.is_some_and(|asked| {
@@ -268,6 +243,7 @@ impl Watcher {
         });
         let stalled = stalls.len() as u64;
         let mut facts = self.facts(&memory.log, now, stalls, &running, freshness);
+        facts.waits = waits;
         facts.work = self.work(&memory.samples, views.len());
         let in_step = running.iter().map(|run| now.saturating_duration_since(run.since)).max();
         let looks = lag_interval(views.len());
@@ -356,19 +332,19 @@ impl Watcher {
         }
     }
 
-    /// Each partition's lag, the stalled partitions, the longest stalled first, and by how much the log has grown.
     fn partitions(
         &self,
         memory: &mut Memory,
         now: Instant,
         views: &[(Partition, LedgerView)],
         running: &[Running],
-    ) -> (Vec<PartitionLag>, Vec<Stall>, u64) {
+    ) -> PartitionLags {
         let paused = self.engine.steering.is_paused();
         // Between two ticks, nothing is expected to move.
         let limit =
             self.engine.config.stall_after.max(2 * self.engine.steering.settings().tick_interval);
-        let (mut rows, mut stalls, mut grown) = (Vec::with_capacity(views.len()), Vec::new(), 0);
+        let (mut rows, mut grown) = (Vec::with_capacity(views.len()), 0);
+        let (mut stalls, mut waits) = (Vec::new(), Vec::new());
         for (partition, view) in views {
             // A new partition is asked for from the next time on.
             let Some(marks) = memory.log.marks.get(partition) else { continue };
@@ -401,15 +377,23 @@ impl Watcher {
                 in_flight: view.runs as u64,
                 stuck_s: stuck.map(|stuck| stuck.as_secs_f64()),
             });
-            if let Some(stuck) = stuck.filter(|stuck| *stuck >= limit) {
-                let mine: Vec<&Running> =
-                    running.iter().filter(|run| run.key.partition == *partition).collect();
-                let what = health::under_way(&mine, view.runs);
-                stalls.push(Stall { partition: *partition, offset: done, lag, stuck, what });
-            }
+            let open = memory.log.transactions.get(partition);
+            let open = open.filter(|open| view.runs == 0 && view.position >= open.first);
+            let Some(stuck) = stuck.filter(|stuck| *stuck >= limit || open.is_some()) else {
+                continue;
+            };
+            let mine: Vec<&Running> =
+                running.iter().filter(|run| run.key.partition == *partition).collect();
+            let what = match open {
+                Some(open) => partition::held_by(open, clock::now_ms()),
+                None => health::under_way(&mine, view.runs),
+            };
+            let stall = Stall { partition: *partition, offset: done, lag, stuck, what };
+            if stuck >= limit { &mut stalls } else { &mut waits }.push(stall);
         }
         stalls.sort_by_key(|stall| std::cmp::Reverse(stall.stuck));
-        (rows, stalls, grown)
+        waits.sort_by_key(|wait| std::cmp::Reverse(wait.stuck));
+        PartitionLags { rows, stalls, waits, grown }
     }
 
     fn facts(
