@@ -55,6 +55,6 @@ fn main() -> mb::Result<()> {
                 Some(mb::Produce { rate: 100.0, count: None, message_bytes: 100, keys: 5 });
         })
         .run_until_signal()?;
-    println!("{} records in {} runs", summary.records_done, summary.runs_succeeded);
+    println!("{} records in {} runs", summary.records_processed, summary.runs_succeeded);
     Ok(())
 }

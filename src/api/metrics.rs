@@ -101,7 +101,11 @@ fn work(
     let live = &pipeline.engine.live;
     let counters = [
         ("mb_records_in_total", "Records taken from the topic.", live.records_in.get()),
-        ("mb_records_done_total", "Records processed.", live.records_done.get()),
+        (
+            "mb_records_done_total",
+            "Records processed, or kept as dead letters.",
+            live.records_done(),
+        ),
         ("mb_bytes_in_total", "Bytes of records taken from the topic.", live.bytes_in.get()),
         ("mb_bytes_done_total", "Bytes of records processed.", live.bytes_done.get()),
         ("mb_attempts_failed_total", "Attempts that failed.", live.attempts_failed.get()),

@@ -94,13 +94,13 @@ fn figures(overview: &Overview) -> Vec<String> {
     let Overview { rates, totals, queue, .. } = overview;
     let mut lines = Vec::new();
     lines.push(format!(
-        "arriving {}   read {:.0}/s ({}/s)   done {:.0}/s   processed {} record(s), {} run(s), {} failed",
+        "arriving {}   read {:.0}/s ({}/s)   done {:.0}/s   {} record(s) done in {} run(s), {} failed",
         rates.records_arriving.map_or("-".to_owned(), |rate| format!("{rate:.0}/s")),
         rates.records_in,
         bytes(rates.bytes_in as u64),
         rates.records_done,
         totals.records_done,
-        totals.runs_succeeded,
+        totals.runs_succeeded + totals.runs_failed,
         totals.runs_failed
     ));
     lines.push(format!("lag {}", lag(&overview.lag)));

@@ -16,7 +16,8 @@ use crate::model::sync::{Mutex, MutexGuard};
 pub struct Live {
     pub records_in: Counter,
     pub bytes_in: Counter,
-    pub records_done: Counter,
+    /// Records that the step has processed.
+    pub records_processed: Counter,
     pub bytes_done: Counter,
     pub runs_succeeded: Counter,
     pub runs_failed: Counter,
@@ -62,7 +63,7 @@ impl Live {
         Live {
             records_in: Counter::default(),
             bytes_in: Counter::default(),
-            records_done: Counter::default(),
+            records_processed: Counter::default(),
             bytes_done: Counter::default(),
             runs_succeeded: Counter::default(),
             runs_failed: Counter::default(),
@@ -90,6 +91,11 @@ impl Live {
             last_commit_ms: AtomicI64::new(0),
             workers: Mutex::new(vec![None; workers]),
         }
+    }
+
+    /// Records that are done with: processed, or kept as dead letters.
+    pub fn records_done(&self) -> u64 {
+        self.records_processed.get() + self.dead_letters.get()
     }
 
     /// Offsets have just been committed.

@@ -83,6 +83,7 @@ pub struct HoldView {
 pub struct Totals {
     pub records_in: u64,
     pub bytes_in: u64,
+    /// Processed, or kept as dead letters.
     pub records_done: u64,
     pub bytes_done: u64,
     pub runs_succeeded: u64,
@@ -104,7 +105,7 @@ pub struct Rates {
     /// Records that mb reads.
     pub records_in: f64,
     pub bytes_in: f64,
-    /// Records that became dead letters included.
+    /// Processed, or kept as dead letters.
     pub records_done: f64,
     pub bytes_done: f64,
     /// By mb's own producer.
@@ -285,7 +286,7 @@ pub struct Sample {
     pub records_arriving: Option<f64>,
     /// Read by mb, per second.
     pub records_in: f64,
-    /// Records that became dead letters included.
+    /// Processed, or kept as dead letters.
     pub records_done: f64,
     pub bytes_in: f64,
     /// In records; null if it was not known.

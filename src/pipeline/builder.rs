@@ -48,7 +48,7 @@ use crate::step::Step;
 ///         config.until_caught_up = true;
 ///     })
 ///     .run(&stop)?;
-/// assert_eq!(summary.records_done, 10);
+/// assert_eq!(summary.records_processed, 10);
 /// # Ok::<(), mb::Error>(())
 /// ```
 pub struct Builder {

@@ -26,7 +26,7 @@ use super::running::{Running, StopReason, notify_systemd};
 pub struct Summary {
     pub runs_succeeded: u64,
     pub runs_failed: u64,
-    pub records_done: u64,
+    pub records_processed: u64,
     pub dead_letters: u64,
 }
 
@@ -273,12 +273,12 @@ impl Running {
         let summary = Summary {
             runs_succeeded: live.runs_succeeded.get(),
             runs_failed: live.runs_failed.get(),
-            records_done: live.records_done.get(),
+            records_processed: live.records_processed.get(),
             dead_letters: live.dead_letters.get(),
         };
         log::info!(
             "stopped: {} record(s) in {} run(s) processed, {} run(s) failed{}",
-            summary.records_done,
+            summary.records_processed,
             summary.runs_succeeded,
             summary.runs_failed,
             match live.runs_halted.get() {

@@ -127,7 +127,7 @@ fn count(live: &Live, what: Count) {
         Count::RunHalted => live.runs_halted.add(1),
         Count::RunSplit => live.runs_split.add(1),
         Count::Processed { records, bytes } => {
-            live.records_done.add(records as u64);
+            live.records_processed.add(records as u64);
             live.bytes_done.add(bytes as u64);
         }
         Count::DeadLetters(records) => live.dead_letters.add(records as u64),

@@ -24,7 +24,7 @@ fn every_record_is_processed_once_and_committed() {
     let summary = world.run(world.config(), &step).unwrap();
     assert_eq!(step.done_records(), every_record_once(100));
     assert_eq!(world.committed("mb"), all(100));
-    assert_eq!(summary.records_done, 300);
+    assert_eq!(summary.records_processed, 300);
     let values = step.done.lock().unwrap();
     let first = &values["orders/1/0-6"];
     assert_eq!(first[3], (3, Some(b"1-3".to_vec())));

@@ -52,7 +52,7 @@ fn only_the_bad_records_become_dead_letters_and_every_other_is_done_once() {
         assert_eq!(values(&world), BAD, "{order:?}");
         assert_eq!(step.done_records(), all_but_the_bad(), "{order:?}");
         assert_eq!(world.committed("mb"), all(30));
-        assert_eq!((summary.dead_letters, summary.records_done), (3, 87));
+        assert_eq!((summary.dead_letters, summary.records_processed), (3, 87));
         let history = world.history();
         for run in runs_in(&history, "split", 100).unwrap() {
             assert_eq!(run.attempts, 2, "{} was split after its last attempt", run.key);
@@ -139,7 +139,7 @@ fn records_that_a_step_names_become_dead_letters_and_the_others_are_done() {
     let summary = world.run(config, &step).unwrap();
     assert_eq!(values(&world), BAD);
     assert!(dead_letters(&world).iter().all(|(.., error)| error == "tastes bad"));
-    assert_eq!((summary.records_done, summary.dead_letters), (87, 3));
+    assert_eq!((summary.records_processed, summary.dead_letters), (87, 3));
     assert_eq!(step.attempts.lock().unwrap().len(), 3, "nothing is tried again");
     assert_eq!(world.committed("mb"), all(30));
 }

@@ -190,7 +190,7 @@ pub fn totals(live: &Live) -> Totals {
     Totals {
         records_in: live.records_in.get(),
         bytes_in: live.bytes_in.get(),
-        records_done: live.records_done.get(),
+        records_done: live.records_done(),
         bytes_done: live.bytes_done.get(),
         runs_succeeded: live.runs_succeeded.get(),
         runs_failed: live.runs_failed.get(),

@@ -72,7 +72,7 @@ pub enum Call {
 ///     .build()
 ///     .with_broker(Arc::new(topics));
 /// let (_stopper, stop) = Stopper::new();
-/// assert_eq!(pipeline.run(&stop)?.records_done, 40);
+/// assert_eq!(pipeline.run(&stop)?.records_processed, 40);
 /// assert_eq!(faults.struck(), 1);
 /// # Ok::<(), mb::Error>(())
 /// ```

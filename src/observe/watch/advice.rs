@@ -100,7 +100,7 @@ impl Work {
                 self.pace.busy,
                 grouped(self.workers as u64),
                 if self.order == Order::Key { "lane" } else { "partition" },
-                self.within_order()
+                self.within_order(trend)
             ));
         }
         if self.bytes + self.max_batch_bytes > self.bytes_limit {
@@ -135,21 +135,25 @@ impl Work {
             };
             return Some(format!("{workers}: raise max-concurrent-runs, or make the step faster"));
         };
-        let needed = (SPARE * trend.arriving / capacity * self.workers as f64).ceil() as usize;
-        if needed <= self.workers {
+        if SPARE * trend.arriving <= capacity {
             // They can do what arrives; redrives and replays take them too.
             return None;
         }
-        let most = match self.order {
-            Order::None => limits::WORKERS_MAX as usize,
-            Order::Partition | Order::Key => self.partitions * self.lanes.max(1),
-        };
-        let what = match needed > most {
-            true => self.within_order(),
+        let calm = self.calm_records(trend).filter(|calm| *calm < attempts.records);
+        let records = calm.unwrap_or(attempts.records);
+        let needed =
+            (SPARE * trend.arriving * attempts.in_step.as_secs_f64() / records).ceil() as usize;
+        let what = match needed > self.most_at_once() {
+            true => self.within_order(trend),
             false => format!(
-                "set max-concurrent-runs to {} or more, or {}",
+                "set max-concurrent-runs to {} or more{}, or {}",
                 grouped(needed as u64),
-                self.larger_batches(attempts.records)
+                calm.map_or_else(String::new, |calm| format!(
+                    " (batches will have about {} records, for max-wait is {})",
+                    tenths(calm),
+                    seconds(self.max_wait)
+                )),
+                self.larger_batches(trend)
             ),
         };
         let (workers, _) = several(self.workers, "worker", "", "");
@@ -162,24 +166,58 @@ impl Work {
         ))
     }
 
-    fn larger_batches(&self, records: f64) -> String {
-        if records < 0.8 * self.max_batch as f64 / self.lanes.max(1) as f64 {
-            return format!(
-                "let batches grow beyond {} records (max-wait is {})",
-                tenths(records),
-                seconds(self.max_wait)
-            );
+    /// More workers than this would have nothing to do.
+    fn most_at_once(&self) -> usize {
+        match self.order {
+            Order::None => limits::WORKERS_MAX as usize,
+            Order::Partition | Order::Key => self.partitions * self.lanes.max(1),
         }
-        format!("raise max-batch above {}", grouped(self.max_batch as u64))
+    }
+
+    /// Records that arrive per second for each of the batches that are filled at a time.
+    fn per_batch(&self, trend: &Trend) -> f64 {
+        trend.arriving / (self.partitions * self.lanes).max(1) as f64
+    }
+
+    /// How many records a batch will have once the workers can do what arrives: those that come while it waits. While
+    /// runs queue, batches are larger. `None` if batches are full, or if none waits.
+    fn calm_records(&self, trend: &Trend) -> Option<f64> {
+        let waits = !self.max_wait.is_zero() && !self.are_batches_full();
+        waits.then(|| 1.0 + self.per_batch(trend) * self.max_wait.as_secs_f64())
+    }
+
+    fn are_batches_full(&self) -> bool {
+        let full = 0.8 * self.max_batch as f64 / self.lanes.max(1) as f64;
+        self.pace.attempts.is_none_or(|attempts| attempts.records >= full)
+    }
+
+    /// With which setting batches become so large that the workers can do what arrives.
+    fn larger_batches(&self, trend: &Trend) -> String {
+        let raise_limit = || format!("raise max-batch above {}", grouped(self.max_batch as u64));
+        let Some(attempts) = self.pace.attempts else { return raise_limit() };
+        if self.are_batches_full() {
+            return raise_limit();
+        }
+        let at_once = self.workers.min(self.most_at_once());
+        let records = SPARE * trend.arriving * attempts.in_step.as_secs_f64() / at_once as f64;
+        let wait = Duration::try_from_secs_f64((records - 1.0) / self.per_batch(trend));
+        match wait {
+            Ok(wait) if wait > self.max_wait && records <= self.max_batch as f64 => {
+                let tens = wait.as_millis().div_ceil(10) as u64;
+                format!("set max-wait to {} or more", seconds(Duration::from_millis(10 * tens)))
+            }
+            _ => format!(
+                "let batches grow beyond {} records (max-wait is {})",
+                tenths(attempts.records),
+                seconds(self.max_wait)
+            ),
+        }
     }
 
     /// More workers would have nothing to do.
-    fn within_order(&self) -> String {
+    fn within_order(&self, trend: &Trend) -> String {
         let partitions = grouped(self.partitions as u64);
-        let larger = match self.pace.attempts {
-            Some(attempts) => self.larger_batches(attempts.records),
-            None => "raise max-batch".to_owned(),
-        };
+        let larger = self.larger_batches(trend);
         match self.order {
             Order::None => format!("{larger}, or make the step faster"),
             Order::Partition => format!(
@@ -296,6 +334,12 @@ mod tests {
         assert!(
             small.ends_with("or let batches grow beyond 8 records (max-wait is 0.10 s)"),
             "{small}"
+        );
+        let quick = Work { max_wait: Duration::from_millis(10), ..of(attempts(10.0, 50)) };
+        assert_eq!(
+            quick.more_work_at_once(&ARRIVING).unwrap(),
+            "arriving 1,000/s; 5 workers × 10 records ÷ 50 ms = 1,000/s: set max-concurrent-runs to 18 or more (batches \
+             will have about 3.5 records, for max-wait is 10 ms), or set max-wait to 50 ms or more"
         );
         assert!(said(of(None)).starts_with("all 5 workers are busy: raise max-concurrent-runs"));
         let only = said(Work { workers: 1, ..of(None) });

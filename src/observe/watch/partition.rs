@@ -32,7 +32,7 @@ pub struct Reached {
 pub fn held_by(open: &OpenTransaction, now_ms: i64) -> String {
     let written = open.producer.map_or_else(String::new, |producer| {
         let ago = producer.written_ms.map_or_else(String::new, |ms| {
-            format!(", which last wrote {} s ago", now_ms.saturating_sub(ms).max(0) / 1000)
+            format!(", which last wrote {} s ago,", now_ms.saturating_sub(ms).max(0) / 1000)
         });
         format!(" of producer {}{ago}", producer.id)
     });

@@ -298,8 +298,7 @@ impl Watcher {
             arrived,
             records_in: live.records_in.get(),
             bytes_in: live.bytes_in.get(),
-            // A record that became a dead letter is done with too.
-            records_done: live.records_done.get() + live.dead_letters.get(),
+            records_done: live.records_done(),
             bytes_done: live.bytes_done.get(),
             messages_posted: live.messages_posted.get(),
             attempts,

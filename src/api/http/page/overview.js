@@ -87,7 +87,7 @@ function set(node, text) {
 
 const TILES = [
   ['in', 'In', (o) => [perSecond(o.rates.records_arriving), `arrive; ${perSecond(o.rates.records_in)} read`]],
-  ['out', 'Out', (o) => [perSecond(o.rates.records_done), `processed, ${size(o.rates.bytes_done)}/s`]],
+  ['out', 'Out', (o) => [perSecond(o.rates.records_done), `done, ${size(o.rates.bytes_done)}/s`]],
   ['lag', 'Lag', (o) => [short(o.lag.total), 'records'], '/lag'],
   ['lag-seconds', 'Oldest waiting', (o) => [duration(o.lag.seconds), o.lag.catch_up_s ? `caught up in ~${duration(o.lag.catch_up_s)}` : 'in the slowest partition']],
   ['latency', 'Latency', (o) => [duration(o.latency?.p99_s), o.latency ? `p99; p95 ${duration(o.latency.p95_s)}, p50 ${duration(o.latency.p50_s)}` : 'p99, from timestamp to processed']],
