@@ -44,6 +44,8 @@ impl Operation for GetRun {
             && let Some(running) = context.running().iter().find(|run| run.id.0 == self.id)
         {
             detail.run.mark_running(running);
+            let of_step = |pipeline: &RunningPipeline| pipeline.engine.step.output(&running.key);
+            detail.output = context.of_pipeline(of_step).flatten();
         }
         Ok(detail)
     }

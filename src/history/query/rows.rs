@@ -47,6 +47,7 @@ pub struct RunRow {
 pub struct RunDetail {
     #[serde(flatten)]
     pub run: RunRow,
+    /// What the last attempt printed; of a run that is under way, what its command has printed so far.
     pub output: Option<String>,
     pub failed_attempts: Vec<AttemptRow>,
     /// How many of its records became dead letters.
