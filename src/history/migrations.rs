@@ -6,7 +6,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::model::clock;
 
 /// The newest schema that this mb knows, in the file's `user_version`.
-pub const VERSION: i64 = 5;
+pub const VERSION: i64 = 6;
 
 /// `runs.kind` and `requests.kind`.
 pub const KIND_TOPIC: i64 = 0;
@@ -247,6 +247,10 @@ CREATE TABLE instance(
     sequence INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 INSERT INTO instance(id) VALUES (lower(hex(randomblob(8))));
+"#,
+    r#"
+-- of a run that was split: how many of its records went on in runs of their own
+ALTER TABLE runs ADD COLUMN passed_on INTEGER;
 "#,
 ];
 

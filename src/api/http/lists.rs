@@ -194,12 +194,16 @@ pub(super) struct RequestList {
     requests: Vec<RequestRow>,
 }
 
-pub(super) const REQUEST_FIELDS: &[Field] =
-    &[Field::new("state", Kind::Text, "open, done, cancelled or all.").or("all"), LIMIT];
+pub(super) const REQUEST_FIELDS: &[Field] = &[
+    Field::new("id", Kind::Integer, "This redrive or replay only."),
+    Field::new("state", Kind::Text, "open, done, cancelled or all.").or("all"),
+    LIMIT,
+];
 
 pub(super) fn requests(call: &mut Call<'_>) -> Result<RequestList, Failure> {
     let query = call.query()?;
     let selection = requests::Selection {
+        id: query.number("id")?,
         state: query.text("state")?,
         limit: query.limit()?,
         ..requests::Selection::default()
