@@ -10,7 +10,6 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use mb::config::limits;
 use mb::model::batch::Record;
 use mb::model::budget::Budget;
-use mb::model::headers::Headers;
 use mb::model::offset::Offset;
 use mb::source::batcher::{BatchLimits, Batcher};
 
@@ -39,9 +38,8 @@ fn building(criterion: &mut Criterion) {
                     let record = Record {
                         offset: next,
                         timestamp: Some(1),
-                        key: None,
                         value: Some(black_box(&value)),
-                        headers: Headers::NONE,
+                        ..Record::default()
                     };
                     next = next.next();
                     while let Some(cut) = batcher.cut_before(record.offset, record.payload_bytes())

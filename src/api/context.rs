@@ -12,6 +12,7 @@ use super::session::Session;
 use crate::config::Config;
 use crate::config::steering::Steering;
 use crate::history::{self, requests, schema};
+use crate::kafka::FetchSettings;
 use crate::model::clock;
 use crate::model::error::{Error, Result};
 use crate::model::live::Running;
@@ -88,6 +89,17 @@ pub struct RunningPipeline {
     /// Moves the cursor of single partitions.
     pub cursor: Arc<CursorMover>,
     pub watch: Arc<Watch>,
+}
+
+impl RunningPipeline {
+    /// How records are read for people: as soon as there is one.
+    pub fn fetch_settings(&self) -> FetchSettings {
+        FetchSettings {
+            min_bytes: 1,
+            max_record_bytes: self.engine.config.queue_bytes,
+            isolation: self.engine.config.isolation,
+        }
+    }
 }
 
 impl Context {

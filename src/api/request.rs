@@ -11,7 +11,8 @@ use super::operations::Operation;
 use super::operations::cancel_run::CancelRun;
 use super::operations::cursor::{CallOffCursorMove, GetCursorMove, MoveCursor};
 use super::operations::dead_letters::{
-    CountDeadLetterErrors, Discard, GetDeadLetter, ListDeadLetters, Redrive,
+    CountDeadLetterErrors, Discard, EditDeadLetter, GetDeadLetter, ListDeadLetters, Redrive,
+    RevertDeadLetter, SearchDeadLetters,
 };
 use super::operations::embedded_topic::{
     CreateTopic, DescribeTopic, FindOffsets, Flush, GetCommitted, GetWatermarks, Produce,
@@ -21,7 +22,7 @@ use super::operations::overview::{GetLag, GetOverview, GetSeries, GetStatus, Lis
 use super::operations::preview::PreviewTick;
 use super::operations::records::ReadRecords;
 use super::operations::requests::{CancelRequests, ListRequests, ReplayOffsets, ReplayRanges};
-use super::operations::runs::{CountRuns, GetRun, ListRuns, ReplayRun};
+use super::operations::runs::{CountRuns, GetRun, ListRuns, ReplayRun, RunAgain};
 use super::operations::sensor::{Pause, Resume, Tick};
 use super::operations::settings::ChangeSettings;
 use super::session::Session;
@@ -76,7 +77,8 @@ requests! {
     "run_counts" CountRuns,
     "records" ReadRecords,
     "cancel_run" CancelRun,
-    "run_again" ReplayRun,
+    "run_again" RunAgain,
+    "replay_run" ReplayRun,
     "pause" Pause,
     "resume" Resume,
     "tick" Tick,
@@ -90,6 +92,9 @@ requests! {
     "dead_letters" ListDeadLetters,
     "dead_letter_errors" CountDeadLetterErrors,
     "dead_letter" GetDeadLetter,
+    "search_dead_letters" SearchDeadLetters,
+    "edit_dead_letter" EditDeadLetter,
+    "revert_dead_letter" RevertDeadLetter,
     "redrive" Redrive,
     "discard" Discard,
     "requests" ListRequests,
@@ -124,7 +129,7 @@ mod tests {
                 CancelRun { id: 7, note: "no".into() }.into(),
                 r#"{"request":"cancel_run","id":7,"note":"no"}"#,
             ),
-            (ReplayRun { id: 7 }.into(), r#"{"request":"run_again","id":7}"#),
+            (RunAgain { id: 7 }.into(), r#"{"request":"run_again","id":7}"#),
             (
                 MoveCursor { offsets: vec![(0, 5)], dry_run: true, wait_s: None }.into(),
                 r#"{"request":"move_cursor","offsets":[[0,5]],"dry_run":true}"#,

@@ -1,47 +1,49 @@
-//! `mb dead-letters`: lists dead letters, shows one in full, redrives and discards them, whether an mb runs or not.
-//! Redrives are performed in `source::reprocess`; selections are resolved in `history::dead_letters`.
+//! `mb dead-letters`: lists and searches dead letters, redrives and discards them, whether an mb runs or not. What
+//! concerns a single one is in `dead_letter`. Redrives are performed in `source::reprocess`; selections are resolved in
+//! `history::dead_letters`.
 
-use std::fmt::Write as _;
 use std::path::Path;
 
 use log::info;
 use serde::Serialize;
-use serde_json::json;
 
 use crate::api::context::Status;
 use crate::api::instance::Instance;
 use crate::api::operations::dead_letters::{
-    CountDeadLetterErrors, Discard, GetDeadLetter, ListDeadLetters, Redrive,
+    CountDeadLetterErrors, Discard, ListDeadLetters, Redrive, SearchDeadLetters,
 };
+use crate::cli::dead_letter;
 use crate::cli::errors::{check_taken, usage};
 use crate::cli::flags::{Command, Common, Flags, flags};
 use crate::cli::terminal::Terminal;
 use crate::cli::{output, values};
 use crate::config::Client;
 use crate::config::limits;
-use crate::history::dead_letters::{
-    DeadLetterDetail, DeadLetterRow, ErrorCount, Pick, RedriveRequest, Selection,
-};
+use crate::history::dead_letters::{DeadLetterRow, ErrorCount, Pick, RedriveRequest, Selection};
 use crate::model::clock::format_ms as format_time;
-use crate::model::error::{Error, Result};
+use crate::model::error::Result;
+use crate::step::shown_record::ShownPair;
 
 flags! {
     #[argh(
-        description = "Lists dead letters (records that mb gave up on), shows one in full, redrives or discards them. ID \
-            is a number from the first column of the list.\n\
+        description = "Lists dead letters (records that mb gave up on), shows one in full, edits, redrives or discards \
+            them. ID is a number from the first column of the list.\n\
             \n\
-            redrive processes dead letters once more, in new runs: at once if mb runs, otherwise at its next \
+            edit changes the value or the key with which a dead letter is redriven; the original stays, and revert \
+            takes the edit back. redrive processes dead letters once more, in new runs: at once if mb runs, otherwise at its next \
             start. discard marks them as not needed. Open dead letters are kept without a time limit, whatever \
             --history-keep says.",
         example = "mb dead-letters list --topic orders\n\
             mb dead-letters list --by-error\n\
+            mb dead-letters list --search poison --sort oldest\n\
             mb dead-letters show 17\n\
+            mb dead-letters edit 17 --value-file mended.json\n\
             mb dead-letters redrive --all --error timeout\n\
             mb dead-letters discard 17 18 --note 'test data'"
     )]
     struct DeadLettersFlags {
         "Selection": {
-            /// list, show, redrive or discard, followed by the dead letters it applies to
+            /// list, show, edit, revert, redrive or discard, followed by the dead letters it applies to
             #[argh(positional, arg_name = "ACTION [ID…]")]
             words: Vec<String>,
 
@@ -50,7 +52,15 @@ flags! {
             #[argh(option, arg_name = "STATE", from_str_fn(values::text))]
             state: Option<String>,
 
-            /// with list: the newest N dead letters, 1 to 1000000 (default 20)
+            /// with list: only dead letters with TEXT in their error, key or value; a and A are the same
+            #[argh(option, arg_name = "TEXT", from_str_fn(values::text))]
+            search: Option<String>,
+
+            /// with list: which come first: newest, oldest or error (default newest)
+            #[argh(option, arg_name = "ORDER", from_str_fn(values::text))]
+            sort: Option<String>,
+
+            /// with list: the first N dead letters, 1 to 1000000 (default 20)
             #[argh(option, arg_name = "N", from_str_fn(values::whole::<1, 1_000_000, _>))]
             limit: Option<u32>,
 
@@ -70,6 +80,15 @@ flags! {
             #[argh(option, arg_name = "TEXT", from_str_fn(values::text))]
             note: Option<String>,
         }
+        "Editing": {
+            /// with edit: the record's new value, byte for byte; - is stdin
+            #[argh(option, arg_name = "FILE", from_str_fn(values::text))]
+            value_file: Option<String>,
+
+            /// with edit: the record's new key
+            #[argh(option, arg_name = "TEXT", from_str_fn(values::text))]
+            key: Option<String>,
+        }
         "Output": {
             /// print one JSON array
             #[argh(switch)]
@@ -88,19 +107,23 @@ pub struct DeadLettersArgs {
 /// What `mb dead-letters` does. A `Pick` without ids means all open dead letters that it selects.
 #[derive(Clone, Debug)]
 pub enum Action {
-    List(Selection),
+    List { selection: Selection, search: Option<String> },
     CountByError(Selection),
     Show { id: i64 },
+    Edit { id: i64, value_file: Option<String>, key: Option<String> },
+    Revert { id: i64 },
     Redrive(Pick),
     Discard { pick: Pick, note: String },
 }
 
 impl Command for DeadLettersFlags {
     const NAME: &'static str = "dead-letters";
-    const SUMMARY: &'static str = "list, show, redrive or discard records that mb gave up on";
+    const SUMMARY: &'static str = "list, show, edit, redrive or discard records that mb gave up on";
     const USAGE: &'static [&'static str] = &[
         "[FLAGS] list",
         "[FLAGS] show ID",
+        "[FLAGS] edit ID [--value-file FILE] [--key TEXT]",
+        "[FLAGS] revert ID",
         "[FLAGS] redrive ID…|--all",
         "[FLAGS] discard ID…|--all --note TEXT",
     ];
@@ -115,9 +138,13 @@ impl Command for DeadLettersFlags {
     fn run(args: DeadLettersArgs, _: &Terminal) -> Result<()> {
         let data_dir = &args.common.connection.data_dir;
         match args.action {
-            Action::List(selection) => list(data_dir, selection, args.json),
+            Action::List { selection, search } => list(data_dir, selection, search, args.json),
             Action::CountByError(selection) => count(data_dir, selection, args.json),
-            Action::Show { id } => show(data_dir, id, args.json),
+            Action::Show { id } => dead_letter::show(data_dir, id, args.json),
+            Action::Edit { id, value_file, key } => {
+                dead_letter::edit(data_dir, id, value_file.as_deref(), key, args.json)
+            }
+            Action::Revert { id } => dead_letter::revert(data_dir, id, args.json),
             Action::Redrive(pick) => redrive(data_dir, pick, args.json),
             Action::Discard { pick, note } => discard(data_dir, pick, &note, args.json),
         }
@@ -126,7 +153,7 @@ impl Command for DeadLettersFlags {
 
 impl DeadLettersFlags {
     fn action(&self, common: &Common) -> Result<Action> {
-        const ACTIONS: [&str; 4] = ["list", "show", "redrive", "discard"];
+        const ACTIONS: [&str; 6] = ["list", "show", "edit", "revert", "redrive", "discard"];
         let (action, words) = values::action(&self.words, &ACTIONS)?;
         check_taken(
             action,
@@ -134,6 +161,10 @@ impl DeadLettersFlags {
                 ("--state", self.state.is_some(), &["list"]),
                 ("--limit", self.limit.is_some(), &["list"]),
                 ("--by-error", self.by_error, &["list"]),
+                ("--search", self.search.is_some(), &["list"]),
+                ("--sort", self.sort.is_some(), &["list"]),
+                ("--value-file", self.value_file.is_some(), &["edit"]),
+                ("--key", self.key.is_some(), &["edit"]),
                 ("--error", self.error.is_some(), &["list", "redrive", "discard"]),
                 ("--all", self.all, &["redrive", "discard"]),
                 ("--note", self.note.is_some(), &["discard"]),
@@ -141,12 +172,16 @@ impl DeadLettersFlags {
         )?;
         let ids = values::ids("ID", words, "mb dead-letters list")?;
         match (action, &ids[..]) {
-            ("list", []) if self.by_error => Ok(Action::CountByError(self.selection(common))),
-            ("list", []) => Ok(Action::List(self.selection(common))),
+            ("list", []) if self.by_error => self.count_by_error(common),
+            ("list", []) => {
+                Ok(Action::List { selection: self.selection(common), search: self.search.clone() })
+            }
             ("list", [id, ..]) => usage(format!("ID: got {id} with list, expected none")),
             ("show", [id]) => Ok(Action::Show { id: *id }),
-            ("show", ids) => {
-                usage(format!("ID: got {} of them with show, expected one", ids.len()))
+            ("edit", [id]) => self.edit(*id),
+            ("revert", [id]) => Ok(Action::Revert { id: *id }),
+            ("show" | "edit" | "revert", ids) => {
+                usage(format!("ID: got {} of them with {action}, expected one", ids.len()))
             }
             (_, _) => {
                 self.check_ids(action, &ids)?;
@@ -165,6 +200,21 @@ impl DeadLettersFlags {
                 }
             }
         }
+    }
+
+    fn count_by_error(&self, common: &Common) -> Result<Action> {
+        if self.search.is_some() || self.sort.is_some() {
+            return usage("--by-error: got --search or --sort as well, expected only one of them");
+        }
+        Ok(Action::CountByError(self.selection(common)))
+    }
+
+    fn edit(&self, id: i64) -> Result<Action> {
+        let (value_file, key) = (self.value_file.clone(), self.key.clone());
+        if value_file.is_none() && key.is_none() {
+            return usage("edit: got no change, expected --value-file FILE or --key TEXT as well");
+        }
+        Ok(Action::Edit { id, value_file, key })
     }
 
     /// Dead letters are redriven or discarded by their ids, or all of them with `--all`.
@@ -190,13 +240,14 @@ impl DeadLettersFlags {
             topic: common.typed_topic(),
             group: common.typed_group(),
             error: self.error.clone(),
+            sort: self.sort.clone(),
             limit: self.limit.unwrap_or(values::LIST_LIMIT),
             ..Selection::default()
         }
     }
 }
 
-fn list(data_dir: &Path, selection: Selection, json: bool) -> Result<()> {
+fn list(data_dir: &Path, selection: Selection, search: Option<String>, json: bool) -> Result<()> {
     let mut instance = Instance::of(data_dir)?;
     let heading = [
         "ID",
@@ -209,6 +260,8 @@ fn list(data_dir: &Path, selection: Selection, json: bool) -> Result<()> {
         "SINCE",
         "RUN",
         "REDRIVE",
+        "KEY",
+        "VALUE",
         "ERROR",
     ];
     output::print_pages(
@@ -217,21 +270,49 @@ fn list(data_dir: &Path, selection: Selection, json: bool) -> Result<()> {
         selection.limit,
         row,
         |last: Option<&DeadLetterRow>, limit| {
-            let page = Selection { before: last.map(|last| last.id), limit, ..selection.clone() };
-            instance.perform(ListDeadLetters(page))
+            let mut page = Selection { limit, ..selection.clone() };
+            if let Some(last) = last {
+                page.go_on_after(last.id);
+            }
+            match &search {
+                None => instance.perform(ListDeadLetters(page)),
+                Some(text) => search_to_the_end(&mut instance, page, text),
+            }
         },
     )
 }
 
-fn row(letter: &DeadLetterRow) -> [String; 11] {
+/// A page of what a search finds. One answer may end before the list does.
+fn search_to_the_end(
+    instance: &mut Instance,
+    mut page: Selection,
+    text: &str,
+) -> Result<Vec<DeadLetterRow>> {
+    let wanted = page.limit as usize;
+    let mut rows = Vec::new();
+    loop {
+        let search = SearchDeadLetters { selection: page.clone(), text: text.to_owned() };
+        let found = instance.perform(search)?;
+        rows.extend(found.dead_letters);
+        match found.stopped_at.filter(|_| rows.len() < wanted) {
+            None => return Ok(rows),
+            Some(last) => page.go_on_after(last),
+        }
+        page.limit = u32::try_from(wanted - rows.len()).unwrap_or(page.limit);
+    }
+}
+
+fn row(letter: &DeadLetterRow) -> [String; 13] {
     let redrive = match (letter.request, letter.redrive_run) {
         (_, Some(run)) => format!("run {run}"),
         (Some(request), None) => format!("request {request}"),
         (None, None) => "-".to_owned(),
     };
+    let ShownPair { key, key_base64, value, value_base64, .. } = &letter.preview;
+    let edited = if letter.edited_ms.is_some() { ", edited" } else { "" };
     [
         letter.id.to_string(),
-        letter.state.clone(),
+        format!("{}{edited}", letter.state),
         letter.group.clone(),
         letter.topic.clone(),
         letter.partition.to_string(),
@@ -240,8 +321,20 @@ fn row(letter: &DeadLetterRow) -> [String; 11] {
         format_time(letter.at_ms),
         letter.run.to_string(),
         redrive,
+        beginning(key.as_ref(), key_base64.as_ref()),
+        beginning(value.as_ref(), value_base64.as_ref()),
         letter.error.chars().take(60).collect(),
     ]
+}
+
+/// What a cell shows of a key or value.
+fn beginning(text: Option<&Option<String>>, base64: Option<&String>) -> String {
+    const CHARS: usize = 40;
+    match (text, base64) {
+        (_, Some(base64)) => format!("(base64) {base64}").chars().take(CHARS).collect(),
+        (Some(Some(text)), None) => text.chars().take(CHARS).collect(),
+        _ => "-".to_owned(),
+    }
 }
 
 fn count(data_dir: &Path, selection: Selection, json: bool) -> Result<()> {
@@ -257,66 +350,6 @@ fn count(data_dir: &Path, selection: Selection, json: bool) -> Result<()> {
         skip += limit;
         instance.perform(CountDeadLetterErrors(page))
     })
-}
-
-fn show(data_dir: &Path, id: i64, json: bool) -> Result<()> {
-    let detail = Instance::of(data_dir)?.perform(GetDeadLetter { id })?;
-    let detail = detail.ok_or_else(|| {
-        Error::Other(format!(
-            "dead letter {id} is not in the history of {}: it never existed, or it was resolved and then removed \
-             by --history-keep",
-            data_dir.display()
-        ))
-    })?;
-    if json { output::print_json(&[json!(detail)]) } else { output::print(&text(&detail)) }
-}
-
-fn text(detail: &DeadLetterDetail) -> String {
-    let DeadLetterDetail { letter, record } = detail;
-    let mut text = String::new();
-    let mut line = |name: &str, value: &str| {
-        // A String takes whatever is written to it.
-        let _ = writeln!(text, "{name:<14} {}", output::escape(value));
-    };
-    line("dead letter", &letter.id.to_string());
-    line("state", &letter.state);
-    line("from", &format!("{}/{} offset {}", letter.topic, letter.partition, letter.offset));
-    line("group", &letter.group);
-    if let Some(timestamp) = letter.timestamp_ms {
-        line("timestamp", &format_time(timestamp));
-    }
-    line("run", &format!("{} ({})", letter.run, letter.run_key));
-    line("given up", &format_time(letter.at_ms));
-    line("attempts", &letter.attempts.to_string());
-    line("error", &letter.error);
-    if let Some(request) = letter.request {
-        line("redrive", &format!("request {request}"));
-    }
-    if let Some(run) = letter.redrive_run {
-        line("redrive run", &run.to_string());
-    }
-    if let Some(resolved) = letter.resolved_ms {
-        line("resolved", &format_time(resolved));
-    }
-    if let Some(note) = &letter.note {
-        line("note", note);
-    }
-    for header in record["headers"].as_array().into_iter().flatten() {
-        line("header", &format!("{}: {}", shown(header, "key"), shown(header, "value")));
-    }
-    for name in ["key", "value"] {
-        line(name, &shown(record, name));
-    }
-    text
-}
-
-/// A field that mb's JSON has as text, or as base64 under NAME_base64 if its bytes are not UTF-8.
-fn shown(json: &serde_json::Value, name: &str) -> String {
-    match (&json[name], json[format!("{name}_base64")].as_str()) {
-        (_, Some(bytes)) => format!("(base64) {bytes}"),
-        (serde_json::Value::String(text), None) => text.clone(),
-        _ => "(null)".to_owned(),
-    }
 }
 
 fn redrive(data_dir: &Path, pick: Pick, json: bool) -> Result<()> {

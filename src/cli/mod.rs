@@ -5,6 +5,7 @@
 mod commands;
 mod connect;
 mod control;
+mod dead_letter;
 mod dead_letters;
 mod errors;
 mod flags;

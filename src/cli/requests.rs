@@ -18,7 +18,7 @@ flags! {
         description = "Lists requests to reprocess records (redrives and replays), or cancels them. REQUEST is a number \
             from the first column of the list. Cancelling ends an open request: runs that have started finish, \
             the others never start, and their dead letters are open again. mb runs --request N lists the runs \
-            of a request.",
+            of a request. SUCCEEDED, FAILED and LEFT are numbers of records, RECORDS is their sum.",
         example = "mb requests list --state open\n\
             mb requests cancel 3 --note 'wrong range'"
     )]
@@ -125,6 +125,7 @@ impl RequestsFlags {
                 topic: common.typed_topic(),
                 group: common.typed_group(),
                 limit: self.limit.unwrap_or(values::LIST_LIMIT),
+                ..Selection::default()
             })),
             [word, ..] => usage(format!("REQUEST: got {} with list, expected none", shown(word))),
         }
@@ -168,10 +169,10 @@ fn row(row: &RequestRow) -> [String; 13] {
         row.group.clone(),
         row.topic.clone(),
         what,
-        row.runs_succeeded.to_string(),
-        row.runs_failed.to_string(),
-        row.runs_left.to_string(),
         row.records.to_string(),
+        row.records_failed.to_string(),
+        row.records_left.to_string(),
+        (row.records + row.records_failed + row.records_left).to_string(),
         format_time(row.asked_ms),
         row.ended_ms.map_or_else(dash, format_time),
         row.note.clone().unwrap_or_else(dash),

@@ -1,13 +1,13 @@
-//! `mb runs`: lists runs, shows one in full, cancels unfinished runs, and replays the offsets of runs.
+//! `mb runs`: lists runs, shows one in full, cancels unfinished runs, and makes runs again.
 
 use std::fmt::Write as _;
 
-use log::{info, warn};
+use log::info;
 use serde_json::json;
 
 use crate::api::instance::Instance;
 use crate::api::operations::cancel_run::{CancelEffect, CancelRun};
-use crate::api::operations::runs::{GetRun, ListRuns, ReplayRun};
+use crate::api::operations::runs::{Again, GetRun, ListRuns, RanAgain, ReplayRun, RunAgain};
 use crate::cli::errors::{shown, usage};
 use crate::cli::flags::{Command, Common, Flags, flags};
 use crate::cli::terminal::Terminal;
@@ -24,16 +24,17 @@ flags! {
         description = "Lists the runs in the history, newest first, or shows one run in full, whether an mb runs on the data \
             directory or not.\n\
             \n\
-            With a running mb, cancel gives up on unfinished runs, whose records become dead letters, \
-            and replay processes the offsets of runs once more, in new runs.\n\
+            With a running mb, cancel gives up on unfinished runs, whose records become dead letters. again \
+            processes runs once more, in new runs: of a run that left open dead letters those, and of any other one all \
+            of its offsets. replay processes all offsets, whatever came of the run.\n\
             \n\
             TIME is 2026-11-24T06:10:30Z, or has an offset such as +01:00. Without either it is UTC, and a date \
             alone is its midnight.",
-        example = "mb runs --state failed\nmb runs 17\nmb runs cancel 17 --note 'wrong table'\nmb runs replay 17"
+        example = "mb runs --state failed\nmb runs 17\nmb runs cancel 17 --note 'wrong table'\nmb runs again 17"
     )]
     struct RunsFlags {
         "Cancelling": {
-            /// the run to show; or cancel or replay, followed by one run or more
+            /// the run to show; or cancel, again or replay, followed by one run or more
             #[argh(positional, arg_name = "[ACTION] RUN-ID")]
             words: Vec<String>,
 
@@ -91,14 +92,15 @@ pub enum Action {
     List(Box<Selection>),
     Show { id: i64 },
     Cancel { ids: Vec<i64>, note: String },
+    Again { ids: Vec<i64> },
     Replay { ids: Vec<i64> },
 }
 
 impl Command for RunsFlags {
     const NAME: &'static str = "runs";
-    const SUMMARY: &'static str = "list runs, show one, cancel or replay them";
+    const SUMMARY: &'static str = "list runs, show one, cancel them or make them again";
     const USAGE: &'static [&'static str] =
-        &["[FLAGS] [RUN-ID]", "[FLAGS] cancel RUN-ID…", "[FLAGS] replay RUN-ID…"];
+        &["[FLAGS] [RUN-ID]", "[FLAGS] cancel RUN-ID…", "[FLAGS] again|replay RUN-ID…"];
     type Args = RunsArgs;
 
     fn check(self) -> Result<RunsArgs> {
@@ -112,6 +114,7 @@ impl Command for RunsFlags {
             Action::List(selection) => list(&args, selection),
             Action::Show { id } => show(&args, *id),
             Action::Cancel { ids, note } => cancel(&args, ids, note),
+            Action::Again { ids } => again(&args, ids),
             Action::Replay { ids } => replay(&args, ids),
         }
     }
@@ -130,11 +133,9 @@ impl RunsFlags {
                         limits::REQUEST_IDS
                     ));
                 }
-                if action == "again" {
-                    warn!("mb runs again is deprecated: use mb runs replay");
-                }
                 match action.as_str() {
                     "cancel" => Action::Cancel { ids, note: self.note.clone().unwrap_or_default() },
+                    "again" => Action::Again { ids },
                     _ => Action::Replay { ids },
                 }
             }
@@ -143,7 +144,7 @@ impl RunsFlags {
             }
             [_, extra, ..] => {
                 return usage(format!(
-                    "argument: got {} as well, expected one RUN-ID, or cancel or replay in front of several",
+                    "argument: got {} as well, expected one RUN-ID, or cancel, again or replay in front of several",
                     shown(extra)
                 ));
             }
@@ -231,6 +232,27 @@ fn cancel(args: &RunsArgs, ids: &[i64], note: &str) -> Result<()> {
         info!("run {id} is cancelled: {what}; its records become dead letters");
     }
     Ok(())
+}
+
+/// Processes runs again; requests made before the first error stay.
+fn again(args: &RunsArgs, ids: &[i64]) -> Result<()> {
+    let mut client = control::connect(&args.common.connection.data_dir)?;
+    let mut made = Vec::new();
+    for id in ids {
+        let ran = client.perform(RunAgain { id: *id })?;
+        let RanAgain { request, did, dead_letters } = &ran;
+        match did {
+            Again::Redrive => info!(
+                "run {id}: its {dead_letters} open dead letter(s) are redriven as request {request}: mb runs \
+                 --request {request} lists the new runs"
+            ),
+            Again::Replay => info!(
+                "run {id} is replayed as request {request}: mb runs --request {request} lists its runs"
+            ),
+        }
+        made.push(ran);
+    }
+    if args.json { output::print_json(&made) } else { Ok(()) }
 }
 
 /// Replays the offsets of runs; requests made before the first error stay.

@@ -273,13 +273,14 @@ fn runs_are_listed_shown_cancelled_or_replayed() {
     let cancel = Action::Cancel { ids: vec![1, 2], note: "why".into() };
     assert_eq!(action(&["runs", "cancel", "1", "2", "--note", "why"]), cancel);
     assert_eq!(action(&["runs", "replay", "3"]), Action::Replay { ids: vec![3] });
-    assert_eq!(action(&["runs", "again", "3"]), Action::Replay { ids: vec![3] }, "its old name");
+    assert_eq!(action(&["runs", "again", "3"]), Action::Again { ids: vec![3] });
     for line in [
         &["runs", "17", "--state", "failed"][..],
         &["runs", "17", "--partition", "2"],
         &["runs", "17", "18"],
         &["runs", "cancel"],
         &["runs", "replay", "1", "--note", "why"],
+        &["runs", "again"],
         &["runs", "x"],
         &["runs", "0"],
     ] {

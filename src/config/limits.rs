@@ -100,6 +100,11 @@ pub const PREVIEW_SHOWN_RECORDS: usize = 5;
 pub const SHOWN_HEADERS: usize = 100;
 /// Bytes shown of a key or a value.
 pub const SHOWN_VALUE_BYTES: usize = 16 * 1024;
+/// Bytes of key and value that a list of dead letters shows.
+pub const PREVIEW_VALUE_BYTES: usize = 120;
+/// How many dead letters, and how many bytes of them, one answer to a search looks at.
+pub const SEARCH_LETTERS: u32 = 50_000;
+pub const SEARCH_BYTES: usize = 32 << 20;
 /// Time limit of reading a run's records again to show them.
 pub const RECORDS_LIMIT: Duration = Duration::from_secs(5);
 /// A preview of a tick ends after this time, or after `PREVIEW_RECORDS`.
@@ -197,6 +202,8 @@ pub const LATE_RECORDS_LIMIT: Duration = Duration::from_secs(5);
 pub const LATE_RANGES: usize = 100;
 /// Dead letters that one command may name.
 pub const DEAD_LETTER_IDS: usize = 100_000;
+/// Bytes of key and value of a dead letter that a person has edited.
+pub const EDITED_RECORD_BYTES: usize = 64 << 20;
 /// Requests or runs that one command may name.
 pub const REQUEST_IDS: usize = 1000;
 

@@ -251,6 +251,15 @@ INSERT INTO instance(id) VALUES (lower(hex(randomblob(8))));
     r#"
 -- microseconds from the arrival of the batch's first record to the run's entry into the queue
 ALTER TABLE runs ADD COLUMN read_us INTEGER;
+-- when a person edited the record, and its key and value since then
+ALTER TABLE dead_letters ADD COLUMN edited_ms INTEGER;
+ALTER TABLE dead_letters ADD COLUMN edited_key BLOB;
+ALTER TABLE dead_letters ADD COLUMN edited_value BLOB;
+-- covers the counts by error: a dead letter's error lies behind its payload, so its row is slow to read
+CREATE INDEX dead_letters_by_error ON dead_letters(state, error, topic, scope);
+-- of a run that was split: how many of its records went on in runs of their own
+ALTER TABLE runs ADD COLUMN passed_on INTEGER;
+CREATE INDEX runs_of_parent ON runs(parent) WHERE parent IS NOT NULL;
 "#,
 ];
 

@@ -177,6 +177,10 @@ impl Target<'_> {
             return self.insert_runs(runs, RunState::Voided);
         }
         self.insert_runs(runs, RunState::Queued)?;
+        let passed_on: usize = runs.iter().map(|run| run.records).sum();
+        self.change
+            .prepare_cached("UPDATE runs SET passed_on = ?2 WHERE id = ?1")?
+            .execute(params![parent.id.0, passed_on])?;
         if let Some(Reprocess::Redrive(request)) = parent.key.reprocess {
             dead_letters::settle(self.change, parent, request)?;
         }

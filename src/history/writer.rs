@@ -90,6 +90,16 @@ impl WriterTask {
         })
     }
 
+    /// The runs that were split in what was written, each with the number of records that its pieces have.
+    pub fn splits(&self) -> impl Iterator<Item = (&Outcome, usize)> {
+        self.group.iter().filter_map(|write| match write {
+            Write::Split(parent, pieces) => {
+                Some((&**parent, pieces.iter().map(|piece| piece.records).sum()))
+            }
+            _ => None,
+        })
+    }
+
     /// Announces what was written.
     pub fn conclude(&mut self) {
         self.writer.conclude(&mut self.group, &self.settled);

@@ -24,6 +24,8 @@ pub struct Record<'a> {
     pub value: Option<&'a [u8]>,
     /// Empty if the record has none, or the client in use does not report them.
     pub headers: Headers<'a>,
+    /// A person has edited key or value, which the log has in another form: the record is a dead letter that is redriven.
+    pub edited: bool,
 }
 
 impl Record<'_> {
@@ -44,6 +46,7 @@ struct Entry {
     /// `NONE` stands for no key, no value.
     key_len: u32,
     value_len: u32,
+    /// With `EDITED` added if the record is edited.
     headers_len: u32,
 }
 
@@ -54,6 +57,9 @@ impl Entry {
 }
 
 const NONE: u32 = u32::MAX;
+/// Above every length of headers, which are a part of the payload.
+const EDITED: u32 = 1 << 31;
+const _: () = assert!(Batch::MAX_PAYLOAD_BYTES < EDITED as usize);
 const NO_TIMESTAMP: i64 = i64::MIN;
 
 /// Records of one partition, in offset order; gaps are normal.
@@ -164,7 +170,8 @@ impl Batch {
             start,
             key_len: record.key.map_or(NONE, |key| key.len() as u32),
             value_len: record.value.map_or(NONE, |value| value.len() as u32),
-            headers_len: record.headers.encoded().len() as u32,
+            headers_len: record.headers.encoded().len() as u32
+                | if record.edited { EDITED } else { 0 },
         });
     }
 
@@ -253,13 +260,14 @@ impl Batch {
         self.index.iter().map(|entry| {
             let key_end = entry.start as usize + length(entry.key_len);
             let value_end = key_end + length(entry.value_len);
-            let headers_end = value_end + entry.headers_len as usize;
+            let headers_end = value_end + (entry.headers_len & !EDITED) as usize;
             Record {
                 offset: entry.offset,
                 timestamp: entry.time(),
                 key: (entry.key_len != NONE).then(|| &self.bytes[entry.start as usize..key_end]),
                 value: (entry.value_len != NONE).then(|| &self.bytes[key_end..value_end]),
                 headers: Headers::trusted(&self.bytes[value_end..headers_end]),
+                edited: entry.headers_len & EDITED != 0,
             }
         })
     }
@@ -292,8 +300,8 @@ mod tests {
     use super::*;
 
     fn record<'a>(offset: i64, key: Option<&'a [u8]>, value: Option<&'a [u8]>) -> Record<'a> {
-        let headers = Headers::NONE;
-        Record { offset: Offset::new(offset), timestamp: Some(offset * 10), key, value, headers }
+        let (offset, timestamp) = (Offset::new(offset), Some(offset * 10));
+        Record { offset, timestamp, key, value, ..Record::default() }
     }
 
     #[test]
@@ -305,16 +313,23 @@ mod tests {
             Record { timestamp: None, ..record(9, Some(b""), Some(b"")) },
             record(10, Some(b"\xff\x00"), Some(b"\n")),
             Record { headers: Headers::trusted(&headers), ..record(11, None, None) },
-            record(12, Some(b"k"), Some(b"v")),
+            Record {
+                headers: Headers::trusted(&headers),
+                edited: true,
+                ..record(12, Some(b"k"), Some(b"v"))
+            },
+            Record { edited: true, ..record(13, None, None) },
         ];
         let mut batch = Batch::default();
         for record in records {
             batch.push(record);
         }
         assert_eq!(batch.records().collect::<Vec<_>>(), records);
-        assert_eq!(batch.range(), Some(OffsetRange::new(Offset::new(3), Offset::new(12))));
-        assert_eq!(batch.payload_bytes(), 5 + 3 + 2 + 1 + headers.len() + 2);
-        assert_eq!(batch.len(), 6);
+        assert_eq!(batch.range(), Some(OffsetRange::new(Offset::new(3), Offset::new(13))));
+        assert_eq!(batch.payload_bytes(), 5 + 3 + 2 + 1 + 2 * headers.len() + 2);
+        assert_eq!(batch.len(), 7);
+        let edited = batch.select(|record| record.edited);
+        assert_eq!(edited.records().collect::<Vec<_>>(), records[5..]);
     }
 
     #[test]

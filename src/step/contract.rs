@@ -241,6 +241,12 @@ pub trait Step: Send + Sync {
         false
     }
 
+    /// What the attempt under this key has printed so far: text for people who look at the run meanwhile. `None` if there is
+    /// no such attempt, or nothing to show.
+    fn output(&self, _key: &RunKey) -> Option<String> {
+        None
+    }
+
     /// Called when mb begins to stop. An attempt that waits for something outside, such as room on a disk,
     /// should end with `StepError::NotDone`; an attempt that makes progress should finish.
     fn stopping(&self) {}
@@ -267,6 +273,10 @@ impl Step for Box<dyn Step> {
 
     fn cancel(&self, key: &RunKey) -> bool {
         self.as_ref().cancel(key)
+    }
+
+    fn output(&self, key: &RunKey) -> Option<String> {
+        self.as_ref().output(key)
     }
 
     fn stopping(&self) {

@@ -77,6 +77,10 @@ impl<S: Step> Step for Delayed<S> {
         self.step.cancel(key)
     }
 
+    fn output(&self, key: &RunKey) -> Option<String> {
+        self.step.output(key)
+    }
+
     fn stopping(&self) {
         self.stop_waiting();
         self.step.stopping();

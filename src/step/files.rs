@@ -220,7 +220,6 @@ fn is_leftover(path: &Path) -> bool {
 mod tests {
     use super::*;
     use crate::model::batch::{Batch, Record};
-    use crate::model::headers::Headers;
     use crate::model::offset::{Offset, OffsetRange};
 
     fn key(topic: &str, first: i64, last: i64) -> RunKey {
@@ -231,14 +230,8 @@ mod tests {
         let mut batch = Batch::default();
         for (offset, value) in values.iter().enumerate() {
             let offset = Offset::new(100 + offset as i64);
-            let headers = Headers::NONE;
-            batch.push(Record {
-                offset,
-                timestamp: Some(5),
-                key: None,
-                value: Some(value),
-                headers,
-            });
+            let (timestamp, value) = (Some(5), Some(*value));
+            batch.push(Record { offset, timestamp, value, ..Record::default() });
         }
         batch
     }

@@ -10,6 +10,7 @@ mod files;
 mod log;
 pub mod record_json;
 mod shortage;
+pub mod shown_record;
 
 pub use contract::{Attempt, FailedRecord, Step, StepError};
 pub use delayed::Delayed;

@@ -1,5 +1,5 @@
 //! Records as JSON. `--exec`, `--step files`, the API and the page all use this form:
-//! `{"partition":…,"offset":…,"timestamp":ms or null,"key":…,"value":…,"headers":[{"key":…,"value":…},…]}`.
+//! `{"partition":…,"offset":…,"timestamp":ms or null,"key":…,"value":…,"headers":[{"key":…,"value":…},…],"edited":true}`.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -16,7 +16,8 @@ use crate::model::headers::Headers;
 use crate::model::offset::Partition;
 
 /// Serializes a record: text as text; bytes that are not UTF-8 as `key_base64` and `value_base64` instead
-/// (standard alphabet, padded); a missing key or a null value as null. A record without headers has no `headers`.
+/// (standard alphabet, padded); a missing key or a null value as null. A record without headers has no `headers`, and
+/// one that nobody has edited no `edited`.
 #[derive(Clone, Copy, Debug)]
 pub struct RecordJson<'a> {
     pub partition: Partition,
@@ -56,6 +57,10 @@ impl JsonSchema for RecordJson<'_> {
                             "value_base64": { "type": "string" }
                         }
                     }
+                },
+                "edited": {
+                    "type": "boolean",
+                    "description": "True for a dead letter whose key or value a person has edited; otherwise left out."
                 }
             },
             "required": ["partition", "offset", "timestamp"]
@@ -65,8 +70,9 @@ impl JsonSchema for RecordJson<'_> {
 
 impl Serialize for RecordJson<'_> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let headers = self.record.headers;
-        let mut map = serializer.serialize_map(Some(5 + usize::from(!headers.is_empty())))?;
+        let (headers, edited) = (self.record.headers, self.record.edited);
+        let entries = 5 + usize::from(!headers.is_empty()) + usize::from(edited);
+        let mut map = serializer.serialize_map(Some(entries))?;
         map.serialize_entry("partition", &self.partition)?;
         map.serialize_entry("offset", &self.record.offset.get())?;
         map.serialize_entry("timestamp", &self.record.timestamp)?;
@@ -74,6 +80,9 @@ impl Serialize for RecordJson<'_> {
         entry(&mut map, "value", "value_base64", self.record.value)?;
         if !headers.is_empty() {
             map.serialize_entry("headers", &HeadersJson(headers))?;
+        }
+        if edited {
+            map.serialize_entry("edited", &true)?;
         }
         map.end()
     }
@@ -162,8 +171,7 @@ mod tests {
     use crate::model::offset::Offset;
 
     fn json(key: Option<&[u8]>, value: Option<&[u8]>, timestamp: Option<i64>) -> String {
-        let record =
-            Record { offset: Offset::new(7), timestamp, key, value, headers: Headers::NONE };
+        let record = Record { offset: Offset::new(7), timestamp, key, value, ..Record::default() };
         serde_json::to_string(&RecordJson { partition: 2, record }).unwrap()
     }
 
@@ -195,6 +203,13 @@ mod tests {
         let json = serde_json::to_string(&RecordJson { partition: 2, record }).unwrap();
         let expected = r#""headers":[{"key":"a","value":"b"},{"key":"a","value_base64":"/w=="},{"key_base64":"/g==","value":null},{"key":"","value":""}]}"#;
         assert!(json.ends_with(expected), "{json}");
+    }
+
+    #[test]
+    fn a_record_that_a_person_has_edited_says_so() {
+        let record = Record { value: Some(b"v"), edited: true, ..Record::default() };
+        let json = serde_json::to_string(&RecordJson { partition: 2, record }).unwrap();
+        assert!(json.ends_with(r#""value":"v","edited":true}"#), "{json}");
     }
 
     #[test]

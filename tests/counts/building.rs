@@ -19,6 +19,7 @@ pub fn record<'a>(offset: i64, headers: &'a [u8]) -> Record<'a> {
         key: Some(b"key-0000"),
         value: Some(&[b'x'; 92]),
         headers: Headers::decode(headers).expect("well-formed"),
+        ..Record::default()
     }
 }
 

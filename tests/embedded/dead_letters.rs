@@ -256,8 +256,8 @@ fn a_running_mb_redrives_and_discards_at_once_and_the_commands_say_what_cannot_b
         (vec!["discard", &ids[3]], "expected --note TEXT"),
         (vec!["show"], "expected one"),
         (vec!["list", "--state", "gone"], "expected open, redriving"),
-        (vec!["lift"], "expected list, show, redrive or discard"),
-        (vec![], "expected list, show, redrive or discard"),
+        (vec!["lift"], "expected list, show, edit, revert, redrive or discard"),
+        (vec![], "expected list, show, edit, revert, redrive or discard"),
         (vec!["list", "--note", "x"], "expected it only with discard"),
         (vec!["redrive", "one"], "expected a number"),
     ];

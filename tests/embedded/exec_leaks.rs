@@ -5,7 +5,6 @@ use std::fs;
 use std::time::Duration;
 
 use mb::model::batch::{Batch, Record};
-use mb::model::headers::Headers;
 use mb::model::offset::{Offset, OffsetRange, RunKey};
 use mb::step::{Attempt, ExecStep, Step};
 
@@ -45,8 +44,7 @@ fn two_hundred_runs_leave_nothing() {
     let mut large = Batch::default();
     for offset in 0..3 {
         let offset = Offset::new(offset);
-        let headers = Headers::NONE;
-        large.push(Record { offset, timestamp: None, key: None, value: Some(&value), headers });
+        large.push(Record { offset, value: Some(&value), ..Record::default() });
     }
     let empty = Batch::default();
     let key = RunKey::new("t", 0, OffsetRange::new(Offset::new(0), Offset::new(2)));

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use crate::support::eventually;
 use mb::config::limits::{CAPTURE_BYTES, KILL_GRACE};
 use mb::model::batch::{Batch, Record};
-use mb::model::headers::Headers;
 use mb::model::offset::{Offset, OffsetRange, RunKey};
 use mb::step::record_json::write_lines;
 use mb::step::{Attempt, ExecStep, FailedRecord, Step, StepError};
@@ -65,7 +64,7 @@ fn exec_for(command: &str, limit: Duration) -> Done {
 }
 
 fn record<'a>(key: Option<&'a [u8]>, value: Option<&'a [u8]>) -> Record<'a> {
-    Record { offset: Offset::ZERO, timestamp: None, key, value, headers: Headers::NONE }
+    Record { key, value, ..Record::default() }
 }
 
 fn batch(records: usize, value: &[u8]) -> Batch {

@@ -59,8 +59,7 @@ fn a_file_of_failed_records_names_records_of_its_batch_or_is_refused() {
     let mut batch = Batch::default();
     for offset in [0, 1, 2, 7, 40, 41, i64::MAX - 1] {
         let offset = Offset::new(offset);
-        let headers = Headers::NONE;
-        batch.push(Record { offset, timestamp: None, key: None, value: None, headers });
+        batch.push(Record { offset, ..Record::default() });
     }
     fuzz("failed-file", |content| {
         let Ok(failed) = parse_failed_file(content, &batch) else { return };
@@ -73,9 +72,13 @@ fn a_file_of_failed_records_names_records_of_its_batch_or_is_refused() {
 fn a_record_as_json_is_one_line_that_has_its_bytes() {
     fuzz("record", |bytes| {
         let (key, value) = bytes.split_at(bytes.len() / 2);
-        let (offset, headers) = (Offset::new(7), Headers::NONE);
-        let record =
-            Record { offset, timestamp: None, key: Some(key), value: Some(value), headers };
+        let record = Record {
+            offset: Offset::new(7),
+            key: Some(key),
+            value: Some(value),
+            edited: bytes.len() % 2 == 1,
+            ..Record::default()
+        };
         let mut line = Vec::new();
         write_lines(&mut line, 2, std::iter::once(record)).expect("memory can be written");
         assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);

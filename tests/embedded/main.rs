@@ -4,6 +4,7 @@
 mod bad_input;
 mod bad_input_brokers;
 mod bad_input_files;
+mod bad_records;
 mod broken_answers;
 mod cli;
 mod commits;

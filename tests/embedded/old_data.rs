@@ -159,9 +159,13 @@ fn a_data_directory_that_an_older_mb_left_cleanly_goes_on_with_nothing_lost() {
         );
         old.assert_caught_up(30);
         assert_eq!(old.json(&["requests", "list", "--state", "open"]), [] as [Value; 0]);
-        // Its open dead letter can be redriven.
+        // Its open dead letter can be edited and redriven.
+        let mended = old.folder.path().join("mended");
+        fs::write(&mended, "mended-30").unwrap();
+        let edit = ["dead-letters", "edit", &old.open_dead_letter(), "--value-file"];
+        old.command(&[&edit[..], &[mended.to_str().unwrap()]].concat());
         old.command(&["dead-letters", "redrive", &old.open_dead_letter()]);
-        assert_eq!(old.process(), [run("orders/0/15-15.redrive-3", values(0, 15..16))]);
+        assert_eq!(old.process(), [run("orders/0/15-15.redrive-3", vec!["mended-30".into()])]);
         assert_eq!(
             old.dead_letters(&["offset", "state"]),
             [json!([3, "redriven"]), json!([15, "redriven"]), json!([8, "discarded"])]

@@ -16,7 +16,6 @@ use mb::kafka::{
 use mb::model::batch::{Batch, Record};
 use mb::model::budget::Permit;
 use mb::model::error::{Error, Result};
-use mb::model::headers::Headers;
 use mb::model::offset::{Offset, OffsetRange, Partition, RunKey};
 use mb::model::run::{Run, RunId};
 use mb::pipeline::startup;
@@ -210,13 +209,7 @@ impl Consumer for Reader {
 }
 
 fn record(offset: i64) -> Record<'static> {
-    Record {
-        offset: Offset::new(offset),
-        timestamp: None,
-        key: None,
-        value: Some(b"value"),
-        headers: Headers::NONE,
-    }
+    Record { offset: Offset::new(offset), value: Some(b"value"), ..Record::default() }
 }
 
 /// Runs that are nobody's, of a number that no other has.

@@ -127,7 +127,11 @@ fn runs_are_given_up_and_made_again() {
     assert!(letters.contains("cancelled: too slow"), "{letters}");
     let over = Mb::run_in(data.path(), &["runs", "cancel", "1"]);
     assert!(!over.status.success() && over.stderr.contains(&b'1'));
-    run(data.path(), &["runs", "again", "1"]);
+    let again = run(data.path(), &["runs", "again", "1", "--json"]).stdout;
+    let again: Value = serde_json::from_slice(&again).unwrap();
+    assert_eq!(again, serde_json::json!([{ "request": 1, "did": "redrive", "dead_letters": 10 }]));
+    run(data.path(), &["runs", "replay", "1"]);
     let requests = text(data.path(), &["requests", "list"]);
+    assert!(requests.contains("redrive") && requests.contains("10 dead letter(s)"), "{requests}");
     assert!(requests.contains("replay") && requests.contains("0/0-9"), "{requests}");
 }

@@ -223,8 +223,47 @@ const ASKED: &[(&str, &str, &str, &str, &[u16])] = &[
     ("GET", "/api/v1/runs/{id}/records", "/api/v1/runs/99999/records", "", &[404]),
     ("GET", "/api/v1/dead-letters", "/api/v1/dead-letters?limit=3", "", &[200]),
     ("GET", "/api/v1/dead-letters", "/api/v1/dead-letters?state=lost", "", &[400]),
+    (
+        "GET",
+        "/api/v1/dead-letters",
+        "/api/v1/dead-letters?search=x&sort=oldest&limit=3",
+        "",
+        &[200],
+    ),
+    ("GET", "/api/v1/dead-letters", "/api/v1/dead-letters?sort=error&before=3", "", &[400]),
     ("GET", "/api/v1/dead-letters/errors", "/api/v1/dead-letters/errors", "", &[200]),
+    (
+        "POST",
+        "/api/v1/dead-letters/{id}/edit",
+        "/api/v1/dead-letters/1/edit",
+        r#"{"value_base64":"/wA=","key":null}"#,
+        &[200],
+    ),
+    ("POST", "/api/v1/dead-letters/{id}/edit", "/api/v1/dead-letters/1/edit", "{}", &[400]),
+    (
+        "POST",
+        "/api/v1/dead-letters/{id}/edit",
+        "/api/v1/dead-letters/1/edit",
+        r#"{"value":"a","value_base64":"YQ=="}"#,
+        &[400],
+    ),
+    (
+        "POST",
+        "/api/v1/dead-letters/{id}/edit",
+        "/api/v1/dead-letters/99999/edit",
+        r#"{"value":"a"}"#,
+        &[404],
+    ),
     ("GET", "/api/v1/dead-letters/{id}", "/api/v1/dead-letters/1", "", &[200]),
+    ("POST", "/api/v1/dead-letters/{id}/revert", "/api/v1/dead-letters/1/revert", "{}", &[200]),
+    ("POST", "/api/v1/dead-letters/{id}/revert", "/api/v1/dead-letters/1/revert", "{}", &[409]),
+    (
+        "POST",
+        "/api/v1/dead-letters/{id}/edit",
+        "/api/v1/dead-letters/9/edit",
+        r#"{"value":"mended","redrive":true}"#,
+        &[200],
+    ),
     ("GET", "/api/v1/dead-letters/{id}", "/api/v1/dead-letters/99999", "", &[404]),
     (
         "POST",
@@ -249,6 +288,7 @@ const ASKED: &[(&str, &str, &str, &str, &[u16])] = &[
         &[200],
     ),
     ("GET", "/api/v1/requests", "/api/v1/requests?state=all", "", &[200]),
+    ("GET", "/api/v1/requests", "/api/v1/requests?id=1", "", &[200]),
     ("POST", "/api/v1/replay", "/api/v1/replay", r#"{"partition":0,"from":0,"to":5}"#, &[200]),
     ("POST", "/api/v1/replay", "/api/v1/replay", r#"{"partition":99,"from":0,"to":5}"#, &[400]),
     ("POST", "/api/v1/replay", "/api/v1/replay", r#"{"partition":0,"from":5,"to":0}"#, &[400]),
@@ -353,6 +393,27 @@ fn pages_of_lists_have_each_row_once() {
         }
         let ids = |rows: &[Value]| rows.iter().map(|row| row["id"].clone()).collect::<Vec<_>>();
         assert_eq!(ids(&paged), ids(&whole), "{list}");
+    }
+    // The same in every order, and for what a search finds.
+    for sort in ["newest", "oldest", "error"] {
+        for search in ["", "&search=CANNOT"] {
+            let list = format!("/api/v1/dead-letters?sort={sort}{search}");
+            let mut path = format!("{list}&limit=7");
+            let mut seen = Vec::new();
+            loop {
+                let page = http.get(&path).json();
+                let rows = page["dead_letters"].as_array().unwrap();
+                seen.extend(rows.iter().map(|row| row["id"].as_i64().unwrap()));
+                let Some(next) = page["next"].as_i64() else { break };
+                let place = if sort == "newest" { "before" } else { "after" };
+                path = format!("{list}&limit=7&{place}={next}");
+            }
+            assert_eq!(seen.len(), 200, "{list}");
+            assert!(
+                seen.is_sorted_by(|a, b| if sort == "oldest" { a < b } else { a > b }),
+                "{list}"
+            );
+        }
     }
     // A full last page has no next one.
     let letters = http.get("/api/v1/dead-letters?limit=200").json();

@@ -85,7 +85,7 @@ fn a_person_sees_runs_go_by_mends_a_failure_pauses_and_adds_workers() {
     eventually(LIMIT, "the lag falls to nothing", || lag() == "0");
     browser.wait_for("[data-test=verdict]", "Keeping up");
 
-    // The failed run is found by its error, and its record is read again from the log.
+    // The failed run is found by its error, and shows its records.
     browser.open(&site.at("/runs"));
     browser.click("[data-test=tab-failed]");
     browser.wait_for("[data-test=run]", "no such customer");
@@ -99,6 +99,10 @@ fn a_person_sees_runs_go_by_mends_a_failure_pauses_and_adds_workers() {
     });
     browser.click("[data-test=run] a");
     browser.wait_for("[data-test=run-error]", "no such customer");
+    eventually(LIMIT, "its records", || browser.count("[data-test=record-error]") > 0);
+    if browser.count("[data-test=more-failed]") > 0 {
+        browser.click("[data-test=more-failed] summary");
+    }
     browser.wait_for("[data-test=run-view]", "poison");
 
     // Its dead letters are redriven once the step is mended.
@@ -293,6 +297,96 @@ fn a_hundred_thousand_runs_are_paged_filtered_and_sorted() {
     eventually(LIMIT, "the newest page again", || first() == newest);
     browser.open(&site.at("/runs?sort=run_time&partition=2"));
     browser.wait_for("[data-test=run]", "First_Topic/2/");
+    assert_eq!(browser.errors(), [""; 0]);
+}
+
+#[test]
+fn a_poison_record_among_20_000_dead_letters_is_found_mended_and_redriven() {
+    let data = tempfile::tempdir().unwrap();
+    let lines = data.path().join("lines");
+    let line = |order| match order {
+        12_345 => format!("{{\"order\":{order},\"item\":\"POISON-17\"}}\n"),
+        _ => format!("{{\"order\":{order},\"item\":\"tea\"}}\n"),
+    };
+    fs::write(&lines, (0..20_000).map(line).collect::<String>()).unwrap();
+    let folder = data.path().join("data");
+    let mut produce = Command::new(env!("CARGO_BIN_EXE_mb"));
+    produce.args(["produce", "-", "--client", "embedded", "--data-dir"]).arg(&folder);
+    let produced = produce.stdin(fs::File::open(&lines).unwrap()).status();
+    assert!(produced.unwrap().success());
+    // At first the step takes nothing; then everything but poison.
+    let (mended, got) = (data.path().join("mended"), data.path().join("got"));
+    let step = format!(
+        "test -e {} || exit 65; echo 'half of it'; tee -a {} | grep -q POISON && exit 65; exit 0",
+        mended.display(),
+        got.display()
+    );
+    let args = ["--client", "embedded", "--max-batch", "500", "--exec", &step];
+    let site = Site::start(&folder, free_port(), &args);
+    let browser = Browser::start();
+    browser.look(1600, 1000, false);
+    browser.open(&site.at("/dead-letters"));
+    browser.wait_for("[data-test=nav-dead-letters]", "20,000");
+    browser.wait_for("[data-test=error-group]", "20,000");
+    fs::write(&mended, "").unwrap();
+
+    browser.fill("[data-test=filter-search]", "poison-17");
+    eventually(LIMIT, "one dead letter", || browser.count("[data-test=dead-letter]") == 1);
+    browser.wait_for("[data-test=dead-letter]", "POISON-17");
+    browser.wait_for("[data-test=searched]", "Looked at 20,000 dead letters.");
+    let script = "return document.querySelector('[data-test=redrive-all]').disabled;";
+    let all = browser.script(script, &serde_json::json!([]));
+    assert_eq!(all, true, "no button acts on more than was found");
+    browser.click("[data-test=dead-letter] th a");
+    browser.click("[data-test=edit]");
+    browser.fill("[data-test=edit-value]", "{\"order\":12345,");
+    browser.wait_for("[data-test=editor]", "This is not JSON");
+    browser.screenshot("dead-letter-editor-1600-light");
+    browser.fill("[data-test=edit-value]", "{\"order\":12345,\"item\":\"mended\"}");
+    browser.click("[data-test=edit-redrive]");
+    browser.wait_for("[data-test=dead-letter-facts]", "redriven");
+    browser.wait_for("[data-test=edited-record]", "mended");
+    browser.wait_for("[data-test=original-record]", "POISON-17");
+    browser.screenshot("dead-letter-edited-1600-light");
+    let got = fs::read_to_string(&got).unwrap();
+    assert!(
+        got.lines().count() == 1 && got.contains("mended") && got.ends_with("\"edited\":true}\n"),
+        "{got}"
+    );
+
+    // A run whose 500 records all failed is no longer than a person reads.
+    browser.open(&site.at("/runs/1"));
+    browser.wait_for("[data-test=record-error]", "exit code 65");
+    eventually(LIMIT, "its records", || browser.count("[data-test=record]") == 100);
+    let height = "return document.documentElement.scrollHeight;";
+    let height = browser.script(height, &serde_json::json!([])).as_i64().unwrap();
+    assert!(height < 3000, "{height} pixels");
+    browser.screenshot("run-failed-1600-light");
+    browser.click("[data-test=again]");
+    browser.wait_for("[data-test=toast-good]", "open dead letters of run 1 will be redriven");
+    browser.click("[data-test=toast-good] a");
+    browser.wait_for("[data-test=request-summary]", "succeeded");
+    assert_eq!(browser.errors(), [""; 0]);
+}
+
+#[test]
+fn what_a_command_prints_is_on_its_runs_page_while_it_runs() {
+    let data = tempfile::tempdir().unwrap();
+    let go_on = data.path().join("go_on");
+    let step = format!(
+        "echo 'loading part 1'; until test -e {}; do sleep 0.1; done; echo 'loading part 2'; exit 65",
+        go_on.display()
+    );
+    let some = ["--client", "embedded", "--rate", "max", "--count", "20", "--partitions", "1"];
+    let site = Site::start(data.path(), free_port(), &[&some[..], &["--exec", &step]].concat());
+    let browser = Browser::start();
+    browser.look(400, 900, false);
+    browser.open(&site.at("/runs/1"));
+    browser.wait_for("[data-test=output]", "loading part 1");
+    fs::write(&go_on, "").unwrap();
+    browser.wait_for("[data-test=attempt]", "loading part 2");
+    browser.wait_for("[data-test=record-error]", "exit code 65");
+    assert_eq!(browser.count("[data-test=output]"), 0);
     assert_eq!(browser.errors(), [""; 0]);
 }
 

@@ -52,3 +52,15 @@ test('figures have their units', () => {
   assert.deepEqual([512, 2048, 32 * 1024 ** 2].map(text.size), ['512 B', '2.0 KiB', '32.0 MiB']);
   assert.deepEqual([text.counted(1, 'batch', 'batches'), text.counted(2000, 'run'), text.count(null)], ['1 batch', '2,000 runs', '–']);
 });
+
+test('a text field keeps the ends of lines if all of them are alike', () => {
+  assert.equal(text.lineEnd('one line'), '\n');
+  assert.equal(text.lineEnd('a\nb\n'), '\n');
+  assert.equal(text.lineEnd('a\r\nb\r\n'), '\r\n');
+  for (const mixed of ['a\r\nb\n', 'a\rb', '\r', 'a\r\r\n']) assert.equal(text.lineEnd(mixed), null);
+});
+
+test('base64 has the bytes of a text', () => {
+  const long = 'ü\r\n'.repeat(100_000);
+  assert.equal(new TextDecoder().decode(text.bytesOfBase64(text.base64OfText(long))), long);
+});

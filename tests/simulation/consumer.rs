@@ -6,7 +6,6 @@ use std::time::Duration;
 use mb::kafka::{Consumer, Flow, Sink};
 use mb::model::batch::Record;
 use mb::model::error::{Error, Result};
-use mb::model::headers::Headers;
 use mb::model::offset::{Epoch, Offset, Partition};
 
 use crate::log::ask;
@@ -93,10 +92,9 @@ impl Consumer for SimulatedConsumer {
             handed += 1;
             let record = Record {
                 offset: Offset::new(offset),
-                timestamp: None,
                 key: key.as_deref(),
                 value: value.as_deref(),
-                headers: Headers::NONE,
+                ..Record::default()
             };
             if self.reported.insert(partition, epoch) != Some(epoch)
                 && let Some(epoch) = Epoch::checked(epoch)

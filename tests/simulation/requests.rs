@@ -53,6 +53,7 @@ struct Asked {
     succeeded: u64,
     failed: u64,
     records: u64,
+    records_failed: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -102,6 +103,7 @@ impl Requests {
             succeeded: 0,
             failed: 0,
             records: 0,
+            records_failed: 0,
         };
         assert!(self.asked.insert(request, asked).is_none(), "request {request} was there before");
     }
@@ -216,6 +218,14 @@ pub fn written(world: &World, writer: &WriterTask) {
             world.violate(format!("run {}: {what}", outcome.key));
         }
     }
+    for (parent, passed_on) in writer.splits() {
+        if let Some(reprocess) = parent.key.reprocess {
+            let mut requests = world.requests.borrow_mut();
+            if let Some(asked) = requests.asked.get_mut(&reprocess.request()) {
+                asked.records += (parent.records - passed_on) as u64;
+            }
+        }
+    }
     look(world, writer.db(), are_kept);
 }
 
@@ -244,6 +254,9 @@ fn count(world: &World, outcome: &Outcome, request: i64) -> Result<(), String> {
                 return Err(format!("failed, the step says {last:?}"));
             }
             asked.failed += 1;
+            let given_up = outcome.dead_letters.as_ref().map_or(0, |of| of.batch.len());
+            asked.records += (outcome.records - given_up) as u64;
+            asked.records_failed += given_up as u64;
         }
         _ => {}
     }
@@ -384,10 +397,10 @@ fn check_row(
     asked: &Asked,
     row: &RequestRow,
 ) -> Result<bool, String> {
-    let counted = (row.runs_succeeded, row.runs_failed, row.records);
-    let happened = (asked.succeeded, asked.failed, asked.records);
+    let counted = (row.runs_succeeded, row.runs_failed, row.records, row.records_failed);
+    let happened = (asked.succeeded, asked.failed, asked.records, asked.records_failed);
     if counted != happened {
-        return Err(format!("succeeded, failed and records are {happened:?}"));
+        return Err(format!("succeeded and failed, runs and records, are {happened:?}"));
     }
     let left = requests.redriving(row.id).count() as u64;
     match row.state.as_str() {

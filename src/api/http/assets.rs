@@ -32,6 +32,7 @@ const ASSETS: &[Asset] = &[
     file("app.js", JS, include_bytes!("page/app.js")),
     file("charts.js", JS, include_bytes!("page/charts.js")),
     file("controls.js", JS, include_bytes!("page/controls.js")),
+    file("dead-letter.js", JS, include_bytes!("page/dead-letter.js")),
     file("dead-letters.js", JS, include_bytes!("page/dead-letters.js")),
     file("dom.js", JS, include_bytes!("page/dom.js")),
     file("follow-worker.js", JS, include_bytes!("page/follow-worker.js")),

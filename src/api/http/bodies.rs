@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::request::Request;
 use crate::api::operations::cursor::MoveCursor;
-use crate::api::operations::dead_letters::{Discard, Redrive};
+use crate::api::operations::dead_letters::{Discard, EditDeadLetter, EditedFields, Redrive, given};
 use crate::history::dead_letters::Pick;
 use crate::model::error::{Error, Result};
 
@@ -107,6 +107,30 @@ impl DiscardBody {
             return Err(Error::Usage("reason: got none, expected why they are not needed".into()));
         }
         Ok(Discard { pick: pick(self.ids, self.error, self.all)?, note })
+    }
+}
+
+/// What is edited of a dead letter's record. A key or value that is not given stays as it is; null is no key, or
+/// Kafka's null value. Bytes that are not UTF-8 come in base64.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EditBody {
+    #[serde(default, deserialize_with = "given")]
+    key: Option<Option<String>>,
+    key_base64: Option<String>,
+    #[serde(default, deserialize_with = "given")]
+    value: Option<Option<String>>,
+    value_base64: Option<String>,
+    /// Redrives the dead letter too.
+    #[serde(default)]
+    redrive: bool,
+}
+
+impl EditBody {
+    pub fn operation(self, id: i64) -> EditDeadLetter {
+        let EditBody { key, key_base64, value, value_base64, redrive } = self;
+        let fields = EditedFields { key, key_base64, value, value_base64 };
+        EditDeadLetter { id, fields, redrive }
     }
 }
 

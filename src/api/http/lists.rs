@@ -6,11 +6,13 @@ use serde::Serialize;
 use super::failure::Failure;
 use super::query::{Field, Kind};
 use super::route::Call;
-use crate::api::operations::dead_letters::{CountDeadLetterErrors, ListDeadLetters};
+use crate::api::operations::dead_letters::{
+    CountDeadLetterErrors, ListDeadLetters, SearchDeadLetters,
+};
 use crate::api::operations::overview::ListTicks;
 use crate::api::operations::requests::ListRequests;
 use crate::api::operations::runs::ListRuns;
-use crate::history::dead_letters::{self, DeadLetterRow, ErrorCount};
+use crate::history::dead_letters::{self, DeadLetterRow, ErrorCount, Found};
 use crate::history::query::{self, RunRow, TickRow, TickSelection};
 use crate::history::requests::{self, RequestRow};
 use crate::model::error::Error;
@@ -146,11 +148,40 @@ pub(super) fn ticks(call: &mut Call<'_>) -> Result<TickPage, Failure> {
 #[schemars(rename = "DeadLetters")]
 pub(super) struct DeadLetterPage {
     dead_letters: Vec<DeadLetterRow>,
-    /// The next page's `before`; null on the last page.
+    /// What the next page is asked for with: its `before` if the newest come first, else its `after`; null on the
+    /// last page.
     next: Option<i64>,
+    /// How far a search looked; null without one.
+    searched: Option<Searched>,
 }
 
-pub(super) const DEAD_LETTER_FIELDS: &[Field] = &[DEAD_LETTER_STATE, ERROR, BEFORE, LIMIT];
+/// How far a search looked for this page.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Searched")]
+pub(super) struct Searched {
+    /// How many dead letters it looked at.
+    looked_at: u64,
+    /// The page is not full, but the search stopped: it had looked at so many. `next` goes on from there.
+    stopped: bool,
+}
+
+pub(super) const DEAD_LETTER_FIELDS: &[Field] = &[
+    DEAD_LETTER_STATE,
+    ERROR,
+    Field::new(
+        "search",
+        Kind::Text,
+        "A text in the error, or in the key or value of the record; the case of ASCII letters is ignored.",
+    ),
+    Field::new("sort", Kind::Choice(&dead_letters::SORTS), "Which come first.").or("newest"),
+    BEFORE,
+    Field::new(
+        "after",
+        Kind::Integer,
+        "The rows behind this one: the next page, unless the newest come first.",
+    ),
+    LIMIT,
+];
 
 pub(super) fn dead_letters(call: &mut Call<'_>) -> Result<DeadLetterPage, Failure> {
     let query = call.query()?;
@@ -158,13 +189,26 @@ pub(super) fn dead_letters(call: &mut Call<'_>) -> Result<DeadLetterPage, Failur
     let selection = dead_letters::Selection {
         state: Some(query.text("state")?.unwrap_or_else(|| "open".to_owned())),
         error: query.text("error")?,
+        sort: query.text("sort")?,
         before: query.number("before")?,
+        after: query.number("after")?,
         limit: limit + 1,
         ..dead_letters::Selection::default()
     };
-    let (dead_letters, is_more) = page(call.perform(ListDeadLetters(selection))?, limit);
-    let next = dead_letters.last().filter(|_| is_more).map(|letter| letter.id);
-    Ok(DeadLetterPage { dead_letters, next })
+    let (found, searched) = match query.text("search")? {
+        None => {
+            let dead_letters = call.perform(ListDeadLetters(selection))?;
+            (Found { dead_letters, ..Found::default() }, None)
+        }
+        Some(text) => {
+            let found = call.perform(SearchDeadLetters { selection, text })?;
+            let (looked_at, stopped) = (found.looked_at, found.stopped_at.is_some());
+            (found, Some(Searched { looked_at, stopped }))
+        }
+    };
+    let (dead_letters, is_more) = page(found.dead_letters, limit);
+    let last = dead_letters.last().filter(|_| is_more).map(|letter| letter.id);
+    Ok(DeadLetterPage { dead_letters, next: last.or(found.stopped_at), searched })
 }
 
 /// How many dead letters have which error.
@@ -194,12 +238,16 @@ pub(super) struct RequestList {
     requests: Vec<RequestRow>,
 }
 
-pub(super) const REQUEST_FIELDS: &[Field] =
-    &[Field::new("state", Kind::Text, "open, done, cancelled or all.").or("all"), LIMIT];
+pub(super) const REQUEST_FIELDS: &[Field] = &[
+    Field::new("id", Kind::Integer, "This redrive or replay only."),
+    Field::new("state", Kind::Text, "open, done, cancelled or all.").or("all"),
+    LIMIT,
+];
 
 pub(super) fn requests(call: &mut Call<'_>) -> Result<RequestList, Failure> {
     let query = call.query()?;
     let selection = requests::Selection {
+        id: query.number("id")?,
         state: query.text("state")?,
         limit: query.limit()?,
         ..requests::Selection::default()

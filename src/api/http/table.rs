@@ -4,7 +4,7 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::bodies::{Cursor, DiscardBody, Empty, Note, RedriveBody, Span};
+use super::bodies::{Cursor, DiscardBody, EditBody, Empty, Note, RedriveBody, Span};
 use super::failure::Failure;
 use super::lists::{
     DEAD_LETTER_ERROR_FIELDS, DEAD_LETTER_FIELDS, REQUEST_FIELDS, RUN_FIELDS, TICK_FIELDS,
@@ -19,13 +19,15 @@ use crate::api::metrics::{self, GetMetrics};
 use crate::api::operations::Done;
 use crate::api::operations::cancel_run::CancelRun;
 use crate::api::operations::cursor::{CallOffCursorMove, CursorMove, GetCursorMove};
-use crate::api::operations::dead_letters::GetDeadLetter;
+use crate::api::operations::dead_letters::{GetDeadLetter, RevertDeadLetter};
 use crate::api::operations::hold::{GiveUp, RetryNow};
 use crate::api::operations::overview::{GetLag, GetOverview, GetSeries, shared_overview};
 use crate::api::operations::preview::PreviewTick;
 use crate::api::operations::records::ReadRecords;
 use crate::api::operations::requests::{CancelRequests, ReplayOffsets, RequestNumbers};
-use crate::api::operations::runs::{CountRuns, GetRun, ReplayRequested, ReplayRun};
+use crate::api::operations::runs::{
+    CountRuns, GetRun, RanAgain, ReplayRequested, ReplayRun, RunAgain,
+};
 use crate::api::operations::sensor::{Pause, Resume, Tick};
 use crate::api::operations::settings::ChangeSettings;
 use crate::config::steering::SettingsView;
@@ -192,7 +194,7 @@ pub(super) static ROUTES: &[Route] = &[
     get(
         "/api/v1/dead-letters",
         "deadLetters",
-        "Dead letters, the newest first",
+        "Dead letters",
         DEAD_LETTER_FIELDS,
         &Json(dead_letters),
     ),
@@ -295,14 +297,13 @@ pub(super) static ROUTES: &[Route] = &[
             call.perform(CancelRun { id, note }).map_err(conflict)
         }),
     ),
-    post("/api/v1/runs/{id}/replay", "replayRun", "Replays the run's offsets", &Posted(replay_run)),
-    // The name of the route above in mb 0.1.
     post(
         "/api/v1/runs/{id}/again",
         "runAgain",
-        "Replays the run's offsets (use replay)",
-        &Posted(replay_run),
+        "Redrives the run's open dead letters, or replays its offsets if it has none",
+        &Posted(run_again),
     ),
+    post("/api/v1/runs/{id}/replay", "replayRun", "Replays the run's offsets", &Posted(replay_run)),
     post(
         "/api/v1/dead-letters/redrive",
         "redrive",
@@ -319,6 +320,24 @@ pub(super) static ROUTES: &[Route] = &[
         &Posted(|call, body: DiscardBody| {
             let discarded = call.perform(body.operation()?)?;
             Ok(Discarded { discarded })
+        }),
+    ),
+    post(
+        "/api/v1/dead-letters/{id}/edit",
+        "editDeadLetter",
+        "Edits the record of an open dead letter, for its redrive; the original stays",
+        &Posted(|call, body: EditBody| {
+            let id = known_dead_letter(call)?;
+            call.perform(body.operation(id))
+        }),
+    ),
+    post(
+        "/api/v1/dead-letters/{id}/revert",
+        "revertDeadLetter",
+        "Takes the edit of an open dead letter back",
+        &Posted(|call, Empty {}| {
+            let id = known_dead_letter(call)?;
+            call.perform(RevertDeadLetter { id })
         }),
     ),
     post(
@@ -428,12 +447,24 @@ fn known_run(call: &mut Call<'_>) -> Result<i64, Failure> {
     call.found("run", run).map(|_| id)
 }
 
+/// The number of a dead letter that the history has.
+fn known_dead_letter(call: &mut Call<'_>) -> Result<i64, Failure> {
+    let id = call.id("dead letter")?;
+    let letter = call.perform(GetDeadLetter { id })?;
+    call.found("dead letter", letter).map(|_| id)
+}
+
 /// If a run is there but what is asked for cannot be done to it, nothing is wrong with the request itself.
 fn conflict(failure: Failure) -> Failure {
     match failure.status {
         400 => Failure { status: 409, kind: "conflict", ..failure },
         _ => failure,
     }
+}
+
+fn run_again(call: &mut Call<'_>, Empty {}: Empty) -> Result<RanAgain, Failure> {
+    let id = known_run(call)?;
+    call.perform(RunAgain { id }).map_err(conflict)
 }
 
 fn replay_run(call: &mut Call<'_>, Empty {}: Empty) -> Result<ReplayRequested, Failure> {

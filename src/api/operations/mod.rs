@@ -16,6 +16,5 @@ pub mod requests;
 pub mod runs;
 pub mod sensor;
 pub mod settings;
-mod shown_record;
 
 pub use operation::{Done, Operation};

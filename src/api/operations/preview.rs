@@ -7,7 +7,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Operation;
-use super::shown_record::{ShownRecord, fetch_settings};
 use crate::api::context::{Context, RunningPipeline};
 use crate::api::session::Session;
 use crate::config::limits;
@@ -15,6 +14,7 @@ use crate::kafka::{Consumer, Flow, Sink, Watermarks};
 use crate::model::batch::Record;
 use crate::model::error::{Error, Result};
 use crate::model::offset::{Offset, Partition};
+use crate::step::shown_record::ShownRecord;
 
 /// What a tick would read now.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -89,7 +89,7 @@ fn preview(pipeline: &RunningPipeline) -> Result<Preview> {
         .collect();
     if !from.is_empty() {
         let mut consumer =
-            pipeline.engine.broker.consumer(topic, &from, &fetch_settings(pipeline))?;
+            pipeline.engine.broker.consumer(topic, &from, &pipeline.fetch_settings())?;
         let polled = sink.poll(consumer.as_mut(), began + limits::PREVIEW_LIMIT);
         consumer.close();
         polled?;

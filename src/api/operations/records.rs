@@ -1,21 +1,24 @@
-//! The records of a run, read from the log once more for people.
+//! The records of a run, for people: those at which it failed from the history, the others from the log, which is read
+//! once more.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Operation;
-use super::shown_record::{ShownRecord, fetch_settings};
 use crate::api::context::{Context, RunningPipeline};
 use crate::api::session::Session;
 use crate::config::limits;
+use crate::history::dead_letters::{self, KeptRecord};
 use crate::history::requests::{self, Place};
 use crate::kafka::{Backend, Consumer, Flow, Sink, Watermarks};
 use crate::model::batch::Record;
 use crate::model::error::{Error, Result};
 use crate::model::lane::lane_of_record;
 use crate::model::offset::{Lane, Offset, OffsetRange, Partition};
+use crate::step::shown_record::ShownRecord;
 
 /// The records of a run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -23,9 +26,15 @@ pub struct ReadRecords {
     pub run: i64,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Records {
-    /// The first ones, at most `limits::SHOWN_RECORDS`.
+    /// Those that became dead letters in this run or in those that it was split into, with their errors, as the
+    /// history keeps them: the first ones, at most `limits::SHOWN_RECORDS`.
+    pub failed: Vec<KeptRecord>,
+    /// How many these are.
+    pub failed_of: u64,
+    /// The others, as the log has them now; of a redrive, as the history has them. The first ones, at most
+    /// `limits::SHOWN_RECORDS`.
     pub records: Vec<ShownRecord>,
     /// How many records the run had.
     pub of: u64,
@@ -37,19 +46,34 @@ impl Operation for ReadRecords {
     type Answer = Records;
 
     fn perform(self, context: &Context, session: &mut Session) -> Result<Records> {
-        let place = requests::place(context.history(session)?, self.run)?;
-        context.with_pipeline(|pipeline| records(pipeline, &place))
+        let history = context.history(session)?;
+        let place = requests::place(history, self.run)?;
+        let most = limits::SHOWN_RECORDS;
+        let kept = dead_letters::kept_of_run(history, self.run, place.is_redrive, most)?;
+        let failed_of = kept.failed_offsets.len() as u64;
+        let of_log = if place.is_redrive && kept.of >= place.records {
+            Records { records: kept.others, ..Records::default() }
+        } else {
+            let read = |pipeline: &RunningPipeline| records(pipeline, &place, kept.failed_offsets);
+            match context.with_pipeline(read) {
+                // What the history has is shown, whatever the log is like.
+                Err(error) if failed_of > 0 => {
+                    Records { note: Some(error.to_string()), ..Records::default() }
+                }
+                read => read?,
+            }
+        };
+        Ok(Records { failed: kept.failed, failed_of, of: place.records, ..of_log })
     }
 }
 
-/// Reads a range of the log.
+/// Reads a range of the log, without the records at the offsets in `kept`.
 ///
 /// # Errors
 /// `Broker` if the topic cannot be read. Records that the log does not have any more are no error: the answer's
 /// note says why they are missing.
-fn records(pipeline: &RunningPipeline, place: &Place) -> Result<Records> {
-    let nothing =
-        |note: String| Records { records: Vec::new(), of: place.records, note: Some(note) };
+fn records(pipeline: &RunningPipeline, place: &Place, kept: BTreeSet<Offset>) -> Result<Records> {
+    let nothing = |note: String| Records { note: Some(note), ..Records::default() };
     let topic = &pipeline.engine.topic.name;
     let is_embedded = pipeline.engine.broker.backend() == Backend::Embedded;
     if place.topic != *topic || place.embedded != is_embedded {
@@ -90,22 +114,24 @@ fn records(pipeline: &RunningPipeline, place: &Place) -> Result<Records> {
         range,
         lane: place.lane,
         next: range.first.max(marks.beginning),
+        kept,
+        found: 0,
         records: Vec::new(),
         is_full: false,
         failed: None,
     };
     let from = [(place.partition, sink.next)];
-    let mut consumer = pipeline.engine.broker.consumer(topic, &from, &fetch_settings(pipeline))?;
+    let mut consumer = pipeline.engine.broker.consumer(topic, &from, &pipeline.fetch_settings())?;
     let polled = sink.poll(consumer.as_mut(), marks.end, limits::RECORDS_LIMIT);
     consumer.close();
     polled?;
     let note = note(place, marks, &sink);
-    Ok(Records { records: sink.records, of: place.records, note })
+    Ok(Records { records: sink.records, note, ..Records::default() })
 }
 
 /// Why some records are missing, if some are.
 fn note(place: &Place, marks: Watermarks, sink: &Collector) -> Option<String> {
-    let found = sink.records.len() as u64;
+    let found = sink.found;
     if marks.beginning > place.range.first {
         let gone = OffsetRange::below(marks.beginning, place.range.first);
         return Some(format!("retention has removed those at {gone}: the log begins behind them"));
@@ -143,6 +169,10 @@ struct Collector {
     lane: Lane,
     /// Every offset below this was seen.
     next: Offset,
+    /// Offsets of records that are shown from the history.
+    kept: BTreeSet<Offset>,
+    /// How many records the log has, those included.
+    found: u64,
     records: Vec<ShownRecord>,
     is_full: bool,
     /// Why the partition could not be read on.
@@ -183,10 +213,15 @@ impl Sink for Collector {
         if count > 1 && lane_of_record(&record, count) != index {
             return Flow::Continue;
         }
+        if self.kept.contains(&record.offset) {
+            self.found += 1;
+            return Flow::Continue;
+        }
         if self.records.len() == limits::SHOWN_RECORDS {
             self.is_full = true;
             return Flow::Stop;
         }
+        self.found += 1;
         self.records.push(ShownRecord::of(partition, &record));
         Flow::Continue
     }

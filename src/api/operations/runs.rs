@@ -1,12 +1,16 @@
-//! Runs: lists, one run whole, how many there are, and the replay of one.
+//! Runs: lists, one run whole, how many there are, and how one is made again.
+
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Operation;
+use super::dead_letters::Redrive;
 use crate::api::context::{Context, RunningPipeline};
 use crate::api::session::Session;
 use crate::config::limits;
+use crate::history::dead_letters::{self, Pick};
 use crate::history::query::{self, RunCounts, RunDetail, RunRow, Selection};
 use crate::history::requests::{self, Place, Replay};
 use crate::kafka::Backend;
@@ -44,6 +48,8 @@ impl Operation for GetRun {
             && let Some(running) = context.running().iter().find(|run| run.id.0 == self.id)
         {
             detail.run.mark_running(running);
+            let of_step = |pipeline: &RunningPipeline| pipeline.engine.step.output(&running.key);
+            detail.output = context.of_pipeline(of_step).flatten();
         }
         Ok(detail)
     }
@@ -62,7 +68,72 @@ impl Operation for CountRuns {
     }
 }
 
-/// Replays the offsets of a run.
+/// Processes a run's records again: redrives its open dead letters, if it left some. Otherwise replays its offsets.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RunAgain {
+    pub id: i64,
+}
+
+/// What running again does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Again {
+    Redrive,
+    Replay,
+}
+
+/// The request that was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "RunAgain")]
+pub struct RanAgain {
+    pub request: i64,
+    /// `redrive`: the run's open dead letters are processed, and nothing else of it. `replay`: all of its offsets are,
+    /// because it has no open dead letter.
+    #[serde(default = "replay")]
+    pub did: Again,
+    /// How many dead letters are redriven.
+    #[serde(default)]
+    pub dead_letters: u64,
+}
+
+/// What an earlier mb has done, which does not say so.
+fn replay() -> Again {
+    Again::Replay
+}
+
+impl Operation for RunAgain {
+    type Answer = RanAgain;
+
+    fn perform(self, context: &Context, session: &mut Session) -> Result<RanAgain> {
+        let id = self.id;
+        requests::place(context.history(session)?, id)?;
+        let (open, redriven_by) = dead_letters::open_of_run(context.history(session)?, id)?;
+        if open.is_empty() {
+            if let Some(request) = redriven_by.first() {
+                return Err(Error::Other(format!(
+                    "run {id} is not made again: request {request} redrives its dead letters already"
+                )));
+            }
+            let ReplayRequested { request } = ReplayRun { id }.perform(context, session)?;
+            return Ok(RanAgain { request, did: Again::Replay, dead_letters: 0 });
+        }
+        let pick = Pick { ids: open, ..Pick::default() };
+        let requests = Redrive(pick).perform(context, session)?;
+        // They are of one scope, so there is one request.
+        let dead_letters = requests.iter().map(|request| request.letters).sum();
+        let request = requests.first().map(|request| request.request).unwrap_or_default();
+        log::info!(
+            "run {id}: {dead_letters} open dead letter(s) are redriven as request {request}"
+        );
+        Ok(RanAgain { request, did: Again::Redrive, dead_letters })
+    }
+
+    fn answer_limit(&self) -> Duration {
+        limits::CHANGE_LIMIT
+    }
+}
+
+/// Replays the offsets of a run, whatever came of it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ReplayRun {
     pub id: i64,

@@ -59,9 +59,17 @@ impl Client {
     pub fn perform<O: Operation + Into<Request>>(&mut self, operation: O) -> Result<O::Answer> {
         let limit = operation.answer_limit();
         let request: Request = operation.into();
+        let mut line = serde_json::to_vec(&request)
+            .map_err(|cause| Error::Other(format!("a request that cannot be sent: {cause}")))?;
+        line.push(b'\n');
+        if line.len() > limits::CONTROL_REQUEST_BYTES {
+            return Err(Error::Other(format!(
+                "the request has {} bytes, and a running mb takes {} at most: stop mb and repeat the command",
+                line.len(),
+                limits::CONTROL_REQUEST_BYTES
+            )));
+        }
         let mut exchange = || -> io::Result<Vec<u8>> {
-            let mut line = serde_json::to_vec(&request)?;
-            line.push(b'\n');
             self.stream.get_ref().set_read_timeout(Some(limit))?;
             self.stream.get_mut().write_all(&line)?;
             let mut answer = Vec::new();

@@ -1,15 +1,14 @@
-//! Lists of dead letters, for people.
+//! Lists of dead letters, for people. `search` looks into their payload.
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::types::Value as SqlValue;
+use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::state::DeadLetterState;
-use crate::model::batch::Record;
+use crate::config::limits;
 use crate::model::error::{Error, Result};
-use crate::model::headers::Headers;
-use crate::model::offset::Offset;
-use crate::step::record_json::RecordJson;
+use crate::step::shown_record::ShownPair;
 
 /// A dead letter as `mb dead-letters` lists it. Times are in milliseconds since 1970 (UTC).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -37,16 +36,12 @@ pub struct DeadLetterRow {
     pub resolved_ms: Option<i64>,
     /// Why it was discarded.
     pub note: Option<String>,
-}
-
-/// A dead letter with its record.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[schemars(rename = "DeadLetterDetail")]
-pub struct DeadLetterDetail {
-    #[serde(flatten)]
-    pub letter: DeadLetterRow,
-    #[schemars(with = "RecordJson<'static>")]
-    pub record: serde_json::Value,
+    /// When a person edited its record; null if nobody has, or the edit was taken back.
+    #[serde(default)]
+    pub edited_ms: Option<i64>,
+    /// The beginning of the record's key and value, of the edited record if there is one.
+    #[serde(default)]
+    pub preview: ShownPair,
 }
 
 /// How many dead letters have the same error.
@@ -66,39 +61,142 @@ pub struct Selection {
     pub group: Option<String>,
     /// Part of the error's text.
     pub error: Option<String>,
-    /// Dead letters with a lower number only: the page that follows one that ended there.
+    /// A name in `SORTS`; `newest` if not set.
+    #[serde(default)]
+    pub sort: Option<String>,
+    /// Of the newest first: dead letters with a lower number only, which are the page that follows one that
+    /// ended there.
     #[serde(default)]
     pub before: Option<i64>,
+    /// Of another order: the dead letters that follow this one.
+    #[serde(default)]
+    pub after: Option<i64>,
     /// For the list of errors, the same: how many earlier pages have shown.
     #[serde(default)]
     pub skip: u32,
     pub limit: u32,
 }
 
-const COLUMNS: &str = "d.id, d.state, d.topic, s.group_name, d.partition, d.record_offset, \
+impl Selection {
+    /// Selects what follows this dead letter, in the same order.
+    pub fn go_on_after(&mut self, last: i64) {
+        match self.sort.as_deref() {
+            None | Some("newest") => self.before = Some(last),
+            _ => self.after = Some(last),
+        }
+    }
+}
+
+/// The names of the orders in which dead letters can be listed. By error, the newest of each error come first.
+pub const SORTS: [&str; 3] = ["newest", "oldest", "error"];
+
+pub(super) const COLUMNS: &str = "d.id, d.state, d.topic, s.group_name, d.partition, d.record_offset, \
      d.timestamp_ms, d.run, d.run_key, d.error, d.attempts, d.at_ms, d.request, d.redrive_run, \
-     d.resolved_ms, d.note";
+     d.resolved_ms, d.note, d.edited_ms, substr(iif(d.edited_ms IS NULL, d.key, d.edited_key), 1, 120), \
+     iif(d.edited_ms IS NULL, length(d.key), length(d.edited_key)), \
+     substr(iif(d.edited_ms IS NULL, d.value, d.edited_value), 1, 120), \
+     iif(d.edited_ms IS NULL, length(d.value), length(d.edited_value))";
+/// How many columns these are.
+pub(super) const COLUMN_COUNT: usize = 21;
+const _: () = assert!(limits::PREVIEW_VALUE_BYTES == 120, "as the columns say");
 
-const SELECTED: &str = "(?1 IS NULL OR d.state = ?1) AND ifnull(d.topic = ?2, true) \
-     AND ifnull(s.group_name = ?3, true) AND ifnull(instr(d.error, ?4) > 0, true)";
-
-/// The selected dead letters, the newest first.
+/// The selected dead letters, the newest first unless `sort` says otherwise.
 ///
 /// # Errors
-/// `Usage` for an unknown state; `Storage` if the file cannot be read.
+/// `Usage` for an unknown state or sort, or a place in the list that there is not; `Storage` if the file cannot
+/// be read.
 pub fn list(db: &Connection, selection: &Selection) -> Result<Vec<DeadLetterRow>> {
-    let state = state(selection)?;
+    let ids = ids(db, selection, selection.limit)?;
+    rows(db, &ids).map_err(storage)
+}
+
+/// The numbers of the first selected dead letters, in the order that was asked for.
+pub(super) fn ids(db: &Connection, selection: &Selection, limit: u32) -> Result<Vec<i64>> {
+    let (mut conditions, mut values) = conditions(selection)?;
+    let name = selection.sort.as_deref().unwrap_or(SORTS[0]);
+    let (after, by) = match name {
+        "newest" => ("d.id < ?", "d.id DESC"),
+        "oldest" => ("d.id > ?", "d.id"),
+        "error" => ("(d.error, -d.id) > (?, -?)", "d.error, d.id DESC"),
+        _ => {
+            let known = SORTS.join(", ");
+            return Err(Error::Usage(format!("sort: got {name:?}, expected one of {known}")));
+        }
+    };
+    let place = match (name, selection.before, selection.after) {
+        (_, None, None) => None,
+        ("newest", Some(before), None) => Some(before),
+        ("oldest" | "error", None, Some(after)) => Some(after),
+        _ => {
+            let rule = "before: goes with the newest first, after with any other order";
+            return Err(Error::Usage(rule.to_owned()));
+        }
+    };
+    if let Some(place) = place {
+        if name == "error" {
+            values.push(error_of(db, place)?.into());
+        }
+        values.push(place.into());
+        conditions.push(after.to_owned());
+    }
+    let index = if selection.error.is_some() || name == "error" { BY_ERROR } else { "" };
     let select = format!(
-        "SELECT {COLUMNS} FROM dead_letters d JOIN scopes s ON s.id = d.scope WHERE {SELECTED} \
-         AND d.id < ?6 ORDER BY d.id DESC LIMIT ?5"
+        "SELECT d.id FROM dead_letters d {index} WHERE {} ORDER BY {by} LIMIT {limit}",
+        conditions.join(" AND ")
     );
-    let Selection { topic, group, error, limit, .. } = selection;
-    let before = selection.before.unwrap_or(i64::MAX);
-    let read = || -> rusqlite::Result<Vec<DeadLetterRow>> {
-        let chosen = params![state, topic, group, error, limit, before];
-        db.prepare_cached(&select)?.query_map(chosen, row)?.collect()
+    let read = || -> rusqlite::Result<Vec<i64>> {
+        db.prepare_cached(&select)?.query_map(params_from_iter(values), |row| row.get(0))?.collect()
     };
     read().map_err(storage)
+}
+
+fn error_of(db: &Connection, id: i64) -> Result<String> {
+    let select = "SELECT error FROM dead_letters WHERE id = ?1";
+    let found = db.query_row(select, [id], |row| row.get(0)).optional().map_err(storage)?;
+    found.ok_or_else(|| {
+        Error::Usage(format!("after: dead letter {id} is not in the history (any more)"))
+    })
+}
+
+/// This index has all that a choice by error needs. SQLite's planner would rather read the rows in the order that is
+/// asked for, each with its payload.
+const BY_ERROR: &str = "INDEXED BY dead_letters_by_error";
+
+/// The selection, apart from its place in the list, as conditions on `dead_letters d` and their values in the same
+/// order.
+fn conditions(selection: &Selection) -> Result<(Vec<String>, Vec<SqlValue>)> {
+    let mut conditions = vec!["true".to_owned()];
+    let mut values: Vec<SqlValue> = Vec::new();
+    let mut add = |condition: &str, value: SqlValue| {
+        conditions.push(condition.to_owned());
+        values.push(value);
+    };
+    if let Some(state) = state(selection)? {
+        add("d.state = ?", state.into());
+    }
+    let Selection { topic, group, error, .. } = selection;
+    if let Some(topic) = topic {
+        add("d.topic = ?", topic.clone().into());
+    }
+    if let Some(group) = group {
+        add("d.scope IN (SELECT id FROM scopes WHERE group_name = ?)", group.clone().into());
+    }
+    if let Some(error) = error {
+        add("instr(d.error, ?) > 0", error.clone().into());
+    }
+    Ok((conditions, values))
+}
+
+/// The dead letters of these numbers, in this order. One that was removed meanwhile is not shown.
+pub(super) fn rows(db: &Connection, ids: &[i64]) -> rusqlite::Result<Vec<DeadLetterRow>> {
+    let mut select = db.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM dead_letters d JOIN scopes s ON s.id = d.scope WHERE d.id = ?1"
+    ))?;
+    let mut rows = Vec::with_capacity(ids.len());
+    for id in ids {
+        rows.extend(select.query_row([id], row).optional()?);
+    }
+    Ok(rows)
 }
 
 /// How many of the selected dead letters have which error, the most frequent error first.
@@ -106,13 +204,16 @@ pub fn list(db: &Connection, selection: &Selection) -> Result<Vec<DeadLetterRow>
 /// # Errors
 /// As `list`.
 pub fn errors(db: &Connection, selection: &Selection) -> Result<Vec<ErrorCount>> {
-    let state = state(selection)?;
+    let (conditions, values) = conditions(selection)?;
+    let Selection { limit, skip, .. } = selection;
     let select = format!(
-        "SELECT count(*) AS letters, d.topic, s.group_name, d.error FROM dead_letters d \
-         JOIN scopes s ON s.id = d.scope WHERE {SELECTED} GROUP BY 2, 3, 4 \
-         ORDER BY letters DESC, 2, 3, 4 LIMIT ?5 OFFSET ?6"
+        "SELECT sum(c.letters), c.topic, s.group_name, c.error FROM \
+         (SELECT count(*) AS letters, d.topic, d.scope, d.error FROM dead_letters d {BY_ERROR} \
+          WHERE {} GROUP BY d.error, d.topic, d.scope) c \
+         JOIN scopes s ON s.id = c.scope GROUP BY 2, 3, 4 ORDER BY 1 DESC, 2, 3, 4 \
+         LIMIT {limit} OFFSET {skip}",
+        conditions.join(" AND ")
     );
-    let Selection { topic, group, error, limit, skip, .. } = selection;
     let count = |row: &Row<'_>| {
         Ok(ErrorCount {
             letters: row.get(0)?,
@@ -122,8 +223,7 @@ pub fn errors(db: &Connection, selection: &Selection) -> Result<Vec<ErrorCount>>
         })
     };
     let read = || -> rusqlite::Result<Vec<ErrorCount>> {
-        let chosen = params![state, topic, group, error, limit, skip];
-        db.prepare(&select)?.query_map(chosen, count)?.collect()
+        db.prepare_cached(&select)?.query_map(params_from_iter(values), count)?.collect()
     };
     read().map_err(storage)
 }
@@ -139,34 +239,15 @@ fn state(selection: &Selection) -> Result<Option<i64>> {
     Ok(Some(state.code()))
 }
 
-/// One dead letter by its number.
-///
-/// # Errors
-/// `Storage` if the file cannot be read.
-pub fn find(db: &Connection, id: i64) -> Result<Option<DeadLetterDetail>> {
-    let select = format!(
-        "SELECT {COLUMNS}, d.key, d.value, d.headers FROM dead_letters d \
-         JOIN scopes s ON s.id = d.scope WHERE d.id = ?1"
-    );
-    let detail = |found: &Row<'_>| -> rusqlite::Result<DeadLetterDetail> {
-        let letter = row(found)?;
-        let bytes = |column| found.get::<_, Option<Vec<u8>>>(column);
-        let (key, value, headers) = (bytes(16)?, bytes(17)?, bytes(18)?.unwrap_or_default());
-        let record = Record {
-            offset: Offset::new(letter.offset),
-            timestamp: letter.timestamp_ms,
-            key: key.as_deref(),
-            value: value.as_deref(),
-            headers: Headers::decode(&headers).unwrap_or(Headers::NONE),
-        };
-        let record = serde_json::to_value(RecordJson { partition: letter.partition, record });
-        Ok(DeadLetterDetail { letter, record: record.unwrap_or_default() })
-    };
-    db.query_row(&select, [id], detail).optional().map_err(storage)
-}
-
-fn row(row: &Row<'_>) -> rusqlite::Result<DeadLetterRow> {
+/// A row of `COLUMNS`.
+pub(super) fn row(row: &Row<'_>) -> rusqlite::Result<DeadLetterRow> {
     let state = DeadLetterState::from_code(row.get(1)?).map_or("unknown", DeadLetterState::name);
+    let beginning = |column: usize| -> rusqlite::Result<Option<(&[u8], usize)>> {
+        let bytes = row.get_ref(column)?.as_blob_or_null()?;
+        let length = row.get::<_, Option<usize>>(column + 1)?.unwrap_or_default();
+        Ok(bytes.map(|bytes| (bytes, length)))
+    };
+    let most = limits::PREVIEW_VALUE_BYTES;
     Ok(DeadLetterRow {
         id: row.get(0)?,
         state: state.to_owned(),
@@ -184,6 +265,8 @@ fn row(row: &Row<'_>) -> rusqlite::Result<DeadLetterRow> {
         redrive_run: row.get(13)?,
         resolved_ms: row.get(14)?,
         note: row.get(15)?,
+        edited_ms: row.get(16)?,
+        preview: ShownPair::cut_at(most, beginning(17)?, beginning(19)?),
     })
 }
 

@@ -38,7 +38,17 @@ pub struct RedriveRequest {
 /// cannot be written.
 pub fn redrive(db: &mut Connection, pick: &Pick) -> Result<Vec<RedriveRequest>> {
     let change = begin(db)?;
-    let groups = pick_marked(&change, pick, "redriven")?;
+    let requests = redrive_in(&change, pick)?;
+    end(change)?;
+    Ok(requests)
+}
+
+/// `redrive` as a part of a larger change, which begins with `begin` and ends with `end`.
+///
+/// # Errors
+/// As `redrive`.
+pub(super) fn redrive_in(change: &Transaction<'_>, pick: &Pick) -> Result<Vec<RedriveRequest>> {
+    let groups = pick_marked(change, pick, "redriven")?;
     let request = || -> rusqlite::Result<Vec<RedriveRequest>> {
         let mut requests = Vec::new();
         for (topic, group) in groups {
@@ -62,7 +72,10 @@ pub fn redrive(db: &mut Connection, pick: &Pick) -> Result<Vec<RedriveRequest>> 
                      AND other.partition = dead_letters.partition \
                      AND other.record_offset = dead_letters.record_offset \
                      AND other.id < dead_letters.id \
-                     AND (other.key IS NOT dead_letters.key OR other.value IS NOT dead_letters.value \
+                     AND (iif(other.edited_ms IS NULL, other.key, other.edited_key) IS NOT \
+                             iif(dead_letters.edited_ms IS NULL, dead_letters.key, dead_letters.edited_key) \
+                         OR iif(other.edited_ms IS NULL, other.value, other.edited_value) IS NOT \
+                             iif(dead_letters.edited_ms IS NULL, dead_letters.value, dead_letters.edited_value) \
                          OR other.headers IS NOT dead_letters.headers))",
                 params![request, DeadLetterState::Open.code()],
             )?;
@@ -71,9 +84,7 @@ pub fn redrive(db: &mut Connection, pick: &Pick) -> Result<Vec<RedriveRequest>> 
         }
         Ok(requests)
     };
-    let requests = request().map_err(storage)?;
-    end(change)?;
-    Ok(requests)
+    request().map_err(storage)
 }
 
 /// Marks open dead letters as not needed, for the reason in `note`. Returns how many.
@@ -94,12 +105,11 @@ pub fn discard(db: &mut Connection, pick: &Pick, note: &str) -> Result<u64> {
     Ok(discarded as u64)
 }
 
-fn begin(db: &mut Connection) -> Result<Transaction<'_>> {
+pub(super) fn begin(db: &mut Connection) -> Result<Transaction<'_>> {
     db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(storage)
 }
 
-fn end(change: Transaction<'_>) -> Result<()> {
-    change.execute("DELETE FROM picked", []).map_err(storage)?;
+pub(super) fn end(change: Transaction<'_>) -> Result<()> {
     change.commit().map_err(storage)
 }
 
@@ -153,34 +163,38 @@ fn pick_marked(change: &Transaction<'_>, pick: &Pick, done: &str) -> Result<Vec<
 
 /// Why a named dead letter was not picked. `Ok` if it was: it is named twice.
 fn explain(change: &Transaction<'_>, id: i64, done: &str) -> Result<()> {
-    let found = change
+    let picked = change
+        .query_row("SELECT 1 FROM picked WHERE id = ?1", [id], |_| Ok(()))
+        .optional()
+        .map_err(storage)?;
+    if picked.is_some() {
+        return Ok(());
+    }
+    let cause = why_not_open(change, id)?
+        .unwrap_or_else(|| "is of another topic, group or error than was asked for".to_owned());
+    Err(Error::Other(format!("nothing is {done}: dead letter {id} {cause}")))
+}
+
+/// Why nothing can be done with a dead letter; `None` if it is open.
+pub(super) fn why_not_open(db: &Connection, id: i64) -> Result<Option<String>> {
+    let found = db
         .query_row("SELECT state, request FROM dead_letters WHERE id = ?1", [id], |row| {
             Ok((row.get::<_, i64>(0)?, row.get::<_, Option<i64>>(1)?))
         })
         .optional()
         .map_err(storage)?;
-    let cause = match found.map(|(state, request)| (DeadLetterState::from_code(state), request)) {
-        None => {
-            "is not in the history (mb dead-letters list --state all shows every one)".to_owned()
-        }
-        Some((Some(DeadLetterState::Open), _)) => {
-            let picked = change
-                .query_row("SELECT 1 FROM picked WHERE id = ?1", [id], |_| Ok(()))
-                .optional()
-                .map_err(storage)?;
-            match picked {
-                Some(()) => return Ok(()),
-                None => "is of another topic, group or error than was asked for".to_owned(),
-            }
-        }
+    Ok(match found.map(|(state, request)| (DeadLetterState::from_code(state), request)) {
+        None => Some(
+            "is not in the history (mb dead-letters list --state all shows every one)".to_owned(),
+        ),
+        Some((Some(DeadLetterState::Open), _)) => None,
         Some((Some(DeadLetterState::Redriving), Some(request))) => {
-            format!("is being redriven, by request {request}")
+            Some(format!("is being redriven, by request {request}"))
         }
         Some((state, _)) => {
-            format!("is {} already", state.map_or("resolved", DeadLetterState::name))
+            Some(format!("is {} already", state.map_or("resolved", DeadLetterState::name)))
         }
-    };
-    Err(Error::Other(format!("nothing is {done}: dead letter {id} {cause}")))
+    })
 }
 
 fn storage(cause: rusqlite::Error) -> Error {

@@ -4,6 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::history::dead_letters::FAMILY;
 use crate::history::migrations::{KIND_REDRIVE, KIND_REPLAY};
 use crate::model::clock;
 use crate::model::error::{Error, Result};
@@ -51,9 +52,10 @@ pub struct RunRow {
 pub struct RunDetail {
     #[serde(flatten)]
     pub run: RunRow,
+    /// What the last attempt printed; of a run that is under way, what its command has printed so far.
     pub output: Option<String>,
     pub failed_attempts: Vec<AttemptRow>,
-    /// How many of its records became dead letters.
+    /// How many of its records became dead letters, in this run or in those that it was split into.
     pub dead_letters: u64,
 }
 
@@ -103,12 +105,11 @@ pub fn run(db: &Connection, id: i64) -> Result<Option<RunDetail>> {
              WHERE run = ?1 ORDER BY rowid",
         )?;
         let failed_attempts = attempts.query_map([id], attempt_row)?.collect::<Result<_, _>>()?;
-        let dead_letters = db.query_row(
-            "SELECT max(dead_letters, (SELECT count(*) FROM dead_letters WHERE run = ?1)) \
-                 FROM runs WHERE id = ?1",
-            params![id],
-            |row| row.get(0),
-        )?;
+        let select = format!(
+            "{FAMILY} SELECT max((SELECT ifnull(sum(dead_letters), 0) FROM runs WHERE id IN family), \
+             (SELECT count(*) FROM dead_letters WHERE run IN family))"
+        );
+        let dead_letters = db.query_row(&select, params![id], |row| row.get(0))?;
         Ok(Some(RunDetail { run, output, failed_attempts, dead_letters }))
     };
     read().map_err(storage)

@@ -50,6 +50,10 @@ pub struct Chunk {
     pub bytes: usize,
 }
 
+/// The bytes of a dead letter's record, as a redrive processes it.
+const BYTES: &str = "iif(edited_ms IS NULL, ifnull(length(key), 0) + ifnull(length(value), 0), \
+     ifnull(length(edited_key), 0) + ifnull(length(edited_value), 0)) + ifnull(length(headers), 0)";
+
 /// Reads the requests of a scope, while the history thread writes the file.
 pub struct Reader {
     db: Connection,
@@ -142,10 +146,11 @@ impl Reader {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?))
         };
         let found = self.all(
-            "SELECT partition, record_offset, ifnull(length(key), 0) + ifnull(length(value), 0) \
-             + ifnull(length(headers), 0) FROM dead_letters \
-             WHERE request = ?1 AND (partition, record_offset) > (?2, ?3) AND state = ?4 \
-             AND redrive_run IS NULL ORDER BY partition, record_offset, id LIMIT ?5",
+            &format!(
+                "SELECT partition, record_offset, {BYTES} FROM dead_letters \
+                 WHERE request = ?1 AND (partition, record_offset) > (?2, ?3) AND state = ?4 \
+                 AND redrive_run IS NULL ORDER BY partition, record_offset, id LIMIT ?5"
+            ),
             params![request, after.0, after.1, DeadLetterState::Redriving.code(), max_records],
             dead_letter,
         )?;
@@ -172,9 +177,10 @@ impl Reader {
     /// How many records and bytes a redrive's run has.
     pub fn size(&self, run: RunId) -> Result<(usize, usize)> {
         let sizes = self.all(
-            "SELECT count(DISTINCT record_offset), ifnull(sum(ifnull(length(key), 0) \
-             + ifnull(length(value), 0) + ifnull(length(headers), 0)), 0) \
-             FROM dead_letters WHERE redrive_run = ?1 AND state = ?2",
+            &format!(
+                "SELECT count(DISTINCT record_offset), ifnull(sum({BYTES}), 0) \
+                 FROM dead_letters WHERE redrive_run = ?1 AND state = ?2"
+            ),
             params![run.0, DeadLetterState::Redriving.code()],
             |row| Ok((row.get(0)?, row.get(1)?)),
         )?;
@@ -187,8 +193,10 @@ impl Reader {
             let mut batch = Batch::default();
             batch.expect(bytes, records);
             let mut select = self.db.prepare_cached(
-                "SELECT record_offset, timestamp_ms, key, value, headers FROM dead_letters \
-                 WHERE redrive_run = ?1 AND state = ?2 ORDER BY record_offset, id",
+                "SELECT record_offset, timestamp_ms, iif(edited_ms IS NULL, key, edited_key), \
+                 iif(edited_ms IS NULL, value, edited_value), headers, edited_ms IS NOT NULL \
+                 FROM dead_letters WHERE redrive_run = ?1 AND state = ?2 \
+                 ORDER BY record_offset, id",
             )?;
             let mut rows = select.query(params![run.0, DeadLetterState::Redriving.code()])?;
             while let Some(row) = rows.next()? {
@@ -204,6 +212,7 @@ impl Reader {
                     key: row.get_ref(2)?.as_blob_or_null()?,
                     value: row.get_ref(3)?.as_blob_or_null()?,
                     headers: Headers::decode(headers).unwrap_or(Headers::NONE),
+                    edited: row.get(5)?,
                 };
                 batch.grow_for(&record);
                 batch.push(record);

@@ -233,6 +233,7 @@ impl CrateKafkaConsumer {
                 key: (!message.key.is_empty()).then_some(message.key),
                 value: Some(message.value),
                 headers: Headers::NONE,
+                edited: false,
             };
             if record.payload_bytes() > self.settings.max_record_bytes {
                 let cause = format!(

@@ -77,6 +77,7 @@ impl<'a> Records<'a> {
             key: self.take_optional(key)?,
             value: self.take_optional(value)?,
             headers: Headers::decode(self.take(headers as usize)?)?,
+            edited: false,
         };
         self.offset = self.offset.next();
         Some(record)

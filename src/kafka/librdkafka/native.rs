@@ -271,6 +271,7 @@ impl Message {
                 key: bytes(message.key.cast(), message.key_len),
                 value: bytes(message.payload.cast(), message.len),
                 headers,
+                edited: false,
             }
         }
     }

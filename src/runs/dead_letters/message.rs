@@ -63,6 +63,9 @@ pub fn headers<'a>(
     if let Some(timestamp) = record.timestamp {
         of_mb.push(("__mb.errors.timestamp", made(timestamp.to_string())));
     }
+    if record.edited {
+        of_mb.push(("__mb.errors.edited", text("true")));
+    }
     own.chain(of_mb.into_iter().map(|(name, value)| (Cow::Borrowed(name), value))).collect()
 }
 

@@ -6,7 +6,6 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::budget::Budget;
-use crate::model::headers::Headers;
 use crate::model::offset::Lane;
 use crate::model::planned::PlannedRun;
 use crate::model::run::RunId;
@@ -79,13 +78,8 @@ impl Driver {
     }
 
     fn offer(&mut self, offset: i64, value: &[u8]) {
-        let record = Record {
-            offset: Offset::new(offset),
-            timestamp: None,
-            key: None,
-            value: Some(value),
-            headers: Headers::NONE,
-        };
+        let record =
+            Record { offset: Offset::new(offset), value: Some(value), ..Record::default() };
         if self.at_once && self.batcher.take_at_once(&record) {
             return;
         }

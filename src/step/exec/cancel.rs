@@ -1,5 +1,5 @@
-//! Cancels single commands: which attempts are running, and how a cancel wakes the thread that watches the
-//! attempt's command.
+//! Which attempts are running: how a cancel wakes the thread that watches the attempt's command, and what that has
+//! printed so far.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -8,6 +8,7 @@ use std::sync::{Arc, Weak};
 
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::capture::Captured;
 use crate::model::offset::RunKey;
 use crate::model::sync::{Mutex, MutexGuard};
 
@@ -17,7 +18,7 @@ pub struct Attempts(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    running: HashMap<RunKey, Arc<Cancel>>,
+    running: HashMap<RunKey, (Arc<Cancel>, Arc<Captured>)>,
     /// Runs that were cancelled before their attempt was entered here, or after its end. In the second case the
     /// cancel fails the next attempt of that key, which is then retried.
     early: HashSet<RunKey>,
@@ -77,22 +78,28 @@ pub struct Entered<'a> {
     attempts: &'a Attempts,
     key: &'a RunKey,
     pub cancel: Arc<Cancel>,
+    pub output: Arc<Captured>,
 }
 
 impl Attempts {
     pub fn enter<'a>(&'a self, key: &'a RunKey) -> Entered<'a> {
-        let cancel = Arc::<Cancel>::default();
+        let (cancel, output) = (Arc::<Cancel>::default(), Arc::<Captured>::default());
         let mut state = self.lock();
         if state.early.remove(key) {
             cancel.request();
         }
-        state.running.insert(key.clone(), Arc::clone(&cancel));
-        Entered { attempts: self, key, cancel }
+        state.running.insert(key.clone(), (Arc::clone(&cancel), Arc::clone(&output)));
+        Entered { attempts: self, key, cancel, output }
+    }
+
+    /// What the attempt of this key has printed so far; `None` if none is running.
+    pub fn output(&self, key: &RunKey) -> Option<Arc<Captured>> {
+        self.lock().running.get(key).map(|(_, output)| Arc::clone(output))
     }
 
     pub fn cancel(&self, key: &RunKey) {
         let mut state = self.lock();
-        if let Some(cancel) = state.running.get(key) {
+        if let Some((cancel, _)) = state.running.get(key) {
             return cancel.request();
         }
         if state.early.len() >= EARLY {
@@ -128,7 +135,10 @@ mod tests {
         let beside = attempts.enter(&other);
         attempts.cancel(&key);
         assert!(entered.cancel.is_requested() && !beside.cancel.is_requested());
+        beside.output.stdout.lock().push(b"so far");
+        assert_eq!(attempts.output(&other).and_then(|output| output.text()), Some("so far".into()));
         drop(entered);
+        assert!(attempts.output(&key).is_none());
         attempts.cancel(&key);
         assert!(attempts.enter(&key).cancel.is_requested());
         assert!(!attempts.enter(&key).cancel.is_requested(), "once");

@@ -3,14 +3,67 @@
 
 use std::collections::VecDeque;
 
+use crate::config::limits::CAPTURE_BYTES;
+use crate::model::sync::Mutex;
+
+/// What a command has printed so far, on stdout and on stderr. The thread that watches the command writes it, and others
+/// may read it meanwhile.
+#[derive(Debug, Default)]
+pub struct Captured {
+    pub stdout: Mutex<Capture>,
+    pub stderr: Mutex<Capture>,
+}
+
+impl Captured {
+    /// Both streams as one text; `None` if both are empty.
+    pub fn text(&self) -> Option<String> {
+        let (stdout, stderr) = (self.stdout.lock().clone(), self.stderr.lock().clone());
+        together(stdout, stderr)
+    }
+
+    /// As `text`; nothing is kept.
+    pub fn take_text(&self) -> Option<String> {
+        let take = |stream: &Mutex<Capture>| std::mem::take(&mut *stream.lock());
+        together(take(&self.stdout), take(&self.stderr))
+    }
+
+    /// What another command of the same attempt has printed is forgotten.
+    pub fn clear(&self) {
+        *self.stdout.lock() = Capture::default();
+        *self.stderr.lock() = Capture::default();
+    }
+}
+
+/// Both streams as one text: stdout first, then stderr under the heading `[stderr]`.
+fn together(stdout: Capture, stderr: Capture) -> Option<String> {
+    if stdout.is_empty() && stderr.is_empty() {
+        return None;
+    }
+    let mut text = stdout.into_text();
+    if !stderr.is_empty() {
+        if !text.is_empty() && !text.ends_with('\n') {
+            text.push('\n');
+        }
+        text.push_str("[stderr]\n");
+        text.push_str(&stderr.into_text());
+    }
+    Some(text)
+}
+
 /// Keeps at most `2 * half` bytes of a stream, however long it gets.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Capture {
     half: usize,
     first: Vec<u8>,
     last: VecDeque<u8>,
     /// Bytes seen between the two.
     left_out: u64,
+}
+
+impl Default for Capture {
+    fn default() -> Capture {
+        Capture::new(CAPTURE_BYTES)
+    }
 }
 
 impl Capture {
@@ -78,6 +131,23 @@ mod tests {
             capture.push(piece);
         }
         capture
+    }
+
+    #[test]
+    fn both_streams_come_as_one_text_as_often_as_it_is_asked_for() {
+        let text = |stdout: &str, stderr: &str| {
+            let captured = Captured::default();
+            captured.stdout.lock().push(stdout.as_bytes());
+            captured.stderr.lock().push(stderr.as_bytes());
+            let text = captured.text();
+            assert_eq!((captured.text(), captured.take_text()), (text.clone(), text.clone()));
+            assert_eq!(captured.text(), None);
+            text
+        };
+        assert_eq!(text("", ""), None);
+        assert_eq!(text("a", ""), Some("a".into()));
+        assert_eq!(text("a", "b\n"), Some("a\n[stderr]\nb\n".into()));
+        assert_eq!(text("", "b"), Some("[stderr]\nb".into()));
     }
 
     #[test]

@@ -69,7 +69,6 @@ mod tests {
 
     use super::*;
     use crate::model::batch::Batch;
-    use crate::model::headers::Headers;
     use crate::model::offset::Offset;
 
     fn pipe() -> (std::fs::File, std::os::fd::OwnedFd) {
@@ -83,8 +82,7 @@ mod tests {
         let mut batch = Batch::default();
         for offset in 0..records {
             let offset = Offset::new(offset);
-            let headers = Headers::NONE;
-            batch.push(Record { offset, timestamp: None, key: None, value: Some(&value), headers });
+            batch.push(Record { offset, value: Some(&value), ..Record::default() });
         }
         batch
     }

@@ -31,8 +31,7 @@ use std::time::Duration;
 
 use rustix::fs::{Access, access};
 
-use self::cancel::{Attempts, Cancel};
-use self::capture::Capture;
+use self::cancel::{Attempts, Cancel, Entered};
 use self::failed_file::FailedFile;
 use self::feed::Feed;
 use self::folder::Folder;
@@ -135,9 +134,11 @@ impl ExecStep {
     /// Runs the shell for a check at the start.
     fn run_shell(&self, arguments: &[&str]) -> Result<Ended> {
         let nothing = Feed::new(0, iter::empty());
-        let never = Cancel::default();
+        let (never, output) = (Cancel::default(), Arc::default());
         CommandLine::new(SHELL, arguments)
-            .and_then(|command| process::start(&command, nothing, true, &never, &self.groups))
+            .and_then(|command| {
+                process::start(&command, nothing, true, (&never, &output), &self.groups)
+            })
             .and_then(|started| started.watch(Some(SHELL_CHECK_LIMIT)))
             .map_err(|cause| self.unusable(&format!("cannot run {SHELL}: {cause}")))
     }
@@ -177,7 +178,8 @@ impl Step for ExecStep {
         }
         let syntax = self.run_shell(&["-n", "-c", &self.command])?;
         if !syntax.timed_out() && !syntax.status.success() {
-            let cause = syntax.stderr.last_line().unwrap_or_else(|| syntax.status.to_string());
+            let line = syntax.output.stderr.lock().last_line();
+            let cause = line.unwrap_or_else(|| syntax.status.to_string());
             return Err(self.unusable(&cause));
         }
         if let Some(word) = plain_first_word(&self.command) {
@@ -198,7 +200,7 @@ impl Step for ExecStep {
     fn run(&self, attempt: &mut Attempt<'_>) -> Result<(), StepError> {
         let entered = self.running.enter(attempt.key);
         loop {
-            match self.start_and_watch(attempt, &entered.cancel) {
+            match self.start_and_watch(attempt, &entered) {
                 Ok((ended, failed_file)) => return self.outcome(ended, &failed_file, attempt),
                 Err(Some(error)) => return Err(error),
                 // The machine lacked something, and the records are not to blame: start the command again.
@@ -210,6 +212,10 @@ impl Step for ExecStep {
     fn cancel(&self, key: &RunKey) -> bool {
         self.running.cancel(key);
         true
+    }
+
+    fn output(&self, key: &RunKey) -> Option<String> {
+        self.running.output(key)?.text()
     }
 
     fn stopping(&self) {
@@ -258,7 +264,7 @@ impl ExecStep {
     fn start_and_watch(
         &self,
         attempt: &Attempt<'_>,
-        cancel: &Cancel,
+        Entered { cancel, output, .. }: &Entered<'_>,
     ) -> std::result::Result<(Ended, FailedFile), Option<StepError>> {
         if cancel.is_requested() {
             return Err(Some(StepError::Retry(outcome::CANCELLED.to_owned())));
@@ -271,9 +277,12 @@ impl ExecStep {
         })?;
         let failed_file = self.failed_file().map_err(|cause| self.wait_for_scratch_dir(&cause))?;
         let feed = Feed::new(attempt.key.partition, attempt.batch.records());
+        output.clear();
         let ended = self
             .command_line(attempt, &failed_file)
-            .and_then(|command| process::start(&command, feed, slot.is_only, cancel, &self.groups))
+            .and_then(|command| {
+                process::start(&command, feed, slot.is_only, (cancel, output), &self.groups)
+            })
             .inspect(|_| slot.started())
             .and_then(|started| started.watch(self.timeout));
         let ended = match ended {
@@ -306,7 +315,7 @@ impl ExecStep {
     ) -> Result<(), StepError> {
         let outcome = outcome::judge(&ended, self.timeout);
         let names_count = outcome::names_count(&ended);
-        attempt.output = output(ended.stdout, ended.stderr);
+        attempt.output = ended.output.take_text();
         if outcome.is_err() && self.groups.aborted() {
             return Err(StepError::Retry("ended by mb's forced stop".to_owned()));
         }
@@ -320,22 +329,6 @@ impl ExecStep {
         }
         outcome
     }
-}
-
-/// Both streams as one text: stdout first, then stderr under the heading `[stderr]`.
-fn output(stdout: Capture, stderr: Capture) -> Option<String> {
-    if stdout.is_empty() && stderr.is_empty() {
-        return None;
-    }
-    let mut text = stdout.into_text();
-    if !stderr.is_empty() {
-        if !text.is_empty() && !text.ends_with('\n') {
-            text.push('\n');
-        }
-        text.push_str("[stderr]\n");
-        text.push_str(&stderr.into_text());
-    }
-    Some(text)
 }
 
 /// The command's first word, if it is a plain name or path: without quotes, variables, assignments, patterns,
@@ -405,18 +398,5 @@ mod tests {
             let text = refusal(command);
             assert!(text.contains("--exec") && !text.contains('\n'), "{text}");
         }
-    }
-
-    #[test]
-    fn both_streams_come_as_one_text() {
-        let capture = |text: &str| {
-            let mut capture = Capture::new(100);
-            capture.push(text.as_bytes());
-            capture
-        };
-        assert_eq!(output(capture(""), capture("")), None);
-        assert_eq!(output(capture("a"), capture("")), Some("a".into()));
-        assert_eq!(output(capture("a"), capture("b\n")), Some("a\n[stderr]\nb\n".into()));
-        assert_eq!(output(capture(""), capture("b")), Some("[stderr]\nb".into()));
     }
 }

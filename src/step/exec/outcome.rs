@@ -37,7 +37,8 @@ pub fn judge(ended: &Ended, timeout: Option<Duration>) -> Result<(), StepError> 
         _ if ended.status.success() => return Ok(()),
         _ => describe(ended.status),
     };
-    let message = match ended.stderr.last_line() {
+    let last_line = ended.output.stderr.lock().last_line();
+    let message = match last_line {
         Some(line) => format!("{how}: {}", shown(&line)),
         None => how,
     };
@@ -130,17 +131,18 @@ pub fn shown(line: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::step::exec::capture::Capture;
+    use std::sync::Arc;
+
+    use crate::step::exec::capture::Captured;
 
     /// `wait_status` is the raw one: an exit code in the high byte, or a signal in the low one.
     fn ended(wait_status: i32, timed_out: bool, stderr: &str) -> Ended {
-        let mut capture = Capture::new(10_000);
-        capture.push(stderr.as_bytes());
+        let output = Arc::<Captured>::default();
+        output.stderr.lock().push(stderr.as_bytes());
         Ended {
             status: ExitStatus::from_raw(wait_status),
             by: if timed_out { By::Timeout } else { By::Itself },
-            stdout: Capture::new(2),
-            stderr: capture,
+            output,
         }
     }
 

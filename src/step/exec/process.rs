@@ -18,12 +18,13 @@ use rustix::process::{
 };
 
 use super::cancel::Cancel;
-use super::capture::Capture;
+use super::capture::{Capture, Captured};
 use super::feed::{Feed, Progress};
 use super::groups::Groups;
 use super::spawn::CommandLine;
-use crate::config::limits::{CAPTURE_BYTES, KILL_GRACE, PIPE_REST_BYTES, SPARE_DESCRIPTORS};
+use crate::config::limits::{KILL_GRACE, PIPE_REST_BYTES, SPARE_DESCRIPTORS};
 use crate::model::batch::Record;
+use crate::model::sync::Mutex;
 
 /// How a command ended.
 #[derive(Debug)]
@@ -31,8 +32,7 @@ pub struct Ended {
     pub status: ExitStatus,
     /// Who ended it, whatever its status says.
     pub by: By,
-    pub stdout: Capture,
-    pub stderr: Capture,
+    pub output: Arc<Captured>,
 }
 
 /// Who ended a command.
@@ -55,13 +55,14 @@ impl Ended {
 pub struct Started<'a, R> {
     group: Group<'a>,
     pipes: Pipes<R>,
+    output: &'a Arc<Captured>,
     cancel: &'a Cancel,
     /// Readable once the command is cancelled.
     cancelled: Arc<OwnedFd>,
 }
 
-/// Starts the command with `feed` on its stdin. Unless it is the `only` one, it leaves some descriptors to the
-/// rest of mb.
+/// Starts the command with `feed` on its stdin; what it prints goes into `output`. Unless it is the `only` one, it
+/// leaves some descriptors to the rest of mb.
 ///
 /// # Errors
 /// If the command could not be started, for lack of descriptors, processes or memory, for example; none of its
@@ -70,7 +71,7 @@ pub fn start<'r, 'a, R: Iterator<Item = Record<'r>>>(
     command: &CommandLine,
     mut feed: Feed<R>,
     only: bool,
-    cancel: &'a Cancel,
+    (cancel, output): (&'a Cancel, &'a Arc<Captured>),
     groups: &'a Groups,
 ) -> io::Result<Started<'a, R>> {
     let cancelled = cancel.arm()?;
@@ -91,7 +92,7 @@ pub fn start<'r, 'a, R: Iterator<Item = Record<'r>>>(
     // the command that has just started would be killed.
     drop((reader, its_stdout, its_stderr));
     let group = Group::watch(pid, groups)?;
-    Ok(Started { group, pipes: Pipes { feed, stdin, stdout, stderr }, cancel, cancelled })
+    Ok(Started { group, pipes: Pipes { feed, stdin, stdout, stderr }, output, cancel, cancelled })
 }
 
 /// Fails as if no descriptor were left, if only a few are. The system gives the lowest free number to each new
@@ -111,19 +112,14 @@ impl<'r, R: Iterator<Item = Record<'r>>> Started<'_, R> {
     /// If the command could not be watched; none of its processes is left running.
     pub fn watch(mut self, timeout: Option<Duration>) -> io::Result<Ended> {
         let cancel = (self.cancel, &*self.cancelled);
-        let watched = watch(&self.group, &mut self.pipes, timeout, cancel);
+        let watched = watch(&self.group, &mut self.pipes, self.output, timeout, cancel);
         // Before the process is reaped: until then no other process group can get its id. And while stdin is
         // still open: after an error the command must not take the end of its input for the end of the batch.
         self.group.signal(Signal::KILL);
         let by = watched?;
-        self.pipes.stdout.drain()?;
-        self.pipes.stderr.drain()?;
-        Ok(Ended {
-            status: self.group.reap()?,
-            by,
-            stdout: self.pipes.stdout.capture,
-            stderr: self.pipes.stderr.capture,
-        })
+        self.pipes.stdout.drain(&self.output.stdout)?;
+        self.pipes.stderr.drain(&self.output.stderr)?;
+        Ok(Ended { status: self.group.reap()?, by, output: Arc::clone(self.output) })
     }
 }
 
@@ -159,6 +155,7 @@ impl Stage {
 fn watch<'a>(
     group: &Group<'_>,
     pipes: &mut Pipes<impl Iterator<Item = Record<'a>>>,
+    output: &Captured,
     timeout: Option<Duration>,
     (cancel, cancelled): (&Cancel, &OwnedFd),
 ) -> io::Result<By> {
@@ -168,7 +165,7 @@ fn watch<'a>(
     let mut ended = false;
     loop {
         let cancelled = matches!(stage, Stage::Running { .. }).then_some(cancelled);
-        ended |= pipes.serve((!ended).then_some(&group.pidfd), cancelled, stage.until())?;
+        ended |= pipes.serve((!ended).then_some(&group.pidfd), cancelled, output, stage.until())?;
         // After SIGTERM the shell may end before the processes that it started. They get the grace time too,
         // as long as one of them holds a pipe open.
         if ended && (!matches!(stage, Stage::Terminated { .. }) || pipes.all_closed()) {
@@ -290,6 +287,7 @@ impl<'a, R: Iterator<Item = Record<'a>>> Pipes<R> {
         &mut self,
         process: Option<&OwnedFd>,
         cancelled: Option<&OwnedFd>,
+        output: &Captured,
         until: Option<Instant>,
     ) -> io::Result<bool> {
         let [ended, _, stdin, stdout, stderr] = wait(
@@ -303,10 +301,10 @@ impl<'a, R: Iterator<Item = Record<'a>>> Pipes<R> {
             until,
         )?;
         if stdout {
-            self.stdout.read()?;
+            self.stdout.read(&output.stdout)?;
         }
         if stderr {
-            self.stderr.read()?;
+            self.stderr.read(&output.stderr)?;
         }
         if stdin
             && let Some(pipe) = &self.stdin
@@ -351,18 +349,17 @@ const LONGEST_WAIT: Timespec = Timespec { tv_sec: 1 << 30, tv_nsec: 0 };
 struct Output {
     /// `None` once its end was read.
     pipe: Option<OwnedFd>,
-    capture: Capture,
 }
 
 impl Output {
     fn new(pipe: OwnedFd) -> io::Result<Output> {
         ioctl_fionbio(&pipe, true)?;
-        Ok(Output { pipe: Some(pipe), capture: Capture::new(CAPTURE_BYTES) })
+        Ok(Output { pipe: Some(pipe) })
     }
 
     /// Reads once, so that a command that prints without end does not keep stdin and the time limit waiting.
     /// Returns the number of bytes.
-    fn read(&mut self) -> io::Result<usize> {
+    fn read(&mut self, into: &Mutex<Capture>) -> io::Result<usize> {
         let Some(pipe) = &self.pipe else { return Ok(0) };
         let mut buffer = [0; 16 * 1024];
         match rustix::io::read(pipe, &mut buffer) {
@@ -371,7 +368,7 @@ impl Output {
                 Ok(0)
             }
             Ok(bytes) => {
-                self.capture.push(&buffer[..bytes]);
+                into.lock().push(&buffer[..bytes]);
                 Ok(bytes)
             }
             Err(Errno::AGAIN | Errno::INTR) => Ok(0),
@@ -381,10 +378,10 @@ impl Output {
 
     /// Reads what is left in the pipe of a command that has ended. Bounded: a process that left the command's
     /// group may keep the pipe open and go on printing.
-    fn drain(&mut self) -> io::Result<()> {
+    fn drain(&mut self, into: &Mutex<Capture>) -> io::Result<()> {
         let mut drained = 0;
         while drained < PIPE_REST_BYTES {
-            match self.read()? {
+            match self.read(into)? {
                 0 => return Ok(()),
                 bytes => drained += bytes,
             }

@@ -3,7 +3,8 @@
 
 import { data, el, enable, toast } from './dom.js';
 import { lagView } from './lag.js';
-import { deadLetterView, deadLettersView } from './dead-letters.js';
+import { deadLetterView } from './dead-letter.js';
+import { deadLettersView } from './dead-letters.js';
 import { begin, listen, live } from './live.js';
 import { overviewView } from './overview.js';
 import { runView } from './run.js';

@@ -62,7 +62,7 @@ export function long(text, name, first = SHOWN_FIRST) {
 
 const STATES = {
   queued: 'wait', running: 'run', succeeded: 'good', failed: 'bad', halted: 'bad', voided: 'off', split: 'off',
-  open: 'bad', redriving: 'run', redriven: 'good', discarded: 'off', done: 'good', cancelled: 'off',
+  open: 'bad', redriving: 'run', redriven: 'good', discarded: 'off', edited: 'run', done: 'good', cancelled: 'off',
 };
 
 export function badge(state, words = state) {

@@ -1,11 +1,23 @@
 // Records: key, time, and the value as indented JSON, as text, or as bytes in hex.
 
-import { data, el, long, time } from './dom.js';
+import { badge, data, el, long, time } from './dom.js';
 import { bytesOfBase64, count, counted, hexDump, prettyJson, size } from './text.js';
 
 /** A list of records in mb's JSON form. */
 export function recordList(records) {
   return el('ol', { class: 'records' }, records.map((record) => el('li', { 'data-test': 'record', 'data-id': record.offset }, recordNode(record))));
+}
+
+const FAILED_FIRST = 5;
+
+/** Records that failed, each with its error and a link to its dead letter; only the first ones are open. */
+export function failedList(failed) {
+  const item = (record) => el('li', { 'data-test': 'record', 'data-id': record.offset },
+    el('p', { class: 'wrong', 'data-test': 'record-error' }, data(record.error, 600), ' ', el('a', { href: `/dead-letters/${record.dead_letter}` }, `dead letter ${record.dead_letter}`), ' ', badge(record.state)),
+    recordNode(record));
+  const list = (some) => el('ol', { class: 'records' }, some.map(item));
+  const rest = failed.slice(FAILED_FIRST);
+  return el('div', {}, list(failed.slice(0, FAILED_FIRST)), rest.length ? el('details', { 'data-test': 'more-failed' }, el('summary', {}, `${count(rest.length)} more that failed`), list(rest)) : null);
 }
 
 export function recordNode(record) {
@@ -15,7 +27,7 @@ export function recordNode(record) {
     el('p', { class: 'record-head' },
       el('span', {}, 'partition ', el('b', {}, String(record.partition))), el('span', {}, 'offset ', el('b', {}, count(record.offset))),
       at != null && at >= 0 && el('span', {}, time(at)),
-      el('span', {}, 'key ', key == null ? el('i', {}, 'none') : el('b', {}, data(key, 200)))),
+      el('span', {}, 'key ', key == null ? el('i', {}, 'none') : el('b', {}, data(key, 200))), record.edited ? badge('edited') : null),
     valueNode(record),
     record.headers?.length ? headersNode(record.headers) : null,
     record.cut_bytes ? el('p', { class: 'note' }, `${size(record.cut_bytes)} more not shown.`) : null);

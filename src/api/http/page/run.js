@@ -1,23 +1,27 @@
-// One run: its state, its time line, its attempts with their output, and its records, read from the
-// log once more.
+// One run: its state, its time line, its attempts with their output, and its records: those that failed first, with
+// their errors; the others, read from the log once more, behind a fold.
 
 import { get } from './api.js';
 import { act, badge, button, card, data, el, long, runLink, time } from './dom.js';
 import { live } from './live.js';
-import { recordList } from './records.js';
-import { cancelRun, cancelWords, isWaiting, replayRun } from './runs.js';
-import { count, counted, duration, size } from './text.js';
+import { failedList, recordList } from './records.js';
+import { cancelRun, cancelWords, isWaiting, runAgain } from './runs.js';
+import { count, counted, duration, size, visible } from './text.js';
+
+const OUTPUT_SHOWN = 8000; // the last characters of what a command has printed so far
 
 export function runView({ id }) {
   const head = el('div', {}), body = el('div', { class: 'grid' });
   const records = card('Records', { class: 'whole' }, el('p', {}, 'Reading the records from the log…'));
-  const replay = button('Replay', { test: 'replay' }, () => replayRun(replay, id));
+  const again = button('Run again', { test: 'again' }, () => runAgain(again, id));
   const cancel = button('Cancel', { test: 'cancel' }, async () => {
     await act(cancel, () => cancelRun(id), (answer) => `Run ${id} ${cancelWords(answer)}`);
     load();
   });
-  replay.hidden = cancel.hidden = true;
-  let run = null, sign = '', loading = false, ended = false, failed = false;
+  const printed = el('pre', { class: 'data', tabindex: '0', role: 'group', 'aria-label': 'Output so far', 'data-test': 'output' });
+  const output = card('Output so far', { class: 'whole' }, printed);
+  again.hidden = cancel.hidden = true;
+  let run = null, sign = '', loading = false, ended = false, failed = false, waited = false, asked = 0;
 
   async function load() {
     if (loading) return;
@@ -26,6 +30,12 @@ export function runView({ id }) {
       run = await get(`runs/${id}`);
       if (!ended) show();
       failed = false;
+      // What has failed is known once the run has ended.
+      if (isWaiting(run)) waited = true;
+      else if (waited) {
+        waited = false;
+        loadRecords();
+      }
     } catch (error) {
       failed = error.status !== 404;
       if (!ended && !run) head.replaceChildren(el('p', { class: 'wrong', 'data-test': 'error' }, data(error.message)), el('a', { href: '/runs' }, 'All runs'));
@@ -36,7 +46,7 @@ export function runView({ id }) {
     // The overview may be older than the run's row.
     const busy = isWaiting(run) ? live.overview?.workers.find((worker) => worker.run?.id === id)?.run : undefined;
     const state = run.state === 'queued' && busy ? 'running' : run.state;
-    replay.hidden = isWaiting(run);
+    again.hidden = isWaiting(run);
     cancel.hidden = !isWaiting(run);
     const now = JSON.stringify(run) + state + (isWaiting(run) ? Math.floor(Date.now() / 1000) : '');
     if (now === sign) return;
@@ -47,19 +57,29 @@ export function runView({ id }) {
         run.parent ? el('span', {}, 'split from ', runLink(run.parent)) : null,
         state === 'split' ? el('span', {}, 'Split: smaller runs have its records.') : null),
       run.error ? el('div', { class: 'error-box', 'data-test': 'run-error' }, el('h2', {}, 'Error'), long(run.error, 'Error')) : '');
-    body.replaceChildren(card('Time line', { class: 'whole' }, timeLine(run, busy)), attempts(run, busy), records);
+    const shownOutput = busy && run.output ? visible(run.output.slice(-OUTPUT_SHOWN), true) : null;
+    const follows = printed.scrollHeight - printed.scrollTop - printed.clientHeight < 30;
+    const scrolled = printed.scrollTop;
+    if (shownOutput !== null) printed.textContent = shownOutput;
+    body.replaceChildren(card('Time line', { class: 'whole' }, timeLine(run, busy)), shownOutput === null ? '' : output, attempts(run, busy), records);
+    printed.scrollTop = follows ? printed.scrollHeight : scrolled;
   }
   async function loadRecords() {
+    const mine = ++asked;
     let answer;
     try {
       answer = await get(`runs/${id}/records`);
     } catch (error) {
-      answer = { records: [], of: 0, note: error.message };
+      answer = { failed: [], failed_of: 0, records: [], of: 0, note: error.message };
     }
-    const { records: list, of, note } = answer;
+    if (mine !== asked) return;
+    const { failed: bad, failed_of: badOf, records: list, of, note } = answer;
+    const others = `${count(list.length)} of ${counted(Math.max(of - badOf, list.length), bad.length ? 'other record' : 'record')}`;
     records.replaceChildren(el('h2', {}, 'Records'),
       note ? el('p', { class: 'note', 'data-test': 'records-note' }, data(note, 600)) : '',
-      list.length ? el('p', { class: 'note' }, `${count(list.length)} of ${count(of)}, as the log has them now`) : '', list.length ? recordList(list) : '');
+      bad.length ? el('p', { class: 'note' }, `${counted(badOf, 'record')} failed${bad.length < badOf ? `; the first ${count(bad.length)}:` : ':'}`) : '',
+      bad.length ? failedList(bad) : '',
+      list.length ? el('details', { 'data-test': 'other-records', open: !bad.length && list.length <= 3 }, el('summary', {}, others), recordList(list)) : '');
     records.dataset.loaded = 'true';
   }
 
@@ -68,7 +88,7 @@ export function runView({ id }) {
   return {
     title: `Run ${id}`,
     node: el('div', { 'data-test': 'run-view' },
-      el('div', { class: 'title' }, el('h1', {}, el('a', { href: '/runs' }, 'Runs'), ` / ${id}`), el('div', { class: 'actions' }, replay, cancel)), head, body),
+      el('div', { class: 'title' }, el('h1', {}, el('a', { href: '/runs' }, 'Runs'), ` / ${id}`), el('div', { class: 'actions' }, again, cancel)), head, body),
     live: () => (run === null ? failed : isWaiting(run)) && load(),
     end() {
       ended = true;

@@ -86,7 +86,7 @@ export function runsView({ go, query: given }) {
   });
   const chosenRows = () => rows.filter((row) => chosen.has(row.id));
   const cancel = button('Cancel', { test: 'cancel' }, () => several(cancel, chosenRows().filter(isWaiting), cancelRun, 'cancelled'));
-  const replay = button('Replay', { test: 'replay' }, () => several(replay, chosenRows().filter((row) => !isWaiting(row)), (id) => post(`runs/${id}/replay`), 'will be replayed'));
+  const again = button('Run again', { test: 'again' }, () => several(again, chosenRows().filter((row) => !isWaiting(row)), (id) => post(`runs/${id}/again`), 'will be run again'));
   const picked = el('span', { role: 'status' });
   const newer = button('← Newer', { test: 'newer', acts: false }, () => {
     const trail = history.state?.trail ?? [];
@@ -110,7 +110,7 @@ export function runsView({ go, query: given }) {
     all.indeterminate = marked.length > 0 && !all.checked;
     picked.textContent = marked.length ? `${counted(marked.length, 'run')} selected` : 'Select runs to act on them';
     enable(cancel, marked.some(isWaiting), 'Select runs that wait or run');
-    enable(replay, marked.some((row) => !isWaiting(row)), 'Select runs that have ended');
+    enable(again, marked.some((row) => !isWaiting(row)), 'Select runs that have ended');
   }
   async function several(node, targets, action, words) {
     let done = 0, failed = null;
@@ -136,8 +136,12 @@ export function runsView({ go, query: given }) {
     const wanted = Object.fromEntries(names.map((name) => [name, query.get(name)]));
     if (query.get('last')) wanted.since = Date.now() - Number(query.get('last')) * 1000;
     try {
-      const [page, counts] = await Promise.all([get('runs', { ...wanted, limit: PAGE }), get('runs/counts')]);
+      const request = query.get('request');
+      const [page, counts, { requests }] = await Promise.all([
+        get('runs', { ...wanted, limit: PAGE }), get('runs/counts'), request ? get('requests', { id: request }) : { requests: [] },
+      ]);
       if (mine !== asked) return;
+      filters.showRequest(requests[0]);
       const hold = !force && list.held();
       if (!hold) ({ runs: rows, next } = page);
       list.fill(hold ? page.runs : rows, { hold, force });
@@ -186,7 +190,7 @@ export function runsView({ go, query: given }) {
     title: 'Runs',
     node: el('div', {},
       el('h1', {}, 'Runs'), el('nav', { class: 'tabs', 'aria-label': 'Runs by state' }, tabs.map(({ node }) => node)), filters.node,
-      el('div', { class: 'actions bar-line' }, picked, cancel, replay, el('span', { class: 'push' }, where), newer, older), list.node),
+      el('div', { class: 'actions bar-line' }, picked, cancel, again, el('span', { class: 'push' }, where), newer, older), list.node),
     query(changed) {
       query = changed;
       show();
@@ -215,7 +219,7 @@ function filterForm(set) {
   const span = el('select', { 'data-test': 'filter-time' }, SPANS.map(([value, words]) => el('option', { value }, words)));
   const since = field('since', 'From', { type: 'datetime-local', step: '1' });
   const until = field('until', 'To', { type: 'datetime-local', step: '1' });
-  const request = el('span', { class: 'note' });
+  const request = el('span', { class: 'note', 'data-test': 'request-summary' });
   const ms = ({ input }) => (input.value ? new Date(input.value).getTime() : null);
   let timer;
   const soon = (changes) => {
@@ -242,12 +246,20 @@ function filterForm(set) {
       span.value = between ? 'between' : query.get('last') ?? '';
       since.node.hidden = until.node.hidden = !between;
       [since.input.value, until.input.value] = [local(query.get('since')), local(query.get('until'))];
-      request.replaceChildren(...(query.has('request') ? [`of request ${Number(query.get('request'))} `, el('a', { href: '/runs' }, 'show all')] : []));
+      if (!query.has('request')) request.replaceChildren();
+    },
+    /** What has become of the request whose runs are shown. */
+    showRequest(of) {
+      if (!of) return;
+      const { id, kind, state, records, records_failed: failed, records_left: left } = of;
+      const words = [`${counted(records, 'record')} succeeded`, failed && `${count(failed)} failed`, left && `${count(left)} left`].filter(Boolean);
+      request.replaceChildren(`Runs of request ${id} (${kind}, ${state}): ${words.join(', ')}. `, el('a', { href: '/runs' }, 'Show all runs'));
     },
   };
 }
 
-/** Replays a run, and links to the new one. */
-export function replayRun(node, id) {
-  return act(node, () => post(`runs/${id}/replay`), ({ request }) => [`Run ${id} will be replayed.`, el('a', { href: `/runs?request=${request}` }, 'See the new run')]);
+/** Runs a run again, says how, and links to the new one. */
+export function runAgain(node, id) {
+  const words = ({ did, dead_letters: letters }) => (did === 'redrive' ? `The ${counted(letters, 'open dead letter')} of run ${id} will be redriven.` : `Run ${id} will be replayed.`);
+  return act(node, () => post(`runs/${id}/again`), (answer) => [words(answer), el('a', { href: `/runs?request=${answer.request}` }, 'See the new run')]);
 }

@@ -67,8 +67,21 @@ export function hexDump(bytes) {
   return lines.join('\n');
 }
 
+/** How the lines of a text end, if all of them do so: '\n' or '\r\n'. Null if they differ: a text field would make them
+ * alike. */
+export function lineEnd(text) {
+  if (!text.includes('\r')) return '\n';
+  return /[\r\n]/.test(text.replaceAll('\r\n', '')) ? null : '\r\n';
+}
+
 export function bytesOfBase64(base64) {
   return Uint8Array.from(atob(base64), (char) => char.charCodeAt(0));
+}
+
+export function base64OfText(text) {
+  let bytes = '';
+  for (const byte of new TextEncoder().encode(text)) bytes += String.fromCharCode(byte);
+  return btoa(bytes);
 }
 
 const GROUPED = new Intl.NumberFormat('en-US', { maximumFractionDigits: 0 });

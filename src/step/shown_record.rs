@@ -5,9 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::context::RunningPipeline;
 use crate::config::limits;
-use crate::kafka::FetchSettings;
 use crate::model::batch::Record;
 use crate::model::offset::Partition;
 
@@ -24,6 +22,14 @@ pub struct ShownRecord {
     /// The first 100, in their order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<ShownPair>,
+    /// A person has edited key or value; left out otherwise.
+    #[serde(skip_serializing_if = "is_false")]
+    pub edited: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls it
+fn is_false(it: &bool) -> bool {
+    !it
 }
 
 /// Key and value of a record or of a header. What is not UTF-8 comes in base64, under `key_base64` or `value_base64`;
@@ -48,7 +54,7 @@ pub struct ShownPair {
 }
 
 impl ShownRecord {
-    pub(super) fn of(partition: Partition, record: &Record<'_>) -> ShownRecord {
+    pub fn of(partition: Partition, record: &Record<'_>) -> ShownRecord {
         let header = |(key, value)| ShownPair::of(Some(key), value);
         ShownRecord {
             partition,
@@ -56,23 +62,44 @@ impl ShownRecord {
             timestamp_ms: record.timestamp,
             pair: ShownPair::of(record.key, record.value),
             headers: record.headers.iter().take(limits::SHOWN_HEADERS).map(header).collect(),
+            edited: record.edited,
         }
     }
 }
 
+/// The beginning of a key or value, and how many bytes all of it has.
+pub type Beginning<'a> = (&'a [u8], usize);
+
 impl ShownPair {
     fn of(key: Option<&[u8]>, value: Option<&[u8]>) -> ShownPair {
-        let (key, key_base64, cut_key_bytes) = shown(key);
-        let (value, value_base64, cut_bytes) = shown(value);
+        ShownPair::cut_at(limits::SHOWN_VALUE_BYTES, key.map(whole), value.map(whole))
+    }
+
+    /// At most `most` bytes of key and value, which are given whole or up to that length.
+    pub fn cut_at(
+        most: usize,
+        key: Option<Beginning<'_>>,
+        value: Option<Beginning<'_>>,
+    ) -> ShownPair {
+        let (key, key_base64, cut_key_bytes) = shown(key, most);
+        let (value, value_base64, cut_bytes) = shown(value, most);
         ShownPair { key, key_base64, value, value_base64, cut_bytes, cut_key_bytes }
     }
 }
 
+fn whole(bytes: &[u8]) -> Beginning<'_> {
+    (bytes, bytes.len())
+}
+
 /// Bytes as text or in base64, and how many of them are not shown.
-fn shown(bytes: Option<&[u8]>) -> (Option<Option<String>>, Option<String>, Option<u64>) {
-    let Some(bytes) = bytes else { return (Some(None), None, None) };
-    let (part, text) = cut(bytes);
-    let cut_bytes = (part.len() < bytes.len()).then(|| (bytes.len() - part.len()) as u64);
+fn shown(
+    bytes: Option<Beginning<'_>>,
+    most: usize,
+) -> (Option<Option<String>>, Option<String>, Option<u64>) {
+    let Some((beginning, length)) = bytes else { return (Some(None), None, None) };
+    let part = &beginning[..beginning.len().min(most)];
+    let (part, text) = cut(part, part.len() < length);
+    let cut_bytes = (part.len() < length).then(|| (length - part.len()) as u64);
     match text {
         Some(text) => (Some(Some(text.to_owned())), None, cut_bytes),
         None => (None, Some(STANDARD.encode(part)), cut_bytes),
@@ -80,24 +107,14 @@ fn shown(bytes: Option<&[u8]>) -> (Option<Option<String>>, Option<String>, Optio
 }
 
 /// The bytes that are shown, and the same as text if they are UTF-8. No character is cut in two.
-fn cut(bytes: &[u8]) -> (&[u8], Option<&str>) {
-    let part = &bytes[..bytes.len().min(limits::SHOWN_VALUE_BYTES)];
+fn cut(part: &[u8], is_more: bool) -> (&[u8], Option<&str>) {
     match std::str::from_utf8(part) {
         Ok(text) => (part, Some(text)),
-        Err(error) if error.error_len().is_none() && part.len() < bytes.len() => {
+        Err(error) if error.error_len().is_none() && is_more => {
             let whole = &part[..error.valid_up_to()];
             (whole, std::str::from_utf8(whole).ok())
         }
         Err(_) => (part, None),
-    }
-}
-
-/// How records are read for people: as soon as there is one.
-pub(super) fn fetch_settings(pipeline: &RunningPipeline) -> FetchSettings {
-    FetchSettings {
-        min_bytes: 1,
-        max_record_bytes: pipeline.engine.config.queue_bytes,
-        isolation: pipeline.engine.config.isolation,
     }
 }
 
@@ -131,6 +148,15 @@ mod tests {
         let rest = text.len() - (limits::SHOWN_VALUE_BYTES - 1);
         assert_eq!(cut["cut_bytes"], rest as u64);
         assert_eq!(record(b"end \xc3").get("value"), None, "half a character is not text");
+    }
+
+    #[test]
+    fn a_beginning_is_cut_by_what_all_of_it_has() {
+        let pair = ShownPair::cut_at(4, Some((b"ke", 2)), Some(("a\u{fc}\u{fc}".as_bytes(), 900)));
+        let shown = serde_json::to_value(pair).unwrap();
+        assert_eq!(shown, json!({ "key": "ke", "value": "a\u{fc}", "cut_bytes": 897 }));
+        let none = serde_json::to_value(ShownPair::cut_at(4, None, Some((b"\xff", 1)))).unwrap();
+        assert_eq!(none, json!({ "key": null, "value_base64": "/w==" }));
     }
 
     #[test]
