@@ -6,7 +6,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::model::clock;
 
 /// The newest schema that this mb knows, in the file's `user_version`.
-pub const VERSION: i64 = 5;
+pub const VERSION: i64 = 6;
 
 /// `runs.kind` and `requests.kind`.
 pub const KIND_TOPIC: i64 = 0;
@@ -247,6 +247,14 @@ CREATE TABLE instance(
     sequence INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 INSERT INTO instance(id) VALUES (lower(hex(randomblob(8))));
+"#,
+    r#"
+-- what a run printed (a failed attempt's is in attempts): apart from the runs, since people's lists and counts go
+-- through all of those. Runs of earlier versions have it in runs.output.
+CREATE TABLE outputs(
+    run INTEGER PRIMARY KEY,
+    output TEXT NOT NULL
+) STRICT;
 "#,
 ];
 
