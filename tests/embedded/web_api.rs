@@ -207,6 +207,7 @@ const ASKED: &[(&str, &str, &str, &str, &[u16])] = &[
     ("GET", "/lag", "/lag", "", &[200]),
     ("GET", "/api/v1/openapi.json", "/api/v1/openapi.json", "", &[200]),
     ("GET", "/api/v1/session", "/api/v1/session", "", &[200]),
+    ("POST", "/api/v1/logout", "/api/v1/logout", "{}", &[200]),
     ("GET", "/api/v1/status", "/api/v1/status", "", &[200]),
     ("GET", "/api/v1/series", "/api/v1/series", "", &[200]),
     ("GET", "/api/v1/lag", "/api/v1/lag", "", &[200]),

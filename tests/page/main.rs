@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 use support::browser::{Browser, LIMIT};
+use support::http_proxy::{HttpProxy, Rewrite};
 use support::kafka::{Kafka, V3_9};
 use support::mb::Mb;
 use support::{eventually, free_port, raw, unique};
@@ -312,4 +313,50 @@ fn beyond_loopback_the_page_asks_for_its_token() {
     browser.fill("input[name=token]", "0123456789abcdef0123");
     browser.keys("\u{e007}");
     browser.wait_for("[data-test=connection]", "live");
+}
+
+#[test]
+fn below_a_path_of_a_proxy_a_person_signs_in_changes_a_setting_and_logs_out() {
+    const TOKEN: &str = "0123456789abcdef0123";
+    let data = tempfile::tempdir().unwrap();
+    let token = data.path().join("token");
+    fs::write(&token, TOKEN).unwrap();
+    let (own, port) = (free_port(), free_port());
+    let url = format!("http://mb.test:{port}/tools/mb");
+    let given = ["--client", "embedded", "--step", "discard", "--rate", "10"];
+    let page = ["--public-url", &url, "--token-file", token.to_str().unwrap()];
+    let _site = Site::start(data.path(), own, &[&given[..], &page].concat());
+    let rewrite = Rewrite { host: Some(format!("localhost:{own}")), strip: "/tools/mb" };
+    let _proxy = HttpProxy::start(port, own, rewrite);
+    let browser = Browser::start();
+    browser.look(1000, 800, false);
+    let script = |body: &str| browser.script(body, &serde_json::json!([]));
+    let place = || script("return location.pathname").as_str().unwrap().to_owned();
+
+    browser.open(&format!("{url}/runs/1"));
+    browser.fill("input[name=token]", TOKEN);
+    browser.keys("\u{e007}");
+    browser.wait_for("[data-test=connection]", "live");
+    assert_eq!(place(), "/tools/mb/runs/1");
+    browser.wait_for("[data-test=run-view]", "First_Topic");
+    browser.click(".brand");
+    browser.wait_for("[data-test=verdict]", "");
+    assert_eq!(place(), "/tools/mb/");
+    let outside = "return [...document.querySelectorAll('a[href]')].map(e => e.href)
+        .filter(at => !new URL(at).pathname.startsWith('/tools/mb/'))";
+    for view in ["/runs", "/ticks", "/dead-letters", "/lag", "/"] {
+        browser.click(&format!("#nav a[href='/tools/mb{view}']"));
+        eventually(LIMIT, view, || place() == format!("/tools/mb{view}"));
+        assert_eq!(script(outside), serde_json::json!([]), "{view}");
+    }
+    browser.fill("[data-test=set-max-batch]", "7");
+    browser.click("[data-test=set-max-batch-apply]");
+    browser.wait_for("[data-test=set-max-batch-note]", "changed from 50");
+    assert_eq!(browser.errors(), [""; 0]);
+
+    browser.click("[data-test=logout]");
+    browser.wait_for("label[for=token]", "Token");
+    assert_eq!(place(), "/tools/mb/login");
+    browser.open(&format!("{url}/runs"));
+    browser.wait_for("label[for=token]", "Token");
 }

@@ -1,6 +1,7 @@
 // Dead letters: counted by error, then listed; redrive them, or discard them with a reason.
 
 import { get, post } from './api.js';
+import { at } from './base.js';
 import { act, badge, button, card, data, dialog, el, enable, long, oneLine, runLink, time, toast } from './dom.js';
 import { recordNode, valueNode } from './records.js';
 import { mark } from './runs.js';
@@ -130,7 +131,7 @@ export function deadLettersView({ go, query: given }) {
   }
   function show() {
     for (const { name, node } of tabs) {
-      node.href = address({ state: name === 'open' ? null : name });
+      node.href = at(address({ state: name === 'open' ? null : name }));
       if (name === state()) node.setAttribute('aria-current', 'true');
       else node.removeAttribute('aria-current');
     }

@@ -1,14 +1,17 @@
 // Makes elements. Content from outside becomes text here, never markup.
 
+import { at } from './base.js';
 import { live } from './live.js';
 import { brief, count, cut, moment, utc, visible } from './text.js';
 
-/** An element: `on` holds listeners, other properties are attributes (null and false are left out). */
+/** An element: `on` holds listeners, other properties are attributes (null and false are left out). `href` is an
+ * address of the page. */
 export function el(tag, properties = {}, ...children) {
   const svg = ['svg', 'path', 'line', 'rect', 'text', 'g'].includes(tag);
   const node = svg ? document.createElementNS('http://www.w3.org/2000/svg', tag) : document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
     if (name === 'on') for (const [type, listener] of Object.entries(value)) node.addEventListener(type, listener);
+    else if (name === 'href' && value != null) node.setAttribute(name, at(value));
     else if (value === true) node.setAttribute(name, '');
     else if (value != null && value !== false) node.setAttribute(name, value);
   }

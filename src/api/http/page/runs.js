@@ -2,6 +2,7 @@
 // holds the whole selection, so it can be sent to a colleague.
 
 import { get, post } from './api.js';
+import { at } from './base.js';
 import { act, badge, button, data, el, enable, oneLine, runLink, time, toast } from './dom.js';
 import { live } from './live.js';
 import { table } from './table.js';
@@ -172,7 +173,7 @@ export function runsView({ go, query: given }) {
       const changed = new URLSearchParams(query);
       for (const name of ['state', 'before', 'skip']) changed.delete(name);
       if (state) changed.set('state', state);
-      node.href = `/runs${changed.size ? `?${changed}` : ''}`;
+      node.href = at(`/runs${changed.size ? `?${changed}` : ''}`);
       if ((query.get('state') ?? '') === state) node.setAttribute('aria-current', 'true');
       else node.removeAttribute('aria-current');
     }
