@@ -312,7 +312,7 @@ fn answers_keep_browsers_safe_and_files_are_cached_by_their_tag() {
     let again = http.ask("GET", "/", &format!("If-None-Match: {tag}\r\n"), "");
     assert_eq!((again.status, again.body.len()), (304, 0));
     assert_eq!(http.get("/api/v1/session").header("Cache-Control"), Some("no-store"));
-    for path in ["/runs", "/ticks", "/dead-letters", "/lag"] {
+    for path in ["/runs", "/ticks", "/dead-letters", "/lag", "/help"] {
         assert_eq!(http.get(path).body, page.body, "{path}");
     }
     for path in ["/runs/7", "/dead-letters/7"] {

@@ -205,6 +205,7 @@ const ASKED: &[(&str, &str, &str, &str, &[u16])] = &[
     ("GET", "/dead-letters", "/dead-letters", "", &[200]),
     ("GET", "/dead-letters/{id}", "/dead-letters/1", "", &[200]),
     ("GET", "/lag", "/lag", "", &[200]),
+    ("GET", "/help", "/help", "", &[200]),
     ("GET", "/api/v1/openapi.json", "/api/v1/openapi.json", "", &[200]),
     ("GET", "/api/v1/session", "/api/v1/session", "", &[200]),
     ("POST", "/api/v1/logout", "/api/v1/logout", "{}", &[200]),

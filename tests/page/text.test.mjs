@@ -1,9 +1,12 @@
-// Holds src/api/http/page/text.js: what hides in a text is shown, and numbers stay as they are.
+// Holds src/api/http/page/text.js (what hides in a text is shown, and numbers stay as they are) and glossary.js (words
+// mean the same on the page and in the manual).
 // Run by: node --test tests/page/
 
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
 
+import { TEXTS } from '../../src/api/http/page/glossary.js';
 import * as text from '../../src/api/http/page/text.js';
 
 test('control characters, direction marks and what has no width are escapes', () => {
@@ -51,4 +54,10 @@ test('figures have their units', () => {
   assert.deepEqual([0, 0.003, 3.21, 45, 240, 7500, 273_600].map(text.duration), ['0 s', '3 ms', '3.2 s', '45 s', '4 min', '2 h 5 min', '3 d 4 h']);
   assert.deepEqual([512, 2048, 32 * 1024 ** 2].map(text.size), ['512 B', '2.0 KiB', '32.0 MiB']);
   assert.deepEqual([text.counted(1, 'batch', 'batches'), text.counted(2000, 'run'), text.count(null)], ['1 batch', '2,000 runs', '–']);
+});
+
+test('a word means the same on the page and in the manual', () => {
+  const manual = readFileSync(new URL('../../docs/README.md', import.meta.url), 'utf8').split('## Words')[1];
+  const rows = [...manual.matchAll(/^\| ([a-z ]+) \| (.*) \|$/gm)].map(([, word, meaning]) => [word, meaning.replaceAll('`', '')]);
+  assert.deepEqual(Object.fromEntries(rows.slice(1)), TEXTS);
 });

@@ -37,6 +37,8 @@ const ASSETS: &[Asset] = &[
     file("dom.js", JS, include_bytes!("page/dom.js")),
     file("follow-worker.js", JS, include_bytes!("page/follow-worker.js")),
     file("follow.js", JS, include_bytes!("page/follow.js")),
+    file("glossary.js", JS, include_bytes!("page/glossary.js")),
+    file("help.js", JS, include_bytes!("page/help.js")),
     file("lag.js", JS, include_bytes!("page/lag.js")),
     file("live.js", JS, include_bytes!("page/live.js")),
     file("overview.js", JS, include_bytes!("page/overview.js")),
@@ -46,6 +48,7 @@ const ASSETS: &[Asset] = &[
     file("table.js", JS, include_bytes!("page/table.js")),
     file("text.js", JS, include_bytes!("page/text.js")),
     file("ticks.js", JS, include_bytes!("page/ticks.js")),
+    file("words.js", JS, include_bytes!("page/words.js")),
 ];
 
 /// The answer at each of the page's addresses; `root` is the way from there to the first of them, to which the file's

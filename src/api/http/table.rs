@@ -111,6 +111,7 @@ pub(super) static ROUTES: &[Route] = &[
     open("/dead-letters", "pageDeadLetters", "The page: dead letters", PAGE),
     open("/dead-letters/{id}", "pageDeadLetter", "The page: one dead letter", PAGE),
     open("/lag", "pageLag", "The page: lag", PAGE),
+    open("/help", "pageHelp", "The page: its words", PAGE),
     open(
         "/api/v1/openapi.json",
         "openapi",

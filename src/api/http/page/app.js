@@ -4,6 +4,7 @@
 import { post } from './api.js';
 import { at, within } from './base.js';
 import { act, button, data, el, enable, toast } from './dom.js';
+import { helpView } from './help.js';
 import { lagView } from './lag.js';
 import { deadLetterView, deadLettersView } from './dead-letters.js';
 import { begin, listen, live } from './live.js';
@@ -12,8 +13,9 @@ import { runView } from './run.js';
 import { runsView } from './runs.js';
 import { clock, count, duration, size, visible } from './text.js';
 import { ticksView } from './ticks.js';
+import { explainWords } from './words.js';
 
-const LINKS = [['/', 'Overview'], ['/runs', 'Runs'], ['/ticks', 'Ticks'], ['/dead-letters', 'Dead letters'], ['/lag', 'Lag']];
+const LINKS = [['/', 'Overview'], ['/runs', 'Runs'], ['/ticks', 'Ticks'], ['/dead-letters', 'Dead letters'], ['/lag', 'Lag'], ['/help', 'Help']];
 const ROUTES = [
   [/^\/$/, overviewView],
   [/^\/runs$/, runsView],
@@ -22,6 +24,7 @@ const ROUTES = [
   [/^\/dead-letters$/, deadLettersView],
   [/^\/dead-letters\/(\d+)$/, deadLetterView],
   [/^\/lag$/, lagView],
+  [/^\/help$/, helpView],
 ];
 
 const find = (id) => document.getElementById(id);
@@ -53,7 +56,11 @@ function show(moved) {
     if (here) link.setAttribute('aria-current', 'page');
     else link.removeAttribute('aria-current');
   }
-  if (moved) {
+  const place = location.hash && document.getElementById(location.hash.slice(1));
+  if (place) {
+    place.scrollIntoView();
+    place.focus();
+  } else if (moved) {
     scrollTo(0, 0);
     find('main').focus({ preventScroll: true });
   }
@@ -115,16 +122,17 @@ find('connection').after(signOut);
 // Relative, they would follow the address that the browser shows.
 document.querySelector('.brand').href = at('/');
 document.querySelector('link[rel=icon]').href = at('/assets/icon.svg');
+explainWords();
 find('nav').append(...LINKS.map(([href, words]) => el('a', { href }, words, href === '/dead-letters' ? [' ', openDeadLetters] : null)));
 
 document.addEventListener('click', (event) => {
   const link = event.target.closest?.('a[href]');
   const plain = event.button === 0 && !event.metaKey && !event.ctrlKey && !event.shiftKey && !event.altKey;
-  if (!link || !plain || link.origin !== location.origin || link.target || link.hash) return;
+  if (!link || !plain || link.origin !== location.origin || link.target || link.classList.contains('skip')) return;
   const path = within(link.pathname);
   if (!ROUTES.some(([route]) => route.test(path))) return;
   event.preventDefault();
-  go(path + link.search);
+  go(path + link.search + link.hash);
 });
 addEventListener('popstate', () => show(true));
 addEventListener('unhandledrejection', (event) => toast(`The page failed: ${event.reason?.message ?? event.reason}`, 'bad'));

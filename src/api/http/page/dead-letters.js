@@ -7,6 +7,7 @@ import { recordNode, valueNode } from './records.js';
 import { mark } from './runs.js';
 import { table } from './table.js';
 import { count, counted, cut } from './text.js';
+import { term } from './words.js';
 
 const PAGE = 50;
 const LINKED = 400; // characters of an error in an address, which servers bound
@@ -146,9 +147,9 @@ export function deadLettersView({ go, query: given }) {
   show();
   return {
     title: 'Dead letters',
-    node: el('div', {}, el('h1', {}, 'Dead letters'), card('Open, by error', {}, errors.node),
+    node: el('div', {}, el('h1', {}, term('dead letter', 'Dead letters')), card('Open, by error', {}, errors.node),
       el('nav', { class: 'tabs', 'aria-label': 'Dead letters by state' }, tabs.map(({ node }) => node)), error,
-      el('div', { class: 'actions bar-line' }, redriveSome, discardSome, redriveAll, discardAll, el('span', { class: 'push' }), newer, older), list.node),
+      el('div', { class: 'actions bar-line' }, redriveSome, discardSome, redriveAll, discardAll, el('div', { class: 'pager' }, newer, older)), list.node),
     query(changed) {
       query = changed;
       show();

@@ -24,6 +24,14 @@ export function data(text, most) {
   return el('bdi', { class: 'data' }, brief(text ?? '', most));
 }
 
+/** A run's key on one line; if it must break, it does so behind a slash. A long topic is cut, the offsets are not. */
+export function runKey(key) {
+  const at = key.lastIndexOf('/', key.lastIndexOf('/') - 1);
+  const topic = key.slice(0, at), [partition, range] = key.slice(at + 1).split('/');
+  return el('bdi', { class: 'key-text', title: brief(key, 1000) },
+    el('span', { class: 'key-topic' }, visible(topic)), '/', el('wbr'), el('span', {}, `${visible(partition)}/`), el('wbr'), el('span', {}, visible(range ?? '')));
+}
+
 /** Foreign text cut to fit a cell; hovering shows more of it. */
 export function oneLine(text) {
   return text == null ? '' : el('bdi', { class: 'data line', title: brief(text, 1000) }, brief(text, 300));
@@ -71,6 +79,9 @@ const STATES = {
 export function badge(state, words = state) {
   return el('span', { class: `badge ${STATES[state] ?? 'off'}` }, visible(words));
 }
+
+/** The link to a run whose words are its key. */
+export const keyLink = (id, key) => el('a', { href: `/runs/${id}` }, runKey(key));
 
 export function runLink(id, words = `run ${id}`) {
   return el('a', { href: `/runs/${id}` }, words);

@@ -2,11 +2,12 @@
 // log once more.
 
 import { get } from './api.js';
-import { act, badge, button, card, data, el, long, runLink, time } from './dom.js';
+import { act, badge, button, card, data, el, long, runKey, runLink, time } from './dom.js';
 import { live } from './live.js';
 import { recordList } from './records.js';
 import { cancelRun, cancelWords, isWaiting, replayRun } from './runs.js';
 import { count, counted, duration, size } from './text.js';
+import { term } from './words.js';
 
 export function runView({ id }) {
   const head = el('div', {}), body = el('div', { class: 'grid' });
@@ -78,7 +79,7 @@ export function runView({ id }) {
 
 function facts(run) {
   const words = [
-    data(run.key, 200), counted(run.records, 'record'), size(run.bytes), counted(run.attempts, 'attempt'),
+    runKey(run.key), counted(run.records, 'record'), size(run.bytes), counted(run.attempts, 'attempt'),
     run.worker == null ? null : `worker ${run.worker}`, run.run_ms == null ? null : `ran ${duration(run.run_ms / 1000)}`,
   ];
   return words.filter((word) => word !== null).map((word) => el('span', {}, word));
@@ -127,7 +128,7 @@ function attempts(run, busy) {
   if (busy) list.push(el('p', {}, `Attempt ${busy.attempt} has been running for ${duration(busy.running_s)}${busy.stalled ? ', stalled' : ''}.`));
   else if (run.state === 'succeeded') list.push(entry(`Attempt ${run.attempts || 1}: succeeded`, 'good', run.started_ms, run.output));
   if (list.length === 0) list.push(el('p', { class: 'note' }, run.output ? '' : 'None yet.'), run.output ? streams(run.output, 'the run') : '');
-  return card('Attempts', { class: 'whole' }, list);
+  return card(term('attempt', 'Attempts'), { class: 'whole' }, list);
 }
 
 /** A step's output: mb keeps stdout, then stderr under a line of its own. */
