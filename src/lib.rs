@@ -96,7 +96,7 @@ pub mod step;
 
 pub use config::{
     Client, Config, Connection, DeadLetterTo, Isolation, OnFailure, OnMissingOffsets, OnOutage,
-    Order, Produce, StartFrom, Web,
+    Order, Produce, PublicUrl, StartFrom, Web,
 };
 #[cfg(feature = "testing")]
 pub use kafka::embedded;

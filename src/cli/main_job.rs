@@ -12,7 +12,7 @@ use crate::cli::values::{self, Listen, StepName};
 use crate::config::limits;
 use crate::config::{
     Client, Config, DeadLetterTo, Isolation, OnFailure, OnMissingOffsets, OnOutage, Order, Produce,
-    StartFrom, Web,
+    PublicUrl, StartFrom, Web,
 };
 use crate::model::error::Result;
 use crate::pipeline::Pipeline;
@@ -223,6 +223,12 @@ flags! {
             #[argh(option, arg_name = "ADDRESS", from_str_fn(values::listen))]
             listen: Option<Listen>,
 
+            /// address under which a proxy serves the page, as https://mb.example.com or
+            /// https://example.com/mb; with https, the cookie of a signed-in browser goes over TLS only (if
+            /// not set, there is no proxy)
+            #[argh(option, arg_name = "URL", from_str_fn(values::public_url))]
+            public_url: Option<PublicUrl>,
+
             /// file with the token that the page and the API require; needed if other machines can reach
             /// --listen
             #[argh(option, arg_name = "FILE", from_str_fn(values::text))]
@@ -267,6 +273,7 @@ impl Command for MainFlags {
             Listen::At { host, port } => Some(Web {
                 host,
                 port,
+                public_url: self.public_url,
                 token_file: self.token_file.map(PathBuf::from),
                 read_only: self.read_only,
             }),

@@ -7,7 +7,8 @@ use crate::cli::errors::{either, shown, usage};
 use crate::config::servers::parse_servers;
 use crate::config::units;
 use crate::config::{
-    Client, DeadLetterTo, Isolation, OnFailure, OnMissingOffsets, OnOutage, Order, StartFrom,
+    Client, DeadLetterTo, Isolation, OnFailure, OnMissingOffsets, OnOutage, Order, PublicUrl,
+    StartFrom,
 };
 use crate::model::clock;
 use crate::model::error::{Error, Result};
@@ -189,6 +190,11 @@ pub fn listen(text: &str) -> Result<Listen, String> {
         return Err(rule());
     }
     Ok(Listen::At { host: bare.unwrap_or(host).to_owned(), port })
+}
+
+/// The address of the page behind a proxy.
+pub fn public_url(text: &str) -> Result<PublicUrl, String> {
+    text.parse()
 }
 
 fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {

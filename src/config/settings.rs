@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::limits;
+use crate::config::public_url::PublicUrl;
 use crate::config::servers::parse_servers;
 use crate::model::error::{Error, Result};
 
@@ -290,7 +291,13 @@ pub struct Config {
 /// The HTTP server (`--listen`).
 ///
 /// ```
-/// let web = mb::Web { host: "127.0.0.1".to_owned(), port: 0, token_file: None, read_only: true };
+/// let web = mb::Web {
+///     host: "127.0.0.1".to_owned(),
+///     port: 0,
+///     public_url: None,
+///     token_file: None,
+///     read_only: true,
+/// };
 /// let config = mb::Config { web: Some(web), ..mb::Config::default() };
 /// config.check()?;
 /// # Ok::<(), mb::Error>(())
@@ -301,6 +308,8 @@ pub struct Web {
     pub host: String,
     /// 0 takes any free port.
     pub port: u16,
+    /// Where a proxy serves the page to browsers; `None` if there is no proxy.
+    pub public_url: Option<PublicUrl>,
     /// The file with the token that page and API require; needed if other machines can reach `host`.
     pub token_file: Option<PathBuf>,
     /// Page and API change nothing.

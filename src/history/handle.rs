@@ -373,6 +373,7 @@ fn truncate(text: &mut String, bytes: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::history::query::{self, RunDetail};
     use crate::history::records::AttemptRecord;
     use crate::history::schema::{self, FILE};
     use crate::model::offset::RunKey;
@@ -412,18 +413,21 @@ mod tests {
         let row = |file: &mut WriterTask| {
             file.write(usize::MAX).unwrap();
             file.conclude();
-            let columns = "SELECT state, attempts, error, output FROM runs WHERE id = 1";
-            type Row = (i64, u32, Option<String>, Option<String>);
-            let row = |row: &rusqlite::Row<'_>| -> rusqlite::Result<Row> {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
-            };
-            file.db().query_row(columns, [], row).unwrap()
+            let RunDetail { run, output, .. } = query::run(file.db(), 1).unwrap().unwrap();
+            (run.state, run.attempts, run.error, output)
         };
         history.outcome(outcome(RunState::Halted, Some("bad")));
         let bad = || Some("bad".to_owned());
-        assert_eq!(row(&mut file), (RunState::Halted.code(), 1, bad(), bad()));
+        assert_eq!(row(&mut file), (RunState::Halted.name().to_owned(), 1, bad(), bad()));
         history.outcome(outcome(RunState::Succeeded, None));
-        assert_eq!(row(&mut file), (RunState::Succeeded.code(), 1, None, None));
+        assert_eq!(row(&mut file), (RunState::Succeeded.name().to_owned(), 1, None, None));
+        let mut printed = outcome(RunState::Succeeded, None);
+        printed.attempt.output = Some("done".to_owned());
+        history.outcome(printed);
+        assert_eq!(row(&mut file).3.as_deref(), Some("done"));
+        let row_is_short = "SELECT output IS NULL FROM runs WHERE id = 1";
+        let row_is_short: bool = file.db().query_row(row_is_short, [], |row| row.get(0)).unwrap();
+        assert!(row_is_short, "counts go through all rows");
     }
 
     #[test]

@@ -260,6 +260,12 @@ CREATE INDEX dead_letters_by_error ON dead_letters(state, error, topic, scope);
 -- of a run that was split: how many of its records went on in runs of their own
 ALTER TABLE runs ADD COLUMN passed_on INTEGER;
 CREATE INDEX runs_of_parent ON runs(parent) WHERE parent IS NOT NULL;
+-- what a run printed (a failed attempt's is in attempts): apart from the runs, since people's lists and counts go
+-- through all of those. Runs of earlier versions have it in runs.output.
+CREATE TABLE outputs(
+    run INTEGER PRIMARY KEY,
+    output TEXT NOT NULL
+) STRICT;
 "#,
 ];
 

@@ -55,6 +55,9 @@ const REMOVE_OF_REQUEST: &str = "DELETE FROM runs WHERE id BETWEEN ?1 AND ?2 AND
 const REMOVE_ATTEMPTS: &str = "DELETE FROM attempts WHERE run BETWEEN ?1 AND ?2 \
      AND NOT EXISTS (SELECT 1 FROM runs WHERE id = run)";
 
+const REMOVE_OUTPUTS: &str = "DELETE FROM outputs WHERE run BETWEEN ?1 AND ?2 \
+     AND NOT EXISTS (SELECT 1 FROM runs WHERE id = run)";
+
 /// What keeps old runs in the file, until it moves on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Keeper {
@@ -165,7 +168,7 @@ impl Pruner {
         // Runs that were removed before leave no rows to count.
         let last = there.map_or(cutoff, |there| cutoff.min(there.saturating_add(CHUNK - 1)));
         change.prepare_cached(REMOVE)?.execute([first, last])?;
-        change.prepare_cached(REMOVE_ATTEMPTS)?.execute([first, last])?;
+        remove_rest(change, first, last)?;
         let mut keepers = change.prepare_cached(KEEPERS)?;
         let mut rows = keepers.query([first, last, self.scope.0])?;
         while let Some(row) = rows.next()? {
@@ -234,9 +237,16 @@ impl Pruner {
                 change.prepare_cached(REMOVE_OF_REQUEST)?.execute(params![first, last, request])?
             }
         };
-        change.prepare_cached(REMOVE_ATTEMPTS)?.execute([first, last])?;
-        Ok(())
+        remove_rest(change, first, last)
     }
+}
+
+/// Removes attempts and outputs of runs that are gone.
+fn remove_rest(change: &Transaction<'_>, first: i64, last: i64) -> rusqlite::Result<()> {
+    for remove in [REMOVE_ATTEMPTS, REMOVE_OUTPUTS] {
+        change.prepare_cached(remove)?.execute([first, last])?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -268,7 +278,8 @@ mod tests {
                  state, queued_ms)
              SELECT id + 1, 1, 'rdkafka', id % {partitions}, id / {partitions}, id / {partitions}, 1, 1,
                  2, 0 FROM n;
-             INSERT INTO attempts SELECT id, 1, 0, 0, 0, 'bad', NULL FROM runs;"
+             INSERT INTO attempts SELECT id, 1, 0, 0, 0, 'bad', NULL FROM runs;
+             INSERT INTO outputs SELECT id, 'done' FROM runs;"
         ))
         .unwrap();
         (folder, db)
@@ -291,7 +302,7 @@ mod tests {
     }
 
     fn ids(db: &Connection, table: &str) -> Vec<i64> {
-        let id = if table == "attempts" { "run" } else { "id" };
+        let id = if matches!(table, "attempts" | "outputs") { "run" } else { "id" };
         let mut ids = db.prepare(&format!("SELECT {id} FROM {table} ORDER BY 1")).unwrap();
         ids.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
     }
@@ -307,6 +318,7 @@ mod tests {
             REMOVE_OF_PARTITION,
             REMOVE_OF_REQUEST,
             REMOVE_ATTEMPTS,
+            REMOVE_OUTPUTS,
         ];
         let reset = |db: &Connection| -> i32 {
             all.map(|sql| db.prepare_cached(sql).unwrap().reset_status(StatementStatus::VmStep))
@@ -345,6 +357,7 @@ mod tests {
         prune_all(&mut pruner, &mut db);
         assert_eq!(ids(&db, "runs"), (19_001..=20_000).collect::<Vec<_>>());
         assert_eq!(ids(&db, "attempts"), ids(&db, "runs"));
+        assert_eq!(ids(&db, "outputs"), ids(&db, "runs"));
         assert!(!pruner.is_due(true), "nothing is kept any more");
     }
 

@@ -67,8 +67,8 @@ const INSERT_RUN: &str = "INSERT INTO runs(id, partition, first_offset, last_off
 const RUN_CONSTANTS: usize = 19;
 /// The parameters from `ATTEMPT_CONSTANTS` on are the same for all attempts.
 const END_ATTEMPT: &str = "UPDATE runs SET state = ?2, attempts = ?3, started_ms = ?4, ended_ms = ?5, \
-     run_us = ?6, worker = ?7, error = ?8, output = ?9, records = ?10 WHERE id = ?1 AND state <> ?11";
-const ATTEMPT_CONSTANTS: usize = 11;
+     run_us = ?6, worker = ?7, error = ?8, output = NULL, records = ?9 WHERE id = ?1 AND state <> ?10";
+const ATTEMPT_CONSTANTS: usize = 10;
 
 /// An open transaction, with the two statements that nearly all writes of a busy history need: they are
 /// looked up once for a group.
@@ -263,7 +263,6 @@ impl Target<'_> {
             run_us,
             worker,
             error,
-            output,
             outcome.records
         ];
         bind(&mut self.end_attempt, 1, values)?;
@@ -286,6 +285,10 @@ impl Target<'_> {
                     error,
                     output
                 ])?;
+        } else if let Some(output) = output {
+            self.change
+                .prepare_cached("INSERT OR REPLACE INTO outputs(run, output) VALUES (?1, ?2)")?
+                .execute(params![outcome.id.0, output])?;
         }
         let redrive = match outcome.key.reprocess {
             Some(Reprocess::Redrive(request)) => Some(request),

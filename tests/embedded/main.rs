@@ -44,3 +44,4 @@ mod verdict;
 mod watch;
 mod web;
 mod web_api;
+mod web_proxy;

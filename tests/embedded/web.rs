@@ -312,12 +312,35 @@ fn answers_keep_browsers_safe_and_files_are_cached_by_their_tag() {
     let again = http.ask("GET", "/", &format!("If-None-Match: {tag}\r\n"), "");
     assert_eq!((again.status, again.body.len()), (304, 0));
     assert_eq!(http.get("/api/v1/session").header("Cache-Control"), Some("no-store"));
-    for path in ["/runs", "/runs/7", "/ticks", "/dead-letters", "/dead-letters/7", "/lag"] {
+    for path in ["/runs", "/ticks", "/dead-letters", "/lag", "/help"] {
         assert_eq!(http.get(path).body, page.body, "{path}");
+    }
+    for path in ["/runs/7", "/dead-letters/7"] {
+        assert_eq!(http.get(path).text(), page.text().replace("=\"./", "=\"../"), "{path}");
     }
     for path in ["/assets/none", "/assets/../index.html", "/assets/", "//", "/runs/", "/api/v1"] {
         assert_eq!(http.get(path).status, 404, "{path}");
     }
+    // A program gets JSON, a person a page with a way on.
+    let shown = |path: &str, accept: &str| {
+        let answer = http.ask("GET", path, &format!("Accept: {accept}\r\n"), "");
+        assert_eq!(answer.status, 404, "{path}");
+        (answer.header("Content-Type").unwrap_or_default().to_owned(), answer.text())
+    };
+    let browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
+    for (path, root) in [("/none", "./"), ("/runs/", "../"), ("/a/b/c", "../../"), ("/<b>", "./")] {
+        let (kind, text) = shown(path, browser);
+        assert_eq!(kind, "text/html; charset=utf-8", "{path}");
+        assert!(text.contains("nothing is at this address"), "{text}");
+        assert!(text.contains(&format!("<a href=\"{root}\">")) && !text.contains("<b>"), "{text}");
+        for accept in ["application/json", "*/*"] {
+            let (kind, text) = shown(path, accept);
+            assert_eq!(kind, "application/json", "{path}");
+            assert!(text.contains("\"kind\":\"not_found\""), "{text}");
+        }
+    }
+    let (kind, text) = shown("/api/v1/runs/99999", browser);
+    assert!(kind.starts_with("text/html") && text.contains("there is no run 99999"), "{text}");
     let wrong = http.post("/api/v1/runs", "{}");
     assert_eq!((wrong.status, wrong.header("Allow")), (405, Some("GET, HEAD")));
     assert_eq!(http.ask("DELETE", "/api/v1/settings", "", "").header("Allow"), Some("PATCH"));
@@ -401,9 +424,9 @@ fn with_a_token_only_its_bearer_and_browsers_that_signed_in_see_anything() {
     assert_eq!(bearer("a-token-of-more-than-16-byteS"), 401);
 
     // A browser is sent to the form, and from there to where it wanted to go.
-    assert_eq!(http.get("/runs/7").header("Location"), Some("/login?next=/runs/7"));
+    assert_eq!(http.get("/runs/7").header("Location"), Some("../login?next=/runs/7"));
     let form = http.get("/login?next=/runs/7");
-    assert!(form.text().contains("action=\"/login?next=/runs/7\""), "{form:?}");
+    assert!(form.text().contains("action=\"./login?next=/runs/7\""), "{form:?}");
     assert!(!form.text().contains("<script"));
     let sign_in = |next: &str, token: &str, origin: &str| -> Answer {
         let kind = "Content-Type: application/x-www-form-urlencoded\r\n";
@@ -414,16 +437,17 @@ fn with_a_token_only_its_bearer_and_browsers_that_signed_in_see_anything() {
     assert_eq!(sign_in("", TOKEN, "Origin: http://evil.example\r\n").status, 403);
     let signed_in =
         sign_in("?next=/runs/7", TOKEN, "Origin: null\r\nSec-Fetch-Site: same-origin\r\n");
-    assert_eq!((signed_in.status, signed_in.header("Location")), (303, Some("/runs/7")));
+    assert_eq!((signed_in.status, signed_in.header("Location")), (303, Some("./runs/7")));
     for next in ["?next=//evil.example", "?next=http://evil.example", "?next=/%0d%0aX:y", "?next=%"]
     {
-        assert_eq!(sign_in(next, TOKEN, "").header("Location"), Some("/"), "{next}");
+        assert_eq!(sign_in(next, TOKEN, "").header("Location"), Some("./"), "{next}");
     }
     let cookie = signed_in.header("Set-Cookie").unwrap();
     assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict"), "{cookie}");
     let cookie = format!("Cookie: {}\r\n", cookie.split(';').next().unwrap());
     let seen = http.ask("GET", "/api/v1/session", &cookie, "");
-    assert_eq!(seen.json(), serde_json::json!({ "read_only": false, "token": true }));
+    let session = serde_json::json!({ "read_only": false, "token": true, "signed_in": true });
+    assert_eq!(seen.json(), session);
     assert_eq!(http.ask("GET", "/runs/7", &cookie, "").status, 200);
 }
 

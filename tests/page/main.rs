@@ -10,11 +10,12 @@ use std::path::Path;
 use std::process::Command;
 
 use support::browser::{Browser, LIMIT};
+use support::http_proxy::{HttpProxy, Rewrite};
 use support::kafka::{Kafka, V3_9};
 use support::mb::Mb;
 use support::{eventually, free_port, raw, unique};
 
-const WIDTHS: [(u32, u32); 2] = [(400, 900), (1600, 1000)];
+const WIDTHS: [(u32, u32); 3] = [(400, 900), (1000, 800), (1600, 1000)];
 
 /// A running mb and where its page is.
 struct Site {
@@ -138,7 +139,7 @@ fn its_words_and_figures_are_right() {
 }
 
 #[test]
-fn every_view_fits_both_widths_in_light_and_dark() {
+fn every_view_fits_all_widths_in_light_and_dark() {
     let kafka = Kafka::shared(V3_9);
     let (server, topic) = (kafka.bootstrap(), unique("looks"));
     kafka.create_topic(&topic, 6, &[]);
@@ -163,6 +164,7 @@ fn every_view_fits_both_widths_in_light_and_dark() {
         ("dead-letters", "/dead-letters", "[data-test=dead-letter]"),
         ("dead-letter", "/dead-letters/1", "[data-test=dead-letter-view]"),
         ("lag", "/lag", "[data-test=partition]"),
+        ("help", "/help", "[data-test=word]"),
     ];
     for (width, height) in WIDTHS {
         for dark in [false, true] {
@@ -260,7 +262,7 @@ fn a_first_start_says_on_every_view_what_will_come() {
     let site = Site::start(data.path(), free_port(), &args);
     let browser = Browser::start();
     browser.look(1600, 1000, false);
-    for path in ["/", "/runs", "/ticks", "/dead-letters", "/lag"] {
+    for path in ["/", "/runs", "/ticks", "/dead-letters", "/lag", "/help"] {
         browser.open(&site.at(path));
         browser.wait_for("[data-test=connection]", "live");
         let text = browser.text("main").unwrap();
@@ -407,4 +409,109 @@ fn beyond_loopback_the_page_asks_for_its_token() {
     browser.fill("input[name=token]", "0123456789abcdef0123");
     browser.keys("\u{e007}");
     browser.wait_for("[data-test=connection]", "live");
+}
+
+#[test]
+fn below_a_path_of_a_proxy_a_person_signs_in_changes_a_setting_and_logs_out() {
+    const TOKEN: &str = "0123456789abcdef0123";
+    let data = tempfile::tempdir().unwrap();
+    let token = data.path().join("token");
+    fs::write(&token, TOKEN).unwrap();
+    let (own, port) = (free_port(), free_port());
+    let url = format!("http://mb.test:{port}/tools/mb");
+    let given = ["--client", "embedded", "--step", "discard", "--rate", "10"];
+    let page = ["--public-url", &url, "--token-file", token.to_str().unwrap()];
+    let _site = Site::start(data.path(), own, &[&given[..], &page].concat());
+    let rewrite = Rewrite { host: Some(format!("localhost:{own}")), strip: "/tools/mb" };
+    let _proxy = HttpProxy::start(port, own, rewrite);
+    let browser = Browser::start();
+    browser.look(1000, 800, false);
+    let script = |body: &str| browser.script(body, &serde_json::json!([]));
+    let place = || script("return location.pathname").as_str().unwrap().to_owned();
+
+    browser.open(&format!("{url}/runs/1"));
+    browser.fill("input[name=token]", TOKEN);
+    browser.keys("\u{e007}");
+    browser.wait_for("[data-test=connection]", "live");
+    assert_eq!(place(), "/tools/mb/runs/1");
+    browser.wait_for("[data-test=run-view]", "First_Topic");
+    browser.click(".brand");
+    browser.wait_for("[data-test=verdict]", "");
+    assert_eq!(place(), "/tools/mb/");
+    let outside = "return [...document.querySelectorAll('a[href]')].map(e => e.href)
+        .filter(at => !new URL(at).pathname.startsWith('/tools/mb/'))";
+    for view in ["/runs", "/ticks", "/dead-letters", "/lag", "/help", "/"] {
+        browser.click(&format!("#nav a[href='/tools/mb{view}']"));
+        eventually(LIMIT, view, || place() == format!("/tools/mb{view}"));
+        assert_eq!(script(outside), serde_json::json!([]), "{view}");
+    }
+    browser.fill("[data-test=set-max-batch]", "7");
+    browser.click("[data-test=set-max-batch-apply]");
+    browser.wait_for("[data-test=set-max-batch-note]", "changed from 50");
+    assert_eq!(browser.errors(), [""; 0]);
+
+    browser.click("[data-test=logout]");
+    browser.wait_for("label[for=token]", "Token");
+    assert_eq!(place(), "/tools/mb/login");
+    browser.open(&format!("{url}/runs"));
+    browser.wait_for("label[for=token]", "Token");
+}
+
+#[test]
+fn words_explain_themselves_to_the_pointer_and_the_keyboard_and_lead_to_the_help() {
+    let data = tempfile::tempdir().unwrap();
+    let args = ["--client", "embedded", "--rate", "20", "--step", "discard"];
+    let site = Site::start(data.path(), free_port(), &args);
+    let browser = Browser::start();
+    // Where run keys used to break in the middle of a word.
+    browser.look(1280, 900, false);
+    let script = |body: &str| browser.script(body, &serde_json::json!([]));
+    let texts = |value: serde_json::Value| -> Vec<String> {
+        value.as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned()).collect()
+    };
+    let mut words = std::collections::BTreeSet::new();
+    for path in ["/", "/runs", "/ticks", "/dead-letters", "/lag"] {
+        browser.open(&site.at(path));
+        browser.wait_for("[data-test=connection]", "live");
+        // Each can have the focus, and has a text that a screen reader reads out.
+        let bare = "return [...document.querySelectorAll('[data-word]')].filter(e => e.tabIndex < 0
+            || !document.getElementById(e.getAttribute('aria-describedby'))?.textContent).map(e => e.outerHTML)";
+        assert_eq!(texts(script(bare)), [""; 0], "{path}");
+        let here = "return [...document.querySelectorAll('[data-word]')].map(e => e.dataset.word)";
+        words.extend(texts(script(here)));
+    }
+    for word in ["tick", "run", "lag", "cursor", "worker", "batch", "dead letter", "verdict"] {
+        assert!(words.contains(word), "{word} is explained where it stands: {words:?}");
+    }
+    browser.open(&site.at("/runs"));
+    eventually(LIMIT, "some runs", || browser.count("[data-test=run]") >= 5);
+    let broken = "return [...document.querySelectorAll('.key-text')].filter(e => e.getClientRects().length > 1
+        || e.offsetHeight > 30).map(e => e.textContent)";
+    assert_eq!(texts(script(broken)), [""; 0], "keys on several lines");
+
+    // The pointer, and Escape.
+    const SHOWN: &str = "[data-test=tip]:popover-open";
+    browser.open(&site.at("/lag"));
+    browser.wait_for("[data-test=partition]", "0");
+    assert_eq!(browser.count(SHOWN), 0);
+    browser.hover("[data-word=cursor]");
+    browser.wait_for(SHOWN, "the offset that the sensor reads next");
+    browser.keys("\u{e00c}");
+    eventually(LIMIT, "Escape hides it", || browser.count(SHOWN) == 0);
+
+    // The keyboard: Tab to the word, Enter to its place in the list.
+    let focused = || script("return document.activeElement.dataset.word ?? ''");
+    for _ in 0..20 {
+        if focused() == "lag" {
+            break;
+        }
+        browser.keys("\u{e004}");
+    }
+    browser.wait_for(SHOWN, "how many records");
+    browser.keys("\u{e007}");
+    browser.wait_for("[data-test=word]:focus", "how many records");
+    let place = script("return location.pathname + location.hash");
+    assert_eq!(place, "/help#lag");
+    assert_eq!(browser.count(SHOWN), 0);
+    assert_eq!(browser.errors(), [""; 0]);
 }

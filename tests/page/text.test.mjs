@@ -1,9 +1,12 @@
-// Holds src/api/http/page/text.js: what hides in a text is shown, and numbers stay as they are.
+// Holds src/api/http/page/text.js (what hides in a text is shown, and numbers stay as they are) and glossary.js (words
+// mean the same on the page and in the manual).
 // Run by: node --test tests/page/
 
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
 
+import { TEXTS } from '../../src/api/http/page/glossary.js';
 import * as text from '../../src/api/http/page/text.js';
 
 test('control characters, direction marks and what has no width are escapes', () => {
@@ -63,4 +66,10 @@ test('a text field keeps the ends of lines if all of them are alike', () => {
 test('base64 has the bytes of a text', () => {
   const long = 'ü\r\n'.repeat(100_000);
   assert.equal(new TextDecoder().decode(text.bytesOfBase64(text.base64OfText(long))), long);
+});
+
+test('a word means the same on the page and in the manual', () => {
+  const manual = readFileSync(new URL('../../docs/README.md', import.meta.url), 'utf8').split('## Words')[1];
+  const rows = [...manual.matchAll(/^\| ([a-z ]+) \| (.*) \|$/gm)].map(([, word, meaning]) => [word, meaning.replaceAll('`', '')]);
+  assert.deepEqual(Object.fromEntries(rows.slice(1)), TEXTS);
 });

@@ -48,6 +48,8 @@ impl Browser {
             "--disable-dev-shm-usage".to_owned(),
             "--disable-gpu".to_owned(),
             "--force-prefers-reduced-motion".to_owned(),
+            // Names that no browser takes for this machine, nor for secure, as it does with localhost.
+            "--host-resolver-rules=MAP *.test 127.0.0.1".to_owned(),
             format!("--user-data-dir={}", browser._profile.path().display()),
         ];
         let wanted = json!({ "capabilities": { "alwaysMatch": {
@@ -151,6 +153,17 @@ impl Browser {
     /// Chooses an option of a select by its value.
     pub fn choose(&self, css: &str, value: &str) {
         self.click(&format!("{css} option[value={value:?}]"));
+    }
+
+    /// Moves the pointer over an element.
+    pub fn hover(&self, css: &str) {
+        let at = self.element(css).unwrap_or_else(|cause| panic!("{css}: {cause}"));
+        let id = at.strip_prefix("/element/").expect("an element's path");
+        let over = json!({ "type": "pointerMove", "origin": { ELEMENT: id }, "x": 0, "y": 0 });
+        self.post(
+            "/actions",
+            &json!({ "actions": [{ "type": "pointer", "id": "mouse", "actions": [over] }] }),
+        );
     }
 
     /// Keys of the keyboard, to whatever has the focus.

@@ -11,6 +11,7 @@ pub mod faults;
 pub mod files;
 pub mod fuzz;
 pub mod http;
+pub mod http_proxy;
 pub mod kafka;
 pub mod mb;
 pub mod partly;

@@ -30,6 +30,7 @@ const ASSETS: &[Asset] = &[
     file("icon.svg", "image/svg+xml", include_bytes!("page/icon.svg")),
     file("api.js", JS, include_bytes!("page/api.js")),
     file("app.js", JS, include_bytes!("page/app.js")),
+    file("base.js", JS, include_bytes!("page/base.js")),
     file("charts.js", JS, include_bytes!("page/charts.js")),
     file("controls.js", JS, include_bytes!("page/controls.js")),
     file("dead-letter.js", JS, include_bytes!("page/dead-letter.js")),
@@ -37,6 +38,8 @@ const ASSETS: &[Asset] = &[
     file("dom.js", JS, include_bytes!("page/dom.js")),
     file("follow-worker.js", JS, include_bytes!("page/follow-worker.js")),
     file("follow.js", JS, include_bytes!("page/follow.js")),
+    file("glossary.js", JS, include_bytes!("page/glossary.js")),
+    file("help.js", JS, include_bytes!("page/help.js")),
     file("lag.js", JS, include_bytes!("page/lag.js")),
     file("live.js", JS, include_bytes!("page/live.js")),
     file("overview.js", JS, include_bytes!("page/overview.js")),
@@ -46,27 +49,31 @@ const ASSETS: &[Asset] = &[
     file("table.js", JS, include_bytes!("page/table.js")),
     file("text.js", JS, include_bytes!("page/text.js")),
     file("ticks.js", JS, include_bytes!("page/ticks.js")),
+    file("words.js", JS, include_bytes!("page/words.js")),
 ];
 
-/// The answer at each of the page's addresses.
-pub fn index(request: &Request) -> Response {
-    answer(&INDEX, request)
+/// The answer at each of the page's addresses; `root` is the way from there to the first of them, to which the file's
+/// own links begin with `./`.
+pub fn index(request: &Request, root: &str) -> Response {
+    let text = include_str!("page/index.html").replace("=\"./", &format!("=\"{root}"));
+    answer(INDEX.content_type, text.into_bytes().into(), request)
 }
 
 /// The file of this name, if there is one.
 pub fn asset(name: &str, request: &Request) -> Option<Response> {
-    ASSETS.iter().find(|asset| asset.name == name).map(|asset| answer(asset, request))
+    let asset = ASSETS.iter().find(|asset| asset.name == name)?;
+    Some(answer(asset.content_type, Cow::Borrowed(asset.bytes), request))
 }
 
-fn answer(asset: &Asset, request: &Request) -> Response {
+fn answer(content_type: &'static str, bytes: Cow<'static, [u8]>, request: &Request) -> Response {
     let mut hasher = DefaultHasher::new();
-    asset.bytes.hash(&mut hasher);
+    bytes.hash(&mut hasher);
     let tag = format!("\"{:016x}\"", hasher.finish());
     let known = request.header("if-none-match").unwrap_or_default();
     let response = if known.split(',').any(|known| known.trim().trim_start_matches("W/") == tag) {
-        Response::new(304, asset.content_type, &[][..])
+        Response::new(304, content_type, &[][..])
     } else {
-        Response::new(200, asset.content_type, Cow::Borrowed(asset.bytes))
+        Response::new(200, content_type, bytes)
     };
     // A browser must check each time whether the file is still the same: mb may have been upgraded.
     response.header("ETag", tag).header("Cache-Control", "no-cache".to_owned())

@@ -1,32 +1,26 @@
 //! Decides which requests are allowed: by the host names that mb answers to, the origins that a change may come
-//! from, the token, and the browsers that are signed in. Values in, decisions out; reads nothing but the token's file.
+//! from, the token (`token`), and the browsers that are signed in (`sessions`). Values in, decisions out.
 //!
 //! Another site's page, open in the same browser, must neither read nor change anything here, even if its own
 //! name resolves to this machine (DNS rebinding). So `Host` is checked for everything except `/healthz`, and a
 //! change needs JSON and, if the browser sends its origin, the same one.
+//!
+//! A proxy in front of mb may keep the browser's `Host` or send mb's own; the browser's `Origin` is the proxy's in both
+//! cases. So the host and the origin of `--public-url` are accepted beside mb's own. `X-Forwarded-…` is never looked
+//! at: mb cannot know whether a proxy or another site's page wrote it.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::time::Instant;
-
-use uuid::Uuid;
 
 use super::request::{Refusal, Request};
-use crate::config::Web;
+use super::sessions::Sessions;
+use super::token::{is_same, read_token};
 use crate::config::limits;
+use crate::config::{PublicUrl, Web};
 use crate::model::error::{Error, Result};
-use crate::model::sync::{Mutex, MutexGuard};
 
-/// The cookie of a signed-in browser. Its name ends with the port: cookies are shared between ports (RFC 6265,
-/// 8.5), and another mb may listen on another one.
-const COOKIE: &str = "mb_session_";
-
-pub struct Guard {
-    cookie: String,
+pub(super) struct Guard {
     /// Without ports; IPv6 addresses in brackets.
     hosts: BTreeSet<String>,
     /// The name in the page's address.
@@ -35,9 +29,10 @@ pub struct Guard {
     /// Other machines can reach it, possibly under addresses that are not its own.
     is_open: bool,
     token: Option<String>,
+    /// Where a proxy serves the page.
+    public: Option<PublicUrl>,
+    pub sessions: Sessions,
     pub read_only: bool,
-    /// Ids of signed-in browsers, and since when; the oldest first.
-    signed_in: Mutex<Vec<(String, Instant)>>,
 }
 
 /// The addresses of `--listen`.
@@ -76,10 +71,17 @@ impl Guard {
                 limits::TOKEN_BYTES_MIN
             )));
         }
-        if is_open {
+        let public = web.public_url.clone();
+        if is_open && !public.as_ref().is_some_and(PublicUrl::is_https) {
             log::warn!(
                 "page: other machines can reach it without TLS, so the token can be read on the network: put a \
-                 proxy with TLS in front of it"
+                 proxy with TLS in front of it, and name its address with --public-url"
+            );
+        }
+        if let Some(public) = public.as_ref().filter(|_| token.is_none()) {
+            log::warn!(
+                "page: everyone who can reach {public} is let in, unless the proxy asks who they are: with \
+                 --token-file FILE mb asks for a token"
             );
         }
         let bracketed = match web.host.parse() {
@@ -99,32 +101,32 @@ impl Guard {
             hosts.extend(machine);
         }
         Ok(Guard {
-            cookie: format!("{COOKIE}{}", web.port),
             hosts,
             host,
             port: web.port,
             is_open,
             token,
+            sessions: Sessions::new(web.port, public.as_ref()),
+            public,
             read_only: web.read_only,
-            signed_in: Mutex::default(),
         })
-    }
-
-    /// The name of the cookie of a signed-in browser.
-    pub fn cookie(&self) -> &str {
-        &self.cookie
     }
 
     /// With the port that was bound, if any free one was asked for.
     pub fn on_port(mut self, port: u16) -> Guard {
         self.port = port;
-        self.cookie = format!("{COOKIE}{port}");
+        self.sessions = self.sessions.on_port(port);
         self
     }
 
-    /// The page's address.
+    /// The page's address on this machine or network.
     pub fn url(&self) -> String {
         format!("http://{}:{}/", self.host, self.port)
+    }
+
+    /// The page's address behind a proxy, if there is one.
+    pub fn public_url(&self) -> Option<&PublicUrl> {
+        self.public.as_ref()
     }
 
     /// # Errors
@@ -136,19 +138,21 @@ impl Guard {
             Refusal::new(
                 403,
                 format!(
-                    "Host: this mb does not answer to {host:?}; open it as {}, or name its host with \
-                     --listen",
-                    self.url()
+                    "Host: this mb does not answer to {host:?}; open it as {}, name its host with --listen, or \
+                     the address of its proxy with --public-url",
+                    self.public.as_ref().map_or_else(|| self.url(), PublicUrl::to_string)
                 ),
             )
         };
         let (name, port) = split_port(host).ok_or_else(refused)?;
         let name = name.to_ascii_lowercase();
         let name = name.strip_suffix('.').unwrap_or(&name);
-        let is_known = self.hosts.contains(name) || self.is_open && is_address(name);
         // With a token, another port may belong to a tunnel or a container: another site's page has no token.
-        let is_port = port.is_none_or(|port| port == self.port) || self.token.is_some();
-        if is_known && is_port { Ok(()) } else { Err(refused()) }
+        let fits = |own: u16| port.is_none_or(|port| port == own) || self.token.is_some();
+        let is_own = self.hosts.contains(name) || self.is_open && is_address(name);
+        let is_public =
+            self.public.as_ref().is_some_and(|url| url.host() == name && fits(url.port()));
+        if is_own && fits(self.port) || is_public { Ok(()) } else { Err(refused()) }
     }
 
     /// Whether the request may read. Another site's page may link here, but not read.
@@ -169,6 +173,8 @@ impl Guard {
             return Err(elsewhere("Sec-Fetch-Site"));
         }
         let Some(origin) = request.header("origin") else { return Ok(()) };
+        let public = self.public.as_ref().map(PublicUrl::origin);
+        let is_public = public.is_some_and(|public| public.eq_ignore_ascii_case(origin));
         let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
         let is_own = authority
             .zip(request.header("host"))
@@ -176,7 +182,23 @@ impl Guard {
         // A form on a page without a referrer is sent with the origin "null".
         let is_own_form =
             origin == "null" && request.header("sec-fetch-site") == Some("same-origin");
-        if is_own || is_own_form { Ok(()) } else { Err(elsewhere("Origin")) }
+        if is_own || is_public || is_own_form {
+            return Ok(());
+        }
+        let Refusal { status, message } = elsewhere("Origin");
+        Err(Refusal::new(
+            status,
+            format!("{message}, {origin}: if that is the page's proxy, name it with --public-url"),
+        ))
+    }
+
+    /// Takes the path of the public address away, which a proxy may leave in front.
+    pub fn strip_base(&self, request: &mut Request) {
+        let base = self.public.as_ref().map(PublicUrl::base).filter(|base| !base.is_empty());
+        let rest = base.and_then(|base| request.path.strip_prefix(base));
+        if let Some(rest) = rest.filter(|rest| rest.is_empty() || rest.starts_with('/')) {
+            request.path = rest.to_owned();
+        }
     }
 
     /// # Errors
@@ -202,16 +224,7 @@ impl Guard {
         if let Some(token) = bearer(request) {
             return self.is_token(token);
         }
-        let cookies = request.header("cookie").unwrap_or_default().split(';');
-        let mut ids = cookies.filter_map(|cookie| cookie.trim().split_once('='));
-        let Some((_, id)) = ids.find(|(name, _)| *name == self.cookie) else { return false };
-        let mut known = false;
-        // All of them are compared, so that the time reveals nothing about any of them.
-        for (signed_in, since) in self.signed_in().iter() {
-            let is_fresh = since.elapsed() < limits::SIGNED_IN_LIMIT;
-            known |= is_same(signed_in.as_bytes(), id.as_bytes()) && is_fresh;
-        }
-        known
+        self.sessions.knows(request)
     }
 
     /// Whether the request has a token that is wrong. A browser's id that is not known is none: mb may have been
@@ -225,25 +238,11 @@ impl Guard {
         if !self.is_token(token.trim()) {
             return None;
         }
-        // 244 bits of the system's randomness.
-        let id = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
-        let mut signed_in = self.signed_in();
-        signed_in.retain(|(_, since)| since.elapsed() < limits::SIGNED_IN_LIMIT);
-        if signed_in.len() >= limits::SIGNED_IN_MAX {
-            signed_in.remove(0);
-        }
-        signed_in.push((id.clone(), Instant::now()));
-        let seconds = limits::SIGNED_IN_LIMIT.as_secs();
-        let cookie = &self.cookie;
-        Some(format!("{cookie}={id}; HttpOnly; SameSite=Strict; Path=/; Max-Age={seconds}"))
+        Some(self.sessions.begin())
     }
 
     fn is_token(&self, token: &str) -> bool {
         self.token.as_ref().is_some_and(|known| is_same(known.as_bytes(), token.as_bytes()))
-    }
-
-    fn signed_in(&self) -> MutexGuard<'_, Vec<(String, Instant)>> {
-        self.signed_in.lock()
     }
 }
 
@@ -289,74 +288,27 @@ fn machine() -> Option<String> {
     (!name.is_empty()).then_some(name)
 }
 
-/// Compares in a time that does not depend on where they differ. Lengths are not secret.
-fn is_same(a: &[u8], b: &[u8]) -> bool {
-    if a.len() != b.len() {
-        return false;
-    }
-    let difference =
-        a.iter().zip(b).fold(0, |difference, (a, b)| std::hint::black_box(difference | (a ^ b)));
-    difference == 0
-}
-
-fn read_token(path: &Path) -> Result<String> {
-    let unfit = |why: &str| {
-        Err(Error::Config(format!(
-            "--token-file: {}: {why}, expected one line of {} to {} visible ASCII characters",
-            path.display(),
-            limits::TOKEN_BYTES_MIN,
-            limits::TOKEN_BYTES_MAX
-        )))
-    };
-    let read = || -> std::io::Result<(Vec<u8>, u32)> {
-        let file = File::open(path)?;
-        let mode = file.metadata()?.permissions().mode();
-        let mut bytes = Vec::new();
-        // With room for the end of the line.
-        file.take(limits::TOKEN_BYTES_MAX as u64 + 2).read_to_end(&mut bytes)?;
-        Ok((bytes, mode))
-    };
-    let (bytes, mode) = match read() {
-        Ok(read) => read,
-        Err(cause) => return unfit(&format!("cannot read it: {cause}")),
-    };
-    let token = bytes.trim_ascii();
-    let Some(token) = str::from_utf8(token).ok().filter(|_| token.iter().all(u8::is_ascii_graphic))
-    else {
-        return unfit("it contains other characters");
-    };
-    if !(limits::TOKEN_BYTES_MIN..=limits::TOKEN_BYTES_MAX).contains(&token.len()) {
-        return unfit(&format!("it has {} bytes", token.len()));
-    }
-    if mode & 0o004 != 0 {
-        // Not refused: secrets that an orchestrator mounts often have this mode.
-        log::warn!(
-            "--token-file: {} is readable by every user of this machine; chmod 600 makes it private",
-            path.display()
-        );
-    }
-    Ok(token.to_owned())
-}
-
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
     use super::super::request::head;
+    use super::super::token::tests::token_file;
     use super::*;
 
     const TOKEN: &str = "0123456789abcdef";
 
-    fn token_file(text: &str) -> tempfile::NamedTempFile {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        file.write_all(text.as_bytes()).unwrap();
-        file
+    fn guard(host: &str, token: Option<&str>) -> Result<Guard> {
+        guard_behind(None, host, token)
     }
 
-    fn guard(host: &str, token: Option<&str>) -> Result<Guard> {
+    fn guard_behind(public: Option<&str>, host: &str, token: Option<&str>) -> Result<Guard> {
         let file = token.map(token_file);
-        let token_file = file.as_ref().map(|file| file.path().to_owned());
-        let web = Web { host: host.to_owned(), port: 3000, token_file, read_only: false };
+        let web = Web {
+            host: host.to_owned(),
+            port: 3000,
+            public_url: public.map(|url| url.parse().unwrap()),
+            token_file: file.as_ref().map(|file| file.path().to_owned()),
+            read_only: false,
+        };
         Guard::new(&web, &resolve(host, 3000)?)
     }
 
@@ -427,6 +379,49 @@ mod tests {
     }
 
     #[test]
+    fn behind_a_proxy_its_host_and_origin_are_accepted_too() {
+        let guard = guard_behind(Some("https://mb.example.com"), "127.0.0.1", None).unwrap();
+        for host in ["mb.example.com", "MB.example.com:443", "localhost:3000", "127.0.0.1:3000"] {
+            assert!(takes(&guard, host), "{host}");
+        }
+        for host in ["mb.example.com:3000", "example.com", "a.mb.example.com", "localhost:443"] {
+            assert!(!takes(&guard, host), "{host}");
+        }
+        let check = |host: &str, origin: &str| {
+            let forwarded = "X-Forwarded-Host: evil.example\r\nX-Forwarded-Proto: https\r\n";
+            let headers = format!("Host: {host}\r\n{forwarded}Origin: {origin}");
+            guard.check_change(&request(&headers)).is_ok()
+        };
+        // The proxy keeps the browser's Host, or sends mb's own.
+        for host in ["mb.example.com", "localhost:3000"] {
+            assert!(check(host, "https://mb.example.com"), "{host}");
+            for other in ["https://evil.example", "https://mb.example.com:444", "null"] {
+                assert!(!check(host, other), "{host}, {other}");
+            }
+        }
+        assert!(!check("localhost:3000", "http://mb.example.com"), "another scheme");
+        assert!(check("localhost:3000", "http://localhost:3000"), "and without the proxy");
+    }
+
+    #[test]
+    fn the_path_of_the_public_address_is_taken_away_once() {
+        let guard = guard_behind(Some("https://example.com/mb"), "127.0.0.1", None).unwrap();
+        for (path, stripped) in [
+            ("/mb/", "/"),
+            ("/mb/runs/7", "/runs/7"),
+            ("/mb", ""),
+            ("/runs/7", "/runs/7"),
+            ("/mbx", "/mbx"),
+            ("/mb/mb/", "/mb/"),
+        ] {
+            let mut request = request("Host: example.com");
+            path.clone_into(&mut request.path);
+            guard.strip_base(&mut request);
+            assert_eq!(request.path, stripped, "{path}");
+        }
+    }
+
+    #[test]
     fn only_the_token_or_a_cookie_of_this_mb_signs_in() {
         let guard = guard("127.0.0.1", Some(&format!("  {TOKEN}\n"))).unwrap();
         let signed_in =
@@ -442,21 +437,6 @@ mod tests {
         assert!(cookie.contains("; HttpOnly; SameSite=Strict"), "{cookie}");
         assert!(!cookie.contains(TOKEN));
         let pair = cookie.split(';').next().unwrap();
-        assert!(signed_in(&format!("Cookie: other=1; {pair}")));
-        assert!(!signed_in(&format!("Cookie: {pair}0")));
-        assert!(!signed_in("Cookie: mb_session="));
-        for _ in 0..limits::SIGNED_IN_MAX {
-            guard.sign_in(TOKEN).unwrap();
-        }
-        assert!(!signed_in(&format!("Cookie: {pair}")), "the oldest is signed out");
-    }
-
-    #[test]
-    fn a_token_that_is_too_short_or_cannot_be_sent_is_refused() {
-        for text in ["", "0123456789abcde", "0123456789 abcdef", "0123456789abcd\u{e9}\u{e9}"] {
-            let error = guard("127.0.0.1", Some(text)).err().expect(text);
-            assert!(error.to_string().starts_with("--token-file: "), "{error}");
-        }
-        assert!(guard("127.0.0.1", Some(&"x".repeat(5000))).is_err());
+        assert!(signed_in(&format!("Cookie: {pair}")));
     }
 }

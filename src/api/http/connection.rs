@@ -47,7 +47,10 @@ impl Connection {
         let mut is_first = true;
         loop {
             let request = match self.next(is_first)? {
-                Next::Request(request) => request,
+                Next::Request(mut request) => {
+                    self.shared.guard.strip_base(&mut request);
+                    request
+                }
                 Next::Refused(refusal) => {
                     self.answer(&refusal.into(), Method::Get, false)?;
                     return self.linger();
@@ -61,7 +64,7 @@ impl Connection {
                 return Ok(());
             }
             if matches!(response.body, Body::Events) && request.method == Method::Get {
-                return self.events(&response);
+                return self.events(&request, &response);
             }
             let keep = request.keep_alive && !self.shared.is_stopping();
             self.answer(&response, request.method, keep)?;
@@ -205,16 +208,18 @@ impl Connection {
         Ok(())
     }
 
-    fn events(&mut self, response: &Response) -> io::Result<()> {
+    /// Writes an overview each second, for as long as the client may see it: it may sign out meanwhile.
+    fn events(&mut self, request: &Request, response: &Response) -> io::Result<()> {
         self.shared.set_phase(self.number, Phase::Streaming);
         self.write(&response.head(false))?;
         self.write(events::PREFACE)?;
-        loop {
+        while self.shared.guard.is_signed_in(request) {
             self.write(&events::event(&self.shared.context))?;
             if stopped_within(&self.shared.stopping, self.shared.events.until_next()) {
-                return Ok(());
+                break;
             }
         }
+        Ok(())
     }
 
     /// Ends the connection so that the answer arrives. A socket that is closed with bytes unread is reset, and

@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::failure::Failure;
+use super::pages;
 use super::request::{Method, Request};
 use super::response::Response;
 use super::route::{Call, Route};
@@ -47,7 +48,7 @@ fn answer_with(shared: &Shared, session: &mut Session, request: &Request) -> Res
         let mut call = Call { shared, session, request, route, part, routes: ROUTES };
         let response = call.answer().unwrap_or_else(|failure| {
             log::debug!("{} {}: {}", request.method.name(), request.path, failure.message);
-            failure.into()
+            refuse(request, failure)
         });
         // Also where an answer needs no token: it may differ with one, which tells whether it was right.
         let is_wrong = route.path != "/healthz" && shared.guard.has_wrong_token(request);
@@ -56,8 +57,11 @@ fn answer_with(shared: &Shared, session: &mut Session, request: &Request) -> Res
     if let Err(refusal) = shared.guard.check_host(request) {
         return refusal.into();
     }
+    if request.path.is_empty() {
+        return pages::with_slash(&shared.guard);
+    }
     if methods.is_empty() {
-        return Failure::new(404, "not_found", "nothing is at this address").into();
+        return refuse(request, Failure::new(404, "not_found", "nothing is at this address"));
     }
     let mut allowed = Vec::new();
     for method in methods {
@@ -69,6 +73,14 @@ fn answer_with(shared: &Shared, session: &mut Session, request: &Request) -> Res
     let allowed = allowed.join(", ");
     let message = format!("this address takes {allowed}");
     Response::error(405, "method", &message).header("Allow", allowed)
+}
+
+/// JSON for programs; for a browser that opened the address of something that is not there, a page.
+fn refuse(request: &Request, failure: Failure) -> Response {
+    if failure.status == 404 && pages::is_for_person(request) {
+        return pages::not_found(request, &failure.message);
+    }
+    failure.into()
 }
 
 /// The part of `path` that stands where `pattern` has braces, empty if it has none; `None` if they do not fit.

@@ -1,8 +1,8 @@
 //! The page, the JSON API, metrics and health over HTTP.
 //!
 //! A request's way: `server` accepts its connection, `connection` reads it (`request` takes its bytes apart),
-//! `dispatch` finds its route in `table`, `route` checks who may ask (`auth`) and calls the route's endpoint,
-//! which reads `query` or `bodies` and performs an operation. `response` writes the answer; `failure` says which
+//! `dispatch` finds its route in `table`, `route` checks who may ask (`auth`, by `token` and `sessions`) and calls
+//! the route's endpoint, which reads `query` or `bodies` and performs an operation. `response` writes the answer; `failure` says which
 //! status an error has. `openapi` describes the API from the same table. `events`, `pages` and `assets` are
 //! answers that are no operation. `shared` is what all connections share; `wrong_tokens` says how long the answer
 //! to a wrong token waits.
@@ -22,8 +22,10 @@ mod request;
 mod response;
 mod route;
 mod server;
+mod sessions;
 mod shared;
 mod table;
+mod token;
 mod wrong_tokens;
 
 #[cfg(feature = "testing")]

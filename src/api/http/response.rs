@@ -71,7 +71,9 @@ impl Response {
     }
 
     pub fn events() -> Response {
-        Response { body: Body::Events, ..Response::new(200, "text/event-stream", "".as_bytes()) }
+        let head = Response::new(200, "text/event-stream", "".as_bytes());
+        // nginx holds an answer back until it has some kilobytes of it, unless it is told not to.
+        Response { body: Body::Events, ..head }.header("X-Accel-Buffering", "no".to_owned())
     }
 
     pub fn header(mut self, name: &'static str, value: String) -> Response {
@@ -102,10 +104,11 @@ impl Response {
         line("Connection", if keep { "keep-alive" } else { "close" });
         line("Content-Security-Policy", CONTENT_SECURITY_POLICY);
         line("X-Content-Type-Options", "nosniff");
-        line("Referrer-Policy", "no-referrer");
         line("Cross-Origin-Resource-Policy", "same-origin");
-        if !self.headers.iter().any(|(name, _)| *name == "Cache-Control") {
-            line("Cache-Control", "no-store");
+        for (name, value) in [("Referrer-Policy", "no-referrer"), ("Cache-Control", "no-store")] {
+            if !self.headers.iter().any(|(known, _)| *known == name) {
+                line(name, value);
+            }
         }
         for (name, value) in &self.headers {
             line(name, value);

@@ -47,6 +47,9 @@ impl Server {
             thread::spawn("http", move || accept(&shared, &listeners, &woken))?
         };
         log::info!("page: {url}");
+        if let Some(public) = shared.guard.public_url() {
+            log::info!("page: behind the proxy at {public}");
+        }
         Ok(Server { shared, thread, stop, wake })
     }
 

@@ -113,6 +113,7 @@ pub(super) static ROUTES: &[Route] = &[
     open("/dead-letters", "pageDeadLetters", "The page: dead letters", PAGE),
     open("/dead-letters/{id}", "pageDeadLetter", "The page: one dead letter", PAGE),
     open("/lag", "pageLag", "The page: lag", PAGE),
+    open("/help", "pageHelp", "The page: its words", PAGE),
     open(
         "/api/v1/openapi.json",
         "openapi",
@@ -120,14 +121,26 @@ pub(super) static ROUTES: &[Route] = &[
         &Other {
             content: Content::Json(openapi::any_object),
             answer: |call| {
-                let text = openapi::json(call.routes, call.shared.guard.cookie());
+                let text = openapi::json(call.routes, call.shared.guard.sessions.cookie());
                 Ok(Response::new(200, "application/json", text))
             },
         },
     ),
     Route {
         query: None,
-        ..get("/api/v1/session", "session", "What this client may do", &[], &Json(session))
+        ..get("/api/v1/session", "session", "What this client may do", &[], &Json(pages::session))
+    },
+    Route {
+        method: Method::Post,
+        ..open(
+            "/api/v1/logout",
+            "logout",
+            "Signs a browser out",
+            &Other {
+                content: Content::Json(schemars::SchemaGenerator::subschema_for::<Done>),
+                answer: |call| Ok(pages::sign_out(&call.shared.guard, call.request)),
+            },
+        )
     },
     get(
         "/api/v1/events",
@@ -423,21 +436,6 @@ fn ready(call: &mut Call<'_>) -> Answer {
     }
     let status = if verdict.ready { 200 } else { 503 };
     Ok(Response::json(status, &verdict))
-}
-
-/// What a client may do.
-#[derive(Serialize, JsonSchema)]
-#[schemars(rename = "Session")]
-struct SessionView {
-    /// Nothing can be changed (--read-only).
-    read_only: bool,
-    /// A token is needed (--token-file).
-    token: bool,
-}
-
-fn session(call: &mut Call<'_>) -> Result<SessionView, Failure> {
-    let guard = &call.shared.guard;
-    Ok(SessionView { read_only: guard.read_only, token: guard.needs_token() })
 }
 
 /// The number of a run that the history has.

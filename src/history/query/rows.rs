@@ -75,6 +75,10 @@ pub(super) const COLUMNS: &str = "runs.id, scopes.topic, scopes.group_name, clie
      last_offset, lane, lanes, kind, request, records, bytes, state, attempts, queued_ms, started_ms, ended_ms, \
      run_us, worker, error, parent, read_us";
 
+/// What the run printed; if it failed, in its last attempt.
+const OUTPUT: &str = "coalesce(runs.output, (SELECT output FROM outputs WHERE run = runs.id), \
+     iif(runs.error IS NULL, NULL, (SELECT output FROM attempts WHERE run = runs.id ORDER BY rowid DESC LIMIT 1)))";
+
 impl RunRow {
     /// A worker has the run now, which the file does not say.
     pub fn mark_running(&mut self, running: &Running) {
@@ -94,7 +98,7 @@ impl RunRow {
 /// `Storage` if the file cannot be read.
 pub fn run(db: &Connection, id: i64) -> Result<Option<RunDetail>> {
     let select = format!(
-        "SELECT {COLUMNS}, output FROM runs JOIN scopes ON scopes.id = runs.scope WHERE runs.id = ?1"
+        "SELECT {COLUMNS}, {OUTPUT} FROM runs JOIN scopes ON scopes.id = runs.scope WHERE runs.id = ?1"
     );
     let read = || -> rusqlite::Result<Option<RunDetail>> {
         let found =

@@ -206,7 +206,7 @@ fn sorted_page(
     Ok(page.map(|(_, _, id)| id.abs()).collect())
 }
 
-/// The rows of these runs, in this order. Only rows that are shown are read whole, since outputs make them long.
+/// The rows of these runs, in this order. Only rows that are shown are read whole, since errors make them long.
 fn whole_rows(db: &Connection, ids: &[i64]) -> rusqlite::Result<Vec<RunRow>> {
     let mut select = db.prepare_cached(&format!(
         "SELECT {COLUMNS} FROM runs JOIN scopes ON scopes.id = runs.scope WHERE runs.id = ?1"

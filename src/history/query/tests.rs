@@ -59,6 +59,24 @@ fn running(id: i64) -> Running {
 }
 
 #[test]
+fn what_a_run_printed_is_found_wherever_it_is_kept() {
+    let (_folder, db) = history(4);
+    db.execute_batch(
+        "UPDATE runs SET output = NULL, error = NULL;
+         UPDATE runs SET output = 'kept by an earlier version' WHERE id = 1;
+         INSERT INTO attempts VALUES (2, 1, 0, 0, 0, 'bad', 'of an attempt before');
+         INSERT INTO outputs VALUES (2, 'all good');
+         UPDATE runs SET error = 'bad' WHERE id = 3;
+         INSERT INTO attempts VALUES (3, 1, 0, 0, 0, 'bad', 'first'), (3, 2, 0, 0, 0, 'bad', 'last');
+         INSERT INTO attempts VALUES (4, 1, 0, 0, 0, 'bad', 'of an attempt before');",
+    )
+    .unwrap();
+    let outputs = [1, 2, 3, 4].map(|id| run(&db, id).unwrap().unwrap().output);
+    let expected = [Some("kept by an earlier version"), Some("all good"), Some("last"), None];
+    assert_eq!(outputs, expected.map(|text| text.map(str::to_owned)));
+}
+
+#[test]
 fn what_runs_is_not_among_the_queued_ones() {
     let (_folder, db) = history(1000);
     let now = [running(985), running(990), running(5000)];

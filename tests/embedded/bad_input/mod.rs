@@ -310,7 +310,7 @@ fn a_gigabyte_of_output_without_a_newline_is_cut_and_memory_stays_bounded() {
     assert!(peak_kib(&status) < 200 * 1024, "{} KiB", peak_kib(&status));
     let history = schema::open_read_only(&data.file(mb::history::FILE)).unwrap();
     let longest: i64 =
-        history.query_row("SELECT max(length(output)) FROM runs", [], |row| row.get(0)).unwrap();
+        history.query_row("SELECT max(length(output)) FROM outputs", [], |row| row.get(0)).unwrap();
     assert!(longest < 1 << 20, "{longest}");
     data.assert_nothing_lost();
 }

@@ -1,5 +1,7 @@
 // Calls to mb's HTTP API. An answer that is not a success is thrown as an error with mb's message.
 
+import { at, within } from './base.js';
+
 const LIMIT_MS = 15_000;
 
 export class ApiError extends Error {
@@ -25,12 +27,12 @@ export async function call(method, path, body, limit = LIMIT_MS) {
   }
   let response;
   try {
-    response = await fetch(path, request);
+    response = await fetch(at(path), request);
   } catch (cause) {
     const late = cause.name === 'TimeoutError';
     throw new ApiError(late ? 'mb took too long to answer' : 'mb does not answer');
   }
-  if (response.status === 401) location.assign('/login');
+  if (response.status === 401) location.assign(at(`/login?next=${within(location.pathname)}`));
   let answer;
   try {
     answer = await response.json();

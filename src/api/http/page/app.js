@@ -1,7 +1,10 @@
 // The page's frame: which view is shown at which address, the navigation, and the state of the
 // connection. What a view shows is in a file of its own.
 
-import { data, el, enable, toast } from './dom.js';
+import { post } from './api.js';
+import { at, within } from './base.js';
+import { act, button, data, el, enable, toast } from './dom.js';
+import { helpView } from './help.js';
 import { lagView } from './lag.js';
 import { deadLetterView } from './dead-letter.js';
 import { deadLettersView } from './dead-letters.js';
@@ -11,8 +14,9 @@ import { runView } from './run.js';
 import { runsView } from './runs.js';
 import { clock, count, duration, size, visible } from './text.js';
 import { ticksView } from './ticks.js';
+import { explainWords } from './words.js';
 
-const LINKS = [['/', 'Overview'], ['/runs', 'Runs'], ['/ticks', 'Ticks'], ['/dead-letters', 'Dead letters'], ['/lag', 'Lag']];
+const LINKS = [['/', 'Overview'], ['/runs', 'Runs'], ['/ticks', 'Ticks'], ['/dead-letters', 'Dead letters'], ['/lag', 'Lag'], ['/help', 'Help']];
 const ROUTES = [
   [/^\/$/, overviewView],
   [/^\/runs$/, runsView],
@@ -21,6 +25,7 @@ const ROUTES = [
   [/^\/dead-letters$/, deadLettersView],
   [/^\/dead-letters\/(\d+)$/, deadLetterView],
   [/^\/lag$/, lagView],
+  [/^\/help$/, helpView],
 ];
 
 const find = (id) => document.getElementById(id);
@@ -29,12 +34,12 @@ let shown = { path: null, view: null };
 
 /** Shows another address of the page; `replace` keeps the browser's "back" where it is. */
 function go(address, { replace = false, state = null } = {}) {
-  history[replace ? 'replaceState' : 'pushState'](state, '', address);
+  history[replace ? 'replaceState' : 'pushState'](state, '', at(address));
   show(!replace);
 }
 
 function show(moved) {
-  const path = location.pathname.replace(/(.)\/+$/, '$1');
+  const path = within(location.pathname).replace(/(.)\/+$/, '$1');
   const query = new URLSearchParams(location.search);
   if (path === shown.path && shown.view.query) {
     shown.view.query(query);
@@ -47,11 +52,16 @@ function show(moved) {
   shown = { path, view };
   find('main').replaceChildren(view.node);
   for (const link of find('nav').children) {
-    const here = link.pathname === '/' ? path === '/' : path.startsWith(link.pathname);
+    const target = within(link.pathname);
+    const here = target === '/' ? path === '/' : path.startsWith(target);
     if (here) link.setAttribute('aria-current', 'page');
     else link.removeAttribute('aria-current');
   }
-  if (moved) {
+  const place = location.hash && document.getElementById(location.hash.slice(1));
+  if (place) {
+    place.scrollIntoView();
+    place.focus();
+  } else if (moved) {
     scrollTo(0, 0);
     find('main').focus({ preventScroll: true });
   }
@@ -70,6 +80,7 @@ function refresh() {
     return;
   }
   document.body.classList.toggle('stale', lost !== null);
+  signOut.hidden = !live.session.signed_in;
   document.querySelectorAll('button.acts').forEach((node) => live.session.read_only && enable(node, true));
   if (overview) {
     openDeadLetters.textContent = count(overview.dead_letters_open);
@@ -105,15 +116,24 @@ function showAbout(overview) {
     live.session.read_only ? el('p', {}, 'Read-only: nothing can be changed here.') : '');
 }
 
+const signOut = button('Log out', { test: 'logout', acts: false, kind: 'plain', hidden: true }, async () => {
+  if (await act(signOut, () => post('logout'))) location.assign(at('/login'));
+});
+find('connection').after(signOut);
+// Relative, they would follow the address that the browser shows.
+document.querySelector('.brand').href = at('/');
+document.querySelector('link[rel=icon]').href = at('/assets/icon.svg');
+explainWords();
 find('nav').append(...LINKS.map(([href, words]) => el('a', { href }, words, href === '/dead-letters' ? [' ', openDeadLetters] : null)));
 
 document.addEventListener('click', (event) => {
   const link = event.target.closest?.('a[href]');
   const plain = event.button === 0 && !event.metaKey && !event.ctrlKey && !event.shiftKey && !event.altKey;
-  if (!link || !plain || link.origin !== location.origin || link.target || link.hash) return;
-  if (!ROUTES.some(([route]) => route.test(link.pathname))) return;
+  if (!link || !plain || link.origin !== location.origin || link.target || link.classList.contains('skip')) return;
+  const path = within(link.pathname);
+  if (!ROUTES.some(([route]) => route.test(path))) return;
   event.preventDefault();
-  go(link.pathname + link.search);
+  go(path + link.search + link.hash);
 });
 addEventListener('popstate', () => show(true));
 addEventListener('unhandledrejection', (event) => toast(`The page failed: ${event.reason?.message ?? event.reason}`, 'bad'));

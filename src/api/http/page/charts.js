@@ -2,7 +2,7 @@
 // the keyboard and for screen readers: its value, in words, is that of the chosen time.
 
 import { el } from './dom.js';
-import { clock } from './text.js';
+import { clock, count } from './text.js';
 
 const SPAN_MS = 15 * 60 * 1000;
 const GAP_MS = 5000;
@@ -51,8 +51,8 @@ function scrubber({ label, test, length, indexAt, words, choose }) {
   };
 }
 
-/** `lines` are `{name, css, of(sample)}`; `format` writes a value. */
-export function lineChart({ title, test, lines, format }) {
+/** `lines` are `{name, css, of(sample)}`; `format` writes a value, which is in `unit`. */
+export function lineChart({ title, unit, test, lines, format }) {
   const svg = el('svg', { 'aria-hidden': 'true', focusable: 'false' });
   const when = el('span', { class: 'when' });
   const values = lines.map(({ name, css }) => {
@@ -76,7 +76,7 @@ export function lineChart({ title, test, lines, format }) {
     const said = lines.map(({ name, of }) => `${name} ${of(sample) == null ? 'not known' : format(of(sample))}`);
     return `${index === null ? 'now' : clock(sample.at_ms)}: ${said.join(', ')}`;
   };
-  const slider = scrubber({ label: `${title}, last 15 minutes`, test, length: () => samples.length, indexAt: nearest, words, choose: () => draw() });
+  const slider = scrubber({ label: `${title} (${unit}), last 15 minutes`, test, length: () => samples.length, indexAt: nearest, words, choose: () => draw() });
   slider.node.append(svg);
 
   function path(of, y) {
@@ -120,7 +120,7 @@ export function lineChart({ title, test, lines, format }) {
     draw();
   });
   return {
-    node: el('figure', {}, el('figcaption', {}, values.map(({ node }) => node), when), slider.node),
+    node: el('figure', {}, el('figcaption', {}, el('span', { class: 'note' }, unit), values.map(({ node }) => node), when), slider.node),
     draw(kept, nowMs) {
       samples = kept.filter(({ at_ms: at }) => at >= nowMs - SPAN_MS);
       now = nowMs;
@@ -133,7 +133,7 @@ export function lineChart({ title, test, lines, format }) {
 /** Ticks as boxes: width is their duration, height what they found. `tickWords` describes one. */
 export function tickStrip({ test, tickWords }) {
   const svg = el('svg', { 'aria-hidden': 'true', focusable: 'false' });
-  const readout = el('p', { class: 'readout' });
+  const readout = el('p', { class: 'readout' }), scale = el('p', { class: 'note' });
   let ticks = [], now = Date.now(), width = 600;
   const height = 84, floor = height - BOTTOM;
   const start = () => Math.min(now - 30_000, ...ticks.map((tick) => tick.started_ms));
@@ -150,7 +150,7 @@ export function tickStrip({ test, tickWords }) {
   slider.node.append(svg);
 
   function draw() {
-    const most = Math.max(1, ...ticks.map((tick) => tick.records));
+    const most = Math.max(0, ...ticks.map((tick) => tick.records));
     const chosen = slider.chosen();
     svg.setAttribute('viewBox', `0 0 ${width} ${height}`);
     const boxes = ticks.flatMap((tick, index) => {
@@ -167,6 +167,8 @@ export function tickStrip({ test, tickWords }) {
       el('text', { x: 4, y: height - 3 }, clock(start())),
       el('text', { x: width - 4, y: height - 3, 'text-anchor': 'end' }, 'now'));
     readout.textContent = words(chosen);
+    scale.textContent = `Width: time. Height: records found, at most ${count(most)}. Number: batches.`;
+    scale.hidden = ticks.length === 0;
     slider.refresh();
   }
 
@@ -175,7 +177,7 @@ export function tickStrip({ test, tickWords }) {
     draw();
   });
   return {
-    node: el('div', {}, slider.node, readout),
+    node: el('div', {}, slider.node, readout, scale),
     /** `newest` come newest first. */
     draw(newest, nowMs) {
       ticks = newest.toReversed();

@@ -5,6 +5,7 @@ import { act, button, data, dialog, el, enable, toast } from './dom.js';
 import { live } from './live.js';
 import { recordList } from './records.js';
 import { count, counted, duration, size } from './text.js';
+import { withTerm } from './words.js';
 
 /** The buttons that control the sensor; `live(overview)` updates them. */
 export function sensorControls() {
@@ -55,10 +56,10 @@ function showPreview({ partitions, more, took_ms: took }) {
 
 const SETTINGS = [
   { name: 'rate', test: 'set-rate', label: 'Produce rate (messages/s)', hint: '0: no limit', step: 'any' },
-  { name: 'max_batch', test: 'set-max-batch', label: 'Maximum batch size (records)', step: '1' },
-  { name: 'max_concurrent_runs', test: 'set-max-concurrent-runs', label: 'Maximum concurrent runs', step: '1' },
-  { name: 'max_wait_s', test: 'set-max-wait', label: 'Maximum wait for a full batch (seconds)', step: 'any' },
-  { name: 'tick_interval_s', test: 'set-tick-interval', label: 'Tick interval (seconds)', step: 'any' },
+  { name: 'max_batch', test: 'set-max-batch', label: 'Maximum batch size (records)', word: 'batch', step: '1' },
+  { name: 'max_concurrent_runs', test: 'set-max-concurrent-runs', label: 'Maximum concurrent runs', word: 'run', step: '1' },
+  { name: 'max_wait_s', test: 'set-max-wait', label: 'Maximum wait for a full batch (seconds)', word: 'batch', step: 'any' },
+  { name: 'tick_interval_s', test: 'set-tick-interval', label: 'Tick interval (seconds)', word: 'tick', step: 'any' },
 ];
 
 /** The settings that can be changed while mb runs. */
@@ -68,11 +69,11 @@ export function settingsPanel() {
   return { node, live: (overview) => fields.forEach((field) => field.live(overview.settings)) };
 }
 
-function settingField({ name, test, label, hint, step }) {
+function settingField({ name, test, label, word, hint, step }) {
   const input = el('input', { type: 'number', step, min: '0', inputmode: 'decimal', 'data-test': test, 'aria-describedby': `${test}-note` });
   const set = el('button', { type: 'submit', class: 'acts', 'data-test': `${test}-apply` }, 'Set');
   const note = el('p', { class: 'note', id: `${test}-note`, 'data-test': `${test}-note`, role: 'status' });
-  const form = el('form', { novalidate: true, on: { submit } }, el('label', {}, label, input), set, note);
+  const form = el('form', { novalidate: true, on: { submit } }, el('label', {}, el('span', {}, word ? withTerm(label, word) : label), input), set, note);
   let now = null, edited = false, error = false;
 
   async function submit(event) {

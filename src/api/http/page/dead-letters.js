@@ -2,10 +2,12 @@
 // One of them, with its record: dead-letter.js.
 
 import { get, post } from './api.js';
+import { at } from './base.js';
 import { act, badge, button, card, data, dialog, el, enable, oneLine, runLink, time, toast } from './dom.js';
 import { mark } from './runs.js';
 import { table } from './table.js';
 import { count, counted, cut } from './text.js';
+import { term } from './words.js';
 
 const PAGE = 50;
 const LINKED = 400; // characters of an error in an address, which servers bound
@@ -159,7 +161,7 @@ export function deadLettersView({ go, query: given }) {
   }
   function show() {
     for (const { name, node } of tabs) {
-      node.href = address({ state: name === 'open' ? null : name });
+      node.href = at(address({ state: name === 'open' ? null : name }));
       if (name === state()) node.setAttribute('aria-current', 'true');
       else node.removeAttribute('aria-current');
     }
@@ -179,9 +181,9 @@ export function deadLettersView({ go, query: given }) {
   show();
   return {
     title: 'Dead letters',
-    node: el('div', {}, el('h1', {}, 'Dead letters'), card('Open, by error', {}, errors.node),
+    node: el('div', {}, el('h1', {}, term('dead letter', 'Dead letters')), card('Open, by error', {}, errors.node),
       el('nav', { class: 'tabs', 'aria-label': 'Dead letters by state' }, tabs.map(({ node }) => node)), filters, error, searched,
-      el('div', { class: 'actions bar-line' }, redriveSome, discardSome, redriveAll, discardAll, el('span', { class: 'push' }), newer, older), list.node),
+      el('div', { class: 'actions bar-line' }, redriveSome, discardSome, redriveAll, discardAll, el('div', { class: 'pager' }, newer, older)), list.node),
     query(changed) {
       query = changed;
       show();

@@ -1,14 +1,17 @@
 // Makes elements. Content from outside becomes text here, never markup.
 
+import { at } from './base.js';
 import { live } from './live.js';
 import { brief, count, cut, moment, utc, visible } from './text.js';
 
-/** An element: `on` holds listeners, other properties are attributes (null and false are left out). */
+/** An element: `on` holds listeners, other properties are attributes (null and false are left out). `href` is an
+ * address of the page. */
 export function el(tag, properties = {}, ...children) {
   const svg = ['svg', 'path', 'line', 'rect', 'text', 'g'].includes(tag);
   const node = svg ? document.createElementNS('http://www.w3.org/2000/svg', tag) : document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
     if (name === 'on') for (const [type, listener] of Object.entries(value)) node.addEventListener(type, listener);
+    else if (name === 'href' && value != null) node.setAttribute(name, at(value));
     else if (value === true) node.setAttribute(name, '');
     else if (value != null && value !== false) node.setAttribute(name, value);
   }
@@ -19,6 +22,14 @@ export function el(tag, properties = {}, ...children) {
 /** Foreign text on one line, isolated so that its writing direction does not affect what is around it. */
 export function data(text, most) {
   return el('bdi', { class: 'data' }, brief(text ?? '', most));
+}
+
+/** A run's key on one line; if it must break, it does so behind a slash. A long topic is cut, the offsets are not. */
+export function runKey(key) {
+  const at = key.lastIndexOf('/', key.lastIndexOf('/') - 1);
+  const topic = key.slice(0, at), [partition, range] = key.slice(at + 1).split('/');
+  return el('bdi', { class: 'key-text', title: brief(key, 1000) },
+    el('span', { class: 'key-topic' }, visible(topic)), '/', el('wbr'), el('span', {}, `${visible(partition)}/`), el('wbr'), el('span', {}, visible(range ?? '')));
 }
 
 /** Foreign text cut to fit a cell; hovering shows more of it. */
@@ -68,6 +79,9 @@ const STATES = {
 export function badge(state, words = state) {
   return el('span', { class: `badge ${STATES[state] ?? 'off'}` }, visible(words));
 }
+
+/** The link to a run whose words are its key. */
+export const keyLink = (id, key) => el('a', { href: `/runs/${id}` }, runKey(key));
 
 export function runLink(id, words = `run ${id}`) {
   return el('a', { href: `/runs/${id}` }, words);

@@ -1,6 +1,8 @@
 // Follows mb's events over one connection, which it opens anew whenever it ends. Runs in the page, or
 // in the worker that all pages of a browser share, so it must not touch the document.
 
+import { at } from './base.js';
+
 const SILENCE_MS = 5000; // mb sends an event each second
 const RETRY_MS = 2000;
 
@@ -14,7 +16,7 @@ export function follow(report) {
   const open = () => {
     source?.close();
     last = Date.now();
-    source = new EventSource('/api/v1/events');
+    source = new EventSource(at('/api/v1/events'));
     source.addEventListener('overview', (event) => {
       last = Date.now();
       lost = null;

@@ -6,6 +6,7 @@ import { act, button, data, dialog, el, toast } from './dom.js';
 import { live } from './live.js';
 import { table } from './table.js';
 import { count, counted, duration, short } from './text.js';
+import { term } from './words.js';
 
 const REFRESH_MS = 2000;
 const WAIT_S = 60; // for the running runs of the partitions whose cursors are moved
@@ -19,14 +20,14 @@ export function lagView() {
   const list = table({
     caption: 'Lag per partition', test: 'partition', key: (row) => row.partition,
     columns: [
-      { label: 'Partition', cell: (row) => String(row.partition) },
+      { label: 'Partition', word: 'partition', cell: (row) => String(row.partition) },
       { label: 'Lag (records)', num: true, cell: (row) => count(row.lag) },
       { label: 'Oldest waiting', num: true, cell: (row) => duration(row.lag_s) },
       { label: 'Beginning', num: true, cell: (row) => count(row.beginning) },
-      { label: 'Committed', num: true, cell: (row) => count(row.committed) },
-      { label: 'Cursor', num: true, cell: (row) => count(row.cursor) },
+      { label: 'Committed', word: 'committed offset', num: true, cell: (row) => count(row.committed) },
+      { label: 'Cursor', word: 'cursor', num: true, cell: (row) => count(row.cursor) },
       { label: 'End', num: true, cell: (row) => count(row.end) },
-      { label: 'Runs', num: true, cell: (row) => count(row.in_flight) },
+      { label: 'Runs', word: 'run', num: true, cell: (row) => count(row.in_flight) },
       { label: 'State', cell: (row) => (row.stuck_s == null ? '' : stuck(row.stuck_s)) },
       { label: 'Actions', cell: (row) => el('div', { class: 'actions' },
         button('Move cursor…', { test: 'cursor' }, () => moveCursor([row])), button('Replay…', { test: 'replay' }, () => replay(row))) },
@@ -64,7 +65,7 @@ export function lagView() {
   return {
     title: 'Lag',
     node: el('div', {},
-      el('div', { class: 'title' }, el('h1', {}, 'Lag'), el('div', { class: 'actions' }, moveAll)),
+      el('div', { class: 'title' }, el('h1', {}, term('lag', 'Lag')), el('div', { class: 'actions' }, moveAll)),
       el('p', { class: 'lead' }, el('span', {}, total, ' records'), el('span', {}, 'oldest waiting ', seconds), el('span', {}, 'caught up in ', catchUp)),
       error, el('div', { class: 'filters' }, el('label', { class: 'check' }, only, 'Only partitions with lag'), el('label', {}, 'Order', order)), list.node),
     // Heading and rows come from one answer.

@@ -2,6 +2,7 @@
 // subscribe here.
 
 import { call } from './api.js';
+import { at } from './base.js';
 import { follow } from './follow.js';
 
 const KEPT_MS = 15 * 60 * 1000;
@@ -10,7 +11,7 @@ export const live = {
   overview: null,
   /** Since when mb has not answered, in ms; null while it answers. */
   lost: null,
-  session: { read_only: false, token: false },
+  session: { read_only: false, token: false, signed_in: false },
   samples: [],
   /** mb was replaced by another version, which has another page. */
   outdated: false,
@@ -98,7 +99,7 @@ export function begin() {
   document.addEventListener('visibilitychange', notify);
   let worker;
   try {
-    worker = new SharedWorker('/assets/follow-worker.js', { type: 'module', name: 'mb' });
+    worker = new SharedWorker(at('/assets/follow-worker.js'), { type: 'module', name: 'mb' });
   } catch {
     follow(handle);
     return;

@@ -2,13 +2,14 @@
 
 import { lineChart, tickStrip } from './charts.js';
 import { holdControls, sensorControls, settingsPanel } from './controls.js';
-import { card, data, el, runLink } from './dom.js';
+import { card, data, el, keyLink } from './dom.js';
 import { live } from './live.js';
 import { noRuns, runColumns } from './runs.js';
 import { table } from './table.js';
 import { count, counted, duration, perSecond, short, size, visible } from './text.js';
 import { tickWords } from './ticks.js';
 import { stuck } from './lag.js';
+import { explains, term } from './words.js';
 
 const BARS = 12;
 const WORKERS = 32;
@@ -17,10 +18,10 @@ export function overviewView() {
   const answer = verdictCard();
   const tiles = tileRow();
   const flow = lineChart({
-    title: 'Records in and out (records/s)', test: 'chart-rates', format: perSecond,
+    title: 'Records in and out', unit: 'records/s', test: 'chart-rates', format: perSecond,
     lines: [{ name: 'in', css: 'in', of: (s) => s.records_arriving }, { name: 'out', css: 'out', of: (s) => s.records_done }],
   });
-  const lag = lineChart({ title: 'Lag (records)', test: 'chart-lag', format: short, lines: [{ name: 'lag', css: 'lag', of: (s) => s.lag }] });
+  const lag = lineChart({ title: 'Lag', unit: 'records', test: 'chart-lag', format: short, lines: [{ name: 'lag', css: 'lag', of: (s) => s.lag }] });
   const strip = tickStrip({ test: 'tick-strip', tickWords });
   const partitions = partitionBars();
   const workers = workerList();
@@ -28,10 +29,10 @@ export function overviewView() {
   const settings = settingsPanel();
   const node = el('div', { class: 'grid' },
     answer.node, tiles.node,
-    card('In and out', { class: 'half' }, flow.node), card('Lag', { class: 'half' }, lag.node),
-    card('Lag per partition', { class: 'half' }, partitions.node), card('Workers', { class: 'half' }, workers.node),
-    card('Ticks', { class: 'whole' }, strip.node),
-    card('Newest runs', { class: 'most' }, runs.node, el('p', {}, el('a', { href: '/runs' }, 'All runs'))),
+    card('In and out', { class: 'half' }, flow.node), card(term('lag', 'Lag'), { class: 'half' }, lag.node),
+    card('Lag per partition', { class: 'half' }, partitions.node), card(term('worker', 'Workers'), { class: 'half' }, workers.node),
+    card(term('tick', 'Ticks'), { class: 'whole' }, strip.node),
+    card(['Newest ', term('run', 'runs')], { class: 'most' }, runs.node, el('p', {}, el('a', { href: '/runs' }, 'All runs'))),
     card('Settings', { class: 'rest' }, settings.node));
   return {
     title: 'Overview',
@@ -57,7 +58,7 @@ function verdictCard() {
   const reasons = el('ul', { class: 'reasons', hidden: true });
   const controls = sensorControls();
   const hold = holdControls();
-  const node = el('section', { class: 'verdict whole wait', 'aria-label': 'State' }, el('div', { role: 'status' }, words, advice, reasons), hold.node, controls.node);
+  const node = el('section', { class: 'verdict whole wait', 'aria-label': 'State' }, el('div', {}, el('p', { class: 'label' }, term('verdict', 'Verdict')), el('div', { role: 'status' }, words, advice, reasons)), hold.node, controls.node);
   let shown = '';
   return {
     node,
@@ -88,13 +89,13 @@ function set(node, text) {
 const TILES = [
   ['in', 'In', (o) => [perSecond(o.rates.records_arriving), `arrive; ${perSecond(o.rates.records_in)} read`]],
   ['out', 'Out', (o) => [perSecond(o.rates.records_done), `done, ${size(o.rates.bytes_done)}/s`]],
-  ['lag', 'Lag', (o) => [short(o.lag.total), 'records'], '/lag'],
+  ['lag', 'Lag', (o) => [short(o.lag.total), 'records'], '/lag', 'lag'],
   ['lag-seconds', 'Oldest waiting', (o) => [duration(o.lag.seconds), o.lag.catch_up_s ? `caught up in ~${duration(o.lag.catch_up_s)}` : 'in the slowest partition']],
-  ['latency', 'Latency', (o) => [duration(o.latency?.p99_s), o.latency ? `p99; p95 ${duration(o.latency.p95_s)}, p50 ${duration(o.latency.p50_s)}` : 'p99, from timestamp to processed']],
-  ['queue', 'Queue', (o) => [`${count(o.queue.runs)} of ${count(o.queue.limit)}`, queueWords(o.queue)], '/runs?state=queued'],
-  ['succeeded', 'Succeeded', (o) => [short(o.totals.runs_succeeded), 'runs since mb started'], '/runs?state=succeeded'],
-  ['failed', 'Failed', (o) => [short(o.totals.runs_failed + o.totals.runs_halted), `${counted(o.totals.attempts_failed, 'failed attempt')}`], '/runs?state=failed'],
-  ['dead-letters', 'Dead letters', (o) => [short(o.dead_letters_open), 'open'], '/dead-letters'],
+  ['latency', 'Latency', (o) => [duration(o.latency?.p99_s), o.latency ? `p99; p95 ${duration(o.latency.p95_s)}, p50 ${duration(o.latency.p50_s)}` : 'p99, from timestamp to processed'], null, 'latency'],
+  ['queue', 'Queue', (o) => [`${count(o.queue.runs)} of ${count(o.queue.limit)}`, queueWords(o.queue)], '/runs?state=queued', 'run queue'],
+  ['succeeded', 'Succeeded', (o) => [short(o.totals.runs_succeeded), 'runs since mb started'], '/runs?state=succeeded', 'run'],
+  ['failed', 'Failed', (o) => [short(o.totals.runs_failed + o.totals.runs_halted), `${counted(o.totals.attempts_failed, 'failed attempt')}`], '/runs?state=failed', 'attempt'],
+  ['dead-letters', 'Dead letters', (o) => [short(o.dead_letters_open), 'open'], '/dead-letters', 'dead letter'],
 ];
 
 function queueWords({ waiting_retries: retries, parked, bytes, bytes_limit: limit }) {
@@ -105,9 +106,9 @@ function queueWords({ waiting_retries: retries, parked, bytes, bytes_limit: limi
 }
 
 function tileRow() {
-  const tiles = TILES.map(([test, name, read, href]) => {
+  const tiles = TILES.map(([test, name, read, href, word]) => {
     const value = el('b', { 'data-test': test }, '–'), note = el('span', {});
-    const node = el(href ? 'a' : 'div', { class: 'tile', href: href ?? null }, el('span', { class: 'name' }, name), value, note);
+    const node = el(href ? 'a' : 'div', { class: 'tile', href: href ?? null, ...(word ? explains(word) : {}) }, el('span', { class: 'name' }, name), value, note);
     return { node, test, live: (overview) => [value.textContent, note.textContent] = read(overview) };
   });
   const fill = el('div', { class: 'fill', 'aria-hidden': 'true' }, el('i', {}));
@@ -133,7 +134,7 @@ function partitionBars() {
   const rows = table({
     caption: 'Lag per partition', key: (row) => row.partition, test: 'partition', stamp: () => `${most} ${longest}`,
     columns: [
-      { label: 'Partition', cell: (row) => String(row.partition) },
+      { label: 'Partition', word: 'partition', cell: (row) => String(row.partition) },
       { label: 'Lag (records)', cell: (row) => bar(row.lag, most, count(row.lag)) },
       { label: 'Oldest waiting', cell: (row) => (row.lag_s == null ? '–' : bar(row.lag_s, longest, duration(row.lag_s))) },
       { label: 'State', cell: (row) => (row.stuck_s != null ? stuck(row.stuck_s) : row.in_flight ? counted(row.in_flight, 'run') : '') },
@@ -174,7 +175,7 @@ function workerList() {
         const fill = el('i', { 'aria-hidden': 'true' });
         fill.style.width = `${(100 * run.running_s) / longest}%`;
         const attempt = run.attempt > 1 ? `, attempt ${run.attempt}` : '';
-        lane.append(el('span', { class: 'what' }, fill, el('span', {}, runLink(run.id, data(run.key, 80)), attempt, run.stalled ? ', stalled' : '')),
+        lane.append(el('span', { class: 'what' }, fill, el('span', {}, keyLink(run.id, run.key), attempt, run.stalled ? ', stalled' : '')),
           el('span', { class: 'num' }, duration(run.running_s)));
         return lane;
       }));

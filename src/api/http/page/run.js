@@ -2,11 +2,12 @@
 // their errors; the others, read from the log once more, behind a fold.
 
 import { get } from './api.js';
-import { act, badge, button, card, data, el, long, runLink, time } from './dom.js';
+import { act, badge, button, card, data, el, long, runKey, runLink, time } from './dom.js';
 import { live } from './live.js';
 import { failedList, recordList } from './records.js';
 import { cancelRun, cancelWords, isWaiting, runAgain } from './runs.js';
 import { count, counted, duration, size, visible } from './text.js';
+import { term } from './words.js';
 
 const OUTPUT_SHOWN = 8000; // the last characters of what a command has printed so far
 
@@ -98,7 +99,7 @@ export function runView({ id }) {
 
 function facts(run) {
   const words = [
-    data(run.key, 200), counted(run.records, 'record'), size(run.bytes), counted(run.attempts, 'attempt'),
+    runKey(run.key), counted(run.records, 'record'), size(run.bytes), counted(run.attempts, 'attempt'),
     run.worker == null ? null : `worker ${run.worker}`,
     run.read_ms == null ? null : `read in ${duration(run.read_ms / 1000)}`, run.wait_ms == null ? null : `waited ${duration(run.wait_ms / 1000)}`,
     run.run_ms == null ? null : `ran ${duration(run.run_ms / 1000)}`,
@@ -149,7 +150,7 @@ function attempts(run, busy) {
   if (busy) list.push(el('p', {}, `Attempt ${busy.attempt} has been running for ${duration(busy.running_s)}${busy.stalled ? ', stalled' : ''}.`));
   else if (run.state === 'succeeded') list.push(entry(`Attempt ${run.attempts || 1}: succeeded`, 'good', run.started_ms, run.output));
   if (list.length === 0) list.push(el('p', { class: 'note' }, run.output ? '' : 'None yet.'), run.output ? streams(run.output, 'the run') : '');
-  return card('Attempts', { class: 'whole' }, list);
+  return card(term('attempt', 'Attempts'), { class: 'whole' }, list);
 }
 
 /** A step's output: mb keeps stdout, then stderr under a line of its own. */

@@ -2,10 +2,12 @@
 // holds the whole selection, so it can be sent to a colleague.
 
 import { get, post } from './api.js';
-import { act, badge, button, data, el, enable, oneLine, runLink, time, toast } from './dom.js';
+import { at } from './base.js';
+import { act, badge, button, data, el, enable, keyLink, oneLine, runLink, time, toast } from './dom.js';
 import { live } from './live.js';
 import { table } from './table.js';
 import { count, counted, duration, size } from './text.js';
+import { term } from './words.js';
 
 const PAGE = 50;
 const REFRESH_MS = 2000;
@@ -16,16 +18,16 @@ const SPANS = [['', 'Any time'], ['900', 'Last 15 minutes'], ['3600', 'Last hour
 export function runColumns() {
   const waited = ({ queued_ms: queued, started_ms: started }) => (started == null ? null : (started - queued) / 1000);
   return [
-    { label: 'Run', sort: 'id', brief: true, cell: (r) => runLink(r.id, String(r.id)) },
+    { label: 'Run', word: 'run', sort: 'id', brief: true, cell: (r) => runLink(r.id, String(r.id)) },
     { label: 'State', brief: true, cell: (r) => badge(r.state) },
-    { label: 'Key', brief: true, wide: true, cell: (r) => runLink(r.id, data(r.key, 120)) },
+    { label: 'Key', word: 'run key', brief: true, wide: true, cell: (r) => keyLink(r.id, r.key) },
     { label: 'Records', sort: 'records', num: true, brief: true, cell: (r) => count(r.records) },
     { label: 'Bytes', sort: 'bytes', num: true, cell: (r) => size(r.bytes) },
-    { label: 'Attempts', sort: 'attempts', num: true, cell: (r) => count(r.attempts) },
+    { label: 'Attempts', word: 'attempt', sort: 'attempts', num: true, cell: (r) => count(r.attempts) },
     { label: 'Queued', sort: 'queued', brief: true, cell: (r) => time(r.queued_ms) },
     { label: 'Waited', sort: 'wait', num: true, cell: (r) => duration(waited(r)) },
     { label: 'Run time', sort: 'run_time', num: true, brief: true, cell: (r) => duration(r.run_ms == null ? null : r.run_ms / 1000) },
-    { label: 'Worker', num: true, cell: (r) => r.worker ?? '–' },
+    { label: 'Worker', word: 'worker', num: true, cell: (r) => r.worker ?? '–' },
     { label: 'Error', brief: true, wide: true, cell: (r) => oneLine(r.error) },
   ];
 }
@@ -176,7 +178,7 @@ export function runsView({ go, query: given }) {
       const changed = new URLSearchParams(query);
       for (const name of ['state', 'before', 'skip']) changed.delete(name);
       if (state) changed.set('state', state);
-      node.href = `/runs${changed.size ? `?${changed}` : ''}`;
+      node.href = at(`/runs${changed.size ? `?${changed}` : ''}`);
       if ((query.get('state') ?? '') === state) node.setAttribute('aria-current', 'true');
       else node.removeAttribute('aria-current');
     }
@@ -189,8 +191,8 @@ export function runsView({ go, query: given }) {
   return {
     title: 'Runs',
     node: el('div', {},
-      el('h1', {}, 'Runs'), el('nav', { class: 'tabs', 'aria-label': 'Runs by state' }, tabs.map(({ node }) => node)), filters.node,
-      el('div', { class: 'actions bar-line' }, picked, cancel, again, el('span', { class: 'push' }, where), newer, older), list.node),
+      el('h1', {}, term('run', 'Runs')), el('nav', { class: 'tabs', 'aria-label': 'Runs by state' }, tabs.map(({ node }) => node)), filters.node,
+      el('div', { class: 'actions bar-line' }, picked, cancel, again, el('span', { class: 'push' }, where), el('div', { class: 'pager' }, newer, older)), list.node),
     query(changed) {
       query = changed;
       show();

@@ -1,8 +1,9 @@
 // Tables whose rows stay in place while their content changes, and which turn into cards on narrow screens.
 
 import { el } from './dom.js';
+import { explains, term } from './words.js';
 
-/** `columns` are `{label, cell(row), sort?, num?, head?}`; `key(row)` is a row's identity; `stamp(row)`
+/** `columns` are `{label, cell(row), word?, sort?, num?, head?}`; `word` is the one that the label needs explained; `key(row)` is a row's identity; `stamp(row)`
  * changes if a row must be drawn anew although it is the same. */
 export function table({ caption, columns, key, stamp = () => '', test, sorted, onSort }) {
   // The roles are a table's own, but browsers drop them when the rows are shown as cards.
@@ -64,10 +65,10 @@ export function table({ caption, columns, key, stamp = () => '', test, sorted, o
   };
 }
 
-function head({ label, head: content, sort, num }, sorted, onSort) {
+function head({ label, word, head: content, sort, num }, sorted, onSort) {
   const properties = { role: 'columnheader', scope: 'col', class: num ? 'num' : null };
-  if (!sort || !onSort) return el('th', { ...properties, class: `${properties.class ?? ''} fixed` }, content ?? label);
-  const button = el('button', { type: 'button', class: 'plain', 'data-test': `sort-${sort}`, on: { click: () => onSort(sort) } }, label);
+  if (!sort || !onSort) return el('th', { ...properties, class: `${properties.class ?? ''} fixed` }, content ?? (word ? term(word, label) : label));
+  const button = el('button', { type: 'button', class: 'plain', 'data-test': `sort-${sort}`, ...(word ? explains(word) : {}), on: { click: () => onSort(sort) } }, label);
   const node = el('th', properties, button);
   node.mark = (by, order) => {
     if (by === sort) node.setAttribute('aria-sort', order === 'asc' ? 'ascending' : 'descending');

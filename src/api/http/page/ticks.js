@@ -6,6 +6,7 @@ import { sensorControls } from './controls.js';
 import { badge, button, card, data, el, enable, oneLine, time } from './dom.js';
 import { table } from './table.js';
 import { clock, count, counted, duration, size, visible } from './text.js';
+import { term } from './words.js';
 
 const PAGE = 50;
 const ENDED = {
@@ -33,9 +34,9 @@ export function ticksView({ go, query: given }) {
     caption: 'Ticks', test: 'tick-row', key: (tick) => tick.id,
     columns: [
       { label: 'Tick', cell: (t) => String(t.id) }, { label: 'Began', cell: (t) => time(t.started_ms) },
-      { label: 'Found', num: true, cell: (t) => count(t.records) }, { label: 'Bytes', num: true, cell: (t) => size(t.bytes) },
-      { label: 'Batches', num: true, cell: (t) => count(t.batches) }, { label: 'Took', num: true, cell: (t) => duration(t.run_ms / 1000) },
-      { label: 'Ended because', cell: (t) => (t.error ? badge('failed', 'error') : endedBy(t.ended_by)) }, { label: 'Sensor', num: true, cell: (t) => String(t.sensor) },
+      { label: 'Found (records)', num: true, cell: (t) => count(t.records) }, { label: 'Bytes', num: true, cell: (t) => size(t.bytes) },
+      { label: 'Batches', word: 'batch', num: true, cell: (t) => count(t.batches) }, { label: 'Took', num: true, cell: (t) => duration(t.run_ms / 1000) },
+      { label: 'Ended because', wide: true, cell: (t) => (t.error ? badge('failed', 'error') : endedBy(t.ended_by)) }, { label: 'Sensor', word: 'sensor', num: true, cell: (t) => String(t.sensor) },
       { label: 'Error', wide: true, cell: (t) => oneLine(t.error) },
     ],
   });
@@ -74,9 +75,9 @@ export function ticksView({ go, query: given }) {
   return {
     title: 'Ticks',
     node: el('div', {},
-      el('div', { class: 'title' }, el('h1', {}, 'Ticks'), controls.node), state,
+      el('div', { class: 'title' }, el('h1', {}, term('tick', 'Ticks')), controls.node), state,
       card('Newest ticks', {}, strip.node),
-      el('div', { class: 'filters' }, el('label', {}, 'Show', filter), el('span', { class: 'push' }), newer, older), list.node),
+      el('div', { class: 'filters' }, el('label', {}, 'Show', filter), el('span', { class: 'push' }), el('div', { class: 'pager' }, newer, older)), list.node),
     query(changed) {
       query = changed;
       show();
