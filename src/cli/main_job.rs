@@ -141,7 +141,7 @@ flags! {
             #[argh(option, arg_name = "COMMAND", from_str_fn(values::text))]
             exec: Option<String>,
 
-            /// pause before the step of each attempt, to simulate slow work (default 0s)
+            /// pause before the step of each attempt, to simulate slow work (default 0)
             #[argh(option, arg_name = "DURATION", from_str_fn(values::duration))]
             step_delay: Option<Duration>,
 
