@@ -20,6 +20,7 @@ use crate::cli::status::{StatusFlags, TopFlags};
 use crate::cli::terminal::Terminal;
 use crate::model::error::{Error, Result};
 
+use crate::pipeline::version;
 /// The outcome of parsing a command line.
 pub enum Parsed {
     Job(Job),
@@ -82,7 +83,7 @@ pub fn parse(args: &[OsString]) -> Result<Parsed> {
         .find(|entry| entry.spec.name == line.command)
         .expect("the command is one of these specs");
     match line.request {
-        Some(Request::Version) => Ok(Parsed::Print(format!("mb {}\n", env!("CARGO_PKG_VERSION")))),
+        Some(Request::Version) => Ok(Parsed::Print(format!("mb {}\n", version()))),
         Some(Request::Help) => Ok(Parsed::Print(help::text(&entry.spec, &specs))),
         None => (entry.prepare)(&line).map(Parsed::Job),
     }

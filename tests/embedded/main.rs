@@ -41,5 +41,6 @@ mod support;
 mod tidy;
 mod verdict;
 mod watch;
+mod version;
 mod web;
 mod web_api;
