@@ -36,7 +36,7 @@ fn main_job(line: &[&str]) -> MainArgs {
 }
 
 fn printed(line: &[&str]) -> String {
-    match parse(&words(line)) {
+    match parse(&words(line), &[]) {
         Ok(Parsed::Print(text)) => text,
         Ok(Parsed::Job(_)) => panic!("{line:?}: a job"),
         Err(error) => panic!("{line:?}: {error}"),
@@ -48,7 +48,7 @@ fn all_specs() -> Vec<Spec> {
 }
 
 fn error(line: &[&str]) -> String {
-    let Err(error) = parse(&words(line)) else { panic!("{line:?} is accepted") };
+    let Err(error) = parse(&words(line), &[]) else { panic!("{line:?} is accepted") };
     assert_eq!(error.exit_code(), 64, "{error}");
     let text = error.to_string();
     assert!(!text.contains('\n'), "{text:?}");
@@ -405,7 +405,7 @@ proptest! {
         ),
     ) {
         let words: Vec<OsString> = line.iter().map(OsString::from).collect();
-        if let Err(error) = parse(&words) {
+        if let Err(error) = parse(&words, &[]) {
             prop_assert_eq!(error.exit_code(), 64);
             prop_assert!(!error.to_string().contains('\n'), "{}", error);
         }

@@ -24,7 +24,7 @@ fn error(code: i32, args: &[&str]) -> String {
     one_line(code, &output)
 }
 
-fn one_line(code: i32, output: &Output) -> String {
+pub fn one_line(code: i32, output: &Output) -> String {
     let stderr = String::from_utf8(output.stderr.clone()).expect("stderr is UTF-8");
     assert_eq!(output.status.code(), Some(code), "{stderr}");
     assert!(output.stdout.is_empty(), "stdout: {}", String::from_utf8_lossy(&output.stdout));
