@@ -295,6 +295,7 @@ const FOREIGN_FLAGS: &[&str] = &[
     "--profile",
     "--profile",
     "--quiet",
+    "--reference",
     "--release",
     "--test",
 ];
