@@ -43,7 +43,7 @@ axe: ## check every view of the page with axe, for keyboards and screen readers
 	scripts/setup test
 	MB_TEST_AXE=1 cargo test --profile ci --locked --test page every_view -- --nocapture
 
-lint: ## check format, code, docs, scripts and the systemd unit
+lint: ## check format, code, docs, scripts and the systemd units
 	cargo fmt --all --check
 	cargo clippy --profile ci --workspace --all-targets --locked -- -D warnings
 	cargo clippy --profile ci --lib --bins --locked -- -D warnings -D clippy::too_many_lines -D clippy::too_many_arguments

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 
 use crate::cli::control::{PauseFlags, ResumeFlags, SetFlags, TickFlags};
 use crate::cli::dead_letters::DeadLettersFlags;
+use crate::cli::environment::{self, Variables};
 use crate::cli::flags::{Command, Spec};
 use crate::cli::help;
 use crate::cli::hold::{GiveUpFlags, RetryNowFlags};
@@ -19,6 +20,7 @@ use crate::cli::runs::RunsFlags;
 use crate::cli::status::{StatusFlags, TopFlags};
 use crate::cli::terminal::Terminal;
 use crate::model::error::{Error, Result};
+use crate::pipeline::version;
 
 /// The outcome of parsing a command line.
 pub enum Parsed {
@@ -69,27 +71,34 @@ pub fn all() -> [Entry; 16] {
     ]
 }
 
-/// Reads a command line, without the program's name in front.
+/// Reads a command line, without the program's name in front, and the flags that the environment adds to it.
 ///
 /// # Errors
-/// `Usage`: one line that names the flag, what it got and what it takes.
-pub fn parse(args: &[OsString]) -> Result<Parsed> {
+/// `Usage`: one line that names the flag or the variable, what it got and what it takes.
+pub fn parse(args: &[OsString], variables: &Variables) -> Result<Parsed> {
     let entries = all();
     let specs = entries.each_ref().map(|entry| &entry.spec);
-    let line = Line::read(args, &specs)?;
+    let mut line = Line::read(args, &specs)?;
     let entry = entries
         .iter()
         .find(|entry| entry.spec.name == line.command)
         .expect("the command is one of these specs");
     match line.request {
-        Some(Request::Version) => Ok(Parsed::Print(format!("mb {}\n", env!("CARGO_PKG_VERSION")))),
+        Some(Request::Version) => Ok(Parsed::Print(format!("mb {}\n", version()))),
         Some(Request::Help) => Ok(Parsed::Print(help::text(&entry.spec, &specs))),
-        None => (entry.prepare)(&line).map(Parsed::Job),
+        None => {
+            environment::apply(&mut line, variables, &entry.spec, &specs)?;
+            let job = (entry.prepare)(&line)?;
+            for warning in environment::mistaken(&line, variables, &entry.spec, &specs) {
+                log::warn!("{warning}");
+            }
+            Ok(Parsed::Job(job))
+        }
     }
 }
 
-/// The checked arguments of a command. All values come from the command line here, so settings that contradict each
-/// other are a usage error.
+/// The checked arguments of a command. All values are the user's own here, so settings that contradict each other are
+/// a usage error.
 ///
 /// # Errors
 /// `Usage`, which ends with a hint at the command's help.
@@ -97,6 +106,7 @@ pub fn read<T: Command>(line: &Line) -> Result<T::Args> {
     line.build::<T>().and_then(T::check).map_err(|error| match error {
         Error::Config(text) | Error::Usage(text) => {
             let typed = format!("mb {}", T::NAME);
+            let text = line.with_variables(text);
             Error::Usage(format!("{text} (try {} --help)", typed.trim_end()))
         }
         other => other,

@@ -31,8 +31,11 @@ impl Command for RetryNowFlags {
     }
 
     fn run(data_dir: PathBuf, _: &Terminal) -> Result<()> {
-        perform(&data_dir, RetryNow {})?;
-        info!("the step is tried now: mb status shows whether it works");
+        if perform(&data_dir, RetryNow {})?.tried {
+            info!("the step is tried now: mb status shows whether it works");
+        } else {
+            info!("nothing is held: the step works, or runs have attempts left");
+        }
         Ok(())
     }
 }
@@ -57,8 +60,10 @@ impl Command for GiveUpFlags {
     }
 
     fn run(data_dir: PathBuf, _: &Terminal) -> Result<()> {
-        let gave_up = perform(&data_dir, GiveUp {})?;
-        info!("{} run(s) are given up on: mb dead-letters shows their records", gave_up.runs);
+        match perform(&data_dir, GiveUp {})?.runs {
+            0 => info!("no run is given up on: none that has failed is held"),
+            runs => info!("{runs} run(s) are given up on: mb dead-letters shows their records"),
+        }
         Ok(())
     }
 }

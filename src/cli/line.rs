@@ -27,6 +27,8 @@ pub struct Line {
     pub request: Option<Request>,
     /// Flags in the order in which they were typed, each at most once; switches have no value.
     flags: Vec<(String, Option<String>)>,
+    /// Those of the flags that variables of the environment set, each with its variable.
+    variables: Vec<(String, String)>,
     positionals: Vec<String>,
 }
 
@@ -47,6 +49,7 @@ impl Line {
             command: spec.name,
             request: reader.request,
             flags: vec![],
+            variables: vec![],
             positionals: vec![],
         };
         if line.request.is_none() {
@@ -59,7 +62,29 @@ impl Line {
 
     /// A line of these flags alone, as if they had been typed.
     pub fn of_flags(flags: Vec<(String, Option<String>)>) -> Line {
-        Line { command: "", request: None, flags, positionals: vec![] }
+        Line { command: "", request: None, flags, variables: vec![], positionals: vec![] }
+    }
+
+    pub fn has(&self, flag: &str) -> bool {
+        self.flags.iter().any(|(other, _)| other == flag)
+    }
+
+    /// Sets a flag that the line does not have, as if it had been typed; errors name the variable that sets it.
+    pub fn set(&mut self, flag: &str, value: Option<String>, variable: String) {
+        self.flags.push((flag.to_owned(), value));
+        self.variables.push((flag.to_owned(), variable));
+    }
+
+    /// An error about flags of this line, which also says which variables set them.
+    pub fn with_variables(&self, mut text: String) -> String {
+        for (flag, variable) in &self.variables {
+            if let Some(rest) = text.strip_prefix(&format!("{flag}: ")) {
+                text = format!("{variable}: {rest}");
+            } else if names_flag(&text, flag) {
+                text.push_str(&format!(" ({flag} is set by {variable})"));
+            }
+        }
+        text
     }
 
     /// Sorts the words into flags and positionals of the command.
@@ -69,7 +94,7 @@ impl Line {
                 Word::Positional(text) => self.positionals.push(text),
                 Word::Flag(name, value) => {
                     check_flag(&name, spec, specs)?;
-                    if self.flags.iter().any(|(other, _)| *other == name) {
+                    if self.has(&name) {
                         return Err(format!("{name}: got this flag twice, expected it once"));
                     }
                     self.flags.push((name, value));
@@ -270,8 +295,14 @@ fn unknown_command(name: &str, specs: &[&Spec]) -> String {
     )
 }
 
+/// Whether the flag is in the text, and not as the beginning of a longer one.
+fn names_flag(text: &str, flag: &str) -> bool {
+    let part = |c: char| c == '-' || c.is_ascii_alphanumeric();
+    text.match_indices(flag).any(|(at, _)| !text[at + flag.len()..].starts_with(part))
+}
+
 /// The name that was probably meant: one with a letter or two wrong, or one that was not typed to its end.
-fn nearest<'a>(given: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(given: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let given = given.trim_start_matches('-');
     let most = (given.chars().count() / 3).min(3);
     let wrong = |name: &str| {

@@ -28,7 +28,10 @@ flags! {
             after success.\n\
             \n\
             Durations are seconds (10, 0.25) or have a unit (250ms, 10s, 5m, 1h). Sizes are bytes or have a \
-            unit (KiB, MiB, GiB). --flag=VALUE is the same as --flag VALUE.",
+            unit (KiB, MiB, GiB). --flag=VALUE is the same as --flag VALUE.\n\
+            \n\
+            The environment can set every flag of every command: MB_OPT_MAX_BATCH=100 is --max-batch 100, and \
+            MB_OPT_BISECT=true is --bisect. A flag on the command line stands above the environment.",
         example = "mb --rate 1000 --max-batch 100\n\
             mb --bootstrap-server localhost:9092 --topic orders --exec 'wc -l' --max-concurrent-runs 8\n\
             mb --topic orders --step files --out batches --until-caught-up"
@@ -141,7 +144,7 @@ flags! {
             #[argh(option, arg_name = "COMMAND", from_str_fn(values::text))]
             exec: Option<String>,
 
-            /// pause before the step of each attempt, to simulate slow work (default 0s)
+            /// pause before the step of each attempt, to simulate slow work (default 0)
             #[argh(option, arg_name = "DURATION", from_str_fn(values::duration))]
             step_delay: Option<Duration>,
 

@@ -1,12 +1,13 @@
 //! The command line, from arguments to an exit code: a file for each command, and around them `commands` (the
-//! list), `line` and `flags` (parsing), `values` (rules), `help`, `output` and `terminal`. Nothing outside this
-//! folder knows flags, stdout or exit codes, except that `model::error` has the exit codes' numbers.
+//! list), `line`, `flags` and `environment` (parsing), `values` (rules), `help`, `output` and `terminal`. Nothing
+//! outside this folder knows flags, stdout or exit codes, except that `model::error` has the exit codes' numbers.
 
 mod commands;
 mod connect;
 mod control;
 mod dead_letter;
 mod dead_letters;
+mod environment;
 mod errors;
 mod flags;
 mod help;
@@ -34,6 +35,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use crate::cli::commands::Parsed;
+use crate::cli::environment::Variables;
 use crate::cli::terminal::Terminal;
 use crate::model::error::{Error, Result};
 use crate::model::thread::panic_message;
@@ -45,8 +47,9 @@ const LOG_FILTER: &str = "warn,mb=info";
 pub fn main() -> ExitCode {
     let terminal = init_log();
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let outcome =
-        catch_unwind(AssertUnwindSafe(|| dispatch(&args, &terminal))).unwrap_or_else(|payload| {
+    let variables: Vec<(OsString, OsString)> = std::env::vars_os().collect();
+    let outcome = catch_unwind(AssertUnwindSafe(|| dispatch(&args, &variables, &terminal)))
+        .unwrap_or_else(|payload| {
             let message = panic_message(payload.as_ref());
             Err(Error::Panic { thread: "main".to_owned(), message })
         });
@@ -60,8 +63,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn dispatch(args: &[OsString], terminal: &Terminal) -> Result<()> {
-    match commands::parse(args)? {
+fn dispatch(args: &[OsString], variables: &Variables, terminal: &Terminal) -> Result<()> {
+    match commands::parse(args, variables)? {
         Parsed::Print(text) => output::print(&text),
         Parsed::Job(job) => job(terminal),
     }

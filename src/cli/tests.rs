@@ -16,6 +16,7 @@ use crate::cli::produce::{ProduceFlags, Source};
 use crate::cli::runs::{Action, RunsFlags};
 use crate::config::{Client, Config, Isolation, OnFailure, StartFrom};
 use crate::history::query::Selection;
+use crate::pipeline::version;
 
 fn words(line: &[&str]) -> Vec<OsString> {
     line.iter().map(OsString::from).collect()
@@ -35,7 +36,7 @@ fn main_job(line: &[&str]) -> MainArgs {
 }
 
 fn printed(line: &[&str]) -> String {
-    match parse(&words(line)) {
+    match parse(&words(line), &[]) {
         Ok(Parsed::Print(text)) => text,
         Ok(Parsed::Job(_)) => panic!("{line:?}: a job"),
         Err(error) => panic!("{line:?}: {error}"),
@@ -47,7 +48,7 @@ fn all_specs() -> Vec<Spec> {
 }
 
 fn error(line: &[&str]) -> String {
-    let Err(error) = parse(&words(line)) else { panic!("{line:?} is accepted") };
+    let Err(error) = parse(&words(line), &[]) else { panic!("{line:?} is accepted") };
     assert_eq!(error.exit_code(), 64, "{error}");
     let text = error.to_string();
     assert!(!text.contains('\n'), "{text:?}");
@@ -297,7 +298,7 @@ fn help_and_version_are_printed_wherever_they_stand() {
         assert!(printed(line).starts_with("Usage: mb lag "), "{line:?}");
     }
     for line in [&["--version"][..], &["-V"], &["lag", "-V"], &["produce", "--version"]] {
-        assert_eq!(printed(line), concat!("mb ", env!("CARGO_PKG_VERSION"), "\n"), "{line:?}");
+        assert_eq!(printed(line), format!("mb {}\n", version()), "{line:?}");
     }
 }
 
@@ -405,7 +406,7 @@ proptest! {
         ),
     ) {
         let words: Vec<OsString> = line.iter().map(OsString::from).collect();
-        if let Err(error) = parse(&words) {
+        if let Err(error) = parse(&words, &[]) {
             prop_assert_eq!(error.exit_code(), 64);
             prop_assert!(!error.to_string().contains('\n'), "{}", error);
         }

@@ -86,17 +86,17 @@ pub fn parse_whole(text: &str) -> Option<u64> {
 }
 
 /// Writes a duration in the largest unit in which it is a whole number, otherwise in seconds or
-/// milliseconds with decimals: `5m`, `90s`, `1.5s`, `250ms`. `parse_duration` reads it back unchanged.
+/// milliseconds with decimals: `5m`, `90s`, `1.5s`, `250ms`; no time is `0`. `parse_duration` reads it back unchanged.
 pub fn format_duration(duration: Duration) -> String {
     let nanos = duration.as_nanos();
-    let whole = |unit: u64| {
-        (nanos > 0 && nanos.is_multiple_of(unit.into())).then(|| nanos / u128::from(unit))
-    };
-    if let Some(hours) = whole(NANOS_PER_HOUR) {
+    let whole = |unit: u64| nanos.is_multiple_of(unit.into()).then(|| nanos / u128::from(unit));
+    if nanos == 0 {
+        "0".to_owned()
+    } else if let Some(hours) = whole(NANOS_PER_HOUR) {
         format!("{hours}h")
     } else if let Some(minutes) = whole(NANOS_PER_MINUTE) {
         format!("{minutes}m")
-    } else if nanos > 0 && nanos < NANOS_PER_SECOND.into() {
+    } else if nanos < NANOS_PER_SECOND.into() {
         with_decimals(0, nanos as u32, 6, "ms")
     } else {
         with_decimals(duration.as_secs(), duration.subsec_nanos(), 9, "s")
@@ -242,7 +242,7 @@ mod tests {
     #[test]
     fn durations_are_written_in_their_largest_whole_unit() {
         for (nanos, text) in [
-            (0, "0s"),
+            (0, "0"),
             (1, "0.000001ms"),
             (1_500_000, "1.5ms"),
             (250_000_000, "250ms"),

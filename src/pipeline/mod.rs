@@ -18,3 +18,4 @@ mod workers;
 
 pub use run::{Pipeline, Stopper};
 pub use shutdown::Summary;
+pub use status::version;

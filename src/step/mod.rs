@@ -15,8 +15,8 @@ pub mod shown_record;
 pub use contract::{Attempt, FailedRecord, Step, StepError};
 pub use delayed::Delayed;
 pub use discard::Discard;
-pub use exec::ExecStep;
 #[cfg(feature = "testing")]
 pub use exec::parse_failed_file;
+pub use exec::{ExecStep, OPTION_PREFIX, RUN_KEY_VARIABLE};
 pub use files::FilesStep;
 pub use log::LogStep;

@@ -301,6 +301,7 @@ const FOREIGN_FLAGS: &[&str] = &[
     "--profile",
     "--profile",
     "--quiet",
+    "--reference",
     "--release",
     "--test",
 ];

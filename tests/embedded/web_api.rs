@@ -305,8 +305,8 @@ const ASKED: &[(&str, &str, &str, &str, &[u16])] = &[
     ("POST", "/api/v1/requests/{id}/cancel", "/api/v1/requests/1/cancel", "{}", &[200, 409]),
     ("POST", "/api/v1/sensor/pause", "/api/v1/sensor/pause", "{}", &[200]),
     ("POST", "/api/v1/sensor/tick", "/api/v1/sensor/tick", "{}", &[200]),
-    ("POST", "/api/v1/hold/retry-now", "/api/v1/hold/retry-now", "{}", &[400]),
-    ("POST", "/api/v1/hold/give-up", "/api/v1/hold/give-up", "{}", &[400]),
+    ("POST", "/api/v1/hold/retry-now", "/api/v1/hold/retry-now", "{}", &[200]),
+    ("POST", "/api/v1/hold/give-up", "/api/v1/hold/give-up", "{}", &[200]),
     ("POST", "/api/v1/sensor/preview", "/api/v1/sensor/preview", "{}", &[200]),
     ("POST", "/api/v1/sensor/resume", "/api/v1/sensor/resume", "{}", &[200]),
     (

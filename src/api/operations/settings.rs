@@ -11,6 +11,7 @@ use crate::api::session::Session;
 use crate::config::Config;
 use crate::config::limits;
 use crate::config::steering::{Settings, SettingsView, settings_view};
+use crate::config::units::format_duration;
 use crate::model::error::{Error, Result};
 use crate::model::events::Event;
 
@@ -118,11 +119,11 @@ fn changes(before: &Settings, after: &Settings) -> Vec<String> {
             before.max_concurrent_runs.to_string(),
             after.max_concurrent_runs.to_string(),
         ),
-        ("max-wait", format!("{:?}", before.max_wait), format!("{:?}", after.max_wait)),
+        ("max-wait", format_duration(before.max_wait), format_duration(after.max_wait)),
         (
             "tick-interval",
-            format!("{:?}", before.tick_interval),
-            format!("{:?}", after.tick_interval),
+            format_duration(before.tick_interval),
+            format_duration(after.tick_interval),
         ),
     ];
     let changed = all.into_iter().filter(|(_, before, after)| before != after);
@@ -188,11 +189,15 @@ mod tests {
         let before = Settings::of(&Config::default());
         let after = Settings {
             max_batch: 200,
+            max_wait: Duration::from_secs(3600),
             tick_interval: Duration::from_millis(1500),
             ..before.clone()
         };
         let lines = changes(&before, &after);
-        assert_eq!(lines, ["max-batch: 50 -> 200", "tick-interval: 0ns -> 1.5s"]);
+        assert_eq!(
+            lines,
+            ["max-batch: 50 -> 200", "max-wait: 100ms -> 1h", "tick-interval: 0 -> 1.5s"]
+        );
         let produced = Settings { rate: Some(0.0), ..before.clone() };
         let paced = Settings { rate: Some(20.5), ..before };
         assert_eq!(changes(&produced, &paced), ["rate: max -> 20.5"]);

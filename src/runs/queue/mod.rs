@@ -15,7 +15,7 @@ mod state;
 mod tests;
 mod waiting;
 
-pub use hold::{Evidence, Held, HoldLine};
+pub use hold::{Evidence, HoldLine};
 #[cfg(any(test, feature = "testing"))]
 pub use run_queue::WithWorker;
 pub use run_queue::{Refused, RunQueue};

@@ -54,10 +54,17 @@ const SHELL: &str = "/bin/sh";
 /// stopped, or feed its watchdog.
 const SERVICE_VARIABLES: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
 
+/// What the variables that set mb's own flags begin with (see `cli::environment`). A command does not inherit them, so
+/// an mb that it starts has the flags that it is given, and no others.
+pub const OPTION_PREFIX: &str = "MB_OPT_";
+
+/// The variable that has the run's key. An mb that finds it runs in a step.
+pub const RUN_KEY_VARIABLE: &str = "MB_RUN_KEY";
+
 /// Runs `sh -c COMMAND` for each batch, in a process group of its own.
 ///
 /// - **stdin**: one record a line, as JSON (`record_json`). A command may read all, some or none.
-/// - **environment**: mb's own, and `MB_RUN_KEY`, `MB_TOPIC`, `MB_PARTITION`, `MB_FIRST_OFFSET` and
+/// - **environment**: mb's own without `MB_OPT_…`, and `MB_RUN_KEY`, `MB_TOPIC`, `MB_PARTITION`, `MB_FIRST_OFFSET` and
 ///   `MB_LAST_OFFSET` (the ends of the run's range, even if the log or this lane has no record at these
 ///   offsets), `MB_RECORDS` (lines on stdin), `MB_ATTEMPT` and `MB_FAILED_FILE`.
 /// - **stdout, stderr**: kept in the attempt's output, `limits::CAPTURE_BYTES` of each.
@@ -243,7 +250,8 @@ impl ExecStep {
         let key = attempt.key;
         let mut command = CommandLine::new(SHELL, &["-c", &self.command])?;
         command
-            .env("MB_RUN_KEY", key.to_string())
+            .env_remove_all(OPTION_PREFIX)
+            .env(RUN_KEY_VARIABLE, key.to_string())
             .env("MB_TOPIC", &*key.topic)
             .env("MB_PARTITION", key.partition.to_string())
             .env("MB_FIRST_OFFSET", key.range.first.to_string())

@@ -9,6 +9,7 @@ use rustix::process::Signal;
 
 use super::process::{By, Ended};
 use crate::config::limits::ERROR_LINE_CHARS;
+use crate::config::units::format_duration;
 use crate::step::StepError;
 
 /// `EX_DATAERR` of sysexits.h: the batch is bad, and another attempt cannot help.
@@ -33,7 +34,7 @@ pub const CANCELLED: &str = "cancelled";
 pub fn judge(ended: &Ended, timeout: Option<Duration>) -> Result<(), StepError> {
     let how = match timeout {
         _ if ended.by == By::Cancel => CANCELLED.to_owned(),
-        Some(limit) if ended.timed_out() => format!("timed out after {limit:?}"),
+        Some(limit) if ended.timed_out() => format!("timed out after {}", format_duration(limit)),
         _ if ended.status.success() => return Ok(()),
         _ => describe(ended.status),
     };

@@ -49,6 +49,13 @@ impl CommandLine {
         self
     }
 
+    /// Removes all variables whose names begin with `prefix`.
+    pub fn env_remove_all(&mut self, prefix: &str) -> &mut CommandLine {
+        let is_other = |name: &OsString| !name.as_encoded_bytes().starts_with(prefix.as_bytes());
+        self.environment.retain(|name, _| is_other(name));
+        self
+    }
+
     /// Starts it in a process group of its own, with these as stdin, stdout and stderr and no other descriptor,
     /// no signal blocked, and SIGPIPE as it is by default (std has mb ignore it).
     ///

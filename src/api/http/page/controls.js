@@ -29,7 +29,7 @@ export function sensorControls() {
 
 /** What a person can do about a hold, shown while there is one; `live(overview)` updates it. */
 export function holdControls() {
-  const retry = button('Try the step now', { test: 'retry-now', kind: 'main' }, () => act(retry, () => post('hold/retry-now'), () => 'The step is tried now'));
+  const retry = button('Try the step now', { test: 'retry-now', kind: 'main' }, () => act(retry, () => post('hold/retry-now'), ({ tried }) => tried ? 'The step is tried now' : 'Nothing is held: the step works'));
   const giveUp = button('Give up…', { test: 'give-up' }, () => {
     const runs = live.overview?.hold?.runs ?? 0;
     const go = button('Give up', { test: 'give-up-confirm', kind: 'danger' }, async () => {
