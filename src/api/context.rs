@@ -98,6 +98,7 @@ impl RunningPipeline {
             min_bytes: 1,
             max_record_bytes: self.engine.config.queue_bytes,
             isolation: self.engine.config.isolation,
+            turn_bytes: None,
         }
     }
 }

@@ -279,6 +279,10 @@ pub const fn rdkafka_fetch_bytes(partitions: usize) -> usize {
         _ => 1 << 18,
     }
 }
+/// If the run queue is at least half full and will take this long to empty, its places are shared among the partitions.
+pub const FAIR_QUEUE_EMPTIES_IN: Duration = Duration::from_millis(250);
+/// The least that an answer may bring of a partition then: smaller ones would be mostly overhead.
+pub const TURN_BYTES_MIN: usize = 16 << 10;
 /// The producer's buffer in librdkafka.
 pub const PRODUCER_QUEUE_KIB: usize = 16 * 1024;
 

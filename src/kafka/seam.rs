@@ -24,6 +24,9 @@ pub struct FetchSettings {
     pub max_record_bytes: usize,
     /// `None`: the backend's default (`Capabilities::isolation`).
     pub isolation: Option<Isolation>,
+    /// About how many bytes an answer may bring of one partition before it is another one's turn; `None`: as many as suit the
+    /// client. Only a hint: a stored batch comes whole, and the embedded topic and crate kafka have turns of their own.
+    pub turn_bytes: Option<usize>,
 }
 
 /// Answers questions about topics and offsets, and creates consumers and producers.

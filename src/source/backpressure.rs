@@ -1,8 +1,9 @@
-//! Holds a tick back: if there is no memory for the next record, and if too many runs of a partition wait.
+//! Holds a tick back: if there is no memory for the next record, and if too many runs of a partition wait. And shares the
+//! run queue among the partitions.
 //!
 //! The batcher computes how much memory a record needs; the limit itself is in `model::budget`.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::config::limits;
 use crate::kafka::Consumer;
@@ -11,6 +12,7 @@ use crate::model::budget::Permit;
 use crate::model::clock;
 use crate::model::error::{Error, Result};
 use crate::model::offset::Partition;
+use crate::runs::engine::Engine;
 use crate::source::delivery::Delivery;
 use crate::source::intake::{Intake, Reads};
 use crate::source::signals::Ended;
@@ -166,6 +168,47 @@ fn give_way(intake: &mut Intake, partition: Partition) {
     }
 }
 
+/// While the workers are the bottleneck: how many bytes an answer may bring of one partition, so that what it brings takes
+/// no more than the partition's share of the run queue. Otherwise one partition's backlog could fill the queue, and the
+/// records of the others, however few, would wait for all of it. `None` while the queue has room or empties quickly: then
+/// large answers cost less.
+pub(super) fn turn_bytes(engine: &Engine, max_records: usize) -> Option<usize> {
+    let Engine { queue, live, topic, config, steering, .. } = engine;
+    let (attempts, in_step) = live.run_time.count_and_sum();
+    let (bytes, records) = (live.bytes_in.get(), live.records_in.get());
+    turn(&Filled {
+        queued: queue.len(),
+        places: config.queue,
+        partitions: topic.partitions.len(),
+        workers: steering.settings().max_concurrent_runs,
+        step: in_step.checked_div(u32::try_from(attempts).unwrap_or(u32::MAX))?,
+        run_bytes: usize::try_from(bytes.checked_div(records)?).ok()?.saturating_mul(max_records),
+    })
+}
+
+/// How full the run queue is, and of what.
+#[derive(Clone, Copy, Debug)]
+struct Filled {
+    queued: usize,
+    places: usize,
+    partitions: usize,
+    workers: usize,
+    /// An attempt's mean time in the step.
+    step: Duration,
+    /// Of a full batch with records of the usual size.
+    run_bytes: usize,
+}
+
+fn turn(filled: &Filled) -> Option<usize> {
+    let Filled { queued, places, partitions, workers, step, run_bytes } = *filled;
+    let empties_in = step.as_secs_f64() * queued as f64 / workers.max(1) as f64;
+    let is_slow = empties_in >= limits::FAIR_QUEUE_EMPTIES_IN.as_secs_f64();
+    (partitions > 1 && 2 * queued >= places && is_slow).then(|| {
+        let share = (places / partitions).max(1);
+        share.saturating_mul(run_bytes).max(limits::TURN_BYTES_MIN)
+    })
+}
+
 /// Pauses the partitions of which too many runs wait for their turn, or which pause after an error, and
 /// resumes the others; the consumer knows only the partitions that the tick `reads`. True if one is held for its runs.
 ///
@@ -186,4 +229,27 @@ pub(super) fn open_and_close(
         any_held |= held;
     }
     Ok(any_held)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_is_a_share_of_the_queue_while_the_workers_are_the_bottleneck() {
+        let slow = Filled {
+            queued: 100,
+            places: 100,
+            partitions: 4,
+            workers: 5,
+            step: Duration::from_millis(50),
+            run_bytes: 50_000,
+        };
+        assert_eq!(turn(&slow), Some(25 * 50_000));
+        assert_eq!(turn(&Filled { partitions: 1000, ..slow }), Some(50_000));
+        assert_eq!(turn(&Filled { run_bytes: 5, ..slow }), Some(limits::TURN_BYTES_MIN));
+        assert_eq!(turn(&Filled { queued: 49, ..slow }), None, "there is room");
+        assert_eq!(turn(&Filled { step: Duration::from_micros(50), ..slow }), None, "it is quick");
+        assert_eq!(turn(&Filled { partitions: 1, ..slow }), None);
+    }
 }

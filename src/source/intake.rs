@@ -58,6 +58,7 @@ impl SensorSettings {
                 min_bytes: config.fetch_min_bytes,
                 max_record_bytes: config.queue_bytes,
                 isolation: config.isolation,
+                turn_bytes: None,
             },
             tick_runtime: config.tick_runtime,
             lanes: config.lane_count(),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::limits;
 use crate::history::TickRecord;
-use crate::kafka::{Consumer, Flow, Sink};
+use crate::kafka::{Consumer, FetchSettings, Flow, Sink};
 use crate::model::batch::Record;
 use crate::model::budget::Permit;
 use crate::model::clock;
@@ -118,7 +118,9 @@ impl<'a> Tick<'a> {
         }
         let topic = Arc::clone(&self.intake.settings.topic);
         let engine = Arc::clone(&self.intake.engine);
-        let mut consumer = engine.broker.consumer(&topic, &from, &self.intake.settings.fetch)?;
+        let turn_bytes = backpressure::turn_bytes(&engine, self.intake.settings.limits.max_records);
+        let fetch = FetchSettings { turn_bytes, ..self.intake.settings.fetch.clone() };
+        let mut consumer = engine.broker.consumer(&topic, &from, &fetch)?;
         let result = self.poll_until_over(consumer.as_mut());
         // Closing the client may take its time: the batches that are cut do not wait for it.
         self.flush();

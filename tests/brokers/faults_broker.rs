@@ -219,7 +219,12 @@ fn row_13_the_pure_rust_client_gives_all_silent_connections_up_at_once() {
         }
         let broker =
             CrateKafka::connect(&world.server, Arc::new(Wire::new(&world.server))).unwrap();
-        let settings = FetchSettings { min_bytes: 1, max_record_bytes: 1 << 20, isolation: None };
+        let settings = FetchSettings {
+            min_bytes: 1,
+            max_record_bytes: 1 << 20,
+            isolation: None,
+            turn_bytes: None,
+        };
         let mut taken = Taken { next: BTreeMap::new(), count: 0, enough: 70 };
         let read = |taken: &mut Taken| {
             let from = |at| (at, taken.next.get(&at).copied().unwrap_or(Offset::new(0)));

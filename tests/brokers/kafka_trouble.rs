@@ -1,11 +1,13 @@
-//! The main job on real brokers when it cannot start, and when its step fails.
+//! The main job on real brokers when it cannot start, when its step fails, and when its step is slow.
 
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
+use rdkafka::producer::{BaseRecord, Producer};
 use rusqlite::Connection;
+use serde_json::Value;
 
 use crate::support::files::{Files, assert_same};
 use crate::support::kafka::{Kafka, V3_9};
@@ -226,4 +228,39 @@ fn a_command_gets_no_descriptor_of_the_client() {
     let counts = std::fs::read_to_string(&list).unwrap();
     let counts: Vec<&str> = counts.split_whitespace().collect();
     assert!(counts.len() >= 40 && counts.iter().all(|count| *count == "4"), "{counts:?}");
+}
+
+/// One fetch can bring the whole backlog of a partition, 300 runs.
+#[test]
+fn no_partition_fills_the_queue_alone_while_the_step_is_slow() {
+    const RECORDS: usize = 3000;
+    let kafka = Kafka::shared(V3_9);
+    let (server, topic, group) = (kafka.bootstrap(), unique("backlog"), unique("group"));
+    kafka.create_topic(&topic, 3, &[]);
+    // Small stored batches: one is always fetched whole.
+    let producer = raw::producer(&server, &[("batch.num.messages", "20")]);
+    for at in 0..3 * RECORDS {
+        let partition = i32::try_from(at / RECORDS).unwrap();
+        let record = BaseRecord::<[u8], [u8]>::to(&topic).partition(partition).payload(&[b'x'; 90]);
+        producer.send(record).map_err(|(error, _)| error).unwrap();
+    }
+    producer.flush(LIMIT).unwrap();
+    let args = ["--bootstrap-server", &server, "--topic", &topic, "--group", &group];
+    let client = ["--client", "rdkafka", "--listen", "off", "--tick-runtime", "5"];
+    let slow = ["--max-batch", "10", "--max-concurrent-runs", "1", "--step-delay", "50ms"];
+    let more = ["--queue", "30", "--step", "discard"];
+    let mut mb = Mb::start(&[&args[..], &client, &slow, &more].concat());
+    let queued = || -> Vec<Value> {
+        let args = ["runs", "--state", "queued", "--limit", "100", "--json"];
+        serde_json::from_slice(&Mb::run_in(mb.data_dir(), &args).stdout).unwrap_or_default()
+    };
+    eventually(LIMIT, "each partition has some of the queue", || {
+        let queued = queued();
+        let of = |partition: i32| queued.iter().filter(|run| run["partition"] == partition).count();
+        (0..3).all(|partition| of(partition) >= 5)
+    });
+    let committed = raw::committed(&server, &group, &topic);
+    let most = committed.values().max().copied().unwrap_or_default();
+    assert!(most < 2500, "no partition was done first: {committed:?}");
+    mb.kill9();
 }

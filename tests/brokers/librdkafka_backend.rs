@@ -26,7 +26,7 @@ const WAIT: Duration = Duration::from_millis(100);
 /// What a call may take beyond its limit: threads start late on a busy machine.
 const SLACK: Duration = Duration::from_secs(5);
 const FETCH: FetchSettings =
-    FetchSettings { min_bytes: 1, max_record_bytes: 32 << 20, isolation: None };
+    FetchSettings { min_bytes: 1, max_record_bytes: 32 << 20, isolation: None, turn_bytes: None };
 
 /// An offset and the value there.
 type At = (i64, Option<Vec<u8>>);

@@ -115,7 +115,7 @@ fn poll(consumer: &mut dyn Consumer, wait: Duration, taken: &mut Taken) -> Resul
 }
 
 fn settings() -> FetchSettings {
-    FetchSettings { min_bytes: 1, max_record_bytes: 4 << 20, isolation: None }
+    FetchSettings { min_bytes: 1, max_record_bytes: 4 << 20, isolation: None, turn_bytes: None }
 }
 
 /// Reads partition 0 from `from` to the log's end.

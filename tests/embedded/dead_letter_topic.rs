@@ -72,7 +72,12 @@ fn read(topics: &Embedded, topic: &str) -> Vec<Found> {
     let marks = require_all(topics.watermarks(topic, &info.partitions).unwrap()).unwrap();
     let end: i64 = marks.values().map(|marks| marks.end.get()).sum();
     let from: Vec<_> = info.partitions.iter().map(|partition| (*partition, Offset::ZERO)).collect();
-    let settings = FetchSettings { min_bytes: 1, max_record_bytes: 1 << 26, isolation: None };
+    let settings = FetchSettings {
+        min_bytes: 1,
+        max_record_bytes: 1 << 26,
+        isolation: None,
+        turn_bytes: None,
+    };
     let mut consumer = topics.consumer(topic, &from, &settings).unwrap();
     let mut reader = Reader::default();
     let deadline = Instant::now() + LIMIT;

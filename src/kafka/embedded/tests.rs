@@ -64,7 +64,7 @@ pub(super) fn message(partition: Partition, value: &[u8]) -> Message<'_> {
 }
 
 pub(super) fn settings() -> FetchSettings {
-    FetchSettings { min_bytes: 1, max_record_bytes: 1 << 20, isolation: None }
+    FetchSettings { min_bytes: 1, max_record_bytes: 1 << 20, isolation: None, turn_bytes: None }
 }
 
 /// Reads from `from` until nothing more comes at once.

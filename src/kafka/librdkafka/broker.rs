@@ -102,7 +102,12 @@ mod tests {
 
     #[test]
     fn librdkafka_takes_the_settings() {
-        let fetch = FetchSettings { min_bytes: 0, max_record_bytes: usize::MAX, isolation: None };
+        let fetch = FetchSettings {
+            min_bytes: 0,
+            max_record_bytes: usize::MAX,
+            isolation: None,
+            turn_bytes: None,
+        };
         let consumer = |isolation| settings::consumer("localhost:1", 4, &fetch, isolation);
         for config in [consumer(Isolation::ReadCommitted), consumer(Isolation::ReadUncommitted)] {
             assert_eq!(new_client(&config).map(drop), Ok(()));

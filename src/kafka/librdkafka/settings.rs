@@ -32,7 +32,8 @@ pub(super) fn consumer(
     // fetch.min.bytes must not exceed what the broker may send, in total and per partition, or each fetch
     // would wait for its whole time limit.
     let min_bytes = fetch.min_bytes.clamp(1, limits::RDKAFKA_FETCH_BYTES);
-    let partition_bytes = limits::rdkafka_fetch_bytes(partitions).max(min_bytes);
+    let usual = limits::rdkafka_fetch_bytes(partitions);
+    let partition_bytes = fetch.turn_bytes.map_or(usual, |turn| turn.min(usual)).max(min_bytes);
     let mut config = common(servers);
     config
         // Only mb decides where to start.
@@ -108,13 +109,20 @@ mod tests {
     fn a_fetch_may_bring_as_much_as_the_broker_is_to_collect() {
         for min_bytes in [0, 1, 300_000, 1 << 20, 64 << 20] {
             for partitions in [0, 1, 2, 3, 4, 1000] {
-                let fetch =
-                    FetchSettings { min_bytes, max_record_bytes: usize::MAX, isolation: None };
-                let config = consumer("localhost:1", partitions, &fetch, Isolation::ReadCommitted);
-                let bytes = |name| config.get(name).unwrap().parse::<usize>().unwrap();
-                let gathered = bytes("fetch.min.bytes");
-                assert!(gathered >= 1 && gathered <= bytes("fetch.message.max.bytes"));
-                assert!(bytes("fetch.message.max.bytes") <= bytes("fetch.max.bytes"));
+                for turn_bytes in [None, Some(1), Some(usize::MAX)] {
+                    let fetch = FetchSettings {
+                        min_bytes,
+                        max_record_bytes: usize::MAX,
+                        isolation: None,
+                        turn_bytes,
+                    };
+                    let config =
+                        consumer("localhost:1", partitions, &fetch, Isolation::ReadCommitted);
+                    let bytes = |name| config.get(name).unwrap().parse::<usize>().unwrap();
+                    let gathered = bytes("fetch.min.bytes");
+                    assert!(gathered >= 1 && gathered <= bytes("fetch.message.max.bytes"));
+                    assert!(bytes("fetch.message.max.bytes") <= bytes("fetch.max.bytes"));
+                }
             }
         }
     }

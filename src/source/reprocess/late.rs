@@ -105,6 +105,7 @@ impl Search {
             min_bytes: 1,
             max_record_bytes: limits::EMBEDDED_RECORD_BYTES,
             isolation: None,
+            turn_bytes: None,
         };
         let deadline = Instant::now() + limits::LATE_RECORDS_LIMIT;
         let mut consumer = match broker.consumer(topic, &starts, &settings) {

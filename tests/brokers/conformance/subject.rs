@@ -209,7 +209,7 @@ pub fn message<'a>(
 }
 
 pub fn fetch() -> FetchSettings {
-    FetchSettings { min_bytes: 1, max_record_bytes: HOLD_BYTES, isolation: None }
+    FetchSettings { min_bytes: 1, max_record_bytes: HOLD_BYTES, isolation: None, turn_bytes: None }
 }
 
 pub fn offsets(cursor: &[(Partition, i64)]) -> Vec<(Partition, Offset)> {

@@ -108,7 +108,8 @@ function queueWords({ waiting_retries: retries, parked, bytes, bytes_limit: limi
 function tileRow() {
   const tiles = TILES.map(([test, name, read, href, word]) => {
     const value = el('b', { 'data-test': test }, '–'), note = el('span', {});
-    const node = el(href ? 'a' : 'div', { class: 'tile', href: href ?? null, ...(word ? explains(word) : {}) }, el('span', { class: 'name' }, name), value, note);
+    const node = el(href ? 'a' : 'div', { class: 'tile', href: href ?? null, ...(word && href ? explains(word) : {}) },
+      el('span', { class: 'name' }, word && !href ? term(word, name) : name), value, note);
     return { node, test, live: (overview) => [value.textContent, note.textContent] = read(overview) };
   });
   const fill = el('div', { class: 'fill', 'aria-hidden': 'true' }, el('i', {}));
