@@ -51,7 +51,7 @@ test('bytes are shown in hex with their place', () => {
 test('figures have their units', () => {
   assert.deepEqual([0, 950, 1234, 12_345, 4e6].map(text.short), ['0', '950', '1,234', '12.3 k', '4.0 M']);
   assert.deepEqual([0, 1.5, 1234, 12_345].map(text.perSecond), ['0 /s', '1.5 /s', '1,234 /s', '12.3 k/s']);
-  assert.deepEqual([0, 0.003, 3.21, 45, 240, 7500, 273_600].map(text.duration), ['0 s', '3 ms', '3.2 s', '45 s', '4 min', '2 h 5 min', '3 d 4 h']);
+  assert.deepEqual([0, 0.003, 0.139, 3.21, 45, 240, 7500, 273_600].map(text.duration), ['0 s', '3 ms', '139 ms', '3.2 s', '45 s', '4 min', '2 h 5 min', '3 d 4 h']);
   assert.deepEqual([512, 2048, 32 * 1024 ** 2].map(text.size), ['512 B', '2.0 KiB', '32.0 MiB']);
   assert.deepEqual([text.counted(1, 'batch', 'batches'), text.counted(2000, 'run'), text.count(null)], ['1 batch', '2,000 runs', '–']);
 });

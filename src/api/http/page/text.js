@@ -118,12 +118,12 @@ export function size(bytes) {
   return bytes == null ? '–' : scaled(bytes, 1024, ['B', 'KiB', 'MiB', 'GiB', 'TiB']);
 }
 
-/** Seconds as "3 ms", "3.2 s", "4 min", "2 h 5 min", "3 d 4 h". */
+/** Seconds as "3 ms", "139 ms", "3.2 s", "4 min", "2 h 5 min", "3 d 4 h". */
 export function duration(seconds) {
   if (seconds == null) return '–';
   const s = Math.max(0, seconds);
   if (s === 0) return '0 s';
-  if (s < 0.0995) return s < 0.0005 ? '<1 ms' : `${Math.round(s * 1000)} ms`;
+  if (s < 0.9995) return s < 0.0005 ? '<1 ms' : `${Math.round(s * 1000)} ms`;
   if (s < 9.95) return `${s.toFixed(1)} s`;
   if (s < 100) return `${Math.round(s)} s`;
   const minutes = Math.round(s / 60);
