@@ -37,7 +37,7 @@ mod writer;
 
 pub use self::handle::History;
 pub use self::records::{
-    AttemptRecord, CANCELLED, DeadLetters, Outcome, Planned, Settled, TickRecord,
+    AttemptRecord, CANCELLED, DeadLetters, Outcome, Planned, Settled, TickRecord, micros,
 };
 pub use self::schema::FILE;
 pub use self::scope::ScopeId;

@@ -54,6 +54,11 @@ impl Planned {
     }
 }
 
+/// Whole microseconds, as the file keeps durations.
+pub fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
 /// One attempt's figures.
 #[derive(Clone, Debug)]
 pub struct AttemptRecord {

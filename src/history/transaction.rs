@@ -1,13 +1,12 @@
 //! Turns a group of writes into one transaction on the history's file.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use rusqlite::{CachedStatement, Connection, ToSql, Transaction, TransactionBehavior, params};
 
 use super::dead_letters;
 use super::migrations::{KIND_REDRIVE, KIND_REPLAY, KIND_TOPIC, LANE_HASH};
-use super::records::{AttemptRecord, DeadLetters, Outcome, Planned, TickRecord};
+use super::records::{AttemptRecord, DeadLetters, Outcome, Planned, TickRecord, micros};
 use super::recovery::insert_gap;
 use super::requests;
 use super::reset;
@@ -92,11 +91,6 @@ fn bind(
         statement.raw_bind_parameter(index, value)?;
     }
     Ok(())
-}
-
-/// Whole microseconds, as the file keeps them.
-fn micros(duration: Duration) -> i64 {
-    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
 impl Target<'_> {

@@ -61,8 +61,7 @@ impl Latency {
     /// A run has just processed those of its records that `is_processed` is true for. `now_ms`: milliseconds since
     /// 1970.
     pub fn processed(&self, run: &Run, now_ms: i64, is_processed: impl Fn(Offset) -> bool) {
-        let records =
-            || run.batch.times().filter(|(offset, _)| is_processed(*offset)).map(|(_, time)| time);
+        let records = || run.batch.times().filter(|(offset, _)| is_processed(*offset));
         if run.key.reprocess.is_some() {
             return self.reprocessed.add(records().count() as u64);
         }
@@ -72,8 +71,7 @@ impl Latency {
             return self.backlog.add(records().count() as u64);
         }
         let (mut ahead, mut backlog, mut without) = (0, 0, 0);
-        let live = run.batch.times().filter(|(offset, _)| is_processed(*offset));
-        self.time.observe_all(live.filter_map(|(offset, time)| {
+        self.time.observe_all(records().filter_map(|(offset, time)| {
             if offset < end {
                 backlog += 1;
                 return None;
@@ -94,14 +92,9 @@ impl Latency {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::time::Instant;
-
     use super::*;
     use crate::model::batch::{Batch, Record};
-    use crate::model::budget::Permit;
     use crate::model::offset::{Reprocess, RunKey};
-    use crate::model::run::RunId;
 
     fn run(
         partition: Partition,
@@ -114,18 +107,9 @@ mod tests {
             ..Record::default()
         };
         let batch: Batch = times.iter().map(record).collect();
-        let whole = batch.range().unwrap();
-        let key = RunKey { reprocess, ..RunKey::new("t", partition, whole) };
-        Run {
-            id: RunId(1),
-            key,
-            whole,
-            batch,
-            permit: Arc::new(Permit::nothing()),
-            failed_attempts: 0,
-            queued: Instant::now(),
-            failing: None,
-        }
+        let range = batch.range().unwrap();
+        let key = RunKey { reprocess, ..RunKey::new("t", partition, range) };
+        Run::for_tests(1, key, batch)
     }
 
     #[test]

@@ -36,6 +36,23 @@ pub struct Run {
     pub failing: Option<Failing>,
 }
 
+#[cfg(test)]
+impl Run {
+    /// The run of a whole batch, queued now, which has not failed yet and holds no memory.
+    pub fn for_tests(id: i64, key: RunKey, batch: Batch) -> Run {
+        Run {
+            id: RunId(id),
+            whole: key.range,
+            key,
+            batch,
+            permit: Arc::new(Permit::nothing()),
+            failed_attempts: 0,
+            queued: Instant::now(),
+            failing: None,
+        }
+    }
+}
+
 /// The failed attempts of a run in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failing {

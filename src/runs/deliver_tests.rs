@@ -17,7 +17,6 @@ use crate::kafka::{
     PerPartition, Producer, TopicInfo, Watermarks,
 };
 use crate::model::batch::{Batch, Record};
-use crate::model::budget::Permit;
 use crate::model::error::Result;
 use crate::model::offset::{Offset, Partition, Reprocess, RunKey};
 use crate::model::run::{Run, RunId};
@@ -48,16 +47,7 @@ fn run(id: i64, partition: i32) -> Run {
     // Of a replay, so that no ledger has to know it.
     let key =
         RunKey { reprocess: Some(Reprocess::Replay(1)), ..RunKey::new("t", partition, whole) };
-    Run {
-        id: RunId(id),
-        key,
-        whole,
-        batch,
-        permit: Arc::new(Permit::nothing()),
-        failed_attempts: 0,
-        queued: Instant::now(),
-        failing: None,
-    }
+    Run::for_tests(id, key, batch)
 }
 
 /// A broker that does not answer who writes dead letters until `answers` is dropped.

@@ -10,9 +10,8 @@ use super::retry::RetryPolicy;
 use crate::config::{OnFailure, OnOutage, limits};
 use crate::history::DeadLetters;
 use crate::model::batch::{Batch, Record};
-use crate::model::budget::Permit;
 use crate::model::offset::{Offset, OffsetRange, Reprocess, RunKey};
-use crate::model::run::{Run, RunId, RunState};
+use crate::model::run::{Run, RunState};
 use crate::step::{FailedRecord, StepError};
 
 /// Four records of one byte each, at the offsets 10, 11, 12 and 14.
@@ -25,16 +24,7 @@ fn run_of(offsets: &[i64]) -> Run {
         batch.push(Record { offset, value: Some(b"v"), ..Record::default() });
     }
     let whole = OffsetRange::new(Offset::new(10), Offset::new(14));
-    Run {
-        id: RunId(1),
-        key: RunKey::new("t", 0, whole),
-        whole,
-        batch,
-        permit: Arc::new(Permit::nothing()),
-        failed_attempts: 0,
-        queued: Instant::now(),
-        failing: None,
-    }
+    Run::for_tests(1, RunKey::new("t", 0, whole), batch)
 }
 
 fn situation() -> Situation {

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use crossbeam_channel::Receiver;
 
-use crate::history::AttemptRecord;
+use crate::history::{AttemptRecord, micros};
 use crate::model::clock;
 use crate::model::crash;
 use crate::model::live::Running;
@@ -149,7 +149,7 @@ impl Worker {
         let cancelled = engine.queue.cancels.step_over(run.id);
         engine.live.end(*index);
         attempt.number = number;
-        attempt.run_us = i64::try_from(run_time.as_micros()).unwrap_or(i64::MAX);
+        attempt.run_us = micros(run_time);
         attempt.output = output;
         let turn = Turn::Attempted { result, failed, cancelled };
         TakenTurn { turn, attempt, began: started, now: ended }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::limits;
-use crate::history::TickRecord;
+use crate::history::{TickRecord, micros};
 use crate::kafka::{Consumer, FetchSettings, Flow, Sink};
 use crate::model::batch::Record;
 use crate::model::budget::Permit;
@@ -89,7 +89,7 @@ impl<'a> Tick<'a> {
         let record = TickRecord {
             sensor: index,
             started_ms: self.started_ms,
-            run_us: i64::try_from((clock::now() - self.started).as_micros()).unwrap_or(i64::MAX),
+            run_us: micros(clock::now() - self.started),
             records: delivered.records,
             bytes: delivered.bytes,
             batches: delivered.batches,

@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::list::{COLUMN_COUNT, COLUMNS, DeadLetterRow, row};
+use super::list::{COLUMN_COUNT, DeadLetterRow, columns, row};
 use crate::model::batch::Record;
 use crate::model::error::{Error, Result};
 use crate::model::headers::Headers;
@@ -32,8 +32,9 @@ pub struct DeadLetterDetail {
 /// `Storage` if the file cannot be read.
 pub fn find(db: &Connection, id: i64) -> Result<Option<DeadLetterDetail>> {
     let select = format!(
-        "SELECT {COLUMNS}, d.key, d.value, d.edited_key, d.edited_value, d.headers \
-         FROM dead_letters d JOIN scopes s ON s.id = d.scope WHERE d.id = ?1"
+        "SELECT {}, d.key, d.value, d.edited_key, d.edited_value, d.headers \
+         FROM dead_letters d JOIN scopes s ON s.id = d.scope WHERE d.id = ?1",
+        columns()
     );
     let found = db.query_row(&select, [id], detail).optional();
     found.map_err(|cause| Error::storage("use the dead letters in the history", cause))

@@ -3,6 +3,7 @@
 
 use rusqlite::{Connection, params};
 
+use super::redriven::redriven;
 use super::resolve::{Pick, RedriveRequest, begin, end, redrive_in, why_not_open};
 use crate::config::limits;
 use crate::model::clock;
@@ -96,9 +97,9 @@ fn take_back(db: &Connection, id: i64) -> Result<usize> {
 
 /// Key and value of the original, and as they are now.
 fn fields(db: &Connection, id: i64) -> Result<((Field, Field), (Field, Field))> {
+    let [key, value] = ["key", "value"].map(|column| redriven("dead_letters", column));
     db.query_row(
-        "SELECT key, value, iif(edited_ms IS NULL, key, edited_key), \
-         iif(edited_ms IS NULL, value, edited_value) FROM dead_letters WHERE id = ?1",
+        &format!("SELECT key, value, {key}, {value} FROM dead_letters WHERE id = ?1"),
         [id],
         |row| Ok(((row.get(0)?, row.get(1)?), (row.get(2)?, row.get(3)?))),
     )

@@ -5,6 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::redriven::redriven;
 use super::state::DeadLetterState;
 use crate::config::limits;
 use crate::model::error::{Error, Result};
@@ -90,15 +91,26 @@ impl Selection {
 /// The names of the orders in which dead letters can be listed. By error, the newest of each error come first.
 pub const SORTS: [&str; 3] = ["newest", "oldest", "error"];
 
-pub(super) const COLUMNS: &str = "d.id, d.state, d.topic, s.group_name, d.partition, d.record_offset, \
-     d.timestamp_ms, d.run, d.run_key, d.error, d.attempts, d.at_ms, d.request, d.redrive_run, \
-     d.resolved_ms, d.note, d.edited_ms, substr(iif(d.edited_ms IS NULL, d.key, d.edited_key), 1, 120), \
-     iif(d.edited_ms IS NULL, length(d.key), length(d.edited_key)), \
-     substr(iif(d.edited_ms IS NULL, d.value, d.edited_value), 1, 120), \
-     iif(d.edited_ms IS NULL, length(d.value), length(d.edited_value))";
+/// What `row` reads, of `dead_letters d` and `scopes s`.
+pub(super) fn columns() -> String {
+    // The length of a column is known without its bytes; that of an expression is not.
+    let preview = |column| {
+        let (shown, most) = (redriven("d", column), limits::PREVIEW_VALUE_BYTES);
+        format!(
+            "substr({shown}, 1, {most}), \
+             iif(d.edited_ms IS NULL, length(d.{column}), length(d.edited_{column}))"
+        )
+    };
+    format!(
+        "d.id, d.state, d.topic, s.group_name, d.partition, d.record_offset, d.timestamp_ms, d.run, d.run_key, \
+         d.error, d.attempts, d.at_ms, d.request, d.redrive_run, d.resolved_ms, d.note, d.edited_ms, {}, {}",
+        preview("key"),
+        preview("value")
+    )
+}
+
 /// How many columns these are.
 pub(super) const COLUMN_COUNT: usize = 21;
-const _: () = assert!(limits::PREVIEW_VALUE_BYTES == 120, "as the columns say");
 
 /// The selected dead letters, the newest first unless `sort` says otherwise.
 ///
@@ -190,7 +202,8 @@ fn conditions(selection: &Selection) -> Result<(Vec<String>, Vec<SqlValue>)> {
 /// The dead letters of these numbers, in this order. One that was removed meanwhile is not shown.
 pub(super) fn rows(db: &Connection, ids: &[i64]) -> rusqlite::Result<Vec<DeadLetterRow>> {
     let mut select = db.prepare_cached(&format!(
-        "SELECT {COLUMNS} FROM dead_letters d JOIN scopes s ON s.id = d.scope WHERE d.id = ?1"
+        "SELECT {} FROM dead_letters d JOIN scopes s ON s.id = d.scope WHERE d.id = ?1",
+        columns()
     ))?;
     let mut rows = Vec::with_capacity(ids.len());
     for id in ids {
@@ -239,7 +252,7 @@ fn state(selection: &Selection) -> Result<Option<i64>> {
     Ok(Some(state.code()))
 }
 
-/// A row of `COLUMNS`.
+/// A row of `columns`.
 pub(super) fn row(row: &Row<'_>) -> rusqlite::Result<DeadLetterRow> {
     let state = DeadLetterState::from_code(row.get(1)?).map_or("unknown", DeadLetterState::name);
     let beginning = |column: usize| -> rusqlite::Result<Option<(&[u8], usize)>> {

@@ -7,10 +7,9 @@ use rusqlite::{Connection, Row};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::redriven::{redriven_columns, redriven_record};
 use super::state::DeadLetterState;
-use crate::model::batch::Record;
 use crate::model::error::{Error, Result};
-use crate::model::headers::Headers;
 use crate::model::offset::Offset;
 use crate::step::shown_record::ShownRecord;
 
@@ -83,10 +82,9 @@ pub fn kept_of_run(
 ) -> Result<KeptRecords> {
     let which = if is_redrive { "redrive_run" } else { "run" };
     let select = format!(
-        "{FAMILY} SELECT id, state, error, partition, record_offset, timestamp_ms, \
-         iif(edited_ms IS NULL, key, edited_key), iif(edited_ms IS NULL, value, edited_value), \
-         headers, edited_ms IS NOT NULL FROM dead_letters WHERE {which} IN (SELECT id FROM family) \
-         ORDER BY record_offset, id"
+        "{FAMILY} SELECT id, state, error, partition, {} FROM dead_letters \
+         WHERE {which} IN (SELECT id FROM family) ORDER BY record_offset, id",
+        redriven_columns()
     );
     let read = || -> rusqlite::Result<KeptRecords> {
         let mut kept = KeptRecords::default();
@@ -120,16 +118,7 @@ pub fn kept_of_run(
 }
 
 fn record(row: &Row<'_>) -> rusqlite::Result<ShownRecord> {
-    let headers = row.get_ref(8)?.as_blob_or_null()?.unwrap_or_default();
-    let record = Record {
-        offset: Offset::new(row.get(4)?),
-        timestamp: row.get(5)?,
-        key: row.get_ref(6)?.as_blob_or_null()?,
-        value: row.get_ref(7)?.as_blob_or_null()?,
-        headers: Headers::decode(headers).unwrap_or(Headers::NONE),
-        edited: row.get(9)?,
-    };
-    Ok(ShownRecord::of(row.get(3)?, &record))
+    Ok(ShownRecord::of(row.get(3)?, &redriven_record(row, 4)?))
 }
 
 fn storage(cause: rusqlite::Error) -> Error {

@@ -4,6 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::redriven::redriven;
 use super::state::DeadLetterState;
 use crate::history::migrations::KIND_REDRIVE;
 use crate::model::clock;
@@ -66,17 +67,21 @@ pub(super) fn redrive_in(change: &Transaction<'_>, pick: &Pick) -> Result<Vec<Re
             )?;
             // A run has one record per offset. Another record of the same offset would get the same run
             // key, and a step that is idempotent by run key would skip it.
+            let differs = |column| {
+                let [other, own] = ["other", "dead_letters"].map(|table| redriven(table, column));
+                format!("{other} IS NOT {own}")
+            };
             let left = change.execute(
-                "UPDATE dead_letters SET state = ?2, request = NULL WHERE request = ?1 AND EXISTS \
-                 (SELECT 1 FROM dead_letters other WHERE other.request = ?1 \
-                     AND other.partition = dead_letters.partition \
-                     AND other.record_offset = dead_letters.record_offset \
-                     AND other.id < dead_letters.id \
-                     AND (iif(other.edited_ms IS NULL, other.key, other.edited_key) IS NOT \
-                             iif(dead_letters.edited_ms IS NULL, dead_letters.key, dead_letters.edited_key) \
-                         OR iif(other.edited_ms IS NULL, other.value, other.edited_value) IS NOT \
-                             iif(dead_letters.edited_ms IS NULL, dead_letters.value, dead_letters.edited_value) \
-                         OR other.headers IS NOT dead_letters.headers))",
+                &format!(
+                    "UPDATE dead_letters SET state = ?2, request = NULL WHERE request = ?1 AND EXISTS \
+                     (SELECT 1 FROM dead_letters other WHERE other.request = ?1 \
+                         AND other.partition = dead_letters.partition \
+                         AND other.record_offset = dead_letters.record_offset \
+                         AND other.id < dead_letters.id \
+                         AND ({} OR {} OR other.headers IS NOT dead_letters.headers))",
+                    differs("key"),
+                    differs("value")
+                ),
                 params![request, DeadLetterState::Open.code()],
             )?;
             let letters = (letters - left) as u64;

@@ -5,14 +5,13 @@ use std::path::Path;
 use rusqlite::{Connection, Row, params};
 
 use super::state::{UNFINISHED, failed_attempts, range};
-use crate::history::dead_letters::DeadLetterState;
+use crate::history::dead_letters::{DeadLetterState, redriven_columns, redriven_record};
 use crate::history::migrations::{KIND_REDRIVE, KIND_REPLAY};
 use crate::history::schema::{self, FILE};
 use crate::history::scope::ScopeId;
 use crate::kafka::Backend;
-use crate::model::batch::{Batch, Record};
+use crate::model::batch::Batch;
 use crate::model::error::{Error, Result};
-use crate::model::headers::Headers;
 use crate::model::offset::{Lane, Offset, OffsetRange, Partition};
 use crate::model::planned::{PlannedBatch, PlannedRun};
 use crate::model::run::{RunId, RunState};
@@ -192,28 +191,18 @@ impl Reader {
         let read = || -> rusqlite::Result<Batch> {
             let mut batch = Batch::default();
             batch.expect(bytes, records);
-            let mut select = self.db.prepare_cached(
-                "SELECT record_offset, timestamp_ms, iif(edited_ms IS NULL, key, edited_key), \
-                 iif(edited_ms IS NULL, value, edited_value), headers, edited_ms IS NOT NULL \
-                 FROM dead_letters WHERE redrive_run = ?1 AND state = ?2 \
+            let mut select = self.db.prepare_cached(&format!(
+                "SELECT {} FROM dead_letters WHERE redrive_run = ?1 AND state = ?2 \
                  ORDER BY record_offset, id",
-            )?;
+                redriven_columns()
+            ))?;
             let mut rows = select.query(params![run.0, DeadLetterState::Redriving.code()])?;
             while let Some(row) = rows.next()? {
-                let offset = Offset::new(row.get(0)?);
+                let record = redriven_record(row, 0)?;
                 // The same record twice is read once; its outcome counts for both dead letters.
-                if batch.range().is_some_and(|range| range.last >= offset) {
+                if batch.range().is_some_and(|range| range.last >= record.offset) {
                     continue;
                 }
-                let headers = row.get_ref(4)?.as_blob_or_null()?.unwrap_or_default();
-                let record = Record {
-                    offset,
-                    timestamp: row.get(1)?,
-                    key: row.get_ref(2)?.as_blob_or_null()?,
-                    value: row.get_ref(3)?.as_blob_or_null()?,
-                    headers: Headers::decode(headers).unwrap_or(Headers::NONE),
-                    edited: row.get(5)?,
-                };
                 batch.grow_for(&record);
                 batch.push(record);
             }

@@ -1,7 +1,6 @@
 //! Transactions that are open in a partition: where its last stable offset is (ListOffsets for a reader of committed
 //! records), and which producer's transaction begins there (DescribeProducers, Kafka 2.8).
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use kafka_protocol::messages::ApiKey;
@@ -45,24 +44,26 @@ impl Wire {
         // The end first: a transaction that ends meanwhile must not look open.
         let [ends] = self.places(topic, partitions, [END], Isolation::ReadUncommitted, &doing)?;
         let [stable] = self.places(topic, partitions, [END], Isolation::ReadCommitted, &doing)?;
-        let end_of = |partition| ends.get(&partition).and_then(|end| end.as_ref().ok().copied());
-        let is_open = |(partition, first): &(&Partition, &Result<Option<Offset>>)| {
-            let end = end_of(**partition).flatten();
-            first.as_ref().is_ok_and(|first| *first < end)
+        let end_of = |partition| ends.get(&partition).and_then(|end| end.as_ref().ok().copied()?);
+        let first_open = |(partition, first): (Partition, Result<Option<Offset>>)| {
+            let is_below_the_end =
+                |first: &Offset| end_of(partition).is_some_and(|end| *first < end);
+            (partition, first.map(|first| first.filter(is_below_the_end)))
         };
-        let open: Vec<Partition> =
-            stable.iter().filter(is_open).map(|(partition, _)| *partition).collect();
+        let firsts: PerPartition<Option<Offset>> = stable.into_iter().map(first_open).collect();
+        let is_open =
+            |(_, first): &(&Partition, &Result<Option<Offset>>)| matches!(first, Ok(Some(_)));
+        let open: Vec<Partition> = firsts.iter().filter(is_open).map(|(one, _)| *one).collect();
         let mut producers = self.producers(topic, &open, &doing).unwrap_or_default();
-        let found = |(partition, first): (Partition, Result<Option<Offset>>)| {
-            let first = first.map(|first| first.filter(|_| open.contains(&partition)));
-            let transaction = |first: Offset| {
-                let all = producers.remove(&partition).and_then(Result::ok).unwrap_or_default();
-                let mine = all.into_iter().find(|(_, begin)| *begin == first);
-                OpenTransaction { first, producer: mine.map(|(producer, _)| producer) }
-            };
-            (partition, first.map(|first| first.map(transaction)))
+        let mut transaction = |partition, first| {
+            let all = producers.remove(&partition).and_then(Result::ok).unwrap_or_default();
+            let mine = all.into_iter().find(|(_, begin)| *begin == first);
+            OpenTransaction { first, producer: mine.map(|(producer, _)| producer) }
         };
-        Ok(stable.into_iter().map(found).collect())
+        let found = |(partition, first): (Partition, Result<Option<Offset>>)| {
+            (partition, first.map(|first| first.map(|first| transaction(partition, first))))
+        };
+        Ok(firsts.into_iter().map(found).collect())
     }
 
     fn producers(
@@ -70,7 +71,7 @@ impl Wire {
         topic: &str,
         partitions: &[Partition],
         doing: &str,
-    ) -> Result<BTreeMap<Partition, Result<Vec<Producer>>>> {
+    ) -> Result<PerPartition<Vec<Producer>>> {
         let [producers] =
             self.ask_leaders(topic, partitions, doing, |_, address, requested, deadline| {
                 self.ask_producers(address, topic, requested, deadline)

@@ -18,18 +18,19 @@ impl Watcher {
             true => Ok(BTreeMap::new()),
             false => self.engine.broker.watermarks(&self.engine.topic_name, partitions),
         };
-        let transactions = self.open_transactions();
-        let mut memory = self.watch.lock();
         let answers = match answer {
             Ok(answers) => answers,
             Err(error) => {
                 // The sensors have the same trouble, and log it as a warning.
                 log::debug!("asking the log for its ends: {error}");
+                let mut memory = self.watch.lock();
                 let since = memory.log.failing.as_ref().map_or(began, |(since, _)| *since);
                 memory.log.failing = Some((since, error.to_string()));
                 return;
             }
         };
+        let transactions = self.open_transactions();
+        let mut memory = self.watch.lock();
         let (mut marks, mut unknown) = (BTreeMap::new(), BTreeMap::new());
         for (partition, answer) in answers {
             match answer {

@@ -1,9 +1,9 @@
 //! What is watched while mb runs: the log's ends, the last 15 minutes, the group's offsets, stuck
 //! partitions, freshness, readiness.
 //!
-//! `watcher` has the three threads, `ends` what one of them asks the log, `findings` what they found last. What the figures mean is decided by pure
-//! code: `samples` (rates), `trend` (whether the lag grows), `partition` (lag in seconds, stuck partitions), `recent_latency`,
-//! `offsets`
+//! `watcher` has the three threads, `ends` what one of them asks the log, `findings` what they found last. What the
+//! figures mean is decided by pure code: `samples` (rates), `recent_latency` (of the last minute), `trend` (whether the
+//! lag grows), `partition` (lag in seconds, stuck partitions), `offsets`
 //! (those of somebody else), `others` (another mb of the group), `health` (what stands in the way), `advice` (what would
 //! help) and `verdict` (what it all amounts to). How they are shown is decided in `api`.
 

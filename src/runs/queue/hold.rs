@@ -281,25 +281,14 @@ fn is_evidence(run: &RunKey) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
 
     use super::*;
     use crate::model::batch::Batch;
-    use crate::model::budget::Permit;
     use crate::model::offset::OffsetRange;
 
     fn run(first: i64) -> Run {
         let range = OffsetRange::new(Offset::new(first), Offset::new(first));
-        Run {
-            id: RunId(first),
-            key: RunKey::new("t", 0, range),
-            whole: range,
-            batch: Batch::default(),
-            permit: Arc::new(Permit::nothing()),
-            failed_attempts: 0,
-            queued: Instant::now(),
-            failing: None,
-        }
+        Run::for_tests(first, RunKey::new("t", 0, range), Batch::default())
     }
 
     fn after(begin: Instant, ms: u64) -> Instant {

@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, bounded, never};
 use super::*;
 use crate::config::{Order, limits};
 use crate::model::batch::Batch;
-use crate::model::budget::{Budget, Permit};
+use crate::model::budget::Budget;
 use crate::model::offset::{Offset, OffsetRange, RunKey};
 use crate::model::run::{Run, RunId};
 use crate::model::sync::Mutex;
@@ -16,16 +16,7 @@ use crate::model::thread;
 
 fn run(id: i64) -> Run {
     let range = OffsetRange::new(Offset::new(id), Offset::new(id));
-    Run {
-        id: RunId(id),
-        key: RunKey::new("t", 0, range),
-        whole: range,
-        batch: Batch::default(),
-        permit: Arc::new(Permit::nothing()),
-        failed_attempts: 0,
-        queued: Instant::now(),
-        failing: None,
-    }
+    Run::for_tests(id, RunKey::new("t", 0, range), Batch::default())
 }
 
 fn queue(runs: usize) -> RunQueue {
